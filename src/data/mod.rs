@@ -1,0 +1,1 @@
+//! Readers, writers and the loader: pixels and labels, no device.

@@ -1,0 +1,9 @@
+//! Face recognition with ArcFace.
+
+pub mod data;
+pub mod error;
+pub mod random;
+pub mod report;
+pub mod verification;
+
+pub use error::{Error, Result};
