@@ -1,5 +1,6 @@
 //! Face recognition with ArcFace.
 
+pub mod backend;
 pub mod data;
 pub mod error;
 pub mod random;

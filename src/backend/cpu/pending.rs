@@ -1,0 +1,315 @@
+//! Pending values and gradients, resolved to slices, and applied row by row in the cache-sized tile.
+//!
+//! A row is one pixel's C channels. The loops are plain Rust, compiled for the best instruction set found at run
+//! time by [`vectorised`].
+
+use super::buffer::Buffer;
+use crate::backend::{Activation, Close, Pending, PendingGrad, bn, sums};
+use std::ops::Range;
+
+/// Runs `f` compiled for the widest instruction set of this machine. `f` must be a closure whose loops are in its
+/// own body or in `#[inline(always)]` functions.
+#[inline(always)]
+pub(super) fn vectorised<R>(f: impl FnOnce() -> R) -> R {
+    pulp::Arch::new().dispatch(f)
+}
+
+/// An activation with its slopes as a slice.
+#[derive(Clone, Copy)]
+pub(super) enum Act<'a> {
+    Identity,
+    Relu,
+    Relu6,
+    PRelu(&'a [f32]),
+}
+
+impl<'a> Act<'a> {
+    pub(super) fn new(activation: Activation<'a, Buffer>, c: usize) -> Self {
+        match activation {
+            Activation::Identity => Act::Identity,
+            Activation::Relu => Act::Relu,
+            Activation::Relu6 => Act::Relu6,
+            Activation::PRelu(slopes) => Act::PRelu(&slopes.buffer[slopes.offset..][..c]),
+        }
+    }
+
+    /// Applies the activation to rows of C channels in place.
+    #[inline(always)]
+    pub(super) fn apply(&self, rows: &mut [f32], c: usize) {
+        match *self {
+            Act::Identity => {}
+            Act::Relu => rows.iter_mut().for_each(|v| *v = relu(*v)),
+            Act::Relu6 => rows.iter_mut().for_each(|v| *v = relu6(*v)),
+            Act::PRelu(slopes) => {
+                for row in rows.chunks_exact_mut(c) {
+                    for (v, slope) in row.iter_mut().zip(slopes) {
+                        *v = prelu(*v, *slope);
+                    }
+                }
+            }
+        }
+    }
+}
+
+// Written as comparisons, not `f32::max`, so that NaN passes through and is found.
+#[inline(always)]
+fn relu(v: f32) -> f32 {
+    if v < 0.0 { 0.0 } else { v }
+}
+
+#[inline(always)]
+fn relu6(v: f32) -> f32 {
+    let v = relu(v);
+    if v > 6.0 { 6.0 } else { v }
+}
+
+#[inline(always)]
+fn prelu(v: f32, slope: f32) -> f32 {
+    if v > 0.0 { v } else { v * slope }
+}
+
+/// A pending value: what to read, and what to apply to it.
+#[derive(Clone, Copy)]
+pub(super) struct Reader<'a> {
+    /// The stored tensor.
+    pub(super) raw: &'a [f32],
+    /// Scale and shift a channel.
+    affine: Option<(&'a [f32], &'a [f32])>,
+    /// Mean and reciprocal deviation a channel, for the gradient's sums.
+    normalise: Option<(&'a [f32], &'a [f32])>,
+    act: Act<'a>,
+    /// Channels.
+    pub(super) c: usize,
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn new(value: Pending<'a, Buffer>, c: usize) -> Self {
+        let vector = |forward: &'a Buffer, which: usize| &forward[which * c..][..c];
+        Reader {
+            raw: value.raw,
+            affine: value
+                .affine
+                .map(|f| (vector(f, bn::SCALE), vector(f, bn::SHIFT))),
+            normalise: value
+                .affine
+                .map(|f| (vector(f, bn::MEAN), vector(f, bn::RSTD))),
+            act: Act::new(value.activation, c),
+            c,
+        }
+    }
+
+    /// Whether the stored tensor may be read as it is.
+    pub(super) fn is_plain(&self) -> bool {
+        self.affine.is_none() && matches!(self.act, Act::Identity)
+    }
+
+    /// Writes the activated values of pixels `rows` to `out` (rows x C).
+    pub(super) fn read(&self, rows: Range<usize>, out: &mut [f32]) {
+        self.read_channels(rows, 0..self.c, out);
+    }
+
+    /// Writes the activated values of pixels `rows`, channels `channels` only, to `out` (rows x channels).
+    pub(super) fn read_channels(
+        &self,
+        rows: Range<usize>,
+        channels: Range<usize>,
+        out: &mut [f32],
+    ) {
+        let (raw, c, width) = (self.raw, self.c, channels.len());
+        let affine = self
+            .affine
+            .map(|(scale, shift)| (&scale[channels.clone()], &shift[channels.clone()]));
+        let act = match self.act {
+            Act::PRelu(slopes) => Act::PRelu(&slopes[channels.clone()]),
+            act => act,
+        };
+        let source = &raw[rows.start * c..rows.end * c];
+        debug_assert_eq!(out.len(), rows.len() * width);
+        vectorised(
+            #[inline(always)]
+            || {
+                for (row, out) in source.chunks_exact(c).zip(out.chunks_exact_mut(width)) {
+                    let row = &row[channels.clone()];
+                    match (affine, act) {
+                        (None, Act::Identity) => out.copy_from_slice(row),
+                        (None, act) => {
+                            out.copy_from_slice(row);
+                            act.apply(out, width);
+                        }
+                        (Some((scale, shift)), Act::Relu) => {
+                            for (((out, x), a), b) in out.iter_mut().zip(row).zip(scale).zip(shift)
+                            {
+                                *out = relu(*x * *a + *b);
+                            }
+                        }
+                        (Some((scale, shift)), Act::Relu6) => {
+                            for (((out, x), a), b) in out.iter_mut().zip(row).zip(scale).zip(shift)
+                            {
+                                *out = relu6(*x * *a + *b);
+                            }
+                        }
+                        (Some((scale, shift)), act) => {
+                            for (((out, x), a), b) in out.iter_mut().zip(row).zip(scale).zip(shift)
+                            {
+                                *out = *x * *a + *b;
+                            }
+                            act.apply(out, width);
+                        }
+                    }
+                }
+            },
+        );
+    }
+}
+
+/// A pending gradient: what to read, and batch norm's step to apply to it.
+#[derive(Clone, Copy)]
+pub(super) struct GradReader<'a> {
+    /// The stored gradient.
+    pub(super) g: &'a [f32],
+    /// The raw tensor and a, b, c.
+    batch_norm: Option<(&'a [f32], [&'a [f32]; 3])>,
+    /// Channels.
+    pub(super) c: usize,
+}
+
+impl<'a> GradReader<'a> {
+    pub(super) fn new(dy: PendingGrad<'a, Buffer>, c: usize) -> Self {
+        GradReader {
+            g: dy.g,
+            batch_norm: dy
+                .batch_norm
+                .map(|(raw, backward)| (&raw[..], [0, 1, 2].map(|i| &backward[i * c..][..c]))),
+            c,
+        }
+    }
+
+    /// Whether the stored gradient may be read as it is.
+    pub(super) fn is_plain(&self) -> bool {
+        self.batch_norm.is_none()
+    }
+
+    /// Writes the gradient with respect to the raw tensor, pixels `rows`, to `out` (rows x C).
+    pub(super) fn read(&self, rows: Range<usize>, out: &mut [f32]) {
+        let c = self.c;
+        let span = rows.start * c..rows.end * c;
+        let g = &self.g[span.clone()];
+        let Some((raw, [ka, kb, kc])) = self.batch_norm else {
+            out.copy_from_slice(g);
+            return;
+        };
+        let raw = &raw[span];
+        vectorised(
+            #[inline(always)]
+            || {
+                for ((out, g), raw) in out
+                    .chunks_exact_mut(c)
+                    .zip(g.chunks_exact(c))
+                    .zip(raw.chunks_exact(c))
+                {
+                    for (((((out, g), y), a), b), k) in
+                        out.iter_mut().zip(g).zip(raw).zip(ka).zip(kb).zip(kc)
+                    {
+                        *out = *a * *g + (*b * *y + *k);
+                    }
+                }
+            },
+        );
+    }
+}
+
+/// The finish of a gradient, resolved to slices.
+#[derive(Clone, Copy)]
+pub(super) struct Closer<'a> {
+    value: Reader<'a>,
+}
+
+impl<'a> Closer<'a> {
+    /// Splits a close into what the tiles read and where the sums go in the end.
+    pub(super) fn new(close: Close<'a, Buffer>, c: usize) -> (Self, Option<&'a mut Buffer>) {
+        let value = Reader::new(close.value, c);
+        (Closer { value }, close.sums)
+    }
+
+    /// Multiplies complete gradients of pixels `rows` (rows x C, in place) by the activation's derivative and adds
+    /// the tile's channel sums to `partial`, in the layout of [`sums`].
+    pub(super) fn close(&self, rows: Range<usize>, g: &mut [f32], partial: &mut [f32]) {
+        let Reader {
+            raw,
+            affine,
+            normalise,
+            act,
+            c,
+        } = self.value;
+        let raw = &raw[rows.start * c..rows.end * c];
+        let (sum_g, rest) = partial.split_at_mut(c);
+        let (sum_gn, sum_slope) = rest.split_at_mut(c);
+        vectorised(
+            #[inline(always)]
+            || {
+                for (g, raw) in g.chunks_exact_mut(c).zip(raw.chunks_exact(c)) {
+                    match (act, affine) {
+                        (Act::Identity, _) => {}
+                        (Act::Relu, Some((scale, shift))) => {
+                            for (((g, y), a), b) in g.iter_mut().zip(raw).zip(scale).zip(shift) {
+                                let v = *y * *a + *b;
+                                *g = if v > 0.0 { *g } else { 0.0 };
+                            }
+                        }
+                        (Act::Relu6, Some((scale, shift))) => {
+                            for (((g, y), a), b) in g.iter_mut().zip(raw).zip(scale).zip(shift) {
+                                let v = *y * *a + *b;
+                                *g = if v > 0.0 && v < 6.0 { *g } else { 0.0 };
+                            }
+                        }
+                        (Act::Relu, None) => {
+                            for (g, v) in g.iter_mut().zip(raw) {
+                                *g = if *v > 0.0 { *g } else { 0.0 };
+                            }
+                        }
+                        (Act::Relu6, None) => {
+                            for (g, v) in g.iter_mut().zip(raw) {
+                                *g = if *v > 0.0 && *v < 6.0 { *g } else { 0.0 };
+                            }
+                        }
+                        (Act::PRelu(slopes), affine) => {
+                            for i in 0..c {
+                                let v = affine.map_or(raw[i], |(a, b)| raw[i] * a[i] + b[i]);
+                                let positive = v > 0.0;
+                                sum_slope[i] += if positive { 0.0 } else { g[i] * v };
+                                g[i] *= if positive { 1.0 } else { slopes[i] };
+                            }
+                        }
+                    }
+                    for (sum, g) in sum_g.iter_mut().zip(&*g) {
+                        *sum += *g;
+                    }
+                    if let Some((mean, rstd)) = normalise {
+                        for ((((sum, g), y), m), r) in
+                            sum_gn.iter_mut().zip(&*g).zip(raw).zip(mean).zip(rstd)
+                        {
+                            *sum += *g * ((*y - *m) * *r);
+                        }
+                    }
+                }
+            },
+        );
+    }
+}
+
+/// Adds the tiles' partial sums (tiles x len) in tile order, in f64, into `out`.
+pub(super) fn merge(partials: &[f32], out: &mut [f32]) {
+    let len = out.len();
+    for (i, out) in out.iter_mut().enumerate() {
+        *out = partials[i..]
+            .iter()
+            .step_by(len)
+            .map(|v| f64::from(*v))
+            .sum::<f64>() as f32;
+    }
+}
+
+/// Elements of a tile's partial channel sums.
+pub(super) fn partial_len(c: usize) -> usize {
+    sums::len(c)
+}
