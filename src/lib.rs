@@ -3,6 +3,8 @@
 pub mod backend;
 pub mod data;
 pub mod error;
+pub mod graph;
+pub mod models;
 pub mod random;
 pub mod report;
 pub mod verification;

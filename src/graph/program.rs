@@ -1,0 +1,319 @@
+//! The fused program: instructions over pending values, with every tensor they read and write in plain sight.
+//!
+//! Forward and backward are one list. Liveness, memory and execution all follow from it, so there is no second
+//! account of what a step does.
+
+use super::Shape;
+use crate::backend::geometry::{Conv2d, GlobalPool, PerChannel, Rows, Window};
+use crate::backend::{BatchNormAt, FilterAt};
+
+/// A value's place in [`Program::values`].
+pub(crate) type ValueId = usize;
+/// A tensor's place in [`Program::tensors`].
+pub(crate) type TensorId = usize;
+/// A batch norm's place in [`Program::batch_norms`].
+pub(crate) type BatchNormId = usize;
+/// A layer's place in [`Program::layers`].
+pub(crate) type LayerId = usize;
+
+/// An activation, with the place of PReLU's slopes in the parameter slab.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Act {
+    #[default]
+    Identity,
+    Relu,
+    Relu6,
+    PRelu(usize),
+}
+
+/// A tensor as its consumers see it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Value {
+    /// What is stored.
+    pub(crate) tensor: TensorId,
+    /// One image's shape.
+    pub(crate) shape: Shape,
+    /// Applied as it is read.
+    pub(crate) batch_norm: Option<BatchNormId>,
+    /// Applied as it is read, after the batch norm.
+    pub(crate) act: Act,
+    /// Was applied before the tensor was stored; its derivative can be read off the output.
+    pub(crate) stored_act: Act,
+    /// The tensor of the gradient, where one is computed.
+    pub(crate) grad: Option<TensorId>,
+}
+
+impl Value {
+    pub(crate) fn plain(tensor: TensorId, shape: Shape) -> Self {
+        Value {
+            tensor,
+            shape,
+            batch_norm: None,
+            act: Act::Identity,
+            stored_act: Act::Identity,
+            grad: None,
+        }
+    }
+
+    /// Whether consumers may read the stored tensor as it is.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.batch_norm.is_none() && self.act == Act::Identity
+    }
+
+    /// Whether the finished gradient needs channel sums.
+    pub(crate) fn needs_sums(&self) -> bool {
+        self.batch_norm.is_some() || matches!(self.act, Act::PRelu(_))
+    }
+
+    /// Whether the activation changes the gradient.
+    pub(crate) fn needs_mask(&self) -> bool {
+        self.act != Act::Identity || self.stored_act != Act::Identity
+    }
+
+    pub(crate) fn rows(&self, n: usize) -> Rows {
+        Rows {
+            pixels: n * self.shape.pixels(),
+            c: self.shape.c,
+        }
+    }
+}
+
+/// A layer with a filter: its place, and its geometry but for the batch.
+#[derive(Clone, Debug)]
+pub(crate) struct Layer {
+    pub(crate) filter: FilterAt,
+    /// Input channels.
+    pub(crate) c: usize,
+    /// Output channels; absent for a depthwise layer.
+    pub(crate) k: Option<usize>,
+    pub(crate) window: Window,
+}
+
+/// A layer's geometry with its batch.
+pub(crate) enum LayerGeometry {
+    Full(Conv2d),
+    Depthwise(PerChannel),
+}
+
+impl Layer {
+    pub(crate) fn geometry(&self, n: usize) -> LayerGeometry {
+        let (c, window) = (self.c, self.window);
+        match self.k {
+            Some(k) => LayerGeometry::Full(Conv2d { n, c, k, window }),
+            None => LayerGeometry::Depthwise(PerChannel { n, c, window }),
+        }
+    }
+}
+
+/// A batch norm: its parameters, and the shape it normalises.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BatchNormLayer {
+    pub(crate) at: BatchNormAt,
+    pub(crate) shape: Shape,
+}
+
+/// Where a gradient goes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Target {
+    pub(crate) value: ValueId,
+    pub(crate) accumulate: bool,
+    /// Last contribution: mask and sums follow.
+    pub(crate) close: bool,
+}
+
+/// What a convolution does with its output besides adding the bias.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum After {
+    Nothing,
+    /// Training, before a batch norm.
+    Moments(BatchNormId),
+    /// Inference.
+    Activate {
+        residual: Option<ValueId>,
+        act: Act,
+    },
+}
+
+/// One call on the backend.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Instruction {
+    Conv {
+        layer: LayerId,
+        x: ValueId,
+        y: TensorId,
+        after: After,
+    },
+    /// Moments of a stored tensor, for a batch norm that follows no convolution.
+    Moments {
+        x: TensorId,
+        batch_norm: BatchNormId,
+    },
+    /// Coefficients and running statistics from the moments taken just before.
+    BatchNorm {
+        batch_norm: BatchNormId,
+    },
+    Add {
+        a: ValueId,
+        b: Option<ValueId>,
+        act: Act,
+        y: TensorId,
+    },
+    MaxPool {
+        x: ValueId,
+        window: Window,
+        y: TensorId,
+    },
+    GlobalAvgPool {
+        x: ValueId,
+        y: TensorId,
+    },
+    Dropout {
+        x: ValueId,
+        rate: f32,
+        layer: u32,
+        y: TensorId,
+    },
+    /// Learnt parameters' gradients and backward coefficients of a value's batch norm and slopes.
+    ValueGrad {
+        value: ValueId,
+    },
+    ConvDgrad {
+        layer: LayerId,
+        dy: ValueId,
+        dx: Target,
+    },
+    ConvWgrad {
+        layer: LayerId,
+        dy: ValueId,
+        x: ValueId,
+    },
+    AddGrad {
+        dy: ValueId,
+        dx: Target,
+    },
+    /// The gradient is in its place already, and only its finish is due.
+    CloseGrad {
+        value: ValueId,
+    },
+    MaxPoolGrad {
+        window: Window,
+        dy: ValueId,
+        x: ValueId,
+        dx: Target,
+    },
+    GlobalAvgPoolGrad {
+        dy: ValueId,
+        dx: Target,
+    },
+    DropoutGrad {
+        rate: f32,
+        layer: u32,
+        dy: ValueId,
+        dx: Target,
+    },
+}
+
+/// A model made ready to run.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Program {
+    /// Elements of each tensor for one image.
+    pub(crate) tensors: Vec<usize>,
+    /// Which node first gave the tensor its name, for the memory table and for diagnosis.
+    pub(crate) tensor_names: Vec<String>,
+    pub(crate) values: Vec<Value>,
+    pub(crate) layers: Vec<Layer>,
+    pub(crate) batch_norms: Vec<BatchNormLayer>,
+    /// Forward, then backward.
+    pub(crate) instructions: Vec<Instruction>,
+    /// Where backward begins.
+    pub(crate) forward_len: usize,
+    /// The embedding; always plain.
+    pub(crate) output: ValueId,
+}
+
+impl Program {
+    pub(crate) fn new_tensor(&mut self, len: usize, name: impl Into<String>) -> TensorId {
+        self.tensors.push(len);
+        self.tensor_names.push(name.into());
+        self.tensors.len() - 1
+    }
+
+    pub(crate) fn new_value(&mut self, value: Value) -> ValueId {
+        self.values.push(value);
+        self.values.len() - 1
+    }
+
+    /// The forward half.
+    pub(crate) fn forward(&self) -> &[Instruction] {
+        &self.instructions[..self.forward_len]
+    }
+
+    /// The backward half.
+    pub(crate) fn backward(&self) -> &[Instruction] {
+        &self.instructions[self.forward_len..]
+    }
+
+    /// Every tensor that an instruction touches, in no particular order.
+    pub(crate) fn operands(&self, instruction: &Instruction) -> Vec<TensorId> {
+        let read = |v: ValueId| self.values[v].tensor;
+        let grad = |v: ValueId| {
+            self.values[v]
+                .grad
+                .expect("a gradient in use has its tensor")
+        };
+        // A pending gradient also reads the raw output where batch norm lies between.
+        let pending_grad = |v: ValueId| {
+            let raw = self.values[v].batch_norm.map(|_| read(v));
+            raw.into_iter().chain([grad(v)])
+        };
+        let close = |v: ValueId| {
+            let value = &self.values[v];
+            let reads = value.needs_mask() || value.needs_sums();
+            reads.then_some(value.tensor)
+        };
+        let target = |dx: Target| {
+            let closed = dx.close.then(|| close(dx.value)).flatten();
+            closed.into_iter().chain([grad(dx.value)])
+        };
+        match *instruction {
+            Instruction::Conv { x, y, after, .. } => {
+                let residual = match after {
+                    After::Activate { residual, .. } => residual.map(read),
+                    _ => None,
+                };
+                [read(x), y].into_iter().chain(residual).collect()
+            }
+            Instruction::Moments { x, .. } => vec![x],
+            Instruction::BatchNorm { .. } | Instruction::ValueGrad { .. } => Vec::new(),
+            Instruction::Add { a, b, y, .. } => {
+                [read(a), y].into_iter().chain(b.map(read)).collect()
+            }
+            Instruction::MaxPool { x, y, .. }
+            | Instruction::GlobalAvgPool { x, y }
+            | Instruction::Dropout { x, y, .. } => vec![read(x), y],
+            Instruction::ConvDgrad { dy, dx, .. } | Instruction::AddGrad { dy, dx } => {
+                pending_grad(dy).chain(target(dx)).collect()
+            }
+            Instruction::ConvWgrad { dy, x, .. } => pending_grad(dy).chain([read(x)]).collect(),
+            Instruction::CloseGrad { value } => {
+                close(value).into_iter().chain([grad(value)]).collect()
+            }
+            Instruction::MaxPoolGrad { dy, x, dx, .. } => {
+                [grad(dy), read(x)].into_iter().chain(target(dx)).collect()
+            }
+            Instruction::GlobalAvgPoolGrad { dy, dx } | Instruction::DropoutGrad { dy, dx, .. } => {
+                [grad(dy)].into_iter().chain(target(dx)).collect()
+            }
+        }
+    }
+
+    /// Global pooling's geometry for a value.
+    pub(crate) fn global_pool(&self, x: ValueId, n: usize) -> GlobalPool {
+        let Shape { h, w, c } = self.values[x].shape;
+        GlobalPool {
+            n,
+            pixels: h * w,
+            c,
+        }
+    }
+}

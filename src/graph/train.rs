@@ -1,0 +1,654 @@
+//! The training executor: owns parameters, gradients, momentum and activations, and walks the program.
+
+use super::Model;
+use super::fuse;
+use super::params::{Param, ParamTable};
+use super::plan::MemoryPlan;
+use super::program::{Act, After, Instruction, LayerGeometry, Program, Target, Value, ValueId};
+use crate::backend::geometry::PerChannel;
+use crate::backend::{
+    Activation, Backend, Close, Dropout, Epilogue, GradTarget, InputTransform, Pending,
+    PendingGrad, Segment, SgdStep, View, bn, sums,
+};
+use crate::{Error, Result};
+
+/// A model in training on a device.
+#[derive(Debug)]
+pub struct TrainGraph<B: Backend> {
+    table: ParamTable,
+    program: Program,
+    plan: MemoryPlan,
+    /// Learnt parameters.
+    params: B::Buffer,
+    /// Running means and variances.
+    statistics: B::Buffer,
+    /// d_params.
+    grads: B::Buffer,
+    /// The optimizer's velocity.
+    momentum: B::Buffer,
+    /// Two norms of the last backward pass; see [`Backend::sgd_norms`].
+    norms: B::Buffer,
+    slots: Slots<B>,
+    vectors: Vectors<B>,
+    max_batch: usize,
+    /// Batch of the forward pass in flight.
+    n: usize,
+    dropout: Dropout,
+}
+
+/// What [`TrainGraph::norms`] reads back.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Norms {
+    /// Euclidean norm of the gradient slab.
+    pub gradient: f64,
+    /// Sum of (decay / 2) w^2 over the slab.
+    pub l2: f64,
+}
+
+/// Tensors' storage. A buffer is taken out while an instruction writes it.
+#[derive(Debug)]
+pub(super) struct Slots<B: Backend> {
+    slot_of: Vec<Option<usize>>,
+    buffers: Vec<Option<B::Buffer>>,
+}
+
+impl<B: Backend> Slots<B> {
+    pub(super) fn new(backend: &B, plan: &MemoryPlan, max_batch: usize) -> Result<Self> {
+        let allocate = |len: &usize| backend.alloc(len * max_batch).map(Some);
+        Ok(Slots {
+            slot_of: plan.slot_of.clone(),
+            buffers: plan.slots.iter().map(allocate).collect::<Result<_>>()?,
+        })
+    }
+
+    fn slot(&self, tensor: usize) -> usize {
+        self.slot_of[tensor].expect("the plan places every tensor in use")
+    }
+
+    pub(super) fn get(&self, tensor: usize) -> &B::Buffer {
+        let buffer = self.buffers[self.slot(tensor)].as_ref();
+        buffer.expect("no instruction reads what it writes")
+    }
+
+    pub(super) fn take(&mut self, tensor: usize) -> B::Buffer {
+        let slot = self.slot(tensor);
+        self.buffers[slot]
+            .take()
+            .expect("a tensor is written by one instruction at a time")
+    }
+
+    pub(super) fn put(&mut self, tensor: usize, buffer: B::Buffer) {
+        let slot = self.slot(tensor);
+        self.buffers[slot] = Some(buffer);
+    }
+}
+
+/// The channel vectors of batch norms and gradients.
+#[derive(Debug)]
+struct Vectors<B: Backend> {
+    /// Forward coefficients of each batch norm.
+    forward: Vec<B::Buffer>,
+    /// Backward coefficients of each batch norm.
+    backward: Vec<B::Buffer>,
+    /// Channel sums of each value that needs them.
+    sums: Vec<Option<B::Buffer>>,
+    /// Moments of the batch norm at work.
+    moments: B::Buffer,
+}
+
+/// Elements that a program's channel vectors take.
+fn vectors_len(program: &Program) -> usize {
+    let norms = program.batch_norms.iter().map(|b| b.shape.c);
+    let coefficients: usize = norms
+        .clone()
+        .map(|c| bn::forward_len(c) + bn::backward_len(c))
+        .sum();
+    let summed = program.values.iter().filter(|v| v.needs_sums());
+    let sums: usize = summed.map(|v| sums::len(v.shape.c)).sum();
+    coefficients + sums + bn::moments_len(norms.max().unwrap_or(0))
+}
+
+impl<B: Backend> Vectors<B> {
+    fn new(backend: &B, program: &Program) -> Result<Self> {
+        let norms = || program.batch_norms.iter().map(|b| b.shape.c);
+        let sums_of = |value: &Value| {
+            let len = value.needs_sums().then(|| sums::len(value.shape.c));
+            len.map(|len| backend.alloc(len)).transpose()
+        };
+        Ok(Vectors {
+            forward: norms()
+                .map(|c| backend.alloc(bn::forward_len(c)))
+                .collect::<Result<_>>()?,
+            backward: norms()
+                .map(|c| backend.alloc(bn::backward_len(c)))
+                .collect::<Result<_>>()?,
+            sums: program.values.iter().map(sums_of).collect::<Result<_>>()?,
+            moments: backend.alloc(bn::moments_len(norms().max().unwrap_or(0)))?,
+        })
+    }
+}
+
+/// An activation as the backend takes it.
+pub(super) fn activation<T>(act: Act, params: &T) -> Activation<'_, T> {
+    match act {
+        Act::Identity => Activation::Identity,
+        Act::Relu => Activation::Relu,
+        Act::Relu6 => Activation::Relu6,
+        Act::PRelu(offset) => Activation::PRelu(View {
+            buffer: params,
+            offset,
+        }),
+    }
+}
+
+/// A value as the backend reads it.
+pub(super) fn pending<'a, B: Backend>(
+    value: &Value,
+    slots: &'a Slots<B>,
+    forward: &'a [B::Buffer],
+    params: &'a B::Buffer,
+) -> Pending<'a, B::Buffer> {
+    Pending {
+        raw: slots.get(value.tensor),
+        affine: value.batch_norm.map(|i| &forward[i]),
+        activation: activation(value.act, params),
+    }
+}
+
+/// The gradient with respect to a value's stored tensor, as the backend reads it.
+fn pending_grad<'a, B: Backend>(
+    value: &Value,
+    slots: &'a Slots<B>,
+    backward: &'a [B::Buffer],
+) -> PendingGrad<'a, B::Buffer> {
+    PendingGrad {
+        g: slots.get(value.grad.expect("a gradient in use has its tensor")),
+        batch_norm: value
+            .batch_norm
+            .map(|i| (slots.get(value.tensor), &backward[i])),
+    }
+}
+
+/// The memory that training `model` takes, planned without a device. `class_rows` elements are the head's.
+pub fn memory_plan(model: &Model, class_rows: usize) -> MemoryPlan {
+    let table = ParamTable::new(model);
+    let program = fuse::training(model, &table);
+    plan_for(&table, &program, class_rows)
+}
+
+fn plan_for(table: &ParamTable, program: &Program, class_rows: usize) -> MemoryPlan {
+    // Parameters, gradients, momentum; class rows and their momentum.
+    let fixed =
+        3 * table.params_len() + table.statistics_len() + vectors_len(program) + 2 * class_rows;
+    MemoryPlan::new(program, fixed)
+}
+
+impl<B: Backend> TrainGraph<B> {
+    /// A model with initial parameters drawn from `seed`, and room for batches of up to `max_batch`.
+    ///
+    /// # Errors
+    /// Not enough memory: says how much there is and which batch would fit.
+    pub fn new(backend: &mut B, model: &Model, seed: u64, max_batch: usize) -> Result<Self> {
+        let table = ParamTable::new(model);
+        let program = fuse::training(model, &table);
+        let plan = plan_for(&table, &program, 0);
+        let available = backend.memory_available();
+        if plan.bytes(max_batch) > available {
+            let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+            return Err(Error::Invalid(format!(
+                "a batch of {max_batch} needs {:.2} GiB and {:.2} GiB are free; the largest batch that fits is {}",
+                gib(plan.bytes(max_batch)),
+                gib(available),
+                plan.largest_batch(available)
+            )));
+        }
+        let (initial, statistics_initial) = table.init(seed);
+        let mut graph = TrainGraph {
+            params: backend.alloc(table.params_len())?,
+            statistics: backend.alloc(table.statistics_len())?,
+            grads: backend.alloc(table.params_len())?,
+            momentum: backend.alloc(table.params_len())?,
+            norms: backend.alloc(2)?,
+            slots: Slots::new(backend, &plan, max_batch)?,
+            vectors: Vectors::new(backend, &program)?,
+            table,
+            program,
+            plan,
+            max_batch,
+            n: 0,
+            dropout: Dropout {
+                rate: 0.0,
+                seed,
+                layer: 0,
+                step: 0,
+            },
+        };
+        backend.upload(&initial, &mut graph.params, 0)?;
+        backend.upload(&statistics_initial, &mut graph.statistics, 0)?;
+        Ok(graph)
+    }
+
+    /// Names and places of the parameters.
+    pub fn table(&self) -> &ParamTable {
+        &self.table
+    }
+
+    /// The memory plan.
+    pub fn plan(&self) -> &MemoryPlan {
+        &self.plan
+    }
+
+    /// The optimizer's segments under a rule that gives each parameter its decay.
+    pub fn segments(&self, decay: impl Fn(&Param) -> f32) -> Vec<Segment> {
+        self.table.segments(decay)
+    }
+
+    /// Runs the forward pass on `n` images of H x W x 3 pixels. Dropout draws from (seed of the graph, `step`).
+    pub fn forward(
+        &mut self,
+        backend: &mut B,
+        pixels: &[u8],
+        transform: &InputTransform,
+        step: u64,
+    ) -> Result<()> {
+        let image = self.program.tensors[0];
+        assert!(pixels.len().is_multiple_of(image), "whole images only");
+        self.n = pixels.len() / image;
+        assert!(
+            self.n > 0 && self.n <= self.max_batch,
+            "a batch of {} in a graph made for {}",
+            self.n,
+            self.max_batch
+        );
+        self.dropout.step = step;
+        let mut input = self.slots.take(0);
+        let done = backend.input_transform(pixels, transform, &mut input);
+        self.slots.put(0, input);
+        done?;
+        for i in 0..self.program.forward_len {
+            let instruction = self.program.instructions[i];
+            self.run_forward(backend, &instruction)?;
+        }
+        Ok(())
+    }
+
+    /// The embeddings of the last forward pass (N x D), and where the head leaves their gradient.
+    pub fn embeddings(&mut self) -> (&B::Buffer, &mut B::Buffer) {
+        let output = self.program.values[self.program.output];
+        let x = self.slots.slot(output.tensor);
+        let dx = self
+            .slots
+            .slot(output.grad.expect("the embedding has a gradient"));
+        let [x, dx] = self
+            .slots
+            .buffers
+            .get_disjoint_mut([x, dx])
+            .expect("the plan keeps the embedding and its gradient apart");
+        (
+            x.as_ref().expect("no instruction is running"),
+            dx.as_mut().expect("no instruction is running"),
+        )
+    }
+
+    /// Runs the backward pass from the gradient that the head left.
+    pub fn backward(&mut self, backend: &mut B) -> Result<()> {
+        for i in self.program.forward_len..self.program.instructions.len() {
+            let instruction = self.program.instructions[i];
+            self.run_backward(backend, &instruction)?;
+        }
+        Ok(())
+    }
+
+    /// Norms of the gradient and of the decayed weights.
+    pub fn norms(&mut self, backend: &mut B, segments: &[Segment]) -> Result<Norms> {
+        backend.sgd_norms(&self.params, &self.grads, segments, &mut self.norms)?;
+        let mut norms = [0.0; 2];
+        backend.download(&self.norms, 0, &mut norms)?;
+        Ok(Norms {
+            gradient: f64::from(norms[0]).sqrt(),
+            l2: f64::from(norms[1]),
+        })
+    }
+
+    /// One step of the optimizer; [`TrainGraph::norms`] must have run since the backward pass.
+    pub fn update(&mut self, backend: &mut B, segments: &[Segment], step: &SgdStep) -> Result<()> {
+        backend.sgd_update(
+            step,
+            segments,
+            &self.grads,
+            &self.norms,
+            &mut self.params,
+            &mut self.momentum,
+        )
+    }
+
+    /// The first layer, in forward order, whose stored output of the last forward pass is not finite. Tensors
+    /// whose memory has been reused are passed over.
+    pub fn first_layer_not_finite(&mut self, backend: &mut B) -> Result<Option<String>> {
+        let mut last_writer = vec![None; self.slots.buffers.len()];
+        let outputs: Vec<usize> = self
+            .program
+            .forward()
+            .iter()
+            .filter_map(|instruction| match *instruction {
+                Instruction::Conv { y, .. }
+                | Instruction::Add { y, .. }
+                | Instruction::MaxPool { y, .. }
+                | Instruction::GlobalAvgPool { y, .. }
+                | Instruction::Dropout { y, .. } => Some(y),
+                _ => None,
+            })
+            .collect();
+        for y in &outputs {
+            last_writer[self.slots.slot(*y)] = Some(*y);
+        }
+        for y in outputs {
+            if last_writer[self.slots.slot(y)] != Some(y) {
+                continue;
+            }
+            let mut values = vec![0.0; self.program.tensors[y] * self.n];
+            backend.download(self.slots.get(y), 0, &mut values)?;
+            if values.iter().any(|v| !v.is_finite()) {
+                return Ok(Some(self.program.tensor_names[y].clone()));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The first parameter, in forward order, whose gradient is not finite.
+    pub fn first_gradient_not_finite(&mut self, backend: &mut B) -> Result<Option<String>> {
+        let grads = self.gradients(backend)?;
+        let bad = |p: &&Param| grads[p.offset..][..p.len()].iter().any(|g| !g.is_finite());
+        Ok(self.table.params().iter().find(bad).map(|p| p.name.clone()))
+    }
+
+    /// The gradient slab.
+    pub fn gradients(&self, backend: &mut B) -> Result<Vec<f32>> {
+        read(backend, &self.grads)
+    }
+
+    /// The parameter, statistics and momentum slabs.
+    pub fn state(&self, backend: &mut B) -> Result<[Vec<f32>; 3]> {
+        Ok([
+            read(backend, &self.params)?,
+            read(backend, &self.statistics)?,
+            read(backend, &self.momentum)?,
+        ])
+    }
+
+    /// Replaces the parameter, statistics and momentum slabs.
+    pub fn set_state(
+        &mut self,
+        backend: &mut B,
+        [params, statistics, momentum]: [&[f32]; 3],
+    ) -> Result<()> {
+        backend.upload(params, &mut self.params, 0)?;
+        backend.upload(statistics, &mut self.statistics, 0)?;
+        backend.upload(momentum, &mut self.momentum, 0)
+    }
+
+    fn value(&self, value: ValueId) -> Value {
+        self.program.values[value]
+    }
+
+    fn pending(&self, value: ValueId) -> Pending<'_, B::Buffer> {
+        pending(
+            &self.program.values[value],
+            &self.slots,
+            &self.vectors.forward,
+            &self.params,
+        )
+    }
+
+    fn pending_grad(&self, value: ValueId) -> PendingGrad<'_, B::Buffer> {
+        pending_grad(
+            &self.program.values[value],
+            &self.slots,
+            &self.vectors.backward,
+        )
+    }
+
+    /// Runs `write` with the tensor taken out of its slot.
+    fn writing(
+        &mut self,
+        tensor: usize,
+        write: impl FnOnce(&Self, &mut B::Buffer) -> Result<()>,
+    ) -> Result<()> {
+        let mut buffer = self.slots.take(tensor);
+        let done = write(self, &mut buffer);
+        self.slots.put(tensor, buffer);
+        done
+    }
+
+    fn run_forward(&mut self, backend: &mut B, instruction: &Instruction) -> Result<()> {
+        let n = self.n;
+        match *instruction {
+            Instruction::Conv { layer, x, y, after } => {
+                let mut out = self.slots.take(y);
+                let Self {
+                    program,
+                    params,
+                    slots,
+                    vectors:
+                        Vectors {
+                            forward, moments, ..
+                        },
+                    ..
+                } = self;
+                let epilogue = match after {
+                    After::Moments(_) => Epilogue::Moments(moments),
+                    _ => Epilogue::Raw,
+                };
+                let layer = &program.layers[layer];
+                let x = pending(&program.values[x], slots, forward, params);
+                let done = match layer.geometry(n) {
+                    LayerGeometry::Full(geometry) => {
+                        backend.conv2d_fprop(&geometry, x, params, layer.filter, &mut out, epilogue)
+                    }
+                    LayerGeometry::Depthwise(geometry) => backend.depthwise_fprop(
+                        &geometry,
+                        x,
+                        params,
+                        layer.filter,
+                        &mut out,
+                        epilogue,
+                    ),
+                };
+                self.slots.put(y, out);
+                done
+            }
+            Instruction::Moments { x, batch_norm } => {
+                let shape = self.program.batch_norms[batch_norm].shape;
+                let rows = Value::plain(x, shape).rows(n);
+                backend.batch_norm_moments(rows, self.slots.get(x), &mut self.vectors.moments)
+            }
+            Instruction::BatchNorm { batch_norm } => {
+                let layer = self.program.batch_norms[batch_norm];
+                backend.batch_norm_fprop(
+                    Value::plain(0, layer.shape).rows(n),
+                    &self.vectors.moments,
+                    &self.params,
+                    layer.at,
+                    &mut self.statistics,
+                    &mut self.vectors.forward[batch_norm],
+                )
+            }
+            Instruction::Add { a, b, act, y } => self.writing(y, |graph, y| {
+                let rows = graph.value(a).rows(n);
+                let b = b.map(|b| graph.pending(b));
+                let act = activation(act, &graph.params);
+                backend.add_fprop(rows, graph.pending(a), b, act, y)
+            }),
+            Instruction::MaxPool { x, window, y } => self.writing(y, |graph, y| {
+                let c = graph.value(x).shape.c;
+                backend.max_pool_fprop(&PerChannel { n, c, window }, graph.pending(x), y)
+            }),
+            Instruction::GlobalAvgPool { x, y } => self.writing(y, |graph, y| {
+                let geometry = graph.program.global_pool(x, n);
+                backend.global_avg_pool_fprop(geometry, graph.pending(x), y)
+            }),
+            Instruction::Dropout { x, rate, layer, y } => self.writing(y, |graph, y| {
+                let dropout = graph.dropout_at(rate, layer);
+                backend.dropout_fprop(graph.value(x).rows(n), graph.pending(x), dropout, y)
+            }),
+            _ => unreachable!("the forward half holds forward instructions"),
+        }
+    }
+
+    fn dropout_at(&self, rate: f32, layer: u32) -> Dropout {
+        Dropout {
+            rate,
+            layer,
+            ..self.dropout
+        }
+    }
+
+    /// Runs `write` with the target's gradient and sums taken out.
+    fn into_target(
+        &mut self,
+        dx: Target,
+        write: impl FnOnce(&Self, GradTarget<'_, B::Buffer>) -> Result<()>,
+    ) -> Result<()> {
+        let value = self.value(dx.value);
+        let mut sums = self.vectors.sums[dx.value].take();
+        let grad = value.grad.expect("a target has its tensor");
+        let done = self.writing(grad, |graph, g| {
+            let close = (dx.close && (value.needs_mask() || value.needs_sums())).then(|| Close {
+                value: graph.closing(&value),
+                sums: sums.as_mut(),
+            });
+            let target = GradTarget {
+                g,
+                accumulate: dx.accumulate,
+                close,
+            };
+            write(graph, target)
+        });
+        self.vectors.sums[dx.value] = sums;
+        done
+    }
+
+    /// A value as its gradient's finish sees it: an activation that was applied before storing is read off the output.
+    fn closing(&self, value: &Value) -> Pending<'_, B::Buffer> {
+        let act = if value.stored_act == Act::Identity {
+            value.act
+        } else {
+            value.stored_act
+        };
+        let value = Value { act, ..*value };
+        pending(&value, &self.slots, &self.vectors.forward, &self.params)
+    }
+
+    fn run_backward(&mut self, backend: &mut B, instruction: &Instruction) -> Result<()> {
+        let n = self.n;
+        match *instruction {
+            Instruction::ValueGrad { value } => {
+                let Value {
+                    batch_norm, act, ..
+                } = self.value(value);
+                let rows = self.value(value).rows(n);
+                let sums = self.vectors.sums[value].as_ref();
+                let sums = sums.expect("a value with batch norm or slopes has its sums");
+                if let Act::PRelu(at) = act {
+                    backend.prelu_bprop(rows.c, sums, &mut self.grads, at)?;
+                }
+                let Some(i) = batch_norm else { return Ok(()) };
+                backend.batch_norm_bprop(
+                    rows,
+                    sums,
+                    &self.vectors.forward[i],
+                    &mut self.grads,
+                    self.program.batch_norms[i].at,
+                    &mut self.vectors.backward[i],
+                )
+            }
+            Instruction::ConvDgrad { layer, dy, dx } => self.into_target(dx, |graph, dx| {
+                let layer = &graph.program.layers[layer];
+                let (dy, params, filter) = (graph.pending_grad(dy), &graph.params, layer.filter);
+                match layer.geometry(n) {
+                    LayerGeometry::Full(geometry) => {
+                        backend.conv2d_dgrad(&geometry, dy, params, filter, dx)
+                    }
+                    LayerGeometry::Depthwise(geometry) => {
+                        backend.depthwise_dgrad(&geometry, dy, params, filter, dx)
+                    }
+                }
+            }),
+            Instruction::ConvWgrad { layer, dy, x } => {
+                let Self {
+                    program,
+                    params,
+                    grads,
+                    slots,
+                    vectors:
+                        Vectors {
+                            forward, backward, ..
+                        },
+                    ..
+                } = self;
+                let layer = &program.layers[layer];
+                let dy = pending_grad(&program.values[dy], slots, backward);
+                let x = pending(&program.values[x], slots, forward, params);
+                match layer.geometry(n) {
+                    LayerGeometry::Full(geometry) => {
+                        backend.conv2d_wgrad(&geometry, dy, x, grads, layer.filter)
+                    }
+                    LayerGeometry::Depthwise(geometry) => {
+                        backend.depthwise_wgrad(&geometry, dy, x, grads, layer.filter)
+                    }
+                }
+            }
+            Instruction::AddGrad { dy, dx } => {
+                let rows = self.value(dx.value).rows(n);
+                self.into_target(dx, |graph, dx| {
+                    backend.add_dgrad(rows, graph.pending_grad(dy), dx)
+                })
+            }
+            Instruction::CloseGrad { value: id } => {
+                let value = self.value(id);
+                let mut sums = self.vectors.sums[id].take();
+                let grad = value.grad.expect("a closed gradient has its tensor");
+                let done = self.writing(grad, |graph, g| {
+                    let close = Close {
+                        value: graph.closing(&value),
+                        sums: sums.as_mut(),
+                    };
+                    backend.close_grad(value.rows(n), g, close)
+                });
+                self.vectors.sums[id] = sums;
+                done
+            }
+            Instruction::MaxPoolGrad { window, dy, x, dx } => {
+                let c = self.value(x).shape.c;
+                self.into_target(dx, |graph, dx| {
+                    let dy = graph.pending_grad(dy).g;
+                    let geometry = PerChannel { n, c, window };
+                    backend.max_pool_dgrad(&geometry, dy, graph.pending(x), dx)
+                })
+            }
+            Instruction::GlobalAvgPoolGrad { dy, dx } => self.into_target(dx, |graph, target| {
+                let geometry = graph.program.global_pool(dx.value, n);
+                backend.global_avg_pool_dgrad(geometry, graph.pending_grad(dy).g, target)
+            }),
+            Instruction::DropoutGrad {
+                rate,
+                layer,
+                dy,
+                dx,
+            } => {
+                let rows = self.value(dx.value).rows(n);
+                self.into_target(dx, |graph, dx| {
+                    let dropout = graph.dropout_at(rate, layer);
+                    backend.dropout_dgrad(rows, graph.pending_grad(dy).g, dropout, dx)
+                })
+            }
+            _ => unreachable!("the backward half holds backward instructions"),
+        }
+    }
+}
+
+pub(super) fn read<B: Backend>(backend: &mut B, buffer: &B::Buffer) -> Result<Vec<f32>> {
+    let mut values = vec![0.0; backend.len(buffer)];
+    backend.download(buffer, 0, &mut values)?;
+    Ok(values)
+}

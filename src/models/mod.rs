@@ -1,0 +1,91 @@
+//! The networks, each as the framework it comes from builds it: layer names, paddings, epsilons, momenta, biases and
+//! initialisers.
+
+mod mobilefacenet;
+mod mobilenet_v2;
+mod resnet;
+
+pub use mobilefacenet::{Bottleneck, mobilefacenet, mobilefacenet_with};
+pub use mobilenet_v2::mobilenet_v2;
+pub use resnet::{resnet50, resnet101, resnet152};
+
+use crate::graph::params::Init;
+use crate::graph::{BatchNorm, Builder, NodeId};
+use serde::{Deserialize, Serialize};
+
+/// How a backbone's feature map becomes an embedding.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Embedding {
+    /// Global average pooling, dropout, dense with bias: the original TensorFlow project's.
+    PoolDropoutDense {
+        /// Embedding size D.
+        size: usize,
+        /// Dropout's rate.
+        dropout: f32,
+    },
+    /// Batch norm, dropout, flatten (H, W, C), dense with bias, batch norm: arcface-tf2's.
+    BatchNormDropoutFlattenDense {
+        /// Embedding size D.
+        size: usize,
+        /// Dropout's rate.
+        dropout: f32,
+    },
+    /// The same with a batch norm of fixed scale at the end: InsightFace's "E".
+    InsightFaceE {
+        /// Embedding size D.
+        size: usize,
+        /// Dropout's rate.
+        dropout: f32,
+    },
+}
+
+impl Embedding {
+    /// Global average pooling, dropout 0.5, dense.
+    pub fn pool_dropout_dense(size: usize) -> Self {
+        Embedding::PoolDropoutDense { size, dropout: 0.5 }
+    }
+
+    /// Batch norm, dropout 0.5, flatten, dense, batch norm.
+    pub fn batch_norm_dropout_flatten_dense(size: usize) -> Self {
+        Embedding::BatchNormDropoutFlattenDense { size, dropout: 0.5 }
+    }
+
+    /// InsightFace's "E" without dropout, as its r50 recipe has it.
+    pub fn insightface_e(size: usize) -> Self {
+        Embedding::InsightFaceE { size, dropout: 0.0 }
+    }
+
+    /// Appends the layers to a backbone whose batch norms have these constants.
+    fn append(self, g: &mut Builder, x: NodeId, norm: BatchNorm, init: Init) {
+        match self {
+            Embedding::PoolDropoutDense { size, dropout } => {
+                let x = g.global_avg_pool("avg_pool", x);
+                let x = g.dropout("dropout", x, dropout);
+                g.linear("dense", x, size, true, init);
+            }
+            Embedding::BatchNormDropoutFlattenDense { size, dropout } => {
+                let x = g.batch_norm("batch_normalization", x, norm);
+                let x = g.dropout("dropout", x, dropout);
+                let x = g.flatten("flatten", x);
+                let x = g.linear("dense", x, size, true, init);
+                g.batch_norm("batch_normalization_1", x, norm);
+            }
+            Embedding::InsightFaceE { size, dropout } => {
+                let x = g.batch_norm("bn2", x, norm);
+                let x = if dropout > 0.0 {
+                    g.dropout("dropout", x, dropout)
+                } else {
+                    x
+                };
+                let x = g.flatten("flatten", x);
+                let x = g.linear("fc", x, size, true, init);
+                let fixed = BatchNorm {
+                    gamma: false,
+                    ..norm
+                };
+                g.batch_norm("features", x, fixed);
+            }
+        }
+    }
+}
