@@ -133,6 +133,6 @@ mod tests {
         assert_eq!(names.map(side), [56, 28, 28, 14]);
         assert_eq!(["conv4_block6_out", "conv5_block3_out"].map(side), [7, 4]);
         let giga = model.macs() as f64 / 1e9;
-        assert!((1.03..1.05).contains(&giga), "{giga} GMAC");
+        assert!((1.01..1.03).contains(&giga), "{giga} GMAC");
     }
 }
