@@ -72,7 +72,11 @@ impl Error {
     /// An [`Error::Io`] for use in `map_err`: `fs::read(p).map_err(Error::io("reading", p))`.
     pub fn io(doing: &'static str, path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.as_ref().to_path_buf();
-        move |source| Error::Io { doing, path, source }
+        move |source| Error::Io {
+            doing,
+            path,
+            source,
+        }
     }
 
     /// An [`Error::Malformed`] at a byte offset.
