@@ -1,7 +1,22 @@
 //! Readers, writers and the loader: pixels and labels, no device.
 //!
-//! A [`Dataset`] is a labelled set of images with random access, wherever they come from.
-use crate::Result;
+//! [`open`] looks at a path and gives a [`Dataset`]: an image folder or a RecordIO file. [`loader::Loader`] makes shuffled,
+//! augmented batches of one.
+
+mod blosc;
+mod map;
+
+pub mod augment;
+pub mod bcolz;
+pub mod image;
+pub mod image_folder;
+pub mod loader;
+pub mod npy;
+pub mod pack;
+pub mod recordio;
+
+use crate::{Error, Result};
+use std::path::Path;
 
 /// An RGB picture, 8 bits a channel, rows from top to bottom, pixels from left to right (HWC).
 ///
@@ -63,4 +78,28 @@ pub trait Dataset: Send + Sync {
     fn class_name(&self, label: u32) -> String {
         label.to_string()
     }
+}
+
+/// Opens what is at `path`, by looking: a folder with a `.rec` file or a `.rec` file itself is RecordIO, any other folder
+/// is an image folder.
+///
+/// # Errors
+/// There is nothing at `path`, it is neither, or it cannot be opened.
+pub fn open(path: &Path) -> Result<Box<dyn Dataset>> {
+    let metadata = std::fs::metadata(path).map_err(Error::io("opening", path))?;
+    let is_rec = |p: &Path| p.extension().is_some_and(|e| e == "rec");
+    if !metadata.is_dir() {
+        if is_rec(path) {
+            return Ok(Box::new(recordio::RecordIo::open(path)?));
+        }
+        return Err(Error::data(
+            path,
+            "is neither a folder nor a .rec file; give an image folder (<identity>/<image>.jpg) or a RecordIO folder",
+        ));
+    }
+    let mut entries = std::fs::read_dir(path).map_err(Error::io("listing the folder", path))?;
+    if entries.any(|e| e.is_ok_and(|e| is_rec(&e.path()))) {
+        return Ok(Box::new(recordio::RecordIo::open(path)?));
+    }
+    Ok(Box::new(image_folder::ImageFolder::open(path)?))
 }
