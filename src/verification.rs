@@ -496,7 +496,7 @@ impl Roc {
 
 /// The number of rows of a matrix with `dim` columns.
 fn rows(matrix: &[f32], dim: usize) -> Result<usize> {
-    if dim == 0 || matrix.len() % dim != 0 {
+    if dim == 0 || !matrix.len().is_multiple_of(dim) {
         return Err(Error::Invalid(format!(
             "{} numbers do not make rows of {dim}",
             matrix.len()
@@ -653,6 +653,17 @@ mod tests {
             "{}",
             v.eer
         );
+    }
+
+    #[test]
+    fn a_false_accept_rate_may_be_met_exactly() {
+        // Ten impostors at 1, 2 .. 10; genuine pairs between them.
+        let distances: Vec<f64> = (2..=20).map(|k| f64::from(k) / 2.0).collect();
+        let same: Vec<bool> = (2..=20).map(|k| k % 2 == 1).collect();
+        let v = verify(&distances, &same).unwrap();
+        // One impostor in ten may be accepted: the genuine pair at 1.5 then is; none in a hundred.
+        assert_eq!((v.tar["1e-1"], v.tar["1e-2"]), (1.0 / 9.0, 0.0));
+        assert_eq!((v.pairs, v.impostor_pairs), (19, 10));
     }
 
     #[test]
