@@ -1,5 +1,6 @@
 //! Verification against the original evaluation code's answers for real embeddings.
 
+use std::io::Write;
 use std::path::Path;
 
 use arcface_cu::verification::verify_embeddings;
@@ -24,7 +25,12 @@ fn npy<const SIZE: usize>(path: &Path, dtype: &str) -> Vec<[u8; SIZE]> {
 fn folds_equal_those_of_the_original_code() {
     let eval = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/eval");
     if !eval.is_dir() {
-        println!("SKIPPED: {} is not there", eval.display());
+        // Straight to the descriptor: the test harness swallows what `println!` prints in a passing test.
+        let _ = writeln!(
+            std::io::stderr(),
+            "SKIPPED folds_equal_those_of_the_original_code: {} is not there",
+            eval.display()
+        );
         return;
     }
     let same: Vec<bool> = npy::<1>(&eval.join("lfw_align_112/lfw_list.npy"), "|b1")

@@ -438,7 +438,7 @@ mod tests {
             epoch: 1 + (step - 1) / 8,
             step,
             // The epoch's last batch is short.
-            images: if step % 8 == 0 { 16 } else { 32 },
+            images: if step.is_multiple_of(8) { 16 } else { 32 },
             loss: step as f64,
             l2: 0.125,
             accuracy: 0.25,
