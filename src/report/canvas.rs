@@ -1,0 +1,297 @@
+//! Drawing on an RGB image: rectangles, lines and text. The only file that knows `embedded-graphics`, whose bitmap
+//! fonts need no font files; they cover Latin-1, and other characters appear as question marks.
+
+use std::convert::Infallible;
+use std::path::Path;
+
+use embedded_graphics::Pixel;
+use embedded_graphics::draw_target::DrawTarget;
+use embedded_graphics::geometry::{OriginDimensions, Point, Size};
+use embedded_graphics::mono_font::iso_8859_1::{FONT_6X13, FONT_8X13, FONT_9X15_BOLD};
+use embedded_graphics::mono_font::{MonoFont, MonoTextStyle};
+use embedded_graphics::pixelcolor::BinaryColor;
+use embedded_graphics::text::renderer::TextRenderer;
+use embedded_graphics::text::{Baseline, Text};
+use image::{Rgb, RgbImage};
+
+use crate::error::{Error, Result};
+
+/// Red, green, blue.
+pub(crate) type Colour = [u8; 3];
+
+/// The background.
+pub(crate) const WHITE: Colour = [255, 255, 255];
+/// Text and frames.
+pub(crate) const INK: Colour = [38, 38, 38];
+/// Text of second rank.
+pub(crate) const GREY: Colour = [110, 110, 110];
+
+/// A face and size of text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Font {
+    /// 6x13 pixels a character: many labels side by side.
+    Small,
+    /// 8x13: labels and numbers.
+    Medium,
+    /// 9x15, bold: titles.
+    Title,
+}
+
+impl Font {
+    fn mono(self) -> &'static MonoFont<'static> {
+        match self {
+            Font::Small => &FONT_6X13,
+            Font::Medium => &FONT_8X13,
+            Font::Title => &FONT_9X15_BOLD,
+        }
+    }
+
+    /// The height of a line, in pixels.
+    pub(crate) fn height(self) -> i32 {
+        self.mono().character_size.height as i32
+    }
+
+    /// The width of `text`, in pixels.
+    pub(crate) fn width(self, text: &str) -> i32 {
+        let font = self.mono();
+        text.chars().count() as i32 * (font.character_size.width + font.character_spacing) as i32
+    }
+}
+
+/// Which point of a text's middle line its position names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Align {
+    /// The beginning.
+    Left,
+    /// The middle.
+    Centre,
+    /// The end.
+    Right,
+}
+
+/// A white picture to draw on. What lies outside of it is not drawn.
+pub(crate) struct Canvas {
+    image: RgbImage,
+}
+
+impl Canvas {
+    /// A white canvas of `width` x `height` pixels.
+    pub(crate) fn new(width: i32, height: i32) -> Self {
+        Canvas {
+            image: RgbImage::from_pixel(width.max(1) as u32, height.max(1) as u32, Rgb(WHITE)),
+        }
+    }
+
+    /// The picture.
+    pub(crate) fn into_image(self) -> RgbImage {
+        self.image
+    }
+
+    /// Fills the rectangle of `width` x `height` pixels whose upper left corner is (`x`, `y`).
+    pub(crate) fn fill(&mut self, x: i32, y: i32, width: i32, height: i32, colour: Colour) {
+        let right = x.saturating_add(width).min(self.image.width() as i32);
+        let bottom = y.saturating_add(height).min(self.image.height() as i32);
+        for row in y.max(0)..bottom {
+            for column in x.max(0)..right {
+                self.image.put_pixel(column as u32, row as u32, Rgb(colour));
+            }
+        }
+    }
+
+    /// Draws a line of `thickness` just around the rectangle.
+    pub(crate) fn frame(
+        &mut self,
+        [x, y, width, height]: [i32; 4],
+        thickness: i32,
+        colour: Colour,
+    ) {
+        let (t, outer) = (thickness, width + 2 * thickness);
+        self.fill(x - t, y - t, outer, t, colour);
+        self.fill(x - t, y + height, outer, t, colour);
+        self.fill(x - t, y, t, height, colour);
+        self.fill(x + width, y, t, height, colour);
+    }
+
+    /// Copies `picture` so that its upper left corner is (`x`, `y`).
+    pub(crate) fn paste(&mut self, picture: &RgbImage, x: i32, y: i32) {
+        image::imageops::replace(&mut self.image, picture, x.into(), y.into());
+    }
+
+    /// Writes one line; (`x`, `y`) is on its middle line, at its beginning, middle or end.
+    pub(crate) fn text(
+        &mut self,
+        text: &str,
+        (x, y): (i32, i32),
+        align: Align,
+        font: Font,
+        colour: Colour,
+    ) {
+        self.write(text, (x, y), align, font, colour, false);
+    }
+
+    /// Writes one line from below upwards; (`x`, `y`) is on its middle line, as in [`Canvas::text`].
+    pub(crate) fn text_upwards(
+        &mut self,
+        text: &str,
+        (x, y): (i32, i32),
+        align: Align,
+        font: Font,
+        colour: Colour,
+    ) {
+        self.write(text, (x, y), align, font, colour, true);
+    }
+
+    fn write(
+        &mut self,
+        text: &str,
+        origin: (i32, i32),
+        align: Align,
+        font: Font,
+        colour: Colour,
+        upwards: bool,
+    ) {
+        let start = match align {
+            Align::Left => 0,
+            Align::Centre => -font.width(text) / 2,
+            Align::Right => -font.width(text),
+        };
+        let style = MonoTextStyle::new(font.mono(), BinaryColor::On);
+        let top = -(style.line_height() as i32) / 2;
+        let mut pen = Pen {
+            image: &mut self.image,
+            origin,
+            upwards,
+            colour,
+        };
+        let text = Text::with_baseline(text, Point::new(start, top), style, Baseline::Top);
+        let Ok(_) = embedded_graphics::Drawable::draw(&text, &mut pen);
+    }
+}
+
+/// Where a font's pixels go: shifted to `origin`, and turned a quarter left for text that runs upwards.
+struct Pen<'a> {
+    image: &'a mut RgbImage,
+    origin: (i32, i32),
+    upwards: bool,
+    colour: Colour,
+}
+
+impl OriginDimensions for Pen<'_> {
+    fn size(&self) -> Size {
+        Size::new(self.image.width(), self.image.height())
+    }
+}
+
+impl DrawTarget for Pen<'_> {
+    type Color = BinaryColor;
+    type Error = Infallible;
+
+    fn draw_iter<I>(&mut self, pixels: I) -> Result<(), Infallible>
+    where
+        I: IntoIterator<Item = Pixel<BinaryColor>>,
+    {
+        for Pixel(point, colour) in pixels {
+            if colour == BinaryColor::Off {
+                continue;
+            }
+            let (dx, dy) = if self.upwards {
+                (point.y, -point.x)
+            } else {
+                (point.x, point.y)
+            };
+            let (x, y) = (self.origin.0 + dx, self.origin.1 + dy);
+            if let (Ok(x), Ok(y)) = (u32::try_from(x), u32::try_from(y))
+                && let Some(pixel) = self.image.get_pixel_mut_checked(x, y)
+            {
+                *pixel = Rgb(self.colour);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Writes `picture` as a PNG file.
+pub(crate) fn save_png(picture: &RgbImage, path: &Path) -> Result<()> {
+    picture
+        .save_with_format(path, image::ImageFormat::Png)
+        .map_err(|e| match e {
+            image::ImageError::IoError(source) => Error::io("writing", path)(source),
+            other => Error::data(path, format!("the picture cannot be written: {other}")),
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The box around everything that is not white: left, top, right, bottom, inclusive.
+    fn ink(image: &RgbImage) -> [u32; 4] {
+        let mut found = [u32::MAX, u32::MAX, 0, 0];
+        for (x, y, pixel) in image.enumerate_pixels() {
+            if pixel.0 != WHITE {
+                found = [
+                    found[0].min(x),
+                    found[1].min(y),
+                    found[2].max(x),
+                    found[3].max(y),
+                ];
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn rectangles_and_frames_cover_their_pixels() {
+        let mut canvas = Canvas::new(20, 10);
+        canvas.fill(3, 2, 5, 4, INK);
+        assert_eq!(ink(&canvas.into_image()), [3, 2, 7, 5]);
+        let mut canvas = Canvas::new(20, 10);
+        canvas.frame([3, 2, 5, 4], 1, INK);
+        let image = canvas.into_image();
+        assert_eq!(ink(&image), [2, 1, 8, 6]);
+        assert_eq!(image.get_pixel(3, 2).0, WHITE);
+        // What lies outside is cut off, without panic.
+        let mut canvas = Canvas::new(4, 4);
+        canvas.fill(-5, -5, 7, 100, GREY);
+        canvas.fill(9, 9, i32::MAX, 2, GREY);
+        assert_eq!(ink(&canvas.into_image()), [0, 0, 1, 3]);
+    }
+
+    #[test]
+    fn text_is_aligned_and_turns() {
+        let area = |align, upwards| {
+            let mut canvas = Canvas::new(200, 200);
+            if upwards {
+                canvas.text_upwards("HHHH", (100, 100), align, Font::Medium, INK);
+            } else {
+                canvas.text("HHHH", (100, 100), align, Font::Medium, INK);
+            }
+            ink(&canvas.into_image())
+        };
+        assert_eq!(Font::Medium.width("HHHH"), 32);
+        let [left, top, right, bottom] = area(Align::Left, false);
+        assert!(left >= 100 && right <= 132 && top >= 93 && bottom <= 107);
+        let [left, _, right, _] = area(Align::Right, false);
+        assert!(left >= 68 && right < 100);
+        let [left, _, right, _] = area(Align::Centre, false);
+        assert!(left.abs_diff(84) <= 1 && right.abs_diff(115) <= 2);
+        // Upwards: the beginning is below, the end above.
+        let [left, top, right, bottom] = area(Align::Left, true);
+        assert!(left >= 93 && right <= 107 && top >= 68 && bottom <= 100);
+        let [_, top, _, bottom] = area(Align::Right, true);
+        assert!(top >= 100 && bottom <= 132);
+    }
+
+    #[test]
+    fn a_picture_that_cannot_be_written_names_its_path() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("absent").join("x.png");
+        let text = save_png(&Canvas::new(2, 2).into_image(), &path)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            text.starts_with("writing") && text.contains("x.png"),
+            "{text}"
+        );
+    }
+}
