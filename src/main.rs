@@ -1,1 +1,5 @@
-fn main() {}
+//! The `arcface-cu` program: everything is in the library's `cli`.
+
+fn main() -> std::process::ExitCode {
+    arcface_cu::cli::main()
+}

@@ -5,6 +5,7 @@
 
 use super::{Model, Node, Op};
 use crate::backend::{BatchNormAt, FilterAt, Segment};
+use crate::optim::Role;
 use crate::random::{Purpose, Random};
 use crate::{Error, Result};
 
@@ -17,25 +18,6 @@ pub enum Init {
     Normal(f32),
     /// Normal with variance 2 / fan out (He et al. 2015), usual for networks with ReLU or PReLU.
     HeFanOut,
-}
-
-/// What a parameter is to its layer; decides who decays.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// Weights of a convolution.
-    Kernel,
-    /// Weights of a linear layer.
-    DenseKernel,
-    /// Bias of a convolution.
-    Bias,
-    /// Bias of a linear layer.
-    DenseBias,
-    /// Batch norm's scale.
-    Gamma,
-    /// Batch norm's shift.
-    Beta,
-    /// PReLU's slopes.
-    Slope,
 }
 
 /// One learnt parameter.
@@ -139,7 +121,7 @@ impl ParamTable {
                 let taps = window.r * window.s;
                 let start = start(*init, c * taps, filters * taps);
                 let shape = vec![*filters, window.r, window.s, c];
-                let weights = self.push(node, "kernel", shape, Role::Kernel, start);
+                let weights = self.push(node, "kernel", shape, Role::Filter, start);
                 let bias = bias
                     .then(|| self.push(node, "bias", vec![*filters], Role::Bias, constant(0.0)));
                 At::Filter(FilterAt { weights, bias })
@@ -149,7 +131,7 @@ impl ParamTable {
                 // Keras counts a depthwise kernel (R, S, C, 1) as fan in R S C and fan out R S.
                 let start = start(*init, c * taps, taps);
                 let shape = vec![window.r, window.s, c];
-                let weights = self.push(node, "depthwise_kernel", shape, Role::Kernel, start);
+                let weights = self.push(node, "depthwise_kernel", shape, Role::Filter, start);
                 let bias =
                     bias.then(|| self.push(node, "bias", vec![c], Role::Bias, constant(0.0)));
                 At::Filter(FilterAt { weights, bias })
@@ -157,16 +139,23 @@ impl ParamTable {
             Op::Linear { units, bias, init } => {
                 let start = start(*init, c, *units);
                 let shape = vec![*units, c];
-                let weights = self.push(node, "kernel", shape, Role::DenseKernel, start);
-                let bias = bias
-                    .then(|| self.push(node, "bias", vec![*units], Role::DenseBias, constant(0.0)));
+                let weights = self.push(node, "kernel", shape, Role::EmbeddingFilter, start);
+                let bias = bias.then(|| {
+                    self.push(
+                        node,
+                        "bias",
+                        vec![*units],
+                        Role::EmbeddingBias,
+                        constant(0.0),
+                    )
+                });
                 At::Filter(FilterAt { weights, bias })
             }
             Op::BatchNorm(batch_norm) => {
                 let gamma = batch_norm
                     .gamma
-                    .then(|| self.push(node, "gamma", vec![c], Role::Gamma, constant(1.0)));
-                let beta = self.push(node, "beta", vec![c], Role::Beta, constant(0.0));
+                    .then(|| self.push(node, "gamma", vec![c], Role::BatchNorm, constant(1.0)));
+                let beta = self.push(node, "beta", vec![c], Role::BatchNorm, constant(0.0));
                 let statistics = self.statistics_len;
                 for (suffix, start) in [("moving_mean", 0.0), ("moving_variance", 1.0)] {
                     self.statistics.push(Statistic {

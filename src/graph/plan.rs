@@ -173,7 +173,7 @@ mod tests {
     /// No two tensors that live at the same time share a slot, and sharing saves memory.
     #[test]
     fn slots_never_overlap_in_time() {
-        let model = models::mobilefacenet(112, 128).unwrap();
+        let model = models::mobilefacenet(112, Embedding::GlobalDepthwise { size: 128 }).unwrap();
         let table = ParamTable::new(&model);
         let program = fuse::training(&model, &table);
         let plan = MemoryPlan::new(&program, 0);

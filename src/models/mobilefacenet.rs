@@ -2,6 +2,7 @@
 //! devices", CCBR 2018, table 1. PReLU throughout, linear bottlenecks, and a global depthwise convolution instead of
 //! pooling, so that the centre of the face can weigh more than its rim.
 
+use super::Embedding;
 use crate::Result;
 use crate::backend::geometry::Padding;
 use crate::graph::params::Init;
@@ -14,21 +15,21 @@ const NORM: BatchNorm = BatchNorm {
 };
 const INIT: Init = Init::HeFanOut;
 
-/// A stage of inverted residuals: expansion, output channels, repeats, first stride.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Bottleneck {
+/// A stage of inverted residuals.
+#[derive(Clone, Copy)]
+struct Stage {
     /// Hidden channels are this many times the input's.
-    pub expansion: usize,
+    expansion: usize,
     /// Output channels.
-    pub filters: usize,
+    filters: usize,
     /// How many, one after the other.
-    pub repeats: usize,
+    repeats: usize,
     /// Stride of the first.
-    pub stride: usize,
+    stride: usize,
 }
 
-const fn stage(expansion: usize, filters: usize, repeats: usize, stride: usize) -> Bottleneck {
-    Bottleneck {
+const fn stage(expansion: usize, filters: usize, repeats: usize, stride: usize) -> Stage {
+    Stage {
         expansion,
         filters,
         repeats,
@@ -36,11 +37,11 @@ const fn stage(expansion: usize, filters: usize, repeats: usize, stride: usize) 
     }
 }
 
-/// The paper's network on `size` x `size` images with an embedding of `d` numbers.
+/// The paper's network on `size` x `size` images.
 ///
 /// # Errors
 /// An image too small for the network.
-pub fn mobilefacenet(size: usize, d: usize) -> Result<Model> {
+pub fn mobilefacenet(size: usize, embedding: Embedding) -> Result<Model> {
     let stages = [
         stage(2, 64, 5, 2),
         stage(4, 128, 1, 2),
@@ -48,18 +49,29 @@ pub fn mobilefacenet(size: usize, d: usize) -> Result<Model> {
         stage(4, 128, 1, 2),
         stage(2, 128, 2, 1),
     ];
-    mobilefacenet_with(size, d, 64, &stages, 512)
+    build(size, embedding, 64, &stages, 512)
 }
 
-/// The same design with other widths: `stem` channels, the stages, `last` channels before the global convolution.
+/// Half the channels and fewer blocks: a seventh of the arithmetic.
 ///
 /// # Errors
 /// An image too small for the network.
-pub fn mobilefacenet_with(
+pub fn mobilefacenet_tiny(size: usize, embedding: Embedding) -> Result<Model> {
+    let stages = [
+        stage(2, 32, 2, 2),
+        stage(4, 64, 1, 2),
+        stage(2, 64, 3, 1),
+        stage(4, 64, 1, 2),
+        stage(2, 64, 1, 1),
+    ];
+    build(size, embedding, 32, &stages, 256)
+}
+
+fn build(
     size: usize,
-    d: usize,
+    embedding: Embedding,
     stem: usize,
-    stages: &[Bottleneck],
+    stages: &[Stage],
     last: usize,
 ) -> Result<Model> {
     let (mut g, input) = Builder::new(size, size);
@@ -78,12 +90,17 @@ pub fn mobilefacenet_with(
     }
     let x = pointwise(&mut g, "conv_last", x, last);
     let x = norm_prelu(&mut g, "conv_last", x);
+    embedding.append(&mut g, x, NORM, INIT);
+    g.finish()
+}
+
+/// The embedding layers: the global depthwise convolution and a linear 1x1, each with its batch norm.
+pub(super) fn embed(g: &mut Builder, x: NodeId, d: usize) {
     let side = g.shape(x).h;
     let x = g.depthwise("conv_global_dw", x, side, 1, Padding::default(), INIT);
     let x = g.batch_norm("conv_global_dw_bn", x, NORM);
-    let x = pointwise(&mut g, "embedding", x, d);
+    let x = pointwise(g, "embedding", x, d);
     g.batch_norm("embedding_bn", x, NORM);
-    g.finish()
 }
 
 fn pointwise(g: &mut Builder, name: &str, x: NodeId, filters: usize) -> NodeId {
@@ -95,7 +112,7 @@ fn norm_prelu(g: &mut Builder, name: &str, x: NodeId) -> NodeId {
     g.activation(&format!("{name}_prelu"), x, Op::PRelu)
 }
 
-fn bottleneck(g: &mut Builder, name: &str, x: NodeId, stage: Bottleneck, stride: usize) -> NodeId {
+fn bottleneck(g: &mut Builder, name: &str, x: NodeId, stage: Stage, stride: usize) -> NodeId {
     let Shape { c, .. } = g.shape(x);
     let expand = format!("{name}_expand");
     let y = pointwise(g, &expand, x, stage.expansion * c);
@@ -119,7 +136,7 @@ mod tests {
 
     #[test]
     fn has_the_papers_size() {
-        let model = mobilefacenet(112, 128).unwrap();
+        let model = mobilefacenet(112, Embedding::GlobalDepthwise { size: 128 }).unwrap();
         let learnt: usize = {
             let table = ParamTable::new(&model);
             table.params().iter().map(|p| p.len()).sum()

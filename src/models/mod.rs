@@ -5,13 +5,52 @@ mod mobilefacenet;
 mod mobilenet_v2;
 mod resnet;
 
-pub use mobilefacenet::{Bottleneck, mobilefacenet, mobilefacenet_with};
+pub use mobilefacenet::{mobilefacenet, mobilefacenet_tiny};
 pub use mobilenet_v2::mobilenet_v2;
 pub use resnet::{resnet50, resnet101, resnet152};
 
 use crate::graph::params::Init;
-use crate::graph::{BatchNorm, Builder, NodeId};
+use crate::graph::{BatchNorm, Builder, Model, NodeId};
+use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
+
+/// Which backbone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Network {
+    /// Keras's ResNet50.
+    Resnet50,
+    /// Keras's ResNet101.
+    Resnet101,
+    /// Keras's ResNet152.
+    Resnet152,
+    /// Keras's MobileNetV2, width 1.0.
+    MobilenetV2,
+    /// MobileFaceNet as in the paper.
+    Mobilefacenet,
+    /// MobileFaceNet with half the channels and fewer blocks, for demonstrations.
+    MobilefacenetTiny,
+}
+
+/// Builds a network on `size` x `size` images.
+///
+/// # Errors
+/// An image too small for the network, an embedding or a dropout rate that makes no sense.
+pub fn build(network: Network, size: usize, embedding: Embedding) -> Result<Model> {
+    if embedding.size() == 0 {
+        return Err(Error::Invalid(
+            "the embedding size must be at least 1".into(),
+        ));
+    }
+    match network {
+        Network::Resnet50 => resnet50(size, embedding),
+        Network::Resnet101 => resnet101(size, embedding),
+        Network::Resnet152 => resnet152(size, embedding),
+        Network::MobilenetV2 => mobilenet_v2(size, embedding),
+        Network::Mobilefacenet => mobilefacenet(size, embedding),
+        Network::MobilefacenetTiny => mobilefacenet_tiny(size, embedding),
+    }
+}
 
 /// How a backbone's feature map becomes an embedding.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -38,6 +77,11 @@ pub enum Embedding {
         /// Dropout's rate.
         dropout: f32,
     },
+    /// A global depthwise convolution and a linear one with batch norm: MobileFaceNet's own.
+    GlobalDepthwise {
+        /// Embedding size D.
+        size: usize,
+    },
 }
 
 impl Embedding {
@@ -54,6 +98,16 @@ impl Embedding {
     /// InsightFace's "E" without dropout, as its r50 recipe has it.
     pub fn insightface_e(size: usize) -> Self {
         Embedding::InsightFaceE { size, dropout: 0.0 }
+    }
+
+    /// Embedding size D.
+    pub fn size(&self) -> usize {
+        match *self {
+            Embedding::PoolDropoutDense { size, .. }
+            | Embedding::BatchNormDropoutFlattenDense { size, .. }
+            | Embedding::InsightFaceE { size, .. }
+            | Embedding::GlobalDepthwise { size } => size,
+        }
     }
 
     /// Appends the layers to a backbone whose batch norms have these constants.
@@ -86,6 +140,7 @@ impl Embedding {
                 };
                 g.batch_norm("features", x, fixed);
             }
+            Embedding::GlobalDepthwise { size } => mobilefacenet::embed(g, x, size),
         }
     }
 }

@@ -1,0 +1,66 @@
+//! The command line: argument types with their help, and the one place that chooses a device.
+//!
+//! Each command is a file with an `Args` type and a `run` function; only they read arguments and print.
+
+mod demo;
+mod device;
+mod embed;
+mod eval;
+mod info;
+mod pack;
+mod plan;
+mod train;
+
+use crate::Result;
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Face recognition with ArcFace: train, evaluate and embed, on a GPU or on a machine without one.
+#[derive(Debug, Parser)]
+#[command(name = "arcface-cu", version, max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Generate a small face set, then pack, train, evaluate and embed it.
+    Demo(demo::Args),
+    /// Train a network on faces.
+    Train(train::Args),
+    /// Verification accuracy on bcolz arrays (LFW, AgeDB-30, CFP-FP, ...).
+    Eval(eval::Args),
+    /// Embed test identities or any pictures, and draw their similarity matrix.
+    Embed(embed::Args),
+    /// Turn an image folder into a shuffled RecordIO set that MXNet and InsightFace read.
+    Pack(pack::Args),
+    /// Memory before running: the table of tensors, and the largest batch that fits.
+    Plan(plan::Args),
+    /// Devices, what was found, and what will be used.
+    Info(info::Args),
+}
+
+/// Runs the program: 0 done, 1 failed, 2 wrong usage.
+pub fn main() -> ExitCode {
+    // Wrong usage and --help end inside `parse`, with 2 and 0.
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<()> {
+    match cli.command {
+        Command::Demo(args) => demo::run(args),
+        Command::Train(args) => train::run(args),
+        Command::Eval(args) => eval::run(args),
+        Command::Embed(args) => embed::run(args),
+        Command::Pack(args) => pack::run(args),
+        Command::Plan(args) => plan::run(args),
+        Command::Info(args) => info::run(args),
+    }
+}

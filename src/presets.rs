@@ -1,0 +1,219 @@
+//! The named recipes. Each is a whole [`Config`]; where its numbers come from stands beside it.
+
+use crate::backend::margin::{Margin, MarginGradient, PiGuard};
+use crate::backend::{InputTransform, SgdForm};
+use crate::config::{Config, HeadConfig, ModelConfig, TrainConfig};
+use crate::data::augment::Augment;
+use crate::head::Distribution;
+use crate::models::{Embedding, Network};
+use crate::optim::{Course, Coverage, Decay, DecayForm, Milestones, Optimizer, Schedule, Span};
+use crate::{Error, Result};
+
+/// Names that [`get`] knows.
+pub const NAMES: [&str; 6] = [
+    "small",
+    "demo",
+    "seed-resnet50",
+    "seed-mobilenetv2",
+    "arcface-tf2-resnet50",
+    "arcface-tf2-mobilenetv2",
+];
+
+/// x / 255, in [0, 1].
+pub const UNIT_INPUT: InputTransform = InputTransform {
+    scale: [1.0 / 255.0; 3],
+    shift: [0.0; 3],
+};
+
+/// (x / 255 - 0.5) / 0.5, in [-1, 1].
+pub const SYMMETRIC_INPUT: InputTransform = InputTransform {
+    scale: [1.0 / 127.5; 3],
+    shift: [-1.0; 3],
+};
+
+/// A preset by name.
+///
+/// # Errors
+/// There is none of that name; the sentence lists them.
+pub fn get(name: &str) -> Result<Config> {
+    let config = match name {
+        "small" => small(),
+        "demo" => demo(),
+        "seed-resnet50" => seed(Network::Resnet50),
+        "seed-mobilenetv2" => seed(Network::MobilenetV2),
+        "arcface-tf2-resnet50" => arcface_tf2(Network::Resnet50),
+        "arcface-tf2-mobilenetv2" => arcface_tf2(Network::MobilenetV2),
+        _ => {
+            return Err(Error::Usage(format!(
+                "there is no preset {name}; there are {}",
+                NAMES.join(", ")
+            )));
+        }
+    };
+    Ok(Config {
+        preset: name.to_string(),
+        ..config
+    })
+}
+
+/// For thousands of images on a CPU: the field's own small network, a mild margin, a cosine schedule.
+fn small() -> Config {
+    Config {
+        preset: String::new(),
+        model: ModelConfig {
+            network: Network::Mobilefacenet,
+            embedding: Embedding::GlobalDepthwise { size: 128 },
+            batch_norm_momentum: None,
+            input: SYMMETRIC_INPUT,
+        },
+        augment: Augment {
+            shift: 6,
+            flip: true,
+            ..Augment::default()
+        },
+        head: HeadConfig {
+            margin: Margin::arcface(32.0, 0.35),
+            init: Distribution::Normal(0.01),
+        },
+        optimizer: Optimizer {
+            form: SgdForm::Torch,
+            momentum: 0.9,
+            lr: 0.05,
+            clip: Some(5.0),
+            decay: Decay {
+                value: 5e-4,
+                form: DecayForm::Torch,
+                coverage: Coverage::All,
+            },
+            schedule: Schedule {
+                course: Course::Cosine,
+                warm_up: Some(Span::Steps(200)),
+            },
+        },
+        train: TrainConfig {
+            batch_size: 64,
+            epochs: 16,
+            seed: 1,
+            checkpoint_every: 0,
+            keep_checkpoints: 2,
+        },
+    }
+}
+
+/// For generated faces in a minute or two: a seventh of the arithmetic of `small`.
+fn demo() -> Config {
+    let small = small();
+    Config {
+        model: ModelConfig {
+            network: Network::MobilefacenetTiny,
+            embedding: Embedding::GlobalDepthwise { size: 64 },
+            ..small.model
+        },
+        augment: Augment {
+            shift: 4,
+            flip: true,
+            ..Augment::default()
+        },
+        optimizer: Optimizer {
+            lr: 0.1,
+            schedule: Schedule {
+                course: Course::Cosine,
+                warm_up: Some(Span::Steps(40)),
+            },
+            ..small.optimizer
+        },
+        train: TrainConfig {
+            batch_size: 32,
+            epochs: 4,
+            ..small.train
+        },
+        ..small
+    }
+}
+
+/// The TensorFlow project whose job this program takes over (face_recognition_tf2).
+fn seed(network: Network) -> Config {
+    Config {
+        preset: String::new(),
+        model: ModelConfig {
+            network,
+            embedding: Embedding::pool_dropout_dense(256),
+            batch_norm_momentum: None,
+            input: UNIT_INPUT,
+        },
+        augment: Augment::seed(),
+        head: HeadConfig {
+            margin: Margin::arcface(30.0, 0.5),
+            init: Distribution::GlorotUniform,
+        },
+        optimizer: Optimizer {
+            form: SgdForm::Keras,
+            momentum: 0.8,
+            lr: 0.01,
+            clip: None,
+            decay: Decay {
+                value: 5e-4,
+                form: DecayForm::KerasL2,
+                coverage: Coverage::HeadAndEmbedding,
+            },
+            schedule: Schedule {
+                course: Course::Steps {
+                    at: Milestones::Epochs(vec![5, 10, 15, 20]),
+                    factor: 0.1,
+                },
+                warm_up: None,
+            },
+        },
+        train: TrainConfig {
+            batch_size: 512,
+            epochs: 25,
+            seed: 1,
+            checkpoint_every: 0,
+            keep_checkpoints: 2,
+        },
+    }
+}
+
+/// arcface-tf2.
+fn arcface_tf2(network: Network) -> Config {
+    let seed = seed(network);
+    Config {
+        model: ModelConfig {
+            embedding: Embedding::batch_norm_dropout_flatten_dense(512),
+            ..seed.model
+        },
+        augment: Augment {
+            flip: true,
+            ..Augment::default()
+        },
+        head: HeadConfig {
+            margin: Margin {
+                pi_guard: PiGuard::Linear,
+                gradient: MarginGradient::Full,
+                ..Margin::arcface(64.0, 0.5)
+            },
+            init: Distribution::GlorotUniform,
+        },
+        optimizer: Optimizer {
+            form: SgdForm::KerasNesterov,
+            momentum: 0.9,
+            lr: 0.01,
+            clip: None,
+            decay: Decay {
+                value: 5e-4,
+                form: DecayForm::KerasL2,
+                coverage: Coverage::Embedding,
+            },
+            schedule: Schedule {
+                course: Course::Constant,
+                warm_up: None,
+            },
+        },
+        train: TrainConfig {
+            batch_size: 128,
+            epochs: 5,
+            ..seed.train
+        },
+        ..seed
+    }
+}

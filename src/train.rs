@@ -1,0 +1,294 @@
+//! Training: a network with an ArcFace head, fitted to a data set step by step.
+
+use crate::backend::{Backend, Segment};
+use crate::checkpoint::{Checkpoint, Weights};
+use crate::config::{Config, IMAGE_SIZE};
+use crate::data::Dataset;
+use crate::data::loader::{Loader, LoaderOptions};
+use crate::embedder::Embedder;
+use crate::graph::train::TrainGraph;
+use crate::head::{ArcFace, ClassInit, expected_initial_loss};
+use crate::optim::Role;
+use crate::report::StepReport;
+use crate::{Error, Result};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// How a [`Trainer`] reads its data; changes no number of the run.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DataOptions {
+    /// Threads that decode and augment; 0: one a core.
+    pub threads: usize,
+    /// Replace pictures that cannot be read by others instead of stopping.
+    pub skip_bad: bool,
+}
+
+/// A network in training.
+pub struct Trainer<B: Backend> {
+    backend: B,
+    config: Config,
+    graph: TrainGraph<B>,
+    head: ArcFace<B>,
+    segments: Vec<Segment>,
+    /// The class rows' decay.
+    class_decay: f32,
+    loader: Loader,
+    steps_done: u64,
+}
+
+impl<B: Backend> Trainer<B> {
+    /// A new run on `dataset`.
+    ///
+    /// # Errors
+    /// Settings that make no sense, fewer images than a batch, not enough memory.
+    pub fn new(
+        backend: B,
+        config: Config,
+        dataset: Arc<dyn Dataset>,
+        data: DataOptions,
+    ) -> Result<Self> {
+        Self::start(backend, config, dataset, data, 0)
+    }
+
+    /// Goes on where `checkpoint` was taken: the same data gives the same bits as a run that never stopped.
+    ///
+    /// # Errors
+    /// As [`Trainer::new`]; also data with another number of identities.
+    pub fn resume(
+        backend: B,
+        checkpoint: &Checkpoint,
+        dataset: Arc<dyn Dataset>,
+        data: DataOptions,
+    ) -> Result<Self> {
+        let Weights {
+            config,
+            classes,
+            params,
+            statistics,
+        } = &checkpoint.weights;
+        if dataset.classes() != *classes {
+            return Err(Error::Invalid(format!(
+                "the checkpoint was trained on {classes} identities and the data has {}; a run goes on with its own data only",
+                dataset.classes()
+            )));
+        }
+        let steps_done = checkpoint.steps_done;
+        let mut trainer = Self::start(backend, config.clone(), dataset, data, steps_done)?;
+        let state = [&params[..], statistics, &checkpoint.momentum];
+        trainer.graph.set_state(&mut trainer.backend, state)?;
+        let (backend, head) = (&mut trainer.backend, &mut trainer.head);
+        backend.upload(&checkpoint.class_rows, head.weights_mut(), 0)?;
+        backend.upload(&checkpoint.class_momentum, head.momentum_mut(), 0)?;
+        Ok(trainer)
+    }
+
+    fn start(
+        mut backend: B,
+        config: Config,
+        dataset: Arc<dyn Dataset>,
+        data: DataOptions,
+        steps_done: u64,
+    ) -> Result<Self> {
+        config.validate()?;
+        let model = config.model.build()?;
+        let batch = config.train.batch_size;
+        let classes = dataset.classes();
+        let seed = config.train.seed;
+        let steps_per_epoch = (dataset.len() / batch) as u64;
+        let (epoch, step) = match steps_per_epoch {
+            // The loader says what is wrong with so few images.
+            0 => (0, 0),
+            steps => (steps_done / steps, steps_done % steps),
+        };
+        let options = LoaderOptions {
+            batch,
+            seed,
+            augment: config.augment.clone(),
+            threads: data.threads,
+            ahead: 0,
+            size: IMAGE_SIZE,
+            skip_bad: data.skip_bad,
+            shuffle: true,
+        };
+        let loader = Loader::new(dataset, options, epoch as u32, step)?;
+        let init = ClassInit {
+            distribution: config.head.init,
+            seed,
+            // Past every parameter of the graph.
+            index: u32::MAX,
+        };
+        let margin = config.head.margin;
+        let graph = TrainGraph::new(&mut backend, &model, seed, batch)?;
+        let size = model.embedding_size();
+        let head = ArcFace::new(&mut backend, classes, size, batch, margin, init)?;
+        let decay = config.optimizer.decay;
+        Ok(Trainer {
+            segments: graph.segments(|param| decay.of(param.role)),
+            class_decay: decay.of(Role::ClassRows),
+            backend,
+            config,
+            graph,
+            head,
+            loader,
+            steps_done,
+        })
+    }
+
+    /// The run's configuration.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The device.
+    pub fn backend(&mut self) -> &mut B {
+        &mut self.backend
+    }
+
+    /// The network.
+    pub fn graph(&self) -> &TrainGraph<B> {
+        &self.graph
+    }
+
+    /// Steps done since the beginning of the run.
+    pub fn steps_done(&self) -> u64 {
+        self.steps_done
+    }
+
+    /// Steps of an epoch.
+    pub fn steps_per_epoch(&self) -> u64 {
+        self.loader.steps_per_epoch()
+    }
+
+    /// Steps of the whole run.
+    pub fn total_steps(&self) -> u64 {
+        self.steps_per_epoch() * self.config.train.epochs
+    }
+
+    /// Pictures that were replaced because they could not be read, and why.
+    pub fn skipped(&self) -> &std::collections::BTreeMap<u32, String> {
+        self.loader.skipped()
+    }
+
+    /// What the loss should be near at step 0, if labels and input are what they should be.
+    pub fn expected_initial_loss(&self) -> f64 {
+        expected_initial_loss(
+            self.head.margin(),
+            self.head.dimension(),
+            self.head.classes(),
+        )
+    }
+
+    /// Does one step.
+    ///
+    /// # Errors
+    /// A picture that cannot be read; a device that fails; a loss or gradient that is not finite, found before the
+    /// network's parameters change (class rows change in the head's backward pass, after the loss was found finite).
+    pub fn step(&mut self) -> Result<StepReport> {
+        let began = Instant::now();
+        let waited = self.loader.waited();
+        let batch = self.loader.next().expect("a shuffling loader has no end")?;
+        let (step, backend) = (self.steps_done, &mut self.backend);
+        let (steps_per_epoch, epochs) = (self.loader.steps_per_epoch(), self.config.train.epochs);
+        let total = steps_per_epoch * epochs;
+        let sgd = self.config.optimizer.step(step, steps_per_epoch, total);
+
+        let input = &self.config.model.input;
+        self.graph.forward(backend, &batch.pixels, input, step)?;
+        let (x, dx) = self.graph.embeddings();
+        let output = self.head.forward(backend, x, &batch.labels)?;
+        if !output.loss.is_finite() {
+            return Err(Error::NotFinite {
+                step,
+                what: "the loss",
+                layer: self.graph.first_layer_not_finite(backend)?,
+            });
+        }
+        self.head
+            .backward(backend, x, &batch.labels, &sgd, self.class_decay, dx)?;
+        self.graph.backward(backend)?;
+        let norms = self.graph.norms(backend, &self.segments)?;
+        if !norms.gradient.is_finite() {
+            return Err(Error::NotFinite {
+                step,
+                what: "the gradient",
+                layer: self.graph.first_gradient_not_finite(backend)?,
+            });
+        }
+        self.graph.update(backend, &self.segments, &sgd)?;
+        self.steps_done += 1;
+
+        let images = batch.labels.len();
+        self.loader.recycle(batch);
+        Ok(StepReport {
+            epoch: step / steps_per_epoch + 1,
+            step: self.steps_done,
+            images,
+            loss: output.loss,
+            l2: norms.l2 + 0.5 * f64::from(self.class_decay) * output.sum_squares,
+            accuracy: output.correct as f64 / images as f64,
+            lr: f64::from(sgd.lr),
+            seconds: began.elapsed().as_secs_f64(),
+            waited: (self.loader.waited() - waited).as_secs_f64(),
+        })
+    }
+
+    /// Runs to the end of the last epoch, telling `observe` of each step.
+    ///
+    /// # Errors
+    /// As [`Trainer::step`].
+    pub fn fit(&mut self, mut observe: impl FnMut(&StepReport)) -> Result<()> {
+        while self.steps_done < self.total_steps() {
+            observe(&self.step()?);
+        }
+        Ok(())
+    }
+
+    /// The network's weights as they are now.
+    ///
+    /// # Errors
+    /// A device that fails.
+    pub fn weights(&mut self) -> Result<Weights> {
+        let [params, statistics, _] = self.graph.state(&mut self.backend)?;
+        Ok(self.weights_of(params, statistics))
+    }
+
+    fn weights_of(&self, params: Vec<f32>, statistics: Vec<f32>) -> Weights {
+        Weights {
+            config: self.config.clone(),
+            classes: self.head.classes(),
+            params,
+            statistics,
+        }
+    }
+
+    /// Everything that the rest of the run depends on.
+    ///
+    /// # Errors
+    /// A device that fails.
+    pub fn checkpoint(&mut self) -> Result<Checkpoint> {
+        let [params, statistics, momentum] = self.graph.state(&mut self.backend)?;
+        let mut read = |buffer: &B::Buffer| {
+            let mut values = vec![0.0; self.backend.len(buffer)];
+            self.backend.download(buffer, 0, &mut values)?;
+            Ok::<_, Error>(values)
+        };
+        let (class_rows, class_momentum) =
+            (read(self.head.weights())?, read(self.head.momentum())?);
+        Ok(Checkpoint {
+            weights: self.weights_of(params, statistics),
+            momentum,
+            class_rows,
+            class_momentum,
+            steps_done: self.steps_done,
+        })
+    }
+
+    /// The network as it is now, ready to embed, in batches of up to `max_batch`.
+    ///
+    /// # Errors
+    /// Not enough memory, a device that fails.
+    pub fn embedder(&mut self, max_batch: usize) -> Result<Embedder<'_, B>> {
+        let weights = self.weights()?;
+        Embedder::new(&mut self.backend, &weights, max_batch)
+    }
+}
