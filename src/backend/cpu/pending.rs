@@ -319,7 +319,7 @@ pub(super) fn merge(partials: &[f32], out: &mut [f32]) {
 }
 
 /// As [`merge`], but only for elements `first..first + out.len()` of each tile's `len`.
-fn merge_part(partials: &[f32], len: usize, first: usize, out: &mut [f32]) {
+pub(super) fn merge_part(partials: &[f32], len: usize, first: usize, out: &mut [f32]) {
     // A cache line of elements at a time: walking the tiles for each element alone would miss at every step.
     for (block, out) in out.chunks_mut(16).enumerate() {
         let mut total = [0.0f64; 16];
