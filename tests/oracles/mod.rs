@@ -19,19 +19,18 @@ pub fn noise(len: usize, seed: u64) -> Vec<f32> {
 
 /// Asserts |actual - expected| <= bound(i) for every element and prints the worst one otherwise. NaN fails.
 #[track_caller]
-pub fn assert_close(
-    what: &str,
-    actual: &[f32],
-    expected: &[f64],
-    bound: impl Fn(usize) -> f64,
-) {
+pub fn assert_close(what: &str, actual: &[f32], expected: &[f64], bound: impl Fn(usize) -> f64) {
     assert_eq!(actual.len(), expected.len(), "{what}: lengths differ");
     let mut worst: Option<(f64, usize)> = None;
     for (i, (a, e)) in actual.iter().zip(expected).enumerate() {
         let error = (f64::from(*a) - e).abs();
         let within = error <= bound(i);
         if !within {
-            let excess = if error.is_finite() { error / bound(i).max(1e-300) } else { f64::INFINITY };
+            let excess = if error.is_finite() {
+                error / bound(i).max(1e-300)
+            } else {
+                f64::INFINITY
+            };
             if worst.is_none_or(|(w, _)| excess > w) {
                 worst = Some((excess, i));
             }

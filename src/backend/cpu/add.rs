@@ -1,18 +1,49 @@
-#![allow(unused, clippy::too_many_arguments)]
+//! Addition of residual branches, storing of pending values, and the passing on of gradients.
+//!
+//! y = activation(a + b) over rows of C channels (NHWC), f32; a and b may be pending. The backward direction is the
+//! identity but for what is pending. All of it is bound by memory: one pass over each tensor, block by block
+//! ([`tiles`](super::tiles)).
+
 use super::Buffer;
-use crate::backend::geometry::{Conv2d, GlobalPool, HeadShard, PerChannel, Rows};
-use crate::backend::margin::Margin;
-use crate::backend::*;
+use super::pending::{Act, Closer, GradReader, Reader, vectorised};
+use super::tiles;
+use crate::backend::geometry::Rows;
+use crate::backend::{Activation, Close, GradTarget, Pending, PendingGrad};
 
 pub(super) fn fprop(
-    scratch: &mut Buffer,
     rows: Rows,
     a: Pending<'_, Buffer>,
     b: Option<Pending<'_, Buffer>>,
     activation: Activation<'_, Buffer>,
     y: &mut Buffer,
 ) {
-    todo!()
+    let c = rows.c;
+    let a = Reader::new(a, c);
+    let b = b.map(|b| Reader::new(b, c));
+    let act = Act::new(activation, c);
+    tiles::for_blocks(rows, y, |block, y| {
+        match b {
+            // Addition commutes to the bit, so the operand that needs no work is the one added from memory.
+            Some(b) if a.is_plain() && !b.is_plain() => {
+                b.read(block.clone(), y);
+                tiles::add_to(y, &a.raw[block.start * c..block.end * c]);
+            }
+            Some(b) if b.is_plain() => {
+                a.read(block.clone(), y);
+                tiles::add_to(y, &b.raw[block.start * c..block.end * c]);
+            }
+            Some(b) => tiles::with_workspace(y.len(), |other| {
+                a.read(block.clone(), y);
+                b.read(block, other);
+                tiles::add_to(y, other);
+            }),
+            None => a.read(block, y),
+        }
+        vectorised(
+            #[inline(always)]
+            || act.apply(y, c),
+        );
+    });
 }
 
 pub(super) fn dgrad(
@@ -21,7 +52,8 @@ pub(super) fn dgrad(
     dy: PendingGrad<'_, Buffer>,
     dx: GradTarget<'_, Buffer>,
 ) {
-    todo!()
+    let dy = GradReader::new(dy, rows.c);
+    tiles::write_grad(scratch, rows, dx, |block, dx| dy.read(block, dx));
 }
 
 pub(super) fn close_grad(
@@ -30,5 +62,6 @@ pub(super) fn close_grad(
     g: &mut Buffer,
     close: Close<'_, Buffer>,
 ) {
-    todo!()
+    let (closer, sums) = Closer::new(close, rows.c);
+    tiles::close_tiles(scratch, rows, g, &closer, sums, |_, _| {});
 }

@@ -1,14 +1,37 @@
-#![allow(unused, clippy::too_many_arguments)]
-use super::Buffer;
-use crate::backend::geometry::{Conv2d, GlobalPool, HeadShard, PerChannel, Rows};
-use crate::backend::margin::Margin;
-use crate::backend::*;
+//! Pixels 0..255 (u8, RGB interleaved) to the network's numbers: y[i] = pixel[i] scale[i % 3] + shift[i % 3].
 
-pub(super) fn apply(
-    scratch: &mut Buffer,
-    pixels: &[u8],
-    transform: &InputTransform,
-    y: &mut Buffer,
-) {
-    todo!()
+use super::Buffer;
+use super::pending::vectorised;
+use crate::backend::InputTransform;
+use rayon::prelude::*;
+
+/// Pixels' channels for which the pattern of three channels meets the vector width of any machine again.
+const PATTERN: usize = 48;
+
+/// Elements of a tile, a multiple of [`PATTERN`].
+const TILE: usize = 256 * PATTERN;
+
+pub(super) fn apply(pixels: &[u8], transform: &InputTransform, y: &mut Buffer) {
+    let scale: [f32; PATTERN] = std::array::from_fn(|i| transform.scale[i % 3]);
+    let shift: [f32; PATTERN] = std::array::from_fn(|i| transform.shift[i % 3]);
+    y[..pixels.len()]
+        .par_chunks_mut(TILE)
+        .zip(pixels.par_chunks(TILE))
+        .for_each(|(y, pixels)| {
+            vectorised(
+                #[inline(always)]
+                || {
+                    let (y, y_tail) = y.as_chunks_mut::<PATTERN>();
+                    let (pixels, pixels_tail) = pixels.as_chunks::<PATTERN>();
+                    for (y, pixels) in y.iter_mut().zip(pixels) {
+                        for i in 0..PATTERN {
+                            y[i] = f32::from(pixels[i]) * scale[i] + shift[i];
+                        }
+                    }
+                    for (i, (y, pixel)) in y_tail.iter_mut().zip(pixels_tail).enumerate() {
+                        *y = f32::from(*pixel) * scale[i] + shift[i];
+                    }
+                },
+            );
+        });
 }

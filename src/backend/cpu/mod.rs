@@ -12,9 +12,11 @@ mod depthwise;
 mod dropout;
 mod gemm;
 mod input_transform;
+mod machine;
 mod pending;
 mod pool;
 mod sgd;
+mod tiles;
 
 pub use buffer::Buffer;
 
@@ -44,11 +46,11 @@ impl Backend for Cpu {
     type Buffer = Buffer;
 
     fn describe(&self) -> String {
-        todo!()
+        machine::describe()
     }
 
     fn memory_available(&self) -> u64 {
-        todo!()
+        machine::memory_available()
     }
 
     fn alloc(&self, len: usize) -> Result<Buffer> {
@@ -75,7 +77,7 @@ impl Backend for Cpu {
         transform: &InputTransform,
         y: &mut Buffer,
     ) -> Result<()> {
-        input_transform::apply(&mut self.scratch, pixels, transform, y);
+        input_transform::apply(pixels, transform, y);
         Ok(())
     }
 
@@ -167,15 +169,7 @@ impl Backend for Cpu {
         statistics: &mut Buffer,
         forward: &mut Buffer,
     ) -> Result<()> {
-        batch_norm::fprop(
-            &mut self.scratch,
-            rows,
-            moments,
-            params,
-            at,
-            statistics,
-            forward,
-        );
+        batch_norm::fprop(rows, moments, params, at, statistics, forward);
         Ok(())
     }
 
@@ -188,7 +182,7 @@ impl Backend for Cpu {
         at: BatchNormAt,
         backward: &mut Buffer,
     ) -> Result<()> {
-        batch_norm::bprop(&mut self.scratch, rows, sums, forward, grads, at, backward);
+        batch_norm::bprop(rows, sums, forward, grads, at, backward);
         Ok(())
     }
 
@@ -199,7 +193,7 @@ impl Backend for Cpu {
         grads: &mut Buffer,
         slope_at: usize,
     ) -> Result<()> {
-        batch_norm::prelu_bprop(&mut self.scratch, c, sums, grads, slope_at);
+        batch_norm::prelu_bprop(c, sums, grads, slope_at);
         Ok(())
     }
 
@@ -211,7 +205,7 @@ impl Backend for Cpu {
         activation: Activation<'_, Buffer>,
         y: &mut Buffer,
     ) -> Result<()> {
-        add::fprop(&mut self.scratch, rows, a, b, activation, y);
+        add::fprop(rows, a, b, activation, y);
         Ok(())
     }
 
@@ -236,7 +230,7 @@ impl Backend for Cpu {
         x: Pending<'_, Buffer>,
         y: &mut Buffer,
     ) -> Result<()> {
-        pool::max_pool_fprop(&mut self.scratch, geometry, x, y);
+        pool::max_pool_fprop(geometry, x, y);
         Ok(())
     }
 
@@ -257,7 +251,7 @@ impl Backend for Cpu {
         x: Pending<'_, Buffer>,
         y: &mut Buffer,
     ) -> Result<()> {
-        pool::global_avg_pool_fprop(&mut self.scratch, geometry, x, y);
+        pool::global_avg_pool_fprop(geometry, x, y);
         Ok(())
     }
 
@@ -278,7 +272,7 @@ impl Backend for Cpu {
         dropout: Dropout,
         y: &mut Buffer,
     ) -> Result<()> {
-        dropout::fprop(&mut self.scratch, rows, x, dropout, y);
+        dropout::fprop(rows, x, dropout, y);
         Ok(())
     }
 

@@ -315,21 +315,43 @@ impl<'a> Closer<'a> {
             },
         );
     }
+
+    /// Merges the tiles' channel sums, in tile order, into the buffer that [`sums`] lays out. The sum of g y^ is left
+    /// alone where the value has no batch norm.
+    pub(super) fn merge_sums(&self, partials: &[f32], sums: &mut [f32]) {
+        let (c, len) = (self.value.c, partial_len(self.value.c));
+        for (which, wanted) in [
+            (sums::G, true),
+            (sums::G_NORMALISED, self.value.normalise.is_some()),
+            (sums::SLOPE, true),
+        ] {
+            if wanted {
+                merge_part(partials, len, which * c, &mut sums[which * c..][..c]);
+            }
+        }
+    }
 }
 
 /// Adds the tiles' partial sums (tiles x len) in tile order, in f64, into `out`.
 pub(super) fn merge(partials: &[f32], out: &mut [f32]) {
-    const STRETCH: usize = 64;
     let len = out.len();
-    for (i, out) in out.chunks_mut(STRETCH).enumerate() {
-        let mut sum = [0.0f64; STRETCH];
-        for tile in partials.chunks_exact(len) {
-            for (sum, v) in sum.iter_mut().zip(&tile[i * STRETCH..][..out.len()]) {
-                *sum += f64::from(*v);
+    merge_part(partials, len, 0, out);
+}
+
+/// As [`merge`], but only for elements `first..first + out.len()` of each tile's `len`.
+pub(super) fn merge_part(partials: &[f32], len: usize, first: usize, out: &mut [f32]) {
+    // A stretch of elements at a time: walking the tiles for each element alone would miss at every step.
+    const STRETCH: usize = 64;
+    for (block, out) in out.chunks_mut(STRETCH).enumerate() {
+        let mut total = [0.0f64; STRETCH];
+        for partial in partials.chunks_exact(len) {
+            let partial = &partial[first + STRETCH * block..][..out.len()];
+            for (total, v) in total.iter_mut().zip(partial) {
+                *total += f64::from(*v);
             }
         }
-        for (out, sum) in out.iter_mut().zip(sum) {
-            *out = sum as f32;
+        for (out, total) in out.iter_mut().zip(total) {
+            *out = total as f32;
         }
     }
 }

@@ -1,16 +1,121 @@
-#![allow(unused, clippy::too_many_arguments)]
-use super::Buffer;
-use crate::backend::geometry::{Conv2d, GlobalPool, HeadShard, PerChannel, Rows};
-use crate::backend::margin::Margin;
-use crate::backend::*;
+//! Pooling over NHWC tensors, f32: the largest value of a window, the mean of an image.
+//!
+//! Max pooling reads each input row once, activated, into a ring of R rows that stays in cache. The mask is not
+//! stored: the backward pass finds the largest value anew and adds the gradient there, an image a tile, since windows
+//! of one image share pixels; a row is closed as soon as no window can reach it any more. A NaN counts as the
+//! largest value, so that it is seen at the output; among several the first counts.
 
-pub(super) fn max_pool_fprop(
-    scratch: &mut Buffer,
-    geometry: &PerChannel,
-    x: Pending<'_, Buffer>,
-    y: &mut Buffer,
-) {
-    todo!()
+use super::Buffer;
+use super::pending::{Closer, Reader, partial_len, vectorised};
+use super::tiles::{self, with_workspace};
+use crate::backend::geometry::{GlobalPool, PerChannel, Rows, Window};
+use crate::backend::{GradTarget, Pending};
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Whether `v` takes the place of `m` as the largest value so far.
+#[inline(always)]
+fn wins(v: f32, m: f32) -> bool {
+    v > m || (v.is_nan() && !m.is_nan())
+}
+
+/// Input rows, or columns, that window `i` covers, clipped to `size`.
+fn covered(i: usize, stride: usize, pad: usize, window: usize, size: usize) -> Range<usize> {
+    let start = i * stride;
+    start.saturating_sub(pad)..(start + window - pad).min(size)
+}
+
+/// The last R activated rows of an image, row h in slot h % R.
+struct Ring<'a> {
+    reader: &'a Reader<'a>,
+    window: Window,
+    image: usize,
+    slots: &'a mut [f32],
+    /// Rows before this one have been read.
+    next: usize,
+}
+
+impl Ring<'_> {
+    fn len(window: &Window, c: usize) -> usize {
+        window.r * window.w * c
+    }
+
+    /// Makes sure that `rows` are there.
+    fn read(&mut self, rows: Range<usize>) {
+        let Window { h, w, r, .. } = self.window;
+        for row in rows.start.max(self.next)..rows.end {
+            let first = (self.image * h + row) * w;
+            let len = w * self.reader.c;
+            let slot = &mut self.slots[row % r * len..][..len];
+            self.reader.read(first..first + w, slot);
+            self.next = row + 1;
+        }
+    }
+
+    /// The channels of a pixel.
+    #[inline(always)]
+    fn pixel(&self, row: usize, column: usize) -> &[f32] {
+        let (w, c) = (self.window.w, self.reader.c);
+        &self.slots[(row % self.window.r * w + column) * c..][..c]
+    }
+}
+
+pub(super) fn max_pool_fprop(geometry: &PerChannel, x: Pending<'_, Buffer>, y: &mut Buffer) {
+    let PerChannel { n, c, window } = *geometry;
+    if n * c == 0 {
+        return;
+    }
+    let reader = Reader::new(x, c);
+    // Bands of an image where there are few images.
+    let bands = (tiles::TILES / n).clamp(1, window.p.div_ceil(4));
+    let per_band = window.p.div_ceil(bands);
+    y[..geometry.pixels_out() * c]
+        .par_chunks_mut(window.p * window.q * c)
+        .enumerate()
+        .flat_map(|(image, y)| {
+            y.par_chunks_mut(per_band * window.q * c)
+                .enumerate()
+                .map(move |(band, y)| (image, band, y))
+        })
+        .for_each(|(image, band, y)| {
+            with_workspace(Ring::len(&window, c), |slots| {
+                let mut ring = Ring {
+                    reader: &reader,
+                    window,
+                    image,
+                    slots,
+                    next: 0,
+                };
+                for (i, y) in y.chunks_exact_mut(window.q * c).enumerate() {
+                    let p = band * per_band + i;
+                    let rows = covered(p, window.stride, window.pad.top, window.r, window.h);
+                    ring.read(rows.clone());
+                    max_row(&ring, rows, y);
+                }
+            });
+        });
+}
+
+/// One row of outputs.
+fn max_row(ring: &Ring<'_>, rows: Range<usize>, y: &mut [f32]) {
+    let Window {
+        s, stride, pad, w, ..
+    } = ring.window;
+    vectorised(
+        #[inline(always)]
+        || {
+            for (q, y) in y.chunks_exact_mut(ring.reader.c).enumerate() {
+                y.fill(f32::NEG_INFINITY);
+                for row in rows.clone() {
+                    for column in covered(q, stride, pad.left, s, w) {
+                        for (m, v) in y.iter_mut().zip(ring.pixel(row, column)) {
+                            *m = if wins(*v, *m) { *v } else { *m };
+                        }
+                    }
+                }
+            }
+        },
+    );
 }
 
 pub(super) fn max_pool_dgrad(
@@ -20,16 +125,145 @@ pub(super) fn max_pool_dgrad(
     x: Pending<'_, Buffer>,
     dx: GradTarget<'_, Buffer>,
 ) {
-    todo!()
+    let PerChannel { n, c, window } = *geometry;
+    let GradTarget {
+        g,
+        accumulate,
+        close,
+    } = dx;
+    let reader = Reader::new(x, c);
+    let (closer, sums) = close
+        .map(|close| Closer::new(close, c))
+        .map_or((None, None), |(closer, sums)| (Some(closer), sums));
+    let len = partial_len(c);
+    let partials = scratch.at_least(n * len);
+    let (row_in, row_out) = (window.w * c, window.q * c);
+    if n * c > 0 {
+        g[..geometry.pixels_in() * c]
+            .par_chunks_mut(window.h * row_in)
+            .zip(partials.par_chunks_mut(len))
+            .enumerate()
+            .for_each(|(image, (g, partial))| {
+                partial.fill(0.0);
+                let finish = |rows: Range<usize>, g: &mut [f32], partial: &mut [f32]| {
+                    let Some(closer) = &closer else { return };
+                    for row in rows {
+                        let first = (image * window.h + row) * window.w;
+                        closer.close(
+                            first..first + window.w,
+                            &mut g[row * row_in..][..row_in],
+                            partial,
+                        );
+                    }
+                };
+                with_workspace(Ring::len(&window, c) + 2 * c, |workspace| {
+                    let (slots, best) = workspace.split_at_mut(Ring::len(&window, c));
+                    let mut ring = Ring {
+                        reader: &reader,
+                        window,
+                        image,
+                        slots,
+                        next: 0,
+                    };
+                    let (mut touched, mut finished) = (0, 0);
+                    for p in 0..window.p {
+                        let rows = covered(p, window.stride, window.pad.top, window.r, window.h);
+                        ring.read(rows.clone());
+                        finish(finished..rows.start.max(finished), g, partial);
+                        finished = rows.start.max(finished);
+                        if !accumulate && touched < rows.end {
+                            g[touched * row_in..rows.end * row_in].fill(0.0);
+                        }
+                        touched = rows.end.max(touched);
+                        let dy = &dy[(image * window.p + p) * row_out..][..row_out];
+                        scatter_row(&ring, rows, dy, best, g);
+                    }
+                    if !accumulate {
+                        g[touched * row_in..].fill(0.0);
+                    }
+                    finish(finished..window.h, g, partial);
+                });
+            });
+    }
+    if let (Some(closer), Some(sums)) = (&closer, sums) {
+        closer.merge_sums(partials, sums);
+    }
 }
 
-pub(super) fn global_avg_pool_fprop(
-    scratch: &mut Buffer,
-    geometry: GlobalPool,
-    x: Pending<'_, Buffer>,
-    y: &mut Buffer,
-) {
-    todo!()
+/// Adds one output row's gradients to the pixels that hold the largest values. `best` is workspace of 2 C elements.
+fn scatter_row(ring: &Ring<'_>, rows: Range<usize>, dy: &[f32], best: &mut [f32], g: &mut [f32]) {
+    let Window {
+        s, stride, pad, w, ..
+    } = ring.window;
+    let c = ring.reader.c;
+    // The winner's place in the window is kept as f32, whose vectors are as wide as the values'.
+    let (best, winner) = best.split_at_mut(c);
+    vectorised(
+        #[inline(always)]
+        || {
+            for (q, dy) in dy.chunks_exact(c).enumerate() {
+                let columns = covered(q, stride, pad.left, s, w);
+                best.fill(f32::NEG_INFINITY);
+                winner.fill(0.0);
+                let mut place = 0.0;
+                for row in rows.clone() {
+                    for column in columns.clone() {
+                        for ((m, i), v) in best
+                            .iter_mut()
+                            .zip(&mut *winner)
+                            .zip(ring.pixel(row, column))
+                        {
+                            let wins = wins(*v, *m);
+                            *m = if wins { *v } else { *m };
+                            *i = if wins { place } else { *i };
+                        }
+                        place += 1.0;
+                    }
+                }
+                let mut place = 0.0;
+                for row in rows.clone() {
+                    for column in columns.clone() {
+                        let g = &mut g[(row * w + column) * c..][..c];
+                        for ((g, i), dy) in g.iter_mut().zip(&*winner).zip(dy) {
+                            *g += if *i == place { *dy } else { 0.0 };
+                        }
+                        place += 1.0;
+                    }
+                }
+            }
+        },
+    );
+}
+
+pub(super) fn global_avg_pool_fprop(geometry: GlobalPool, x: Pending<'_, Buffer>, y: &mut Buffer) {
+    let GlobalPool { n, pixels, c } = geometry;
+    if n * c == 0 {
+        return;
+    }
+    let reader = Reader::new(x, c);
+    y[..n * c]
+        .par_chunks_mut(c)
+        .enumerate()
+        .for_each(|(image, y)| {
+            y.fill(0.0);
+            with_workspace(tiles::pixels_per_block(c) * c, |workspace| {
+                for block in tiles::blocks(image * pixels..(image + 1) * pixels, c) {
+                    let values = &mut workspace[..block.len() * c];
+                    reader.read(block, values);
+                    vectorised(
+                        #[inline(always)]
+                        || {
+                            for row in values.chunks_exact(c) {
+                                for (sum, v) in y.iter_mut().zip(row) {
+                                    *sum += *v;
+                                }
+                            }
+                        },
+                    );
+                }
+            });
+            y.iter_mut().for_each(|v| *v /= pixels as f32);
+        });
 }
 
 pub(super) fn global_avg_pool_dgrad(
@@ -38,5 +272,17 @@ pub(super) fn global_avg_pool_dgrad(
     dy: &Buffer,
     dx: GradTarget<'_, Buffer>,
 ) {
-    todo!()
+    let GlobalPool { n, pixels, c } = geometry;
+    let share = 1.0 / pixels as f32;
+    let rows = Rows {
+        pixels: n * pixels,
+        c,
+    };
+    tiles::write_grad(scratch, rows, dx, |block, dx| {
+        for (pixel, dx) in block.zip(dx.chunks_exact_mut(c)) {
+            for (dx, dy) in dx.iter_mut().zip(&dy[pixel / pixels * c..][..c]) {
+                *dx = *dy * share;
+            }
+        }
+    });
 }
