@@ -1,1 +1,262 @@
-//! Matrix products.
+//! Matrix products on slices: the one place that calls the crate `gemm`, and the one place where tasks share an
+//! output matrix by disjoint blocks.
+
+use std::marker::PhantomData;
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+/// A read-only matrix: element (i, j) is `data[i * row_stride + j * col_stride]`.
+#[derive(Clone, Copy)]
+pub(super) struct Mat<'a> {
+    data: &'a [f32],
+    rows: usize,
+    cols: usize,
+    row_stride: usize,
+    col_stride: usize,
+}
+
+impl<'a> Mat<'a> {
+    /// Rows of `cols` numbers, `row_stride` apart, from the start of `data`.
+    pub(super) fn new(data: &'a [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
+        assert!(
+            rows == 0 || cols == 0 || (rows - 1) * row_stride + cols <= data.len(),
+            "a {rows}x{cols} matrix with row stride {row_stride} needs more than {} elements",
+            data.len()
+        );
+        Mat {
+            data,
+            rows,
+            cols,
+            row_stride,
+            col_stride: 1,
+        }
+    }
+
+    /// The transpose, without moving anything.
+    pub(super) fn t(self) -> Self {
+        Mat {
+            data: self.data,
+            rows: self.cols,
+            cols: self.rows,
+            row_stride: self.col_stride,
+            col_stride: self.row_stride,
+        }
+    }
+}
+
+/// A matrix to write: rows of adjacent columns, `row_stride` apart. Parts of one buffer can be held by several
+/// threads as long as they share no element, which a slice cannot say.
+pub(super) struct MatMut<'a> {
+    data: *mut f32,
+    rows: usize,
+    cols: usize,
+    row_stride: usize,
+    owner: PhantomData<&'a mut [f32]>,
+}
+
+// SAFETY: a `MatMut` is an exclusive borrow of its elements, as `&mut [f32]` is, and f32 is `Send`.
+unsafe impl Send for MatMut<'_> {}
+// SAFETY: a shared `MatMut` gives no access to its elements.
+unsafe impl Sync for MatMut<'_> {}
+
+impl<'a> MatMut<'a> {
+    /// The whole of `data` as rows of `cols` numbers.
+    pub(super) fn new(data: &'a mut [f32], rows: usize, cols: usize) -> Self {
+        assert_eq!(data.len(), rows * cols, "a {rows}x{cols} matrix");
+        MatMut {
+            data: data.as_mut_ptr(),
+            rows,
+            cols,
+            row_stride: cols,
+            owner: PhantomData,
+        }
+    }
+
+    pub(super) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub(super) fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// One row.
+    #[inline(always)]
+    pub(super) fn row(&mut self, i: usize) -> &mut [f32] {
+        assert!(i < self.rows, "row {i} of {}", self.rows);
+        // SAFETY: row i < rows lies within the elements that `self` borrows exclusively (the constructors asserted
+        // it), and the result borrows `self`.
+        unsafe { std::slice::from_raw_parts_mut(self.data.add(i * self.row_stride), self.cols) }
+    }
+
+    /// All elements, where the rows follow each other without a gap.
+    pub(super) fn as_slice(&mut self) -> &mut [f32] {
+        assert!(
+            self.row_stride == self.cols || self.rows <= 1,
+            "rows of {} are {} apart",
+            self.cols,
+            self.row_stride
+        );
+        // SAFETY: rows * cols contiguous elements, borrowed exclusively by `self`.
+        unsafe { std::slice::from_raw_parts_mut(self.data, self.rows * self.cols) }
+    }
+
+    /// Some of the columns.
+    pub(super) fn columns(&mut self, cols: Range<usize>) -> MatMut<'_> {
+        assert!(
+            cols.start <= cols.end && cols.end <= self.cols,
+            "columns {cols:?} of {}",
+            self.cols
+        );
+        MatMut {
+            // SAFETY: the offset is at most `cols`, within or one past the first row's elements.
+            data: unsafe { self.data.add(cols.start) },
+            rows: self.rows,
+            cols: cols.len(),
+            row_stride: self.row_stride,
+            owner: PhantomData,
+        }
+    }
+
+    /// Calls `f(block, part)` for all blocks of a grid, in parallel. `partials` is cut into one stretch a block,
+    /// `partial_len` long, in the order of [`Block::index`].
+    pub(super) fn par_blocks<F>(self, grid: Grid, partials: &mut [f32], partial_len: usize, f: F)
+    where
+        F: Fn(Block<'_>, &mut [f32]) + Sync,
+    {
+        assert_eq!(
+            (self.rows, self.cols),
+            (grid.rows, grid.cols),
+            "the grid covers another matrix"
+        );
+        assert!(partials.len() >= grid.blocks() * partial_len, "partials");
+        let partials = MatMut::new(
+            &mut partials[..grid.blocks() * partial_len],
+            grid.blocks(),
+            partial_len,
+        );
+        (0..grid.blocks()).into_par_iter().for_each(|index| {
+            let (rows, cols) = grid.ranges(index);
+            // SAFETY: the blocks of a grid are disjoint and lie within the matrix, each index is visited once, and the
+            // two matrices are borrowed exclusively until all tasks have ended.
+            let (out, mut partial) = unsafe {
+                (
+                    self.part(rows.clone(), cols.clone()),
+                    partials.part(index..index + 1, 0..partial_len),
+                )
+            };
+            let block = Block {
+                index,
+                rows,
+                cols,
+                out,
+            };
+            f(block, partial.as_slice());
+        });
+    }
+
+    /// A part of the matrix, through a shared reference.
+    ///
+    /// # Safety
+    /// The ranges lie within the matrix, and no other part in use shares an element.
+    unsafe fn part(&self, rows: Range<usize>, cols: Range<usize>) -> MatMut<'a> {
+        MatMut {
+            // SAFETY: the first element lies within the matrix, or is one past its end where the part is empty.
+            data: unsafe { self.data.add(rows.start * self.row_stride + cols.start) },
+            rows: rows.len(),
+            cols: cols.len(),
+            row_stride: self.row_stride,
+            owner: PhantomData,
+        }
+    }
+}
+
+/// A matrix cut into blocks of at most `row_block` x `col_block`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Grid {
+    /// Rows of the matrix.
+    pub(super) rows: usize,
+    /// Columns of the matrix.
+    pub(super) cols: usize,
+    /// Rows of a block, but for the last.
+    pub(super) row_block: usize,
+    /// Columns of a block, but for the last.
+    pub(super) col_block: usize,
+}
+
+impl Grid {
+    /// Blocks one below the other.
+    pub(super) fn row_blocks(&self) -> usize {
+        self.rows.div_ceil(self.row_block)
+    }
+
+    /// Blocks side by side.
+    pub(super) fn col_blocks(&self) -> usize {
+        self.cols.div_ceil(self.col_block)
+    }
+
+    /// All blocks.
+    pub(super) fn blocks(&self) -> usize {
+        self.row_blocks() * self.col_blocks()
+    }
+
+    /// Rows and columns of a block.
+    fn ranges(&self, index: usize) -> (Range<usize>, Range<usize>) {
+        let (i, j) = (index / self.col_blocks(), index % self.col_blocks());
+        let cut = |i: usize, block: usize, len: usize| i * block..((i + 1) * block).min(len);
+        (
+            cut(i, self.row_block, self.rows),
+            cut(j, self.col_block, self.cols),
+        )
+    }
+}
+
+/// One block of a grid.
+pub(super) struct Block<'a> {
+    /// Block row times blocks side by side plus block column.
+    pub(super) index: usize,
+    /// Rows of the whole matrix.
+    pub(super) rows: Range<usize>,
+    /// Columns of the whole matrix.
+    pub(super) cols: Range<usize>,
+    /// The elements.
+    pub(super) out: MatMut<'a>,
+}
+
+/// out = a b, or out += a b; on the calling thread.
+pub(super) fn product(out: &mut MatMut<'_>, a: Mat<'_>, b: Mat<'_>, accumulate: bool) {
+    let (m, n, k) = (out.rows, out.cols, a.cols);
+    assert!(
+        a.rows == m && b.cols == n && b.rows == k,
+        "{}x{k} times {}x{} does not give {m}x{n}",
+        a.rows,
+        b.rows,
+        b.cols
+    );
+    // SAFETY: the three shapes agree, and the constructors of `Mat` and `MatMut` asserted that every element of the
+    // shape lies within the borrowed data; `out` is borrowed exclusively, so it overlaps neither input.
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            out.data,
+            1,
+            out.row_stride as isize,
+            accumulate,
+            a.data.as_ptr(),
+            a.col_stride as isize,
+            a.row_stride as isize,
+            b.data.as_ptr(),
+            b.col_stride as isize,
+            b.row_stride as isize,
+            1.0f32,
+            1.0,
+            false,
+            false,
+            false,
+            gemm::Parallelism::None,
+        );
+    }
+}

@@ -33,6 +33,14 @@ impl<'a> Act<'a> {
         }
     }
 
+    /// The activation of some of the channels.
+    pub(super) fn channels(self, channels: Range<usize>) -> Self {
+        match self {
+            Act::PRelu(slopes) => Act::PRelu(&slopes[channels]),
+            act => act,
+        }
+    }
+
     /// Applies the activation to rows of C channels in place.
     #[inline(always)]
     pub(super) fn apply(&self, rows: &mut [f32], c: usize) {
@@ -119,10 +127,7 @@ impl<'a> Reader<'a> {
         let affine = self
             .affine
             .map(|(scale, shift)| (&scale[channels.clone()], &shift[channels.clone()]));
-        let act = match self.act {
-            Act::PRelu(slopes) => Act::PRelu(&slopes[channels.clone()]),
-            act => act,
-        };
+        let act = self.act.channels(channels.clone());
         let source = &raw[rows.start * c..rows.end * c];
         debug_assert_eq!(out.len(), rows.len() * width);
         vectorised(
@@ -191,22 +196,37 @@ impl<'a> GradReader<'a> {
 
     /// Writes the gradient with respect to the raw tensor, pixels `rows`, to `out` (rows x C).
     pub(super) fn read(&self, rows: Range<usize>, out: &mut [f32]) {
-        let c = self.c;
+        self.read_channels(rows, 0..self.c, out);
+    }
+
+    /// As [`GradReader::read`], channels `channels` only (rows x channels).
+    pub(super) fn read_channels(
+        &self,
+        rows: Range<usize>,
+        channels: Range<usize>,
+        out: &mut [f32],
+    ) {
+        let (c, width) = (self.c, channels.len());
         let span = rows.start * c..rows.end * c;
         let g = &self.g[span.clone()];
-        let Some((raw, [ka, kb, kc])) = self.batch_norm else {
-            out.copy_from_slice(g);
+        debug_assert_eq!(out.len(), rows.len() * width);
+        let Some((raw, coefficients)) = self.batch_norm else {
+            for (out, g) in out.chunks_exact_mut(width).zip(g.chunks_exact(c)) {
+                out.copy_from_slice(&g[channels.clone()]);
+            }
             return;
         };
         let raw = &raw[span];
+        let [ka, kb, kc] = coefficients.map(|v| &v[channels.clone()]);
         vectorised(
             #[inline(always)]
             || {
                 for ((out, g), raw) in out
-                    .chunks_exact_mut(c)
+                    .chunks_exact_mut(width)
                     .zip(g.chunks_exact(c))
                     .zip(raw.chunks_exact(c))
                 {
+                    let (g, raw) = (&g[channels.clone()], &raw[channels.clone()]);
                     for (((((out, g), y), a), b), k) in
                         out.iter_mut().zip(g).zip(raw).zip(ka).zip(kb).zip(kc)
                     {
@@ -299,13 +319,18 @@ impl<'a> Closer<'a> {
 
 /// Adds the tiles' partial sums (tiles x len) in tile order, in f64, into `out`.
 pub(super) fn merge(partials: &[f32], out: &mut [f32]) {
+    const STRETCH: usize = 64;
     let len = out.len();
-    for (i, out) in out.iter_mut().enumerate() {
-        *out = partials[i..]
-            .iter()
-            .step_by(len)
-            .map(|v| f64::from(*v))
-            .sum::<f64>() as f32;
+    for (i, out) in out.chunks_mut(STRETCH).enumerate() {
+        let mut sum = [0.0f64; STRETCH];
+        for tile in partials.chunks_exact(len) {
+            for (sum, v) in sum.iter_mut().zip(&tile[i * STRETCH..][..out.len()]) {
+                *sum += f64::from(*v);
+            }
+        }
+        for (out, sum) in out.iter_mut().zip(sum) {
+            *out = sum as f32;
+        }
     }
 }
 

@@ -1,0 +1,61 @@
+//! Convolution as matrix products over tiles of pixels.
+//!
+//! fprop: Y (pixels x K) = columns (pixels x RSC) * filter^T. dgrad: dX (pixels x C) = columns of dY * filter, one
+//! product for each phase of the stride. wgrad: dW (K x RSC) = dY^T * columns. "Columns" is the image unrolled so
+//! that each output pixel has its window in one row ([`im2col`]); only one cache-sized tile of it ever exists, and
+//! pending values are applied while the tile is filled. A 1x1 convolution of a stored value is a product in place.
+//!
+//! The tiles depend on the shapes alone, and partial sums are added in tile order.
+
+mod dgrad;
+mod fprop;
+mod im2col;
+mod wgrad;
+
+pub(super) use dgrad::dgrad;
+pub(super) use fprop::fprop;
+pub(super) use wgrad::wgrad;
+
+use super::gemm::Grid;
+
+/// Pixels of a tile: enough to pay for packing the filter once a tile, few enough that columns stay in the cache.
+const TILE: usize = 256;
+
+/// Blocks that a matrix is cut into at least, where it is large enough: work for many cores, evenly spread.
+const BLOCKS: usize = 16;
+
+/// The registers of the product's inner kernel hold a multiple of 24 (AVX2) or 48 (AVX-512) columns.
+const REGISTER_COLS: usize = 48;
+
+/// Cuts an output matrix of pixels x channels. Splits the channels too where there are few pixels; `min_cols` is
+/// then the least that is worth reading the input again.
+fn tile_grid(pixels: usize, channels: usize, min_cols: usize) -> Grid {
+    let tiles = pixels.div_ceil(TILE);
+    let tiles = if tiles > 1 {
+        tiles.next_multiple_of(4)
+    } else {
+        1
+    };
+    let row_block = pixels.div_ceil(tiles).next_multiple_of(8);
+    let splits = BLOCKS
+        .div_ceil(tiles)
+        .min(channels.div_ceil(min_cols))
+        .max(1);
+    Grid {
+        rows: pixels,
+        cols: channels,
+        row_block,
+        col_block: split_cols(channels, splits),
+    }
+}
+
+/// Columns of a block when `cols` are cut into about `splits` blocks.
+fn split_cols(cols: usize, splits: usize) -> usize {
+    if splits <= 1 {
+        cols
+    } else {
+        cols.div_ceil(splits)
+            .next_multiple_of(REGISTER_COLS)
+            .min(cols)
+    }
+}
