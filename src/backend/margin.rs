@@ -99,11 +99,12 @@ impl Margin {
     /// Checks that the numbers make sense.
     ///
     /// # Errors
-    /// A scale that is not positive, a margin that is not finite, a clamp outside [0, 1).
+    /// A scale outside (0, 128], a margin that is not finite, a clamp outside [0, 1).
     pub fn validate(&self) -> Result<()> {
         let bad = |what: String| Err(Error::Invalid(format!("margin: {what}")));
-        if !(self.scale > 0.0 && self.scale <= 1024.0) {
-            return bad(format!("scale must be in (0, 1024], not {}", self.scale));
+        // Above 128 a row's exps could all underflow in float32 behind the offset.
+        if !(self.scale > 0.0 && self.scale <= 128.0) {
+            return bad(format!("scale must be in (0, 128], not {}", self.scale));
         }
         if !(self.m1.is_finite() && self.m2.is_finite() && self.m3.is_finite() && self.m1 > 0.0) {
             return bad(format!(
@@ -117,10 +118,12 @@ impl Margin {
         Ok(())
     }
 
-    /// Subtracted from every logit before exp: up to s = 64 exp(s cos) fits a float32 for any number of classes
-    /// below 5e10, above that the scale itself is the bound.
+    /// Subtracted from every logit before exp. exp(64) times 5e10 classes fits a float32, so that nothing need be
+    /// taken away while no logit exceeds 64; above that, what the largest logit exceeds 64 by. (Subtracting the
+    /// largest logit itself would let the exps of a whole row underflow: at the start all cosines are near 0.)
     pub fn offset(&self) -> f32 {
-        if self.scale > 64.0 { self.scale } else { 0.0 }
+        let largest = self.scale * (1.0 + (-self.m3).max(0.0));
+        (largest - 64.0).max(0.0)
     }
 
     /// The target's logit and its derivative with respect to the cosine.
@@ -154,5 +157,158 @@ impl Margin {
             MarginGradient::StraightThrough => 1.0,
         };
         ((s * logit) as f32, (s * slope) as f32)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The derivative of the logit by central differences in f64, for a margin whose target is smooth at `cos`.
+    fn slope(margin: &Margin, cos: f64) -> f64 {
+        let logit = |cos: f64| {
+            let (s, m1) = (f64::from(margin.scale), f64::from(margin.m1));
+            let angle = m1 * cos.acos() + f64::from(margin.m2);
+            s * (angle.cos() - f64::from(margin.m3))
+        };
+        let h = 1e-6;
+        (logit(cos + h) - logit(cos - h)) / (2.0 * h)
+    }
+
+    #[test]
+    fn logits_and_slopes_are_the_formula_and_its_derivative() {
+        let sphereface = Margin {
+            m1: 1.35,
+            m2: 0.0,
+            ..Margin::arcface(30.0, 0.0)
+        };
+        let combined = Margin {
+            m1: 0.9,
+            m2: 0.4,
+            m3: 0.15,
+            ..Margin::default()
+        };
+        for margin in [
+            Margin::arcface(64.0, 0.5),
+            sphereface,
+            combined,
+            Margin::cosface(64.0, 0.35),
+        ] {
+            for cos in [-0.97f32, -0.6, -0.1, 0.0, 0.3, 0.81, 0.99] {
+                let (logit, actual) = margin.target(cos);
+                let theta = f64::from(cos).acos();
+                let angle = f64::from(margin.m1) * theta + f64::from(margin.m2);
+                let expected = f64::from(margin.scale) * (angle.cos() - f64::from(margin.m3));
+                assert!(
+                    (f64::from(logit) - expected).abs() <= 1e-5,
+                    "{margin:?} {cos}: {logit}"
+                );
+                let expected = slope(&margin, f64::from(cos));
+                let error = (f64::from(actual) - expected).abs();
+                assert!(
+                    error <= 1e-5 * expected.abs() + 1e-3,
+                    "{margin:?} {cos}: {actual}, not {expected}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn straight_through_changes_the_slope_alone() {
+        let full = Margin::arcface(64.0, 0.5);
+        let straight = Margin {
+            gradient: MarginGradient::StraightThrough,
+            ..full
+        };
+        for cos in [-0.9, 0.2, 0.7] {
+            assert_eq!(straight.target(cos), (full.target(cos).0, 64.0));
+        }
+    }
+
+    #[test]
+    fn the_guard_begins_at_pi_minus_m_and_is_continuous_in_direction() {
+        let guarded = Margin {
+            pi_guard: PiGuard::Linear,
+            ..Margin::arcface(10.0, 0.5)
+        };
+        let edge = (std::f64::consts::PI - 0.5).cos() as f32;
+        let (below, above) = (edge - 1e-3, edge + 1e-3);
+        let line = |cos: f32| 10.0 * (cos - 0.5 * 0.5f32.sin());
+        assert!((guarded.target(below).0 - line(below)).abs() < 1e-5);
+        assert_eq!(guarded.target(below).1, 10.0);
+        assert_eq!(
+            guarded.target(above),
+            Margin::arcface(10.0, 0.5).target(above)
+        );
+    }
+
+    #[test]
+    fn the_clamp_keeps_slopes_finite_and_alive() {
+        for clamp in [0.0, 1e-7, 1e-3] {
+            let margin = Margin {
+                clamp,
+                ..Margin::arcface(64.0, 0.5)
+            };
+            for cos in [-1.0, 1.0, 1.000_000_2] {
+                let (logit, slope) = margin.target(cos);
+                assert!(
+                    logit.is_finite() && slope.is_finite() && slope != 0.0,
+                    "{clamp} {cos}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn offsets_keep_exps_in_range() {
+        for (margin, offset) in [
+            (Margin::arcface(30.0, 0.5), 0.0),
+            (Margin::arcface(64.0, 0.5), 0.0),
+            (Margin::arcface(100.0, 0.5), 36.0),
+            (Margin::cosface(64.0, -0.25), 16.0),
+            (Margin::softmax(), 0.0),
+        ] {
+            assert_eq!(margin.offset(), offset, "{margin:?}");
+        }
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        assert!(Margin::default().validate().is_ok());
+        let default = Margin::default;
+        for margin in [
+            Margin {
+                scale: 0.0,
+                ..default()
+            },
+            Margin {
+                scale: f32::NAN,
+                ..default()
+            },
+            Margin {
+                scale: 1000.0,
+                ..default()
+            },
+            Margin {
+                m1: 0.0,
+                ..default()
+            },
+            Margin {
+                m2: f32::INFINITY,
+                ..default()
+            },
+            Margin {
+                clamp: 1.0,
+                ..default()
+            },
+        ] {
+            assert!(
+                margin
+                    .validate()
+                    .unwrap_err()
+                    .to_string()
+                    .starts_with("margin: ")
+            );
+        }
     }
 }

@@ -1,8 +1,157 @@
-#![allow(unused, clippy::too_many_arguments)]
+//! The ArcFace head on the CPU: cosines, margin, softmax cross-entropy, its gradient and the update of the class
+//! rows, one tile of class rows at a time.
+//!
+//! x is N x D, the class rows V x D (this shard's), x^ and w^ their unit vectors, logits s x^.w^ except for the
+//! target, which has its margin. A tile is T class rows with their T x N products, small enough to stay in a
+//! core's second-level cache; nothing of size V x N exists. Tiles are walked in groups, groups in parallel.
+//!
+//! - Forward, a tile: 1/|w|; the products x^.w (one matrix product); each sample's largest logit and its sum of
+//!   exp(logit - offset).
+//! - Backward, a tile: the products again; G = d(loss)/d(cos) / |w|, T x N; d_x^ += G^T w and d_w = G x^ - q w (two
+//!   matrix products), where q = (sum over n of G cos) / |w| takes away the part along w; decay, momentum and
+//!   update of the tile's rows while they are in cache.
+//!
+//! Products are T x N with the samples contiguous, padded to whole vectors, so that every loop over them runs over
+//! samples and no sum crosses vector lanes. Bound by arithmetic: 2 N D V forward, three times that backward.
+//!
+//! Numerics: float32 products; sums of exp in float32 over 64 classes, above that in float64; the target's cosine
+//! in float64. T and the groups depend on the shapes alone, groups are merged in order.
+//!
+//! A vector shorter than 1e-6 is divided by 1e-6 (TensorFlow's `l2_normalize`), its gradient is cut accordingly.
+//! For plain softmax all the inverse norms are 1 and the offset is the row's largest logit.
+
+// The trait's own argument lists.
+#![allow(clippy::too_many_arguments)]
+
 use super::Buffer;
-use crate::backend::geometry::{Conv2d, GlobalPool, HeadShard, PerChannel, Rows};
+use super::gemm::{Mat, MatMut, product};
+use super::pending::vectorised;
+use super::sgd::step_row;
+use crate::backend::SgdStep;
+use crate::backend::geometry::HeadShard;
+use crate::backend::head_rows::{
+    self, BEST_OTHER, INVERSE_NORM, OFFSET, SUM_EXP, TARGET_COS, TARGET_LOGIT, TARGET_SLOPE,
+};
 use crate::backend::margin::Margin;
-use crate::backend::*;
+use rayon::prelude::*;
+use std::cell::RefCell;
+
+/// Samples are padded to a multiple of this: float32 lanes of the widest vector.
+const LANES: usize = 16;
+/// Floats of a tile's class rows and products together (384 KB).
+const TILE_FLOATS: usize = 96 << 10;
+/// Floats of the class rows' gradient that exist at a time (64 KB).
+const GRADIENT_FLOATS: usize = 16 << 10;
+/// Floats of all groups' partial sums together (32 MB), and the most groups.
+const PARTIAL_FLOATS: usize = 8 << 20;
+const GROUPS: usize = 64;
+/// Classes whose exps are added in float32 before the sum goes on in float64.
+const BLOCK: usize = 64;
+/// The smallest square of a length that is divided by.
+const SMALLEST_SQUARE: f64 = 1e-12;
+/// Gradients below this are written as zero: no sum they enter could notice, and denormal numbers are slow.
+const SMALLEST_GRADIENT: f32 = 1e-30;
+/// A product whose exp is 0, and which stays finite when multiplied by any inverse norm and scale.
+const EXCLUDED: f32 = -1e30;
+
+/// How the work is cut.
+#[derive(Clone, Copy, Debug)]
+struct Walk {
+    n: usize,
+    d: usize,
+    /// N in whole vectors.
+    padded: usize,
+    /// Class rows a tile.
+    tile: usize,
+    /// Class rows a group, a multiple of `tile`.
+    group: usize,
+    groups: usize,
+    /// Class rows a step of the update.
+    update: usize,
+}
+
+impl Walk {
+    fn new(shard: &HeadShard) -> Self {
+        let HeadShard { n, d, .. } = *shard;
+        let padded = n.next_multiple_of(LANES);
+        let tile = (TILE_FLOATS / (d + padded)).clamp(16, 1024) / 16 * 16;
+        let tiles = shard.classes().div_ceil(tile);
+        let most = (PARTIAL_FLOATS / (n * d)).clamp(8, GROUPS);
+        let group = tiles.div_ceil(most) * tile;
+        Walk {
+            n,
+            d,
+            padded,
+            tile,
+            group,
+            groups: shard.classes().div_ceil(group),
+            update: (GRADIENT_FLOATS / d).clamp(8, tile),
+        }
+    }
+
+    /// Floats of x^, N x D, and of its transpose.
+    fn embeddings(&self) -> (usize, usize) {
+        (self.n * self.d, self.d * self.padded)
+    }
+
+    /// Floats a group leaves behind forward: each sample's sum and largest logit, and the sum of squares.
+    fn forward_partial(&self) -> usize {
+        2 * self.padded + 1
+    }
+
+    /// Floats a group leaves behind backward: its part of d_x^.
+    fn backward_partial(&self) -> usize {
+        self.n * self.d
+    }
+
+    /// Floats each thread works in: products, class gradients, and two numbers a class row.
+    fn workspace(&self) -> usize {
+        self.tile * self.padded + self.update * self.d + 2 * self.tile + 2 * self.padded
+    }
+}
+
+/// A thread's own memory, grown once and kept.
+#[derive(Default)]
+struct Workspace {
+    floats: Buffer,
+    sums: Vec<f64>,
+}
+
+thread_local! {
+    static WORKSPACE: RefCell<Workspace> = RefCell::default();
+}
+
+/// The rows of the batch whose target lies among `classes` rows from `first`, as (sample, row).
+fn targets(
+    labels: &[u32],
+    first: usize,
+    classes: usize,
+) -> impl Iterator<Item = (usize, usize)> + '_ {
+    labels
+        .iter()
+        .enumerate()
+        .filter_map(move |(sample, label)| {
+            let row = (*label as usize).checked_sub(first)?;
+            (row < classes).then_some((sample, row))
+        })
+}
+
+fn check(
+    shard: &HeadShard,
+    x: &Buffer,
+    labels: &[u32],
+    classes: &Buffer,
+    inverse_norms: &Buffer,
+    rows: &Buffer,
+) {
+    let (n, d, v) = (shard.n, shard.d, shard.classes());
+    assert!(n > 0 && d > 0 && v > 0, "an empty head: {shard:?}");
+    assert!(x.len() >= n * d, "x: {} floats, not {n} x {d}", x.len());
+    assert_eq!(labels.len(), n, "labels");
+    assert_eq!(classes.len(), v * d, "class rows");
+    assert_eq!(inverse_norms.len(), v, "inverse norms");
+    assert!(rows.len() >= head_rows::len(n), "rows: {}", rows.len());
+}
 
 pub(super) fn fprop(
     scratch: &mut Buffer,
@@ -14,7 +163,160 @@ pub(super) fn fprop(
     inverse_norms: &mut Buffer,
     rows: &mut Buffer,
 ) {
-    todo!()
+    check(shard, x, labels, classes, inverse_norms, rows);
+    let walk = Walk::new(shard);
+    let Walk { n, d, padded, .. } = walk;
+    let rows = &mut rows[..head_rows::len(n)];
+    rows.fill(0.0);
+    for (inverse, x) in rows[INVERSE_NORM * n..][..n]
+        .iter_mut()
+        .zip(x.chunks_exact(d))
+    {
+        *inverse = inverse_norm(margin, dot(x, x)) as f32;
+    }
+    for (sample, row) in targets(labels, shard.first, shard.classes()) {
+        let (x, w) = (&x[sample * d..][..d], &classes[row * d..][..d]);
+        let inverse = inverse_norm(margin, dot(x, x)) * inverse_norm(margin, dot(w, w));
+        let cos = (dot(x, w) * inverse) as f32;
+        let (logit, slope) = margin.target(cos);
+        rows[TARGET_COS * n + sample] = cos;
+        rows[TARGET_LOGIT * n + sample] = logit;
+        rows[TARGET_SLOPE * n + sample] = slope;
+    }
+
+    let (_, transposed) = walk.embeddings();
+    let scratch = scratch.at_least(transposed + walk.groups * walk.forward_partial());
+    let (xt, partials) = scratch.split_at_mut(transposed);
+    transpose(walk, x, &rows[INVERSE_NORM * n..][..n], xt);
+    let xt = &*xt;
+    (
+        classes.par_chunks(walk.group * d),
+        inverse_norms.par_chunks_mut(walk.group),
+        partials.par_chunks_exact_mut(walk.forward_partial()),
+    )
+        .into_par_iter()
+        .enumerate()
+        .for_each(|(group, (classes, inverse_norms, partial))| {
+            WORKSPACE.with_borrow_mut(|workspace| {
+                let first = shard.first + group * walk.group;
+                forward_group(
+                    workspace,
+                    walk,
+                    margin,
+                    xt,
+                    first,
+                    labels,
+                    classes,
+                    inverse_norms,
+                    partial,
+                );
+            });
+        });
+
+    let inside = |label: u32| (shard.first..shard.last).contains(&(label as usize));
+    for sample in 0..n {
+        let parts = || partials.chunks_exact(walk.forward_partial());
+        let best = parts()
+            .map(|p| p[padded + sample])
+            .fold(f32::NEG_INFINITY, f32::max);
+        let target = inside(labels[sample]).then(|| rows[TARGET_LOGIT * n + sample]);
+        let offset = if margin.normalise {
+            margin.offset()
+        } else {
+            best.max(target.unwrap_or(best))
+        };
+        let mut sum = 0.0;
+        for part in parts() {
+            // Without normalisation a group's sum is relative to its own largest logit.
+            let factor = if margin.normalise {
+                1.0
+            } else {
+                (f64::from(part[padded + sample]) - f64::from(offset)).exp()
+            };
+            sum += f64::from(part[sample]) * factor;
+        }
+        if let Some(logit) = target {
+            sum += (f64::from(logit) - f64::from(offset)).exp();
+        }
+        rows[SUM_EXP * n + sample] = sum as f32;
+        rows[BEST_OTHER * n + sample] = best;
+        rows[OFFSET * n + sample] = offset;
+    }
+    let squares = partials
+        .chunks_exact(walk.forward_partial())
+        .map(|p| f64::from(p[2 * padded]));
+    rows[head_rows::len(n) - 1] = squares.sum::<f64>() as f32;
+}
+
+/// One group's class rows: its inverse norms, and its part of the rows' sums and largest logits.
+fn forward_group(
+    workspace: &mut Workspace,
+    walk: Walk,
+    margin: &Margin,
+    xt: &[f32],
+    mut first: usize,
+    labels: &[u32],
+    classes: &[f32],
+    inverse_norms: &mut [f32],
+    partial: &mut [f32],
+) {
+    let Walk { d, padded, .. } = walk;
+    let Workspace { floats, sums } = workspace;
+    let floats = floats.at_least(walk.workspace());
+    let (products, floats) = floats.split_at_mut(walk.tile * padded);
+    let (factors, floats) = floats.split_at_mut(walk.tile);
+    let (offsets, before) = floats[..2 * padded].split_at_mut(padded);
+    sums.clear();
+    sums.resize(padded, 0.0);
+    offsets.fill(margin.offset());
+    let (out_sums, rest) = partial.split_at_mut(padded);
+    let (best, out_squares) = rest.split_at_mut(padded);
+    best.fill(f32::NEG_INFINITY);
+    let mut squares = 0.0;
+    for (classes, inverse_norms) in classes
+        .chunks(walk.tile * d)
+        .zip(inverse_norms.chunks_mut(walk.tile))
+    {
+        let count = inverse_norms.len();
+        vectorised(|| {
+            for (w, inverse) in classes.chunks_exact(d).zip(inverse_norms.iter_mut()) {
+                let square = sum_of_squares(w);
+                squares += square;
+                *inverse = inverse_norm(margin, square) as f32;
+            }
+        });
+        let products = &mut products[..count * padded];
+        multiply(walk, xt, classes, products);
+        let factors = &mut factors[..count];
+        for (factor, inverse) in factors.iter_mut().zip(inverse_norms.iter()) {
+            *factor = scale(margin) * inverse;
+        }
+        // The targets are added at the end, with their margin.
+        for (sample, row) in targets(labels, first, count) {
+            products[row * padded + sample] = f32::NEG_INFINITY;
+        }
+        before.copy_from_slice(best);
+        vectorised(|| largest_logits(products, padded, factors, best));
+        if !margin.normalise {
+            for n in 0..padded {
+                if best[n] > before[n] {
+                    sums[n] *= (f64::from(before[n]) - f64::from(best[n])).exp();
+                }
+                // Nothing but the target so far: its exp(-inf - 0) is 0, where exp(-inf + inf) would be NaN.
+                offsets[n] = if best[n] == f32::NEG_INFINITY {
+                    0.0
+                } else {
+                    best[n]
+                };
+            }
+        }
+        vectorised(|| add_exps(products, padded, factors, offsets, sums));
+        first += count;
+    }
+    for (out, sum) in out_sums.iter_mut().zip(sums.iter()) {
+        *out = *sum as f32;
+    }
+    out_squares[0] = squares as f32;
 }
 
 pub(super) fn bprop(
@@ -31,5 +333,450 @@ pub(super) fn bprop(
     step: &SgdStep,
     dx: &mut Buffer,
 ) {
-    todo!()
+    check(shard, x, labels, classes, inverse_norms, rows);
+    let walk = Walk::new(shard);
+    let Walk { n, d, padded, .. } = walk;
+    assert_eq!(momentum.len(), classes.len(), "momentum");
+    assert!(dx.len() >= n * d, "d_x: {} floats, not {n} x {d}", dx.len());
+    let row = |which: usize| &rows[which * n..][..n];
+
+    let (unit, transposed) = walk.embeddings();
+    let scratch =
+        scratch.at_least(unit + transposed + 2 * padded + walk.groups * walk.backward_partial());
+    let (xn, scratch) = scratch.split_at_mut(unit);
+    let (xt, scratch) = scratch.split_at_mut(transposed);
+    let (offsets, scratch) = scratch.split_at_mut(padded);
+    let (factors, partials) = scratch.split_at_mut(padded);
+    transpose(walk, x, row(INVERSE_NORM), xt);
+    for ((xn, x), inverse) in xn
+        .chunks_exact_mut(d)
+        .zip(x.chunks_exact(d))
+        .zip(row(INVERSE_NORM))
+    {
+        xn.iter_mut().zip(x).for_each(|(n, x)| *n = x * inverse);
+    }
+    // The padding's exps are multiplied by 0.
+    offsets.fill(0.0);
+    factors.fill(0.0);
+    offsets[..n].copy_from_slice(row(OFFSET));
+    for (factor, sum) in factors.iter_mut().zip(row(SUM_EXP)) {
+        *factor = (f64::from(scale(margin)) / (n as f64 * f64::from(*sum))) as f32;
+    }
+    let batch = Batch {
+        labels,
+        xn,
+        xt,
+        offsets,
+        factors,
+        rows,
+    };
+    (
+        classes.par_chunks_mut(walk.group * d),
+        momentum.par_chunks_mut(walk.group * d),
+        inverse_norms.par_chunks(walk.group),
+        partials.par_chunks_exact_mut(walk.backward_partial()),
+    )
+        .into_par_iter()
+        .enumerate()
+        .for_each(|(group, (classes, momentum, inverse_norms, partial))| {
+            WORKSPACE.with_borrow_mut(|workspace| {
+                let first = shard.first + group * walk.group;
+                let workspace = workspace.floats.at_least(walk.workspace());
+                backward_group(
+                    workspace,
+                    walk,
+                    margin,
+                    &batch,
+                    first,
+                    inverse_norms,
+                    classes,
+                    momentum,
+                    decay,
+                    step,
+                    partial,
+                );
+            });
+        });
+
+    let partials = &*partials;
+    dx.par_chunks_exact_mut(d)
+        .take(n)
+        .enumerate()
+        .for_each(|(sample, dx)| {
+            for (i, dx) in dx.iter_mut().enumerate() {
+                let parts = partials.chunks_exact(n * d).map(|p| p[sample * d + i]);
+                *dx = parts.map(f64::from).sum::<f64>() as f32;
+            }
+            if margin.normalise {
+                let unit = &batch.xn[sample * d..][..d];
+                let along = dot(dx, unit) as f32;
+                let inverse = rows[INVERSE_NORM * n + sample];
+                for (dx, unit) in dx.iter_mut().zip(unit) {
+                    *dx = inverse * (*dx - along * unit);
+                }
+            }
+        });
+}
+
+/// What the backward pass knows about the batch.
+struct Batch<'a> {
+    labels: &'a [u32],
+    /// x^, N x D.
+    xn: &'a [f32],
+    /// x^, D x padded N.
+    xt: &'a [f32],
+    /// Taken from the logits before exp, padded N.
+    offsets: &'a [f32],
+    /// exp's factor to become d(loss)/d(cos): s / (N sum), padded N.
+    factors: &'a [f32],
+    rows: &'a [f32],
+}
+
+/// One group's class rows: updates them, and leaves its part of d_x^ in `partial`.
+fn backward_group(
+    workspace: &mut [f32],
+    walk: Walk,
+    margin: &Margin,
+    batch: &Batch<'_>,
+    mut first: usize,
+    inverse_norms: &[f32],
+    classes: &mut [f32],
+    momentum: &mut [f32],
+    decay: f32,
+    step: &SgdStep,
+    partial: &mut [f32],
+) {
+    let Walk { n, d, padded, .. } = walk;
+    let (products, workspace) = workspace.split_at_mut(walk.tile * padded);
+    let (dw, workspace) = workspace.split_at_mut(walk.update * d);
+    let along = &mut workspace[..walk.tile];
+    for (index, ((classes, momentum), inverse_norms)) in classes
+        .chunks_mut(walk.tile * d)
+        .zip(momentum.chunks_mut(walk.tile * d))
+        .zip(inverse_norms.chunks(walk.tile))
+        .enumerate()
+    {
+        let count = inverse_norms.len();
+        let products = &mut products[..count * padded];
+        multiply(walk, batch.xt, classes, products);
+        // G, and q. First as if there were no targets, then theirs.
+        let place = |(sample, row): (usize, usize)| row * padded + sample;
+        let mut target_products = Vec::new();
+        for target in targets(batch.labels, first, count) {
+            target_products.push((place(target), products[place(target)]));
+            products[place(target)] = EXCLUDED;
+        }
+        vectorised(|| gradients(margin, batch, padded, inverse_norms, products, along));
+        for ((at, product), (sample, row)) in
+            target_products
+                .into_iter()
+                .zip(targets(batch.labels, first, count))
+        {
+            let value = |which: usize| f64::from(batch.rows[which * n + sample]);
+            let p = (value(TARGET_LOGIT) - value(OFFSET)).exp() / value(SUM_EXP);
+            let inverse = inverse_norms[row];
+            let g = ((p - 1.0) * value(TARGET_SLOPE) / n as f64) as f32 * inverse;
+            products[at] = g;
+            along[row] += g * (product * inverse) * inverse;
+        }
+        // d_x^ += G^T w.
+        product(
+            &mut MatMut::new(partial, n, d),
+            Mat::new(products, count, n, padded).t(),
+            Mat::new(classes, count, d, d),
+            index > 0,
+        );
+        for (((classes, momentum), g), along) in classes
+            .chunks_mut(walk.update * d)
+            .zip(momentum.chunks_mut(walk.update * d))
+            .zip(products.chunks(walk.update * padded))
+            .zip(along[..count].chunks(walk.update))
+        {
+            let count = along.len();
+            let dw = &mut dw[..count * d];
+            // G x^.
+            product(
+                &mut MatMut::new(dw, count, d),
+                Mat::new(g, count, n, padded),
+                Mat::new(batch.xn, n, d, d),
+                false,
+            );
+            vectorised(|| {
+                for (((w, v), g), along) in classes
+                    .chunks_exact_mut(d)
+                    .zip(momentum.chunks_exact_mut(d))
+                    .zip(dw.chunks_exact(d))
+                    .zip(along)
+                {
+                    let along = if margin.normalise { *along } else { 0.0 };
+                    step_row(
+                        step.form,
+                        step.lr,
+                        step.momentum,
+                        g,
+                        1.0,
+                        decay - along,
+                        w,
+                        v,
+                    );
+                }
+            });
+        }
+        first += count;
+    }
+}
+
+/// products = w x^T, T x padded N.
+fn multiply(walk: Walk, xt: &[f32], classes: &[f32], products: &mut [f32]) {
+    let count = classes.len() / walk.d;
+    product(
+        &mut MatMut::new(products, count, walk.padded),
+        Mat::new(classes, count, walk.d, walk.d),
+        Mat::new(xt, walk.d, walk.padded, walk.padded),
+        false,
+    );
+}
+
+/// x^ transposed and padded with zeros, D x padded N.
+fn transpose(walk: Walk, x: &[f32], inverse_norms: &[f32], xt: &mut [f32]) {
+    xt.fill(0.0);
+    for (sample, (x, inverse)) in x.chunks_exact(walk.d).zip(inverse_norms).enumerate() {
+        for (i, x) in x.iter().enumerate() {
+            xt[i * walk.padded + sample] = x * inverse;
+        }
+    }
+}
+
+/// d(logit) / d(cos) of every class but the target.
+fn scale(margin: &Margin) -> f32 {
+    if margin.normalise { margin.scale } else { 1.0 }
+}
+
+fn inverse_norm(margin: &Margin, square: f64) -> f64 {
+    if margin.normalise {
+        // Not `f64::max`, which would turn NaN into a number.
+        let square = if square < SMALLEST_SQUARE {
+            SMALLEST_SQUARE
+        } else {
+            square
+        };
+        1.0 / square.sqrt()
+    } else {
+        1.0
+    }
+}
+
+fn dot(a: &[f32], b: &[f32]) -> f64 {
+    a.iter()
+        .zip(b)
+        .map(|(a, b)| f64::from(*a) * f64::from(*b))
+        .sum()
+}
+
+#[inline(always)]
+fn sum_of_squares(row: &[f32]) -> f64 {
+    let (vectors, rest) = row.as_chunks::<LANES>();
+    let mut lanes = [0.0f32; LANES];
+    for vector in vectors {
+        for i in 0..LANES {
+            lanes[i] += vector[i] * vector[i];
+        }
+    }
+    for (lane, x) in lanes.iter_mut().zip(rest) {
+        *lane += x * x;
+    }
+    lanes.iter().map(|l| f64::from(*l)).sum()
+}
+
+/// best[n] = max(best[n], factor[t] product[t, n]) over a tile.
+#[inline(always)]
+fn largest_logits(products: &[f32], padded: usize, factors: &[f32], best: &mut [f32]) {
+    for (column, best) in best.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
+        let mut largest = *best;
+        for (row, factor) in products.chunks_exact(padded).zip(factors) {
+            let vector = &row.as_chunks::<LANES>().0[column];
+            for i in 0..LANES {
+                let logit = vector[i] * factor;
+                largest[i] = if logit > largest[i] {
+                    logit
+                } else {
+                    largest[i]
+                };
+            }
+        }
+        *best = largest;
+    }
+}
+
+/// sums[n] += exp(factor[t] product[t, n] - offset[n]) over a tile.
+#[inline(always)]
+fn add_exps(products: &[f32], padded: usize, factors: &[f32], offsets: &[f32], sums: &mut [f64]) {
+    let columns = sums.as_chunks_mut::<LANES>().0.iter_mut();
+    for (column, (sums, offsets)) in columns.zip(offsets.as_chunks::<LANES>().0).enumerate() {
+        for (block, factors) in products.chunks(padded * BLOCK).zip(factors.chunks(BLOCK)) {
+            let mut lanes = [0.0f32; LANES];
+            for (row, factor) in block.chunks_exact(padded).zip(factors) {
+                let vector = &row.as_chunks::<LANES>().0[column];
+                for i in 0..LANES {
+                    lanes[i] += exp(vector[i] * factor - offsets[i]);
+                }
+            }
+            for i in 0..LANES {
+                sums[i] += f64::from(lanes[i]);
+            }
+        }
+    }
+}
+
+/// In place of the products G[t, n] = exp(logit - offset) factor[n] / |w|; along[t] = (sum over n of G cos) / |w|.
+#[inline(always)]
+fn gradients(
+    margin: &Margin,
+    batch: &Batch<'_>,
+    padded: usize,
+    inverse_norms: &[f32],
+    products: &mut [f32],
+    along: &mut [f32],
+) {
+    let scale = scale(margin);
+    let offsets = batch.offsets.as_chunks::<LANES>().0;
+    let factors = batch.factors.as_chunks::<LANES>().0;
+    for ((row, inverse), along) in products
+        .chunks_exact_mut(padded)
+        .zip(inverse_norms)
+        .zip(along)
+    {
+        let to_logit = scale * inverse;
+        let mut lanes = [0.0f32; LANES];
+        for ((vector, offsets), factors) in row
+            .as_chunks_mut::<LANES>()
+            .0
+            .iter_mut()
+            .zip(offsets)
+            .zip(factors)
+        {
+            for i in 0..LANES {
+                let g = exp(vector[i] * to_logit - offsets[i]) * factors[i];
+                let g = if g < SMALLEST_GRADIENT { 0.0 } else { g } * inverse;
+                lanes[i] += g * (vector[i] * inverse);
+                vector[i] = g;
+            }
+        }
+        let mut width = LANES / 2;
+        while width > 0 {
+            for i in 0..width {
+                lanes[i] += lanes[i + width];
+            }
+            width /= 2;
+        }
+        *along = lanes[0] * inverse;
+    }
+}
+
+/// e^x within 2 units in the last place on [-87, 88.3]; 0 below, infinity above, NaN for NaN.
+///
+/// x = k ln 2 + r with |r| <= ln(2)/2, e^r by the polynomial 1 + r + r^2 p(r) of Moshier's Cephes library (`expf`,
+/// minimax of degree 5), 2^k by adding k to the exponent's bits. k is rounded by adding 1.5 * 2^23, whose last bits
+/// then hold it; ln 2 in two parts, the first short enough for k times it to be exact. Multiplications and additions
+/// are not fused, so that every instruction set gives the same bits and none falls back to a library call.
+#[inline(always)]
+fn exp(x: f32) -> f32 {
+    const ROUND: f32 = 12_582_912.0;
+    const LN_2_HIGH: f32 = 0.693_359_4;
+    const LN_2_LOW: f32 = -2.121_944_4e-4;
+    let shifted = x * std::f32::consts::LOG2_E + ROUND;
+    let k = shifted - ROUND;
+    let r = x - k * LN_2_HIGH - k * LN_2_LOW;
+    let mut p = 1.987_569_1e-4;
+    for c in [
+        1.398_199_9e-3,
+        8.333_452e-3,
+        4.166_579_6e-2,
+        1.666_666_5e-1,
+        0.5,
+    ] {
+        p = p * r + c;
+    }
+    let p = p * (r * r) + r + 1.0;
+    let e = f32::from_bits(p.to_bits().wrapping_add(shifted.to_bits() << 23));
+    let e = if x < -87.0 { 0.0 } else { e };
+    if x > 88.3 { f32::INFINITY } else { e }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exp_is_within_two_units_in_the_last_place() {
+        let mut worst = 0.0f64;
+        for i in -8_700_000..=8_830_000 {
+            let x = (f64::from(i) * 1e-5) as f32;
+            let (actual, expected) = (f64::from(exp(x)), f64::from(x).exp());
+            let unit = f64::from(f32::from_bits((expected as f32).to_bits() & 0x7f80_0000))
+                * f64::from(f32::EPSILON);
+            let error = (actual - expected).abs() / unit;
+            assert!(
+                error <= 2.0,
+                "exp({x}) = {actual}, not {expected}: {error} units"
+            );
+            worst = worst.max(error);
+        }
+        // The bound is not so wide that it would hide a wrong coefficient.
+        assert!(worst > 0.5, "{worst}");
+    }
+
+    #[test]
+    fn exp_ends_in_zero_infinity_and_nan() {
+        for x in [-87.001, -1e3, f32::MIN, f32::NEG_INFINITY] {
+            assert_eq!(exp(x), 0.0, "{x}");
+        }
+        for x in [88.31, 1e3, f32::MAX] {
+            assert_eq!(exp(x), f32::INFINITY, "{x}");
+        }
+        assert!(!exp(f32::INFINITY).is_finite());
+        assert!(exp(f32::NAN).is_nan());
+        assert_eq!(exp(0.0), 1.0);
+    }
+
+    /// What the head holds beyond class rows and momentum at the published size, on a machine with `threads` threads.
+    #[test]
+    fn memory_stays_below_twenty_megabytes() {
+        let shard = HeadShard {
+            n: 64,
+            d: 256,
+            first: 0,
+            last: 85_742,
+        };
+        let walk = Walk::new(&shard);
+        let (unit, transposed) = walk.embeddings();
+        let shared = unit + transposed + 2 * walk.padded;
+        let partials = walk.groups * walk.backward_partial().max(walk.forward_partial());
+        let kept = shard.classes() + head_rows::len(shard.n) + 2 * unit;
+        for threads in [1, 2, 16, 32] {
+            let own = threads * (4 * walk.workspace() + 8 * walk.padded);
+            let bytes = 4 * (shared + partials + kept) + own;
+            assert!(bytes < 20_000_000, "{bytes} bytes on {threads} threads");
+        }
+    }
+
+    #[test]
+    fn the_cut_covers_every_class_once() {
+        for (n, d, v) in [
+            (1, 1, 1),
+            (64, 256, 85_742),
+            (512, 512, 1_000_000),
+            (3, 7, 1025),
+        ] {
+            let walk = Walk::new(&HeadShard {
+                n,
+                d,
+                first: 5,
+                last: 5 + v,
+            });
+            assert!(walk.groups * walk.group >= v && (walk.groups - 1) * walk.group < v);
+            assert_eq!(walk.group % walk.tile, 0);
+            assert!(walk.groups <= GROUPS && walk.update <= walk.tile && walk.update > 0);
+        }
+    }
 }
