@@ -152,6 +152,24 @@ pub fn encode_jpeg(image: &Image, quality: u8) -> Vec<u8> {
     bytes
 }
 
+/// Writes `image` as a PNG file.
+///
+/// # Panics
+/// If `image` is not consistent (`pixels.len() != width * height * 3`).
+pub fn encode_png(image: &Image) -> Vec<u8> {
+    use ::image::ImageEncoder as _;
+    let mut bytes = Vec::new();
+    ::image::codecs::png::PngEncoder::new(&mut bytes)
+        .write_image(
+            &image.pixels,
+            u32::try_from(image.width).expect("a picture's width fits 32 bits"),
+            u32::try_from(image.height).expect("a picture's height fits 32 bits"),
+            ::image::ExtendedColorType::Rgb8,
+        )
+        .expect("an RGB picture is written to memory");
+    bytes
+}
+
 /// For one axis: where each output pixel samples the input, as (left neighbour, weight of the right one).
 ///
 /// The right neighbour of the last pixel is itself, with weight 0.
@@ -333,14 +351,7 @@ pub fn centre_crop(source: &Image, width: usize, height: usize) -> Image {
 /// Mirrors left and right, in place, an HWC array of 3-channel pixels with rows of `width`.
 pub fn flip<T>(pixels: &mut [T], width: usize) {
     for row in pixels.chunks_exact_mut(width * 3) {
-        let (mut left, mut right) = (0, width - 1);
-        while left < right {
-            for c in 0..3 {
-                row.swap(left * 3 + c, right * 3 + c);
-            }
-            left += 1;
-            right -= 1;
-        }
+        row.as_chunks_mut::<3>().0.reverse();
     }
 }
 
@@ -453,16 +464,7 @@ mod tests {
         assert_eq!(image.pixels[15..], [255; 3]);
 
         let original = gradient(5, 4);
-        let mut png = Vec::new();
-        image::write_buffer_with_format(
-            &mut Cursor::new(&mut png),
-            &original.pixels,
-            5,
-            4,
-            image::ExtendedColorType::Rgb8,
-            image::ImageFormat::Png,
-        )
-        .unwrap();
+        let png = encode_png(&original);
         decode(&png, &mut image).unwrap();
         assert_eq!(image, original);
 

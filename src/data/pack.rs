@@ -5,8 +5,8 @@
 //! the file* is shuffled, so that a reader that goes straight through sees a mixture. `train.idx` connects the two.
 //! `identities.tsv` keeps what the class numbers were called.
 //!
-//! Image files (JPEG, PNG, PNM: all that OpenCV, and so MXNet's `imdecode`, tells apart by their bytes) go in untouched,
-//! unless a resize is asked for. InsightFace's own reader expects all of them to be 112x112.
+//! JPEG and PNG files go in untouched, unless a resize is asked for. PNM files, which MXNet's `imdecode` does not know, become
+//! PNG, which loses nothing. InsightFace's own reader expects all pictures to be 112x112.
 //!
 //! The last N identities can be kept out of training: they become an image folder whose folder names are their numbers
 //! (`85642/0001.jpg`), which is what embedding test identities by number wants.
@@ -35,7 +35,7 @@ pub struct PackOptions {
     pub seed: u64,
     /// So many identities, the last ones, are kept out and copied to the folder `reserved`.
     pub reserve_last: usize,
-    /// Resize every picture of another size to this many pixels square, as JPEG; none: all files go in untouched.
+    /// Resize every picture of another size to this many pixels square, as JPEG; none: all pictures stay as they are.
     pub resize: Option<usize>,
     /// Leave out images that cannot be read, instead of stopping.
     pub skip_bad: bool,
@@ -189,7 +189,16 @@ fn encoded(
     if let Some(stored) = stored {
         let size = image::dimensions(&stored.bytes).map_err(broken)?;
         if resize.is_none_or(|r| size == (r, r)) {
-            return Ok((stored, size));
+            if !stored.bytes.starts_with(b"P") {
+                return Ok((stored, size));
+            }
+            let mut picture = Image::default();
+            image::decode(&stored.bytes, &mut picture).map_err(broken)?;
+            let png = Encoded {
+                bytes: image::encode_png(&picture),
+                extension: "png".into(),
+            };
+            return Ok((png, size));
         }
     }
     let mut picture = Image::default();
@@ -516,7 +525,16 @@ mod tests {
             ("3".into(), "4".into())
         );
         for i in 0..9 {
-            assert_eq!(reserved.encoded(i).unwrap(), source.encoded(6 + i).unwrap());
+            let (a, b) = (reserved.encoded(i).unwrap(), source.encoded(6 + i).unwrap());
+            if i == 7 {
+                assert_eq!(a.unwrap().extension, "png");
+                let (mut a, mut b) = (Image::default(), Image::default());
+                reserved.read(i, &mut a).unwrap();
+                source.read(6 + i, &mut b).unwrap();
+                assert_eq!(a, b);
+            } else {
+                assert_eq!(a, b);
+            }
         }
         let names = fs::read_to_string(out.path().join("identities.tsv")).unwrap();
         assert!(
