@@ -298,12 +298,7 @@ fn head_agrees<B: Backend>(
     let best: Vec<f64> = o.best_other.clone();
     // A shard that holds the target alone has no other class.
     if v > 1 {
-        assert_close(
-            &format!("{what}: best"),
-            &row(BEST_OTHER),
-            &best,
-            |_| error,
-        );
+        assert_close(&format!("{what}: best"), &row(BEST_OTHER), &best, |_| error);
     } else {
         assert!(
             row(BEST_OTHER)

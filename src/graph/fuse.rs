@@ -227,7 +227,7 @@ impl Fuser<'_> {
         {
             let value = &mut self.program.values[x];
             if value.tensor == *y && value.is_plain() {
-                *after = After::Moments(batch_norm);
+                *after = After::Moments;
                 value.batch_norm = Some(batch_norm);
                 self.program
                     .instructions

@@ -126,7 +126,7 @@ pub(crate) struct Target {
 pub(crate) enum After {
     Nothing,
     /// Training, before a batch norm.
-    Moments(BatchNormId),
+    Moments,
     /// Inference.
     Activate {
         residual: Option<ValueId>,
@@ -246,11 +246,6 @@ impl Program {
     /// The forward half.
     pub(crate) fn forward(&self) -> &[Instruction] {
         &self.instructions[..self.forward_len]
-    }
-
-    /// The backward half.
-    pub(crate) fn backward(&self) -> &[Instruction] {
-        &self.instructions[self.forward_len..]
     }
 
     /// Every tensor that an instruction touches, in no particular order.

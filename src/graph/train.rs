@@ -436,7 +436,7 @@ impl<B: Backend> TrainGraph<B> {
                     ..
                 } = self;
                 let epilogue = match after {
-                    After::Moments(_) => Epilogue::Moments(moments),
+                    After::Moments => Epilogue::Moments(moments),
                     _ => Epilogue::Raw,
                 };
                 let layer = &program.layers[layer];

@@ -1,6 +1,6 @@
 //! What the tests of operations share: data that is not flat, comparison that NaN cannot pass, and buffers
 //! with guard bands. The oracles themselves are naive f64 loops beside the tests that use them.
-#![allow(dead_code)] // every test file is a crate of its own and uses its part of this one
+#![allow(dead_code, unreachable_pub)] // every test file is a crate of its own and uses its part of this one
 
 use arcface_cu::backend::Backend;
 use arcface_cu::random::{Purpose, Random};
