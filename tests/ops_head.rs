@@ -10,7 +10,7 @@ use arcface_cu::backend::head_rows::{
 use arcface_cu::backend::margin::{Margin, MarginGradient, PiGuard};
 use arcface_cu::backend::{Backend, SgdForm, SgdStep};
 use arcface_cu::head::{ArcFace, ClassInit, Distribution, expected_initial_loss};
-use oracles::{UNIT, assert_close, download, noise, poisoned, upload};
+use oracles::{UNIT, assert_close, contents, download, noise, poisoned, upload};
 
 /// A head's inputs.
 struct Case {
@@ -699,9 +699,9 @@ fn class_rows_learn_a_fixed_batch_and_come_back_from_a_copy() {
     assert!(download(backend, &dx)[n * d..].iter().all(|v| v.is_nan()));
 
     let mut copy = ArcFace::new(backend, classes, d, n, margin, init(2)).unwrap();
-    let weights = download(backend, head.weights());
+    let weights = contents(backend, head.weights());
     backend.upload(&weights, copy.weights_mut(), 0).unwrap();
-    let velocity = download(backend, head.momentum());
+    let velocity = contents(backend, head.momentum());
     backend.upload(&velocity, copy.momentum_mut(), 0).unwrap();
     for head in [&mut head, &mut copy] {
         head.forward(backend, &x, &labels).unwrap();
@@ -709,8 +709,8 @@ fn class_rows_learn_a_fixed_batch_and_come_back_from_a_copy() {
             .unwrap();
     }
     assert_eq!(
-        download(backend, head.weights()),
-        download(backend, copy.weights())
+        contents(backend, head.weights()),
+        contents(backend, copy.weights())
     );
 }
 
@@ -739,7 +739,7 @@ fn bad_requests_are_sentences_and_bad_numbers_show_in_the_loss() {
     let mut normal = init(4);
     normal.distribution = Distribution::Normal(0.01);
     let head = ArcFace::<Cpu>::new(backend, 3000, 8, 3, Margin::default(), normal).unwrap();
-    let weights = download(backend, head.weights());
+    let weights = contents(backend, head.weights());
     let variance =
         weights.iter().map(|w| f64::from(*w).powi(2)).sum::<f64>() / weights.len() as f64;
     assert!((variance.sqrt() / 0.01 - 1.0).abs() < 0.02);

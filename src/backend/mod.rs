@@ -286,7 +286,8 @@ pub mod head_rows {
 }
 
 /// The fused operations that a device offers. Every method writes into buffers that it is given; scratch space
-/// is the device's own, grown once and kept. Lengths are asserted, they are the caller's promise.
+/// is the device's own, grown once and kept. A buffer may be longer than the tensor in it (tensors share slots, and a
+/// batch may be smaller than the largest): only the first elements count, and the rest stays as it is.
 pub trait Backend: Send {
     /// Float32 elements on the device.
     type Buffer: Send + Sync + std::fmt::Debug;

@@ -53,10 +53,20 @@ pub fn sum_bound(terms: usize, magnitude: f64) -> f64 {
     (4.0 + 2.0 * (terms as f64).sqrt()) * UNIT * magnitude + 1e-30
 }
 
-/// A device buffer with the given contents.
+/// Elements behind every buffer's contents that no operation may read into a result or write.
+const GUARD: usize = 37;
+
+/// What they hold: a NaN that no arithmetic makes.
+const GUARD_BITS: u32 = 0x7fc0_dead;
+
+/// A device buffer with the given contents and a guard band behind them.
 pub fn upload<B: Backend>(backend: &mut B, values: &[f32]) -> B::Buffer {
-    let mut buffer = backend.alloc(values.len()).expect("allocate");
+    let mut buffer = backend.alloc(values.len() + GUARD).expect("allocate");
     backend.upload(values, &mut buffer, 0).expect("upload");
+    let guard = [f32::from_bits(GUARD_BITS); GUARD];
+    backend
+        .upload(&guard, &mut buffer, values.len())
+        .expect("upload");
     buffer
 }
 
@@ -65,9 +75,24 @@ pub fn poisoned<B: Backend>(backend: &mut B, len: usize) -> B::Buffer {
     upload(backend, &vec![f32::NAN; len])
 }
 
-/// A buffer's contents.
-pub fn download<B: Backend>(backend: &mut B, buffer: &B::Buffer) -> Vec<f32> {
+/// All of a buffer that [`upload`] did not make.
+pub fn contents<B: Backend>(backend: &mut B, buffer: &B::Buffer) -> Vec<f32> {
     let mut values = vec![0.0; backend.len(buffer)];
     backend.download(buffer, 0, &mut values).expect("download");
+    values
+}
+
+/// A buffer's contents; its guard band must be as it was.
+#[track_caller]
+pub fn download<B: Backend>(backend: &mut B, buffer: &B::Buffer) -> Vec<f32> {
+    let mut values = contents(backend, buffer);
+    let guard = values.split_off(values.len() - GUARD);
+    for (i, value) in guard.iter().enumerate() {
+        assert_eq!(
+            value.to_bits(),
+            GUARD_BITS,
+            "an operation wrote {value} {i} elements behind a buffer's end"
+        );
+    }
     values
 }

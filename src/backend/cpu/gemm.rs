@@ -61,9 +61,9 @@ unsafe impl Send for MatMut<'_> {}
 unsafe impl Sync for MatMut<'_> {}
 
 impl<'a> MatMut<'a> {
-    /// The whole of `data` as rows of `cols` numbers.
+    /// The first `rows` rows of `cols` numbers.
     pub(super) fn new(data: &'a mut [f32], rows: usize, cols: usize) -> Self {
-        assert_eq!(data.len(), rows * cols, "a {rows}x{cols} matrix");
+        assert!(data.len() >= rows * cols, "a {rows}x{cols} matrix");
         MatMut {
             data: data.as_mut_ptr(),
             rows,

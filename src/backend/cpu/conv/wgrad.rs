@@ -86,8 +86,8 @@ pub(in super::super) fn wgrad(
 ) {
     let (c, k, pixels) = (geometry.c, geometry.k, geometry.pixels_out());
     let (dy, x) = (GradReader::new(dy, k), Reader::new(x, c));
-    assert_eq!(dy.g.len(), pixels * k, "dy of {geometry:?}");
-    assert_eq!(x.raw.len(), geometry.pixels_in() * c, "x of {geometry:?}");
+    assert!(dy.g.len() >= pixels * k, "dy of {geometry:?}");
+    assert!(x.raw.len() >= geometry.pixels_in() * c, "x of {geometry:?}");
     let gather = Gather::forward(geometry);
     let columns = gather.columns();
     let split = Split::new(geometry, &gather);
