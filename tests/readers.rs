@@ -10,6 +10,7 @@ use proptest::prelude::*;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 /// Remembers the largest single allocation of each thread.
@@ -70,7 +71,9 @@ fn genuine(name: &str) -> Option<PathBuf> {
     if path.exists() {
         return Some(path);
     }
-    println!(
+    // Not `eprintln!`, which the test harness would hide.
+    let _ = writeln!(
+        std::io::stderr(),
         "SKIPPED: {} is not there, so genuine files were not read",
         path.display()
     );
