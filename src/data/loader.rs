@@ -406,7 +406,7 @@ mod tests {
             image
                 .pixels
                 .extend((0..216).map(|i| ((i * i + i + index * 17) % 256) as u8));
-            if index % 3 == 0 {
+            if index.is_multiple_of(3) {
                 // Threads are not to finish in order.
                 std::thread::sleep(Duration::from_micros(300));
             }

@@ -570,7 +570,7 @@ impl<'a> RecFile<'a> {
 
 /// `value` as a whole number of at most `limit`.
 fn whole(value: f32, limit: u32) -> Option<u32> {
-    // NaN fails both comparisons; 2^32 as f32 is the first that does not fit.
-    (value >= 0.0 && value < 4_294_967_296.0 && value.fract() == 0.0 && value as u32 <= limit)
+    // NaN is in no range; 2^32 as f32 is the first that does not fit.
+    ((0.0..4_294_967_296.0).contains(&value) && value.fract() == 0.0 && value as u32 <= limit)
         .then_some(value as u32)
 }
