@@ -130,6 +130,10 @@ impl<'a> Reader<'a> {
         let act = self.act.channels(channels.clone());
         let source = &raw[rows.start * c..rows.end * c];
         debug_assert_eq!(out.len(), rows.len() * width);
+        if self.is_plain() && width == c {
+            out.copy_from_slice(source);
+            return;
+        }
         vectorised(
             #[inline(always)]
             || {
