@@ -106,13 +106,25 @@ fn tile_moments(tile: &mut MatMut<'_>, mean: &mut [f32], squares: &mut [f32]) {
     let (mean, squares) = (&mut mean[..cols], &mut squares[..cols]);
     mean.copy_from_slice(tile.row(0));
     squares.fill(0.0);
-    add_over_rows(tile, squares, |y, pivot| y - pivot, mean);
+    add_over_rows(
+        tile,
+        squares,
+        #[inline(always)]
+        |y, pivot| y - pivot,
+        mean,
+    );
     let scale = 1.0 / rows as f32;
     for (mean, sum) in mean.iter_mut().zip(&mut *squares) {
         *mean += *sum * scale;
         *sum = 0.0;
     }
-    add_over_rows(tile, squares, |y, mean| (y - mean) * (y - mean), mean);
+    add_over_rows(
+        tile,
+        squares,
+        #[inline(always)]
+        |y, mean| (y - mean) * (y - mean),
+        mean,
+    );
 }
 
 /// sums[j] += the sum over all rows of f(tile[i][j], centre[j]), a few rows at a time with the sums in registers: the
