@@ -120,7 +120,7 @@ impl<'a> MatMut<'a> {
     }
 
     /// Calls `f(block, part)` for all blocks of a grid, in parallel. `partials` is cut into one stretch a block,
-    /// `partial_len` long, in the order of [`Block::index`].
+    /// `partial_len` long, row by row of the grid.
     pub(super) fn par_blocks<F>(self, grid: Grid, partials: &mut [f32], partial_len: usize, f: F)
     where
         F: Fn(Block<'_>, &mut [f32]) + Sync,
@@ -146,12 +146,7 @@ impl<'a> MatMut<'a> {
                     partials.part(index..index + 1, 0..partial_len),
                 )
             };
-            let block = Block {
-                index,
-                rows,
-                cols,
-                out,
-            };
+            let block = Block { rows, cols, out };
             f(block, partial.as_slice());
         });
     }
@@ -214,8 +209,6 @@ impl Grid {
 
 /// One block of a grid.
 pub(super) struct Block<'a> {
-    /// Block row times blocks side by side plus block column.
-    pub(super) index: usize,
     /// Rows of the whole matrix.
     pub(super) rows: Range<usize>,
     /// Columns of the whole matrix.

@@ -130,6 +130,10 @@ impl<'a> Reader<'a> {
         let act = self.act.channels(channels.clone());
         let source = &raw[rows.start * c..rows.end * c];
         debug_assert_eq!(out.len(), rows.len() * width);
+        if self.is_plain() && width == c {
+            out.copy_from_slice(source);
+            return;
+        }
         vectorised(
             #[inline(always)]
             || {
@@ -254,66 +258,149 @@ impl<'a> Closer<'a> {
     /// Multiplies complete gradients of pixels `rows` (rows x C, in place) by the activation's derivative and adds
     /// the tile's channel sums to `partial`, in the layout of [`sums`].
     pub(super) fn close(&self, rows: Range<usize>, g: &mut [f32], partial: &mut [f32]) {
-        let Reader {
-            raw,
-            affine,
-            normalise,
-            act,
-            c,
-        } = self.value;
-        let raw = &raw[rows.start * c..rows.end * c];
-        let (sum_g, rest) = partial.split_at_mut(c);
-        let (sum_gn, sum_slope) = rest.split_at_mut(c);
+        const ROWS: usize = 8;
+        const LANES: usize = 16;
+        let c = self.value.c;
+        let raw = &self.value.raw[rows.start * c..rows.end * c];
+        // A few rows at a time: coefficients and sums of some channels stay in registers, and memory is walked in order.
         vectorised(
             #[inline(always)]
             || {
-                for (g, raw) in g.chunks_exact_mut(c).zip(raw.chunks_exact(c)) {
-                    match (act, affine) {
-                        (Act::Identity, _) => {}
-                        (Act::Relu, Some((scale, shift))) => {
-                            for (((g, y), a), b) in g.iter_mut().zip(raw).zip(scale).zip(shift) {
-                                let v = *y * *a + *b;
-                                *g = if v > 0.0 { *g } else { 0.0 };
-                            }
-                        }
-                        (Act::Relu6, Some((scale, shift))) => {
-                            for (((g, y), a), b) in g.iter_mut().zip(raw).zip(scale).zip(shift) {
-                                let v = *y * *a + *b;
-                                *g = if v > 0.0 && v < 6.0 { *g } else { 0.0 };
-                            }
-                        }
-                        (Act::Relu, None) => {
-                            for (g, v) in g.iter_mut().zip(raw) {
-                                *g = if *v > 0.0 { *g } else { 0.0 };
-                            }
-                        }
-                        (Act::Relu6, None) => {
-                            for (g, v) in g.iter_mut().zip(raw) {
-                                *g = if *v > 0.0 && *v < 6.0 { *g } else { 0.0 };
-                            }
-                        }
-                        (Act::PRelu(slopes), affine) => {
-                            for i in 0..c {
-                                let v = affine.map_or(raw[i], |(a, b)| raw[i] * a[i] + b[i]);
-                                let positive = v > 0.0;
-                                sum_slope[i] += if positive { 0.0 } else { g[i] * v };
-                                g[i] *= if positive { 1.0 } else { slopes[i] };
-                            }
-                        }
+                for (g, raw) in g.chunks_mut(ROWS * c).zip(raw.chunks(ROWS * c)) {
+                    let mut channel = 0;
+                    while channel + LANES <= c {
+                        self.close_channels::<LANES>(channel, g, raw, partial);
+                        channel += LANES;
                     }
-                    for (sum, g) in sum_g.iter_mut().zip(&*g) {
-                        *sum += *g;
-                    }
-                    if let Some((mean, rstd)) = normalise {
-                        for ((((sum, g), y), m), r) in
-                            sum_gn.iter_mut().zip(&*g).zip(raw).zip(mean).zip(rstd)
-                        {
-                            *sum += *g * ((*y - *m) * *r);
-                        }
+                    while channel < c {
+                        self.close_channels::<1>(channel, g, raw, partial);
+                        channel += 1;
                     }
                 }
             },
         );
+    }
+
+    /// As [`Closer::close`], channels `first..first + L` only.
+    #[inline(always)]
+    fn close_channels<const L: usize>(
+        &self,
+        first: usize,
+        g: &mut [f32],
+        raw: &[f32],
+        partial: &mut [f32],
+    ) {
+        // Closures that are not inlined would be compiled for the least of machines.
+        match self.value.act {
+            Act::Identity => self.close_with::<L>(
+                first,
+                g,
+                raw,
+                partial,
+                None,
+                #[inline(always)]
+                |g, _, _| g,
+            ),
+            Act::Relu => self.close_with::<L>(
+                first,
+                g,
+                raw,
+                partial,
+                None,
+                #[inline(always)]
+                |g, v, _| if v > 0.0 { g } else { 0.0 },
+            ),
+            Act::Relu6 => self.close_with::<L>(
+                first,
+                g,
+                raw,
+                partial,
+                None,
+                #[inline(always)]
+                |g, v, _| if v > 0.0 && v < 6.0 { g } else { 0.0 },
+            ),
+            Act::PRelu(slopes) => self.close_with::<L>(
+                first,
+                g,
+                raw,
+                partial,
+                Some(slopes),
+                #[inline(always)]
+                |g, v, slope| g * if v > 0.0 { 1.0 } else { slope },
+            ),
+        }
+    }
+
+    /// As [`Closer::close_channels`]; `derive(g, v, slope)` is the gradient behind the derivative at v.
+    #[inline(always)]
+    fn close_with<const L: usize>(
+        &self,
+        first: usize,
+        g: &mut [f32],
+        raw: &[f32],
+        partial: &mut [f32],
+        slopes: Option<&[f32]>,
+        derive: impl Fn(f32, f32, f32) -> f32,
+    ) {
+        let c = self.value.c;
+        let (mut scale, mut shift) = ([1.0; L], [0.0; L]);
+        if let Some((a, b)) = self.value.affine {
+            scale.copy_from_slice(&a[first..][..L]);
+            shift.copy_from_slice(&b[first..][..L]);
+        }
+        let normalise = self.value.normalise;
+        let (mut mean, mut rstd) = ([0.0; L], [0.0; L]);
+        if let Some((m, r)) = normalise {
+            mean.copy_from_slice(&m[first..][..L]);
+            rstd.copy_from_slice(&r[first..][..L]);
+        }
+        let mut slope = [0.0; L];
+        if let Some(slopes) = slopes {
+            slope.copy_from_slice(&slopes[first..][..L]);
+        }
+        let mut sum_g = [0.0; L];
+        let mut sum_normalised = [0.0; L];
+        let mut sum_slope = [0.0; L];
+        // One short loop a step, so that each becomes a few vector instructions and the arrays stay in registers.
+        for (g, raw) in g.chunks_exact_mut(c).zip(raw.chunks_exact(c)) {
+            let to: &mut [f32; L] = (&mut g[first..][..L]).try_into().expect("lanes");
+            let raw: &[f32; L] = raw[first..][..L].try_into().expect("lanes");
+            let (mut g, mut v, mut d) = (*to, [0.0; L], [0.0; L]);
+            for i in 0..L {
+                v[i] = raw[i] * scale[i] + shift[i];
+            }
+            if slopes.is_some() {
+                for i in 0..L {
+                    sum_slope[i] += if v[i] > 0.0 { 0.0 } else { g[i] * v[i] };
+                }
+            }
+            for i in 0..L {
+                // Adding zero keeps the compiler from storing under a mask, which takes many cycles on some machines.
+                d[i] = derive(g[i], v[i], slope[i]) + 0.0;
+            }
+            *to = d;
+            for i in 0..L {
+                sum_g[i] += d[i];
+            }
+            if normalise.is_some() {
+                for i in 0..L {
+                    g[i] = d[i] * ((raw[i] - mean[i]) * rstd[i]);
+                }
+                for i in 0..L {
+                    sum_normalised[i] += g[i];
+                }
+            }
+        }
+        for (which, sum) in [
+            (sums::G, sum_g),
+            (sums::G_NORMALISED, sum_normalised),
+            (sums::SLOPE, sum_slope),
+        ] {
+            let total = &mut partial[which * c + first..][..L];
+            for i in 0..L {
+                total[i] += sum[i];
+            }
+        }
     }
 
     /// Merges the tiles' channel sums, in tile order, into the buffer that [`sums`] lays out. The sum of g y^ is left

@@ -98,54 +98,73 @@ pub(in super::super) fn fprop(
     }
 }
 
-/// Mean of each column, and the sum of squared deviations from it, in two passes over the cached tile: one pass would
-/// need a guess of the mean, and a wrong guess loses the variance of data far from zero.
+/// Mean of each column, and the sum of squared deviations from it, in two passes over the cached tile. The first adds
+/// up differences from the first row, so that data far from zero keeps its digits.
 fn tile_moments(tile: &mut MatMut<'_>, mean: &mut [f32], squares: &mut [f32]) {
     let (rows, cols) = (tile.rows(), tile.cols());
+    let (mean, squares) = (&mut mean[..cols], &mut squares[..cols]);
+    mean.copy_from_slice(tile.row(0));
+    squares.fill(0.0);
+    add_over_rows(
+        tile,
+        squares,
+        #[inline(always)]
+        |y, pivot| y - pivot,
+        mean,
+    );
     let scale = 1.0 / rows as f32;
+    for (mean, sum) in mean.iter_mut().zip(&mut *squares) {
+        *mean += *sum * scale;
+        *sum = 0.0;
+    }
+    add_over_rows(
+        tile,
+        squares,
+        #[inline(always)]
+        |y, mean| (y - mean) * (y - mean),
+        mean,
+    );
+}
+
+/// sums[j] += the sum over all rows of f(tile[i][j], centre[j]), a few rows at a time with the sums in registers: the
+/// tile is walked in memory order, and a sum is loaded and stored once for several rows.
+#[inline(always)]
+fn add_over_rows(
+    tile: &mut MatMut<'_>,
+    sums: &mut [f32],
+    f: impl Fn(f32, f32) -> f32,
+    centre: &[f32],
+) {
+    const ROWS: usize = 8;
+    let (rows, cols) = (tile.rows(), tile.cols());
     vectorised(
         #[inline(always)]
         || {
-            let mut start = 0;
-            while start + LANES <= cols {
-                let mut sum = [0.0f32; LANES];
-                for i in 0..rows {
-                    let row: &[f32; LANES] = tile.row(i)[start..][..LANES].try_into().unwrap();
-                    for j in 0..LANES {
-                        sum[j] += row[j];
+            for first in (0..rows).step_by(ROWS) {
+                let group = first..(first + ROWS).min(rows);
+                let mut start = 0;
+                while start + LANES <= cols {
+                    let lanes = start..start + LANES;
+                    let c: [f32; LANES] = centre[lanes.clone()].try_into().expect("lanes");
+                    let mut sum = [0.0f32; LANES];
+                    for i in group.clone() {
+                        let row = &tile.row(i)[lanes.clone()];
+                        for j in 0..LANES {
+                            sum[j] += f(row[j], c[j]);
+                        }
                     }
-                }
-                let centre = sum.map(|s| s * scale);
-                let (mut rest, mut square) = ([0.0f32; LANES], [0.0f32; LANES]);
-                for i in 0..rows {
-                    let row: &[f32; LANES] = tile.row(i)[start..][..LANES].try_into().unwrap();
-                    for j in 0..LANES {
-                        let d = row[j] - centre[j];
-                        rest[j] += d;
-                        square[j] += d * d;
+                    for (total, sum) in sums[lanes].iter_mut().zip(sum) {
+                        *total += sum;
                     }
+                    start += LANES;
                 }
-                // The rounding of the first mean is found again in the sum of deviations.
-                for j in 0..LANES {
-                    mean[start + j] = centre[j] + rest[j] * scale;
-                    squares[start + j] = square[j] - rest[j] * (rest[j] * scale);
+                for j in start..cols {
+                    let mut sum = 0.0;
+                    for i in group.clone() {
+                        sum += f(tile.row(i)[j], centre[j]);
+                    }
+                    sums[j] += sum;
                 }
-                start += LANES;
-            }
-            for j in start..cols {
-                let mut sum = 0.0;
-                for i in 0..rows {
-                    sum += tile.row(i)[j];
-                }
-                let centre = sum * scale;
-                let (mut rest, mut square) = (0.0, 0.0);
-                for i in 0..rows {
-                    let d = tile.row(i)[j] - centre;
-                    rest += d;
-                    square += d * d;
-                }
-                mean[j] = centre + rest * scale;
-                squares[j] = square - rest * (rest * scale);
             }
         },
     );

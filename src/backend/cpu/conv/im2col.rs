@@ -290,17 +290,24 @@ fn copy_runs(
         }
         return;
     }
-    // A library call for a few numbers costs more than the copy.
+    // A library call for a few numbers costs more than the copy; the last eight overlap the ones before.
     for i in 0..count {
         let from = &from[i * from_step..][..len];
         let to = &mut to[i * to_step..][..len];
-        let (from_blocks, from_rest) = from.as_chunks::<8>();
-        let (to_blocks, to_rest) = to.as_chunks_mut::<8>();
-        for (to, from) in to_blocks.iter_mut().zip(from_blocks) {
+        if len < 8 {
+            for (to, from) in to.iter_mut().zip(from) {
+                *to = *from;
+            }
+            continue;
+        }
+        for (to, from) in to
+            .as_chunks_mut::<8>()
+            .0
+            .iter_mut()
+            .zip(from.as_chunks::<8>().0)
+        {
             *to = *from;
         }
-        for (to, from) in to_rest.iter_mut().zip(from_rest) {
-            *to = *from;
-        }
+        *to.last_chunk_mut::<8>().expect("eight") = *from.last_chunk::<8>().expect("eight");
     }
 }

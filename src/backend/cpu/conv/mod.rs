@@ -30,12 +30,7 @@ const REGISTER_COLS: usize = 48;
 /// Cuts an output matrix of pixels x channels. Splits the channels too where there are few pixels; `min_cols` is
 /// then the least that is worth reading the input again.
 fn tile_grid(pixels: usize, channels: usize, min_cols: usize) -> Grid {
-    let tiles = pixels.div_ceil(TILE);
-    let tiles = if tiles > 1 {
-        tiles.next_multiple_of(4)
-    } else {
-        1
-    };
+    let tiles = ((pixels + TILE / 2) / TILE).max(1);
     let row_block = pixels.div_ceil(tiles).next_multiple_of(8);
     let splits = BLOCKS
         .div_ceil(tiles)
