@@ -350,10 +350,9 @@ fn pending_grad<'a, T>(g: &'a T, batch_norm: &'a Option<(T, T)>) -> PendingGrad<
     }
 }
 
-fn upload_grad<B: Backend>(
-    backend: &mut B,
-    dy: &Gradient,
-) -> (B::Buffer, Option<(B::Buffer, B::Buffer)>) {
+type OnDevice<T> = (T, Option<(T, T)>);
+
+fn upload_grad<B: Backend>(backend: &mut B, dy: &Gradient) -> OnDevice<B::Buffer> {
     let g = upload(backend, &dy.g);
     let batch_norm = dy
         .batch_norm

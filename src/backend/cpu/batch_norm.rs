@@ -8,7 +8,8 @@
 //! at most [`BLOCK_PIXELS`] pixels the sums are of x - K, K the block's first pixel, and blocks are merged by the
 //! formula of Chan, Golub and LeVeque ("Updating formulae and a pairwise algorithm for computing sample variances",
 //! 1979), in f32 within a tile and in f64 across the tiles, always in the same order. A block's first pixel lies at
-//! most sqrt(pixels) deviations from its mean, which bounds what the shift can lose.
+//! most sqrt(pixels) deviations from its mean, which bounds what the shift can lose. A tile's mean is kept as its
+//! distance from the tile's first pixel, so that the distances between blocks are not lost against a large mean.
 
 use super::Buffer;
 use super::tiles;
@@ -20,12 +21,16 @@ use rayon::prelude::*;
 /// Most pixels of a block; see the top of this file.
 pub(super) const BLOCK_PIXELS: usize = 256;
 
+/// Elements a channel of a tile's moments: the tile's first pixel, the mean's distance from it, the sum of squared
+/// deviations from the mean; C of each.
+pub(super) const PARTIAL: usize = 3;
+
 pub(super) fn moments(scratch: &mut Buffer, rows: Rows, x: &Buffer, moments: &mut Buffer) {
     let (c, per_tile) = (rows.c, tiles::pixels_per_tile(rows));
-    let partials = scratch.at_least(rows.pixels.div_ceil(per_tile) * bn::moments_len(c));
+    let partials = scratch.at_least(rows.pixels.div_ceil(per_tile) * PARTIAL * c);
     x[..rows.len()]
         .par_chunks(per_tile * c)
-        .zip(partials.par_chunks_mut(bn::moments_len(c)))
+        .zip(partials.par_chunks_mut(PARTIAL * c))
         .for_each(|(x, partial)| {
             let mut count = 0;
             let step = tiles::pixels_per_block(c).clamp(16, BLOCK_PIXELS);
@@ -38,12 +43,17 @@ pub(super) fn moments(scratch: &mut Buffer, rows: Rows, x: &Buffer, moments: &mu
     merge_moments(partials, count, moments, c);
 }
 
-/// Merges a block of pixels (rows x C, at most [`BLOCK_PIXELS`]) into a tile's moments: the mean, then the sum of
-/// squared deviations, C each, of the `count` pixels before it. With a count of 0 what `partial` holds is ignored.
+/// Merges a block of pixels (rows x C, at most [`BLOCK_PIXELS`]) into a tile's moments ([`PARTIAL`]) of the `count`
+/// pixels before it. With a count of 0 what `partial` holds is ignored.
 pub(super) fn add_block(partial: &mut [f32], count: usize, block: &[f32], c: usize) {
     debug_assert!(block.len() <= BLOCK_PIXELS * c);
-    let (mean, m2) = partial.split_at_mut(c);
+    let (origin, rest) = partial.split_at_mut(c);
+    let (mean, m2) = rest.split_at_mut(c);
+    if count == 0 && !block.is_empty() {
+        origin.copy_from_slice(&block[..c]);
+    }
     pulp::Arch::new().dispatch(AddBlock {
+        origin,
         mean,
         m2,
         count,
@@ -52,6 +62,7 @@ pub(super) fn add_block(partial: &mut [f32], count: usize, block: &[f32], c: usi
 }
 
 struct AddBlock<'a> {
+    origin: &'a [f32],
     mean: &'a mut [f32],
     m2: &'a mut [f32],
     count: usize,
@@ -67,7 +78,7 @@ impl AddBlock<'_> {
             let (vectors, _) = S::as_simd_f32s(&row[first..first + WIDTH * S::F32_LANES]);
             std::array::from_fn(|i| vectors[i])
         };
-        let shift = vectors(self.block);
+        let (origin, shift) = (vectors(self.origin), vectors(self.block));
         let mut sum = [simd.splat_f32s(0.0); WIDTH];
         let mut square = sum;
         for row in self.block.chunks_exact(c) {
@@ -86,7 +97,7 @@ impl AddBlock<'_> {
             [weights.reciprocal, weights.share, weights.cross].map(|w| simd.splat_f32s(w));
         for i in 0..WIDTH {
             let offset = simd.mul_f32s(sum[i], reciprocal);
-            let block_mean = simd.add_f32s(shift[i], offset);
+            let block_mean = simd.add_f32s(simd.sub_f32s(shift[i], origin[i]), offset);
             let block_m2 = simd.sub_f32s(square[i], simd.mul_f32s(sum[i], offset));
             if self.count == 0 {
                 (mean[i], m2[i]) = (block_mean, block_m2);
@@ -112,7 +123,8 @@ impl AddBlock<'_> {
         }
         let weights = Weights::new(self.count, self.block.len() / c);
         let offset = sum * weights.reciprocal;
-        let (block_mean, block_m2) = (shift + offset, square - sum * offset);
+        let block_mean = (shift - self.origin[first]) + offset;
+        let block_m2 = square - sum * offset;
         let (mean, m2) = (&mut self.mean[first], &mut self.m2[first]);
         if self.count == 0 {
             (*mean, *m2) = (block_mean, block_m2);
@@ -186,15 +198,16 @@ pub(super) fn merge_moments(
         .enumerate()
     {
         let (mut total, mut mean, mut m2) = (0.0, [0.0f64; 16], [0.0f64; 16]);
-        for (tile, partial) in partials.chunks_exact(bn::moments_len(c)).enumerate() {
+        for (tile, partial) in partials.chunks_exact(PARTIAL * c).enumerate() {
             let added = count(tile) as f64;
             total += added;
-            let (tile_mean, tile_m2) = partial.split_at(c);
+            let (origin, rest) = partial.split_at(c);
+            let (tile_mean, tile_m2) = rest.split_at(c);
             for i in 0..means.len() {
-                let delta = f64::from(tile_mean[16 * block + i]) - mean[i];
+                let at = 16 * block + i;
+                let delta = f64::from(origin[at]) + f64::from(tile_mean[at]) - mean[i];
                 mean[i] += delta * (added / total);
-                m2[i] += f64::from(tile_m2[16 * block + i])
-                    + delta * delta * (added * (total - added) / total);
+                m2[i] += f64::from(tile_m2[at]) + delta * delta * (added * (total - added) / total);
             }
         }
         for i in 0..means.len() {

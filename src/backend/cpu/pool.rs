@@ -169,12 +169,13 @@ pub(super) fn max_pool_dgrad(
                     for p in 0..window.p {
                         let rows = covered(p, window.stride, window.pad.top, window.r, window.h);
                         ring.read(rows.clone());
-                        finish(finished..rows.start.max(finished), g, partial);
-                        finished = rows.start.max(finished);
+                        // First zero, also the rows that no window touches, then finish.
                         if !accumulate && touched < rows.end {
                             g[touched * row_in..rows.end * row_in].fill(0.0);
                         }
                         touched = rows.end.max(touched);
+                        finish(finished..rows.start.max(finished), g, partial);
+                        finished = rows.start.max(finished);
                         let dy = &dy[(image * window.p + p) * row_out..][..row_out];
                         scatter_row(&ring, rows, dy, best, g);
                     }

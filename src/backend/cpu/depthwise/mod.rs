@@ -19,7 +19,7 @@ use super::batch_norm::{self, BLOCK_PIXELS};
 use super::pending::{Act, Closer, GradReader, Reader, merge_part, partial_len, vectorised};
 use super::tiles::{self, TILES, with_workspace};
 use crate::backend::geometry::{PerChannel, Window};
-use crate::backend::{Epilogue, FilterAt, GradTarget, Pending, PendingGrad, bn};
+use crate::backend::{Epilogue, FilterAt, GradTarget, Pending, PendingGrad};
 use kernel::{Accumulate, Columns, Correlate, LANES, TapRows};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -465,7 +465,7 @@ pub(super) fn fprop(
     }
     let pass = Pass::forward(geometry);
     let tiling = Tiling::new(n, window.p);
-    let moments_len = bn::moments_len(c);
+    let moments_len = batch_norm::PARTIAL * c;
     let (packed, rest) = scratch
         .at_least(pass.filter_len() + pass.cp + tiling.tiles() * moments_len)
         .split_at_mut(pass.filter_len());
