@@ -280,7 +280,7 @@ fn forward_group(
         .zip(inverse_norms.chunks_mut(walk.tile))
     {
         let count = inverse_norms.len();
-        vectorised(|| {
+        vectorised(#[inline(always)] || {
             for (w, inverse) in classes.chunks_exact(d).zip(inverse_norms.iter_mut()) {
                 let square = sum_of_squares(w);
                 squares += square;
@@ -298,7 +298,7 @@ fn forward_group(
             products[row * padded + sample] = f32::NEG_INFINITY;
         }
         before.copy_from_slice(best);
-        vectorised(|| largest_logits(products, padded, factors, best));
+        vectorised(#[inline(always)] || largest_logits(products, padded, factors, best));
         if !margin.normalise {
             for n in 0..padded {
                 if best[n] > before[n] {
@@ -312,7 +312,7 @@ fn forward_group(
                 };
             }
         }
-        vectorised(|| add_exps(products, padded, factors, offsets, sums));
+        vectorised(#[inline(always)] || add_exps(products, padded, factors, offsets, sums));
         first += count;
     }
     for (out, sum) in out_sums.iter_mut().zip(sums.iter()) {
@@ -408,10 +408,20 @@ pub(super) fn bprop(
         .take(n)
         .enumerate()
         .for_each(|(sample, dx)| {
-            for (i, dx) in dx.iter_mut().enumerate() {
-                let parts = partials.chunks_exact(n * d).map(|p| p[sample * d + i]);
-                *dx = parts.map(f64::from).sum::<f64>() as f32;
-            }
+            WORKSPACE.with_borrow_mut(|workspace| {
+                let sums = &mut workspace.sums;
+                sums.clear();
+                sums.resize(d, 0.0);
+                for part in partials.chunks_exact(n * d) {
+                    let part = &part[sample * d..][..d];
+                    sums.iter_mut()
+                        .zip(part)
+                        .for_each(|(sum, part)| *sum += f64::from(*part));
+                }
+                dx.iter_mut()
+                    .zip(sums.iter())
+                    .for_each(|(dx, sum)| *dx = *sum as f32);
+            });
             if margin.normalise {
                 let unit = &batch.xn[sample * d..][..d];
                 let along = dot(dx, unit) as f32;
@@ -471,7 +481,7 @@ fn backward_group(
             target_products.push((place(target), products[place(target)]));
             products[place(target)] = EXCLUDED;
         }
-        vectorised(|| gradients(margin, batch, padded, inverse_norms, products, along));
+        vectorised(#[inline(always)] || gradients(margin, batch, padded, inverse_norms, products, along));
         for ((at, product), (sample, row)) in
             target_products
                 .into_iter()
@@ -506,7 +516,7 @@ fn backward_group(
                 Mat::new(batch.xn, n, d, d),
                 false,
             );
-            vectorised(|| {
+            vectorised(#[inline(always)] || {
                 for (((w, v), g), along) in classes
                     .chunks_exact_mut(d)
                     .zip(momentum.chunks_exact_mut(d))

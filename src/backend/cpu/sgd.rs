@@ -85,7 +85,7 @@ pub(super) fn update(
     }
     blocks.into_par_iter().for_each(|(segment, w, v, g)| {
         let lr = step.lr * segment.lr_multiplier;
-        vectorised(|| step_row(step.form, lr, step.momentum, g, clip, segment.decay, w, v));
+        vectorised(#[inline(always)] || step_row(step.form, lr, step.momentum, g, clip, segment.decay, w, v));
     });
 }
 
@@ -132,7 +132,7 @@ pub(super) fn step_row(
 }
 
 fn sum_of_squares(values: &[f32]) -> f64 {
-    vectorised(|| {
+    vectorised(#[inline(always)] || {
         let mut sum = 0.0;
         for stretch in values.chunks(STRETCH) {
             let (vectors, rest) = stretch.as_chunks::<LANES>();

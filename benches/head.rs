@@ -1,0 +1,129 @@
+//! The ArcFace head at published sizes against the bare matrix products it stands on.
+//!
+//! `cargo bench --bench head`. For each size: forward and backward with the update of the class rows, best of
+//! several rounds, in milliseconds and GFLOP/s (2 N D V forward, 6 N D V backward); the same products as a plain
+//! linear layer that stores its N x V logits, in the same round; their ratio. The answer is checked first.
+
+use arcface_cu::backend::cpu::Cpu;
+use arcface_cu::backend::geometry::Conv2d;
+use arcface_cu::backend::{
+    Backend, Epilogue, FilterAt, GradTarget, Pending, PendingGrad, SgdForm, SgdStep,
+};
+use arcface_cu::head::{ArcFace, ClassInit, Distribution, Margin, expected_initial_loss};
+use arcface_cu::random::{Purpose, Random};
+use std::time::Instant;
+
+const ROUNDS: usize = 12;
+
+fn main() -> arcface_cu::Result<()> {
+    for (n, d, classes) in [(64, 256, 85_742), (32, 512, 85_742)] {
+        measure(n, d, classes)?;
+    }
+    Ok(())
+}
+
+fn measure(n: usize, d: usize, classes: usize) -> arcface_cu::Result<()> {
+    let backend = &mut Cpu::new();
+    let margin = Margin::arcface(30.0, 0.5);
+    let init = ClassInit {
+        distribution: Distribution::GlorotUniform,
+        seed: 1,
+        index: 0,
+    };
+    let mut head = ArcFace::new(backend, classes, d, n, margin, init)?;
+    let mut random = Random::new(2, Purpose::Init, 1);
+    let values: Vec<f32> = (0..n * d).map(|_| random.normal()).collect();
+    let labels: Vec<u32> = (0..n).map(|_| random.below(classes as u32)).collect();
+    let mut x = backend.alloc(n * d)?;
+    backend.upload(&values, &mut x, 0)?;
+    let mut dx = backend.alloc(n * d)?;
+    let step = SgdStep {
+        form: SgdForm::Keras,
+        lr: 1e-4,
+        momentum: 0.8,
+        clip: None,
+    };
+
+    let loss = head.forward(backend, &x, &labels)?.loss;
+    let expected = expected_initial_loss(&margin, d, classes);
+    assert!((loss - expected).abs() < 1.0, "loss {loss}, not {expected}");
+
+    // The textbook's products: logits, d_x and d_w of a linear layer.
+    let linear = Conv2d::linear(n, d, classes);
+    let filter = FilterAt {
+        weights: 0,
+        bias: None,
+    };
+    let mut logits = backend.alloc(n * classes)?;
+    let mut grads = backend.alloc(classes * d)?;
+
+    let mut best = [f64::INFINITY; 4];
+    for _ in 0..ROUNDS {
+        let mut lap = Instant::now();
+        let mut record = |which: usize| {
+            let time: f64 = best[which];
+            best[which] = time.min(lap.elapsed().as_secs_f64());
+            lap = Instant::now();
+        };
+        head.forward(backend, &x, &labels)?;
+        record(0);
+        head.backward(backend, &x, &labels, &step, 1e-3, &mut dx)?;
+        record(1);
+        let epilogue = Epilogue::Raw;
+        backend.conv2d_fprop(
+            &linear,
+            Pending::plain(&x),
+            head.weights(),
+            filter,
+            &mut logits,
+            epilogue,
+        )?;
+        record(2);
+        backend.conv2d_fprop(
+            &linear,
+            Pending::plain(&x),
+            head.weights(),
+            filter,
+            &mut logits,
+            Epilogue::Raw,
+        )?;
+        backend.conv2d_dgrad(
+            &linear,
+            PendingGrad::plain(&logits),
+            head.weights(),
+            filter,
+            GradTarget {
+                g: &mut dx,
+                accumulate: false,
+                close: None,
+            },
+        )?;
+        backend.conv2d_wgrad(
+            &linear,
+            PendingGrad::plain(&logits),
+            Pending::plain(&x),
+            &mut grads,
+            filter,
+        )?;
+        record(3);
+    }
+    let flops = 2.0 * (n * d * classes) as f64;
+    println!(
+        "N {n}, D {d}, V {classes}, {} threads",
+        rayon::current_num_threads(),
+    );
+    for (what, head, bare, flops) in [
+        ("forward", best[0], best[2], flops),
+        ("backward and update", best[1], best[3], 3.0 * flops),
+    ] {
+        println!(
+            "  {what:20} {:7.2} ms {:6.0} GFLOP/s; bare products {:7.2} ms {:6.0} GFLOP/s; {:.0} %",
+            1e3 * head,
+            flops / head / 1e9,
+            1e3 * bare,
+            flops / bare / 1e9,
+            100.0 * bare / head
+        );
+    }
+    Ok(())
+}
