@@ -8,6 +8,7 @@ mod map;
 
 pub mod augment;
 pub mod bcolz;
+pub mod faces;
 pub mod image;
 pub mod image_folder;
 pub mod loader;
