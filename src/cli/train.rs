@@ -129,6 +129,8 @@ struct Session<B: Backend> {
     /// The step to stop after.
     last_step: u64,
     skip_bad: bool,
+    /// What to type to go on after an interrupt.
+    resume_command: String,
     /// Unreadable pictures that have been listed.
     told: BTreeSet<u32>,
 }
@@ -201,6 +203,14 @@ impl<B: Backend> Session<B> {
         };
         say(describe_run(&trainer, &length));
         folder.begin(trainer.config())?;
+        let typed: Vec<String> = std::env::args().skip(1).collect();
+        let resume_command = if typed.first().is_some_and(|command| command == "train") {
+            command_to_resume(&typed)
+        } else {
+            // Another command runs this one.
+            let [data, out] = [path, folder.path()].map(|p| p.display().to_string());
+            command_to_resume(&["train".into(), "--data".into(), data, "--out".into(), out])
+        };
         let log = match saved {
             Some(steps_done) => MetricsLog::resume(folder.path(), steps_done)?,
             None => MetricsLog::create(folder.path())?,
@@ -213,6 +223,7 @@ impl<B: Backend> Session<B> {
             saved,
             last_step: length.last_step,
             skip_bad: args.skip_bad,
+            resume_command,
             told: BTreeSet::new(),
         })
     }
@@ -256,6 +267,7 @@ impl<B: Backend> Session<B> {
             path.display(),
             match self.told.len() {
                 0 => String::new(),
+                1 => " (1 picture could not be read and was replaced)".to_owned(),
                 n => format!(" ({n} pictures could not be read and were replaced)"),
             }
         ));
@@ -284,7 +296,7 @@ impl<B: Backend> Session<B> {
         }
         self.progress.message(&format!(
             "stopped after step {steps}; to go on:\n  {}",
-            command_to_resume(std::env::args())
+            self.resume_command
         ));
         Err(Error::Interrupted)
     }
@@ -413,14 +425,14 @@ fn first_loss(report: &StepReport, expected: f64, tolerance: f64) -> String {
     )
 }
 
-/// The command that was typed, with --resume.
-fn command_to_resume(args: impl Iterator<Item = String>) -> String {
+/// The command with these arguments, with --resume, as it can be typed.
+fn command_to_resume(arguments: &[String]) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
-    let mut words: Vec<String> = args
-        .skip(1)
+    let mut words: Vec<String> = arguments
+        .iter()
         .map(|word| {
             if !word.is_empty() && word.chars().all(plain) {
-                word
+                word.clone()
             } else {
                 format!("'{}'", word.replace('\'', r"'\''"))
             }
@@ -480,21 +492,15 @@ mod tests {
 
     #[test]
     fn the_command_to_resume_can_be_typed() {
-        let typed = [
-            "target/arcface-cu",
-            "train",
-            "--data",
-            "my faces",
-            "--set",
-            "a='b'",
-        ];
+        let words = |words: &[&str]| words.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let typed = words(&["train", "--data", "my faces", "--set", "a='b'"]);
         assert_eq!(
-            command_to_resume(typed.iter().map(ToString::to_string)),
+            command_to_resume(&typed),
             r"arcface-cu train --data 'my faces' --set 'a='\''b'\''' --resume"
         );
-        let resumed = ["x", "train", "--resume", "--data", "y"];
+        let resumed = words(&["train", "--resume", "--data", "y"]);
         assert_eq!(
-            command_to_resume(resumed.iter().map(ToString::to_string)),
+            command_to_resume(&resumed),
             "arcface-cu train --resume --data y"
         );
     }
