@@ -2,7 +2,7 @@
 //!
 //! Tensors have the names of the parameter table (`conv1/kernel`, `bn/moving_mean`, ...; KRSC, RSC, KC). A checkpoint adds
 //! `momentum/NAME` for every learnt parameter, `head/classes` and `head/momentum` (V x D). The metadata entry `arcface_cu`
-//! is JSON: format version, configuration, number of classes, and for a checkpoint the steps done. A file is written
+//! is JSON: format version, configuration, number of classes, and for a checkpoint its progress and the number of images. A file is written
 //! beside its place, synced, and renamed, so that at any moment the old file or the new one is there, whole.
 
 use crate::config::Config;
@@ -25,7 +25,14 @@ struct Metadata {
     config: Config,
     classes: usize,
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    steps_done: Option<u64>,
+    progress: Option<Progress>,
+}
+
+/// How far a checkpoint's run had come.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+struct Progress {
+    steps_done: u64,
+    images: usize,
 }
 
 /// What it takes to embed: configuration, parameters, running statistics.
@@ -52,6 +59,8 @@ pub struct Checkpoint {
     pub class_rows: Vec<f32>,
     /// Their velocity.
     pub class_momentum: Vec<f32>,
+    /// Images in the data, which together with the steps done tell the place in the epoch.
+    pub images: usize,
     /// Steps done since the beginning.
     pub steps_done: u64,
 }
@@ -83,12 +92,12 @@ impl Weights {
         Ok(file.weights()?.0)
     }
 
-    fn metadata(&self, steps_done: Option<u64>) -> Metadata {
+    fn metadata(&self, progress: Option<Progress>) -> Metadata {
         Metadata {
             format: FORMAT,
             config: self.config.clone(),
             classes: self.classes,
-            steps_done,
+            progress,
         }
     }
 
@@ -119,11 +128,11 @@ impl Checkpoint {
             rows,
             &self.class_momentum,
         ));
-        save(
-            path,
-            &tensors,
-            &self.weights.metadata(Some(self.steps_done)),
-        )
+        let progress = Progress {
+            steps_done: self.steps_done,
+            images: self.images,
+        };
+        save(path, &tensors, &self.weights.metadata(Some(progress)))
     }
 
     /// Reads the file.
@@ -132,8 +141,8 @@ impl Checkpoint {
     /// Not a checkpoint, a tensor that is missing, of another shape or not finite.
     pub fn load(path: &Path) -> Result<Self> {
         let file = Opened::read(path)?;
-        let (weights, steps_done) = file.weights()?;
-        let steps_done = steps_done.ok_or_else(|| {
+        let (weights, progress) = file.weights()?;
+        let progress = progress.ok_or_else(|| {
             Error::data(
                 path,
                 "holds weights alone; training goes on from a checkpoint only",
@@ -146,7 +155,8 @@ impl Checkpoint {
             momentum: file.slab(&tensors, MOMENTUM, &table)?,
             class_rows: file.tensor(&tensors, CLASSES, &rows)?,
             class_momentum: file.tensor(&tensors, CLASS_MOMENTUM, &rows)?,
-            steps_done,
+            images: progress.images,
+            steps_done: progress.steps_done,
             weights,
         })
     }
@@ -249,7 +259,7 @@ impl Opened {
         )
     }
 
-    fn weights(&self) -> Result<(Weights, Option<u64>)> {
+    fn weights(&self) -> Result<(Weights, Option<Progress>)> {
         let (_, header) = SafeTensors::read_metadata(&self.bytes).map_err(|e| self.foreign(e))?;
         let text = header
             .metadata()
@@ -289,7 +299,7 @@ impl Opened {
             config: metadata.config,
             classes: metadata.classes,
         };
-        Ok((weights, metadata.steps_done))
+        Ok((weights, metadata.progress))
     }
 
     fn slab(
@@ -348,6 +358,7 @@ mod tests {
             momentum,
             class_rows: (0..5 * d).map(|i| i as f32).collect(),
             class_momentum: vec![0.5; 5 * d],
+            images: 40,
             steps_done: 77,
             weights: Weights {
                 config,

@@ -11,6 +11,7 @@ use crate::models::{self, Embedding, Network};
 use crate::optim::Optimizer;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use toml::{Table, Value};
 
@@ -99,12 +100,17 @@ impl Config {
     /// # Errors
     /// An unknown preset or key, a value of the wrong type, or one that makes no sense.
     pub fn load(preset: &str, file: Option<&Path>, settings: &[String]) -> Result<Self> {
-        let mut table = crate::presets::get(preset)?.to_table();
+        crate::presets::get(preset)?.with(file, settings)
+    }
+
+    /// This configuration with a TOML file and `key=value` settings (dotted keys) over it, in that order.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn with(&self, file: Option<&Path>, settings: &[String]) -> Result<Self> {
+        let mut table = self.to_table();
         if let Some(path) = file {
-            let text = std::fs::read_to_string(path).map_err(Error::io("reading", path))?;
-            let over: Table = toml::from_str(&text)
-                .map_err(|e| Error::Usage(format!("{}: {e}", path.display())))?;
-            merge(&mut table, over);
+            merge(&mut table, read_table(path)?);
         }
         for setting in settings {
             merge(&mut table, parse_setting(setting)?);
@@ -139,14 +145,79 @@ impl Config {
         Ok(())
     }
 
+    /// The preset that a configuration file says it started from, if it says so.
+    ///
+    /// # Errors
+    /// The file cannot be read or is not TOML.
+    pub fn preset_in(path: &Path) -> Result<Option<String>> {
+        let table = read_table(path)?;
+        Ok(table
+            .get("preset")
+            .and_then(Value::as_str)
+            .map(str::to_owned))
+    }
+
     /// The configuration as TOML text.
     pub fn to_toml(&self) -> String {
-        toml::to_string(self).expect("a configuration is plain data")
+        toml::to_string(&self.to_table()).expect("a configuration is plain data")
+    }
+
+    /// The settings that are not the same in `other`: key, value here, value there ("absent" where there is none).
+    pub fn differences(&self, other: &Config) -> Vec<[String; 3]> {
+        let flat = |config: &Config| {
+            let mut values = BTreeMap::new();
+            flatten("", &Value::Table(config.to_table()), &mut values);
+            values
+        };
+        let (here, there) = (flat(self), flat(other));
+        let keys: BTreeSet<&String> = here.keys().chain(there.keys()).collect();
+        let value = |values: &BTreeMap<String, String>, key| {
+            values.get(key).cloned().unwrap_or_else(|| "absent".into())
+        };
+        keys.into_iter()
+            .map(|key| [key.clone(), value(&here, key), value(&there, key)])
+            .filter(|[_, here, there]| here != there)
+            .collect()
     }
 
     fn to_table(&self) -> Table {
-        Table::try_from(self).expect("a configuration is plain data")
+        let mut table = Table::try_from(self).expect("a configuration is plain data");
+        table.iter_mut().for_each(|(_, value)| shorten(value));
+        table
     }
+}
+
+/// Gives a number that came from an `f32` the fewest digits that read back as the same `f32`: 0.05, not
+/// 0.05000000074505806.
+fn shorten(value: &mut Value) {
+    match value {
+        Value::Float(x) if f64::from(*x as f32) == *x => {
+            *x = (*x as f32)
+                .to_string()
+                .parse()
+                .expect("a printed number reads back");
+        }
+        Value::Array(values) => values.iter_mut().for_each(shorten),
+        Value::Table(table) => table.iter_mut().for_each(|(_, value)| shorten(value)),
+        _ => {}
+    }
+}
+
+/// Every value that is not a table, as text under its dotted key.
+fn flatten(key: &str, value: &Value, into: &mut BTreeMap<String, String>) {
+    let Value::Table(table) = value else {
+        into.insert(key.to_owned(), value.to_string());
+        return;
+    };
+    for (name, value) in table {
+        let dot = if key.is_empty() { "" } else { "." };
+        flatten(&format!("{key}{dot}{name}"), value, into);
+    }
+}
+
+fn read_table(path: &Path) -> Result<Table> {
+    let text = std::fs::read_to_string(path).map_err(Error::io("reading", path))?;
+    toml::from_str(&text).map_err(|e| Error::Usage(format!("{}: {e}", path.display())))
 }
 
 /// Lays `over` on `base`: tables are merged, everything else replaces. A table that names another `kind` or another
@@ -247,6 +318,27 @@ mod tests {
             let config = Config::load(name, None, &[]).unwrap();
             let again: Config = toml::from_str(&config.to_toml()).unwrap();
             assert_eq!(config, again);
+            assert!(
+                !config.to_toml().contains("0000000"),
+                "{}",
+                config.to_toml()
+            );
         }
+    }
+
+    #[test]
+    fn differences_are_named() {
+        let (a, b) = (
+            load(&[]).unwrap(),
+            load(&["optimizer.lr=0.3", "model.batch_norm_momentum=0.5"]).unwrap(),
+        );
+        assert_eq!(
+            a.differences(&b),
+            [
+                ["model.batch_norm_momentum", "absent", "0.5"],
+                ["optimizer.lr", "0.05", "0.3"]
+            ]
+        );
+        assert!(a.differences(&a).is_empty());
     }
 }

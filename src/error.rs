@@ -51,9 +51,9 @@ pub enum Error {
     #[error("{0}")]
     Usage(String),
     /// Training met a loss or gradient that is not finite and stopped before the update.
-    #[error("step {step}: {what} is not finite{}; the last checkpoint is untouched. A lower learning rate or a longer warm-up usually helps", layer.as_ref().map(|l| format!(" (first in layer {l})")).unwrap_or_default())]
+    #[error("step {step}: {what} is not finite{}; the checkpoints hold nothing of it. A lower learning rate or a longer warm-up usually helps", layer.as_ref().map(|l| format!(" (first in layer {l})")).unwrap_or_default())]
     NotFinite {
-        /// The step at which it happened, counted from 0.
+        /// The step at which it happened, counted from 1 as everywhere that people look.
         step: u64,
         /// "the loss" or "the gradient".
         what: &'static str,
@@ -102,10 +102,12 @@ impl Error {
         }
     }
 
-    /// The process's exit code for this error: 2 for wrong usage, 1 for everything else.
+    /// The process's exit code for this error: 2 for wrong usage, 130 where the user interrupted (what a shell gives
+    /// for a process that Ctrl-C ended), 1 for everything else.
     pub fn exit_code(&self) -> u8 {
         match self {
             Error::Usage(_) => 2,
+            Error::Interrupted => 130,
             _ => 1,
         }
     }

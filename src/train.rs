@@ -33,6 +33,8 @@ pub struct Trainer<B: Backend> {
     /// The class rows' decay.
     class_decay: f32,
     loader: Loader,
+    /// Images in the data.
+    images: usize,
     steps_done: u64,
 }
 
@@ -53,7 +55,7 @@ impl<B: Backend> Trainer<B> {
     /// Goes on where `checkpoint` was taken: the same data gives the same bits as a run that never stopped.
     ///
     /// # Errors
-    /// As [`Trainer::new`]; also data with another number of identities.
+    /// As [`Trainer::new`]; also data with another number of images or identities.
     pub fn resume(
         backend: B,
         checkpoint: &Checkpoint,
@@ -66,9 +68,13 @@ impl<B: Backend> Trainer<B> {
             params,
             statistics,
         } = &checkpoint.weights;
-        if dataset.classes() != *classes {
+        let trained = (checkpoint.images, *classes);
+        if (dataset.len(), dataset.classes()) != trained {
             return Err(Error::Invalid(format!(
-                "the checkpoint was trained on {classes} identities and the data has {}; a run goes on with its own data only",
+                "the checkpoint was trained on {} images of {} identities and the data has {} of {}; a run goes on with its own data only",
+                trained.0,
+                trained.1,
+                dataset.len(),
                 dataset.classes()
             )));
         }
@@ -92,9 +98,9 @@ impl<B: Backend> Trainer<B> {
         config.validate()?;
         let model = config.model.build()?;
         let batch = config.train.batch_size;
-        let classes = dataset.classes();
+        let (images, classes) = (dataset.len(), dataset.classes());
         let seed = config.train.seed;
-        let steps_per_epoch = (dataset.len() / batch) as u64;
+        let steps_per_epoch = (images / batch) as u64;
         let (epoch, step) = match steps_per_epoch {
             // The loader says what is wrong with so few images.
             0 => (0, 0),
@@ -130,6 +136,7 @@ impl<B: Backend> Trainer<B> {
             graph,
             head,
             loader,
+            images,
             steps_done,
         })
     }
@@ -142,6 +149,11 @@ impl<B: Backend> Trainer<B> {
     /// The device.
     pub fn backend(&mut self) -> &mut B {
         &mut self.backend
+    }
+
+    /// The ArcFace layer.
+    pub fn head(&self) -> &ArcFace<B> {
+        &self.head
     }
 
     /// The network.
@@ -198,7 +210,7 @@ impl<B: Backend> Trainer<B> {
         let output = self.head.forward(backend, x, &batch.labels)?;
         if !output.loss.is_finite() {
             return Err(Error::NotFinite {
-                step,
+                step: step + 1,
                 what: "the loss",
                 layer: self.graph.first_layer_not_finite(backend)?,
             });
@@ -209,7 +221,7 @@ impl<B: Backend> Trainer<B> {
         let norms = self.graph.norms(backend, &self.segments)?;
         if !norms.gradient.is_finite() {
             return Err(Error::NotFinite {
-                step,
+                step: step + 1,
                 what: "the gradient",
                 layer: self.graph.first_gradient_not_finite(backend)?,
             });
@@ -279,6 +291,7 @@ impl<B: Backend> Trainer<B> {
             momentum,
             class_rows,
             class_momentum,
+            images: self.images,
             steps_done: self.steps_done,
         })
     }

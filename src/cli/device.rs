@@ -51,10 +51,7 @@ pub(super) fn with_device(device: Device, task: impl OnDevice) -> Result<()> {
         Device::Cpu => task.run(Cpu::new()),
         Device::Auto => {
             let cpu = Cpu::new();
-            eprintln!(
-                "device: {} (the CUDA engine is not part of this version)",
-                cpu.describe()
-            );
+            eprintln!("--device auto: the CPU, since this version has no other engine");
             task.run(cpu)
         }
         Device::Cuda(n) => Err(Error::Invalid(format!(

@@ -7,8 +7,13 @@ mod device;
 mod embed;
 mod eval;
 mod info;
+mod interrupt;
+mod output;
 mod pack;
 mod plan;
+mod recipe;
+mod run_folder;
+mod source;
 mod train;
 
 use crate::Result;
@@ -41,7 +46,7 @@ enum Command {
     Info(info::Args),
 }
 
-/// Runs the program: 0 done, 1 failed, 2 wrong usage.
+/// Runs the program: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
 pub fn main() -> ExitCode {
     // Wrong usage and --help end inside `parse`, with 2 and 0.
     match run(Cli::parse()) {

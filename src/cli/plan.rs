@@ -1,8 +1,110 @@
-use crate::Result;
+//! `plan`: memory and arithmetic before running.
+
+use super::output::{grouped, say, size};
+use super::recipe::RecipeArgs;
+use crate::backend::Backend;
+use crate::backend::cpu::Cpu;
+use crate::graph::params::ParamTable;
+use crate::graph::{infer, train};
+use crate::head::ArcFace;
+use crate::{Error, Result};
+use clap::ValueEnum;
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {}
+pub(super) struct Args {
+    #[command(flatten)]
+    recipe: RecipeArgs,
+    /// Identities to train on, V.
+    #[arg(long, value_name = "V", default_value_t = 85_642)]
+    classes: usize,
+    /// Plan embedding with trained weights, instead of training. Default: off.
+    #[arg(long)]
+    infer: bool,
+    /// Memory to plan for, in GiB. Default: what is free on this machine.
+    #[arg(long, value_name = "GIB")]
+    memory: Option<f64>,
+    /// Largest slots to list.
+    #[arg(long, value_name = "N", default_value_t = 12)]
+    rows: usize,
+}
 
-pub(super) fn run(_args: Args) -> Result<()> {
-    todo!()
+pub(super) fn run(args: Args) -> Result<()> {
+    let config = args.recipe.config(None, &[])?;
+    let (batch, margin) = (config.train.batch_size, &config.head.margin);
+    let available = match args.memory {
+        Some(gib) if gib > 0.0 && gib < 1e9 => (gib * f64::from(1 << 30)) as u64,
+        Some(gib) => {
+            return Err(Error::Usage(format!(
+                "--memory takes a size in GiB above 0, not {gib}"
+            )));
+        }
+        None => Cpu::new().memory_available(),
+    };
+    let model = config.model.build()?;
+    let d = model.embedding_size();
+    let name = config.model.network.to_possible_value();
+    say(format!(
+        "network: {}, {d}-d embedding, {} parameters, {:.3} GMAC an image forward{}",
+        name.as_ref().map_or("unnamed", |name| name.get_name()),
+        grouped(ParamTable::new(&model).count() as u64),
+        model.macs() as f64 / 1e9,
+        if args.infer {
+            ""
+        } else {
+            ", about three times that for a training step"
+        }
+    ));
+    let (plan, head_bytes) = if args.infer {
+        (infer::memory_plan(&model), 0)
+    } else {
+        if args.classes.checked_mul(2 * d).is_none_or(|n| n > 1 << 40) {
+            return Err(Error::Usage(format!(
+                "--classes {}: so many class rows cannot be planned",
+                args.classes
+            )));
+        }
+        say(format!(
+            "head: {} identities, {:.3} GMAC an image forward, scale {}, margins m1 {} m2 {} m3 {}",
+            grouped(args.classes as u64),
+            (args.classes * d) as f64 / 1e9,
+            margin.scale,
+            margin.m1,
+            margin.m2,
+            margin.m3
+        ));
+        // The plan knows class rows and momentum; the rest of the head's memory grows with the batch.
+        let rows = args.classes * d;
+        let beside = ArcFace::<Cpu>::bytes(args.classes, d, batch) - 8 * rows as u64;
+        (train::memory_plan(&model, rows), beside)
+    };
+    say("");
+    say(plan.table(batch, args.rows).trim_end());
+    if !args.infer {
+        say(format!(
+            "{:9.1}  of them class rows and their momentum",
+            8.0 * (args.classes * d) as f64 / f64::from(1 << 20)
+        ));
+    }
+    let total = plan.bytes(batch) + head_bytes;
+    say(format!(
+        "{:9.1}  in all at batch {batch}",
+        total as f64 / f64::from(1 << 20)
+    ));
+    say("");
+    let largest = plan.largest_batch(available.saturating_sub(head_bytes));
+    let room = match args.memory {
+        Some(_) => size(available),
+        None => format!("the {} that are free here", size(available)),
+    };
+    say(if largest == 0 {
+        format!("not even one image fits into {room}")
+    } else {
+        format!(
+            "largest batch in {room}: {} ({} an image)",
+            grouped(largest as u64),
+            size(plan.bytes_an_image())
+        )
+    });
+    say("not counted: the loader's batches of pixels, and the backend's scratch memory");
+    Ok(())
 }

@@ -1,0 +1,57 @@
+//! Standard output, as the commands use it.
+
+use crate::report::progress::Output;
+use indicatif::ProgressDrawTarget;
+use std::fmt::Display;
+use std::io::{self, IsTerminal, Write};
+
+/// Prints a line. A reader that has gone away (`| head`) is no reason to fail.
+pub(super) fn say(line: impl Display) {
+    let _ = writeln!(io::stdout(), "{line}");
+}
+
+/// Progress on standard output: a bar on a terminal, else lines.
+pub(super) fn progress() -> Output {
+    let stdout = io::stdout();
+    Output::choose(
+        stdout.is_terminal(),
+        ProgressDrawTarget::stdout(),
+        Box::new(stdout),
+    )
+}
+
+/// `1,234,567`
+pub(super) fn grouped(count: u64) -> String {
+    let digits = count.to_string();
+    let mut text = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// Bytes in MiB, or in GiB from one on.
+pub(super) fn size(bytes: u64) -> String {
+    let mib = bytes as f64 / f64::from(1 << 20);
+    if mib < 1024.0 {
+        format!("{mib:.1} MiB")
+    } else {
+        format!("{:.2} GiB", mib / 1024.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_readable() {
+        let counts = [0, 999, 1000, 85_642, 1_234_567].map(grouped);
+        assert_eq!(counts, ["0", "999", "1,000", "85,642", "1,234,567"]);
+        assert_eq!(size(1_572_864), "1.5 MiB");
+        assert_eq!(size(3 << 29), "1.50 GiB");
+    }
+}

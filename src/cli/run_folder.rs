@@ -1,0 +1,260 @@
+//! A run's folder: `config.toml`, `metrics.csv`, `eval.csv`, `checkpoints/step-XXXXXXXX.safetensors`, `weights.safetensors`.
+
+use crate::checkpoint::{Checkpoint, Weights, write_atomically};
+use crate::config::Config;
+use crate::{Error, Result};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Where a run leaves its files.
+#[derive(Clone, Debug)]
+pub(super) struct RunFolder {
+    path: PathBuf,
+}
+
+/// What `--resume` found.
+#[derive(Debug)]
+pub(super) struct Found {
+    /// The newest whole checkpoint and its file.
+    pub(super) checkpoint: Option<(PathBuf, Checkpoint)>,
+    /// Newer files that could not be used, as sentences.
+    pub(super) passed_over: Vec<String>,
+}
+
+impl RunFolder {
+    /// The folder at `path`, which need not exist yet.
+    pub(super) fn new(path: PathBuf) -> Self {
+        RunFolder { path }
+    }
+
+    /// Where it is.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether a run has left anything here.
+    pub(super) fn has_run(&self) -> bool {
+        ["config.toml", "metrics.csv", "checkpoints"]
+            .iter()
+            .any(|name| self.path.join(name).exists())
+    }
+
+    /// The stored configuration, if there is one.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub(super) fn config(&self) -> Result<Option<Config>> {
+        let path = self.path.join("config.toml");
+        if !path.exists() {
+            return Ok(None);
+        }
+        let text = fs::read_to_string(&path).map_err(Error::io("reading", &path))?;
+        toml::from_str(&text)
+            .map(Some)
+            .map_err(|e| Error::data(&path, format!("is not a run's configuration: {e}")))
+    }
+
+    /// Makes the folder and stores the configuration.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub(super) fn begin(&self, config: &Config) -> Result<()> {
+        let checkpoints = self.checkpoints();
+        fs::create_dir_all(&checkpoints).map_err(Error::io("creating the folder", &checkpoints))?;
+        write_atomically(&self.path.join("config.toml"), config.to_toml().as_bytes())
+    }
+
+    /// The newest whole checkpoint. Removes what a killed run was just writing.
+    ///
+    /// # Errors
+    /// The folder cannot be read, or there are checkpoints and none can be used.
+    pub(super) fn find(&self) -> Result<Found> {
+        let mut found = Found {
+            checkpoint: None,
+            passed_over: Vec::new(),
+        };
+        for (step, path) in self.list()?.into_iter().rev() {
+            let reason = match Checkpoint::load(&path) {
+                Ok(checkpoint) if checkpoint.steps_done == step => {
+                    found.checkpoint = Some((path, checkpoint));
+                    break;
+                }
+                Ok(checkpoint) => format!(
+                    "{}: holds step {}, not the step in its name",
+                    path.display(),
+                    checkpoint.steps_done
+                ),
+                Err(error) => error.to_string(),
+            };
+            found.passed_over.push(reason);
+        }
+        if found.checkpoint.is_none() && !found.passed_over.is_empty() {
+            return Err(Error::data(
+                self.checkpoints(),
+                format!(
+                    "no checkpoint can be used ({}); delete the folder to begin anew",
+                    found.passed_over.join("; ")
+                ),
+            ));
+        }
+        Ok(found)
+    }
+
+    /// Writes a checkpoint and then deletes all but the last `keep` up to it. Files of later steps, which a resumed run
+    /// passed over as broken, do not count; the run overwrites them when it gets there.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub(super) fn save(&self, checkpoint: &Checkpoint, keep: usize) -> Result<PathBuf> {
+        let step = checkpoint.steps_done;
+        let path = self
+            .checkpoints()
+            .join(format!("step-{step:08}.safetensors"));
+        checkpoint.save(&path)?;
+        let mut up_to = self.list()?;
+        up_to.retain(|(s, _)| *s <= step);
+        for (_, old) in up_to.iter().rev().skip(keep) {
+            fs::remove_file(old).map_err(Error::io("deleting", old))?;
+        }
+        Ok(path)
+    }
+
+    /// Writes the final weights.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub(super) fn save_weights(&self, weights: &Weights) -> Result<PathBuf> {
+        let path = self.path.join("weights.safetensors");
+        weights.save(&path)?;
+        Ok(path)
+    }
+
+    fn checkpoints(&self) -> PathBuf {
+        self.path.join("checkpoints")
+    }
+
+    /// Checkpoint files by step, oldest first; other names are nobody's business here. Half-written files, which a
+    /// killed run leaves, are removed.
+    fn list(&self) -> Result<Vec<(u64, PathBuf)>> {
+        let folder = self.checkpoints();
+        let entries = match fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => return Err(Error::io("listing the folder", &folder)(e)),
+        };
+        let mut files = Vec::new();
+        for entry in entries {
+            let path = entry
+                .map_err(Error::io("listing the folder", &folder))?
+                .path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let Some(rest) = name.strip_prefix("step-") else {
+                continue;
+            };
+            if rest.ends_with(".safetensors.tmp") {
+                fs::remove_file(&path).map_err(Error::io("deleting", &path))?;
+            } else if let Some(step) = rest.strip_suffix(".safetensors")
+                && let Ok(step) = step.parse()
+            {
+                files.push((step, path));
+            }
+        }
+        files.sort();
+        Ok(files)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::params::ParamTable;
+
+    fn checkpoint(steps_done: u64) -> Checkpoint {
+        let config = Config::load("demo", None, &[]).unwrap();
+        let table = ParamTable::new(&config.model.build().unwrap());
+        let (params, statistics) = table.init(3);
+        let d = config.model.embedding.size();
+        Checkpoint {
+            momentum: params.clone(),
+            class_rows: vec![0.25; 3 * d],
+            class_momentum: vec![0.5; 3 * d],
+            images: 9,
+            steps_done,
+            weights: Weights {
+                config,
+                classes: 3,
+                params,
+                statistics,
+            },
+        }
+    }
+
+    fn steps(folder: &RunFolder) -> Vec<u64> {
+        folder
+            .list()
+            .unwrap()
+            .iter()
+            .map(|(step, _)| *step)
+            .collect()
+    }
+
+    #[test]
+    fn the_last_are_kept_and_the_newest_whole_one_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = RunFolder::new(dir.path().join("run"));
+        assert!(!folder.has_run());
+        assert!(folder.find().unwrap().checkpoint.is_none());
+        folder.begin(&checkpoint(0).weights.config).unwrap();
+        assert!(folder.has_run());
+        for step in [2, 4, 6, 9] {
+            folder.save(&checkpoint(step), 3).unwrap();
+        }
+        assert_eq!(steps(&folder), [4, 6, 9]);
+
+        // The newest is torn, another was being written, a third has another's name.
+        let file = |name: &str| folder.checkpoints().join(name);
+        let whole = fs::read(file("step-00000009.safetensors")).unwrap();
+        fs::write(
+            file("step-00000009.safetensors"),
+            &whole[..whole.len() - 100],
+        )
+        .unwrap();
+        fs::write(file("step-00000012.safetensors.tmp"), &whole[..99]).unwrap();
+        fs::copy(
+            file("step-00000004.safetensors"),
+            file("step-00000007.safetensors"),
+        )
+        .unwrap();
+        let found = folder.find().unwrap();
+        assert_eq!(found.checkpoint.unwrap().1.steps_done, 6);
+        assert_eq!(found.passed_over.len(), 2);
+        assert!(found.passed_over[0].contains("step-00000009"));
+        assert!(found.passed_over[1].contains("holds step 4"));
+        assert!(!file("step-00000012.safetensors.tmp").exists());
+
+        // Broken files of later steps push no good one out.
+        folder.save(&checkpoint(7), 2).unwrap();
+        assert_eq!(steps(&folder), [6, 7, 9]);
+        folder.save(&checkpoint(9), 2).unwrap();
+        assert_eq!(steps(&folder), [7, 9]);
+        assert!(folder.find().unwrap().passed_over.is_empty());
+    }
+
+    #[test]
+    fn broken_checkpoints_alone_are_no_reason_to_begin_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = RunFolder::new(dir.path().to_path_buf());
+        folder.begin(&checkpoint(0).weights.config).unwrap();
+        assert_eq!(
+            folder.config().unwrap().unwrap(),
+            checkpoint(0).weights.config
+        );
+        fs::write(
+            folder.checkpoints().join("step-00000003.safetensors"),
+            "nothing",
+        )
+        .unwrap();
+        let error = folder.find().unwrap_err().to_string();
+        assert!(error.contains("no checkpoint can be used"), "{error}");
+    }
+}

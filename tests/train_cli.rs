@@ -1,0 +1,440 @@
+//! `arcface-cu train`, `plan` and `info` through the binary, on a few small pictures that the test writes.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+const IDENTITIES: usize = 6;
+const IMAGES: usize = 8;
+const BATCH: usize = 8;
+const STEPS_PER_EPOCH: u64 = (IDENTITIES * IMAGES / BATCH) as u64;
+
+/// A folder of pictures, and what is trained there.
+struct Workshop {
+    folder: tempfile::TempDir,
+}
+
+impl Workshop {
+    /// Identities are stripes of different directions and widths, images are shifted and noisy.
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        for identity in 0..IDENTITIES {
+            let dir = folder.path().join(format!("faces/person {identity}"));
+            fs::create_dir_all(&dir).unwrap();
+            for number in 0..IMAGES {
+                // JPEG, but for one in PNG; sizes differ.
+                let side = 56 + 3 * number as u32;
+                let picture = image::RgbImage::from_fn(side, side, |x, y| {
+                    let (x, y) = (
+                        f64::from(x) / f64::from(side),
+                        f64::from(y) / f64::from(side),
+                    );
+                    let angle = identity as f64 * 0.5;
+                    let across = x * angle.cos() + y * angle.sin() + 0.07 * number as f64;
+                    let noise = ((x * 977.0 + y * 613.0) * (number + 1) as f64).sin();
+                    let value = |phase: f64| {
+                        let wave = (across * (9.0 + 4.0 * identity as f64) + phase).sin();
+                        (128.0 + 90.0 * wave + 30.0 * noise) as u8
+                    };
+                    image::Rgb([value(0.0), value(0.4), value(1.1)])
+                });
+                let extension = if number == 3 { "png" } else { "jpg" };
+                picture
+                    .save(dir.join(format!("{number}.{extension}")))
+                    .unwrap();
+            }
+        }
+        Workshop { folder }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// `train` on the pictures into `out`: two epochs of six steps of a tiny network.
+    fn train(&self, out: &str, more: &[&str]) -> Command {
+        let mut command = program(&["train", "--data", "faces", "--out", out]);
+        command
+            .current_dir(self.folder.path())
+            .args(["--preset", "demo", "--batch-size", "8", "--epochs", "2"])
+            .args(["--set", "optimizer.schedule.warm_up.steps=3"])
+            .args(["--lr", "0.02"])
+            .args(more);
+        command
+    }
+}
+
+fn program(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_arcface-cu"));
+    command.args(arguments);
+    command
+}
+
+fn output(mut command: Command) -> (Output, String) {
+    let output = command.output().unwrap();
+    let text = format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    (output, text)
+}
+
+/// Runs a command that must succeed; what it printed.
+fn succeed(command: Command) -> String {
+    let (output, text) = output(command);
+    assert!(output.status.success(), "{:?}\n{text}", output.status);
+    text
+}
+
+/// Runs a command that must fail with `code` and say `words`.
+fn fail(command: Command, code: i32, words: &[&str]) -> String {
+    let (output, text) = output(command);
+    assert_eq!(output.status.code(), Some(code), "{text}");
+    for word in words {
+        assert!(text.contains(word), "\"{word}\" is not in\n{text}");
+    }
+    assert!(!text.contains("panicked"), "{text}");
+    text
+}
+
+/// metrics.csv without the two columns that measure time.
+fn metrics(out: &Path) -> Vec<String> {
+    let text = fs::read_to_string(out.join("metrics.csv")).unwrap_or_default();
+    let keep = |line: &str| line.split(',').take(6).collect::<Vec<_>>().join(",");
+    text.lines().map(keep).collect()
+}
+
+/// Names in a folder, sorted.
+fn names(folder: &Path) -> Vec<String> {
+    let mut names: Vec<String> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+/// Asserts that two runs left the same files, timings aside.
+fn assert_same_run(a: &Path, b: &Path, how: &str) {
+    assert_eq!(metrics(a), metrics(b), "metrics, {how}");
+    assert_eq!(names(a), names(b), "files, {how}");
+    let checkpoints = names(&a.join("checkpoints"));
+    assert_eq!(checkpoints, names(&b.join("checkpoints")), "{how}");
+    let files = checkpoints.iter().map(|name| format!("checkpoints/{name}"));
+    for file in files.chain(["weights.safetensors".into(), "config.toml".into()]) {
+        let same = fs::read(a.join(&file)).unwrap() == fs::read(b.join(&file)).unwrap();
+        assert!(same, "{file} differs, {how}");
+    }
+}
+
+fn signal(child: &Child, name: &str) {
+    let id = child.id().to_string();
+    let status = Command::new("kill").args(["-s", name, &id]).status();
+    assert!(status.unwrap().success());
+}
+
+/// Waits until the run has done `steps` steps, or has ended.
+fn wait_for_steps(child: &mut Child, out: &Path, steps: usize) {
+    let began = Instant::now();
+    while metrics(out).len() <= steps && child.try_wait().unwrap().is_none() {
+        assert!(began.elapsed() < Duration::from_secs(60), "no progress");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+#[test]
+fn killed_and_interrupted_runs_go_on_to_the_same_bits() {
+    let shop = Workshop::new();
+    let more = ["--checkpoint-every", "2", "--keep", "3"];
+    let text = succeed(shop.train("whole", &more));
+    let whole = shop.path("whole");
+    for words in [
+        "48 images of 6 identities",
+        "parameters",
+        "the loss of the first step is",
+        "Epoch 1/2",
+        "Epoch 2/2",
+        "done after 12 steps",
+    ] {
+        assert!(text.contains(words), "\"{words}\" is not in\n{text}");
+    }
+    assert!(!text.contains("warning"), "{text}");
+    let rows = metrics(&whole);
+    assert_eq!(rows[0], "epoch,step,loss,l2,accuracy,lr");
+    let header = fs::read_to_string(whole.join("metrics.csv")).unwrap();
+    assert!(header.starts_with("epoch,step,loss,l2,accuracy,lr,images_per_s,data_wait\n"));
+    assert_eq!(rows.len() as u64, 1 + 2 * STEPS_PER_EPOCH);
+    assert!(
+        rows[1].starts_with("1,1,") && rows[7].starts_with("2,7,"),
+        "{rows:?}"
+    );
+    let kept = ["step-00000008", "step-00000010", "step-00000012"];
+    assert_eq!(
+        names(&whole.join("checkpoints")),
+        kept.map(|name| format!("{name}.safetensors"))
+    );
+
+    // Killed five times, wherever it happens to be: at a number of steps, and then a little later.
+    let resumed = ["--checkpoint-every", "2", "--keep", "3", "--resume"];
+    let killed = shop.path("killed");
+    for (steps, then) in [(0, 40), (1, 3), (4, 7), (5, 1), (8, 11)] {
+        let mut command = shop.train("killed", &resumed);
+        let mut child = command.stdout(Stdio::null()).spawn().unwrap();
+        wait_for_steps(&mut child, &killed, steps);
+        std::thread::sleep(Duration::from_millis(then));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    // What a kill in the middle of writing leaves, and a file that a full disk cut off.
+    fs::write(
+        killed.join("checkpoints/step-00000011.safetensors.tmp"),
+        "half",
+    )
+    .unwrap();
+    fs::write(killed.join("checkpoints/step-00000012.safetensors"), "half").unwrap();
+    let text = succeed(shop.train("killed", &resumed));
+    assert!(
+        text.contains("passed over") && text.contains("resuming after step"),
+        "{text}"
+    );
+    assert_same_run(&whole, &killed, "after kills");
+
+    // Interrupted: the step is finished and saved, and the way to go on is told.
+    let stopped = shop.path("stopped");
+    let mut command = shop.train("stopped", &more);
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    wait_for_steps(&mut child, &stopped, 3);
+    signal(&child, "INT");
+    let output = child.wait_with_output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(130), "{text}");
+    let done = metrics(&stopped).len() - 1;
+    assert!((3..8).contains(&done), "{done} steps");
+    assert!(
+        text.contains(&format!("stopped after step {done}")),
+        "{text}"
+    );
+    assert!(
+        text.contains("arcface-cu train --data faces") && text.contains("--resume"),
+        "{text}"
+    );
+    let checkpoint = format!("checkpoints/step-{done:08}.safetensors");
+    assert!(stopped.join(checkpoint).exists());
+    assert!(!stopped.join("weights.safetensors").exists());
+
+    // The settings of the run are kept; other ones are refused by name; threads may change.
+    let lr = ["--resume", "--lr", "0.5"];
+    fail(
+        shop.train("stopped", &lr),
+        2,
+        &["optimizer.lr: 0.5", "0.02"],
+    );
+    let mut command = program(&["train", "--data", "faces", "--out", "stopped", "--resume"]);
+    command.args(["--threads", "1"]).current_dir(shop.path(""));
+    succeed(command);
+    assert_same_run(&whole, &stopped, "after an interrupt");
+
+    // Without --resume, a folder with a run in it is left alone.
+    let words = ["stopped already holds a run", "--resume"];
+    fail(shop.train("stopped", &[]), 2, &words);
+    assert_same_run(&whole, &stopped, "after a refusal");
+}
+
+#[test]
+fn steps_end_a_run_that_can_go_on() {
+    let shop = Workshop::new();
+    succeed(shop.train("whole", &["--steps", "8"]));
+    succeed(shop.train("parts", &["--steps", "4"]));
+    let parts = shop.path("parts");
+    assert_eq!(
+        names(&parts.join("checkpoints")),
+        ["step-00000004.safetensors"]
+    );
+    assert!(parts.join("weights.safetensors").exists());
+    let text = succeed(shop.train("parts", &["--steps", "8", "--resume"]));
+    assert!(text.contains("done after 8 steps"), "{text}");
+    let weights = |run: &str| fs::read(shop.path(run).join("weights.safetensors")).unwrap();
+    assert!(weights("whole") == weights("parts"));
+    assert_eq!(metrics(&shop.path("whole")), metrics(&parts));
+
+    // Other data is no data to go on with.
+    fs::remove_file(shop.path("faces/person 2/5.jpg")).unwrap();
+    let words = ["48 images of 6 identities", "47 of 6"];
+    fail(shop.train("parts", &["--resume"]), 1, &words);
+
+    // A picture that cannot be read stops the run, or is replaced and listed.
+    fs::write(shop.path("faces/person 2/5.jpg"), "no picture").unwrap();
+    fail(shop.train("bad", &[]), 1, &["5.jpg", "--skip-bad"]);
+    let text = succeed(shop.train("skipping", &["--skip-bad"]));
+    assert!(
+        text.contains("skipped: ") && text.contains("5.jpg"),
+        "{text}"
+    );
+    assert!(text.contains("(1 picture could not be read"), "{text}");
+}
+
+#[test]
+fn a_run_that_diverges_stops_and_keeps_its_checkpoint() {
+    let shop = Workshop::new();
+    succeed(shop.train(
+        "run",
+        &[
+            "--steps",
+            "2",
+            "--lr",
+            "1e30",
+            "--set",
+            "optimizer.schedule.warm_up.steps=3",
+        ],
+    ));
+    let words = [
+        "is not finite",
+        "step ",
+        "learning rate",
+        "the last checkpoint is that of step 2",
+    ];
+    // Without clipping, such a rate takes the first weights out of all bounds.
+    let diverging = ["--lr", "1e30", "--set", "optimizer.clip=1e30"];
+    let (output, text) = output(shop.train("wild", &diverging));
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    for word in &words[..3] {
+        assert!(text.contains(word), "{text}");
+    }
+    assert!(text.contains("there is no checkpoint yet"), "{text}");
+    let rows = metrics(&shop.path("wild"));
+    let steps = rows.len() - 1;
+    assert!(
+        text.contains(&format!("step {}:", steps + 1)),
+        "{text}\n{rows:?}"
+    );
+    assert!(
+        !rows
+            .iter()
+            .any(|row| row.contains("NaN") || row.contains("inf")),
+        "{rows:?}"
+    );
+
+    let checkpoints = shop.path("run/checkpoints");
+    let before = fs::read(checkpoints.join("step-00000002.safetensors")).unwrap();
+    let text = fail(shop.train("run", &["--lr", "1e30", "--resume"]), 1, &words);
+    let after = fs::read(checkpoints.join("step-00000002.safetensors")).unwrap();
+    assert!(before == after, "{text}");
+    assert_eq!(names(&checkpoints).len(), 1, "{text}");
+}
+
+#[test]
+fn help_tells_every_default() {
+    let text = succeed(program(&["train", "--help"]));
+    // A flag with a value says what it is without one.
+    let flags = text.split("\n      --").skip(1);
+    for flag in flags {
+        let flag = flag.split("\n\n").next().unwrap_or(flag);
+        let told = flag.to_lowercase().contains("default");
+        let required = flag.starts_with("data ");
+        let switch = ["print-config"].iter().any(|name| flag.starts_with(name));
+        assert!(told || required || switch, "no default: --{flag}");
+    }
+    assert!(
+        text.contains("seed-resnet50") && text.contains("512"),
+        "{text}"
+    );
+    let text = succeed(program(&["plan", "--help"]));
+    assert!(text.contains("[default: 85642]"), "{text}");
+}
+
+#[test]
+fn wrong_usage_has_its_own_exit_code_and_says_what_is_wrong() {
+    let shop = Workshop::new();
+    let train = |more: &[&str]| shop.train("none", more);
+    fail(program(&["train"]), 2, &["--data"]);
+    fail(program(&["fit"]), 2, &["fit"]);
+    fail(train(&["--device", "gpu"]), 2, &["auto, cpu, cuda"]);
+    fail(
+        train(&["--device", "cuda"]),
+        1,
+        &["not part of this version"],
+    );
+    fail(
+        train(&["--set", "optimizer.speed=3"]),
+        2,
+        &["speed", "--print-config"],
+    );
+    fail(train(&["--set", "optimizer.lr"]), 2, &["key=value"]);
+    fail(train(&["--preset", "nothing"]), 2, &["--preset"]);
+    fail(train(&["--batch-size", "0"]), 2, &["--batch-size"]);
+    fail(
+        train(&["--set", "train.batch_size=49"]),
+        1,
+        &["48 images", "49"],
+    );
+    let file = shop.path("bad.toml");
+    fs::write(&file, "[optimizer]\nlr = \"fast\"\n").unwrap();
+    let config = ["plan", "--config", file.to_str().unwrap()];
+    fail(program(&config), 2, &["bad.toml", "lr"]);
+    let config = ["plan", "--config", "/nonexistent.toml"];
+    fail(program(&config), 1, &["reading /nonexistent.toml"]);
+    let nothing = ["train", "--data", "/nonexistent", "--out", "none"];
+    let mut command = program(&nothing);
+    command.current_dir(shop.path(""));
+    fail(command, 1, &["opening /nonexistent"]);
+    assert!(
+        !shop.path("none").exists(),
+        "a run that never began left a folder"
+    );
+}
+
+#[test]
+fn a_printed_configuration_reads_back() {
+    let shop = Workshop::new();
+    let arguments = ["train", "--preset", "demo", "--lr", "0.3", "--print-config"];
+    let printed = succeed(program(&arguments));
+    assert!(
+        printed.contains("lr = 0.3\n") && printed.contains("preset = \"demo\""),
+        "{printed}"
+    );
+    let file = shop.path("config.toml");
+    fs::write(&file, &printed).unwrap();
+    let file = file.to_str().unwrap();
+    let again = succeed(program(&["train", "--config", file, "--print-config"]));
+    assert_eq!(again, printed);
+}
+
+#[test]
+fn plan_and_info_tell_what_there_is() {
+    let text = succeed(program(&[
+        "plan",
+        "--preset",
+        "seed-resnet50",
+        "--memory",
+        "80",
+    ]));
+    for words in [
+        "24,112,256 parameters",
+        "85,642 identities",
+        "512",
+        "largest batch in 80.00 GiB",
+    ] {
+        assert!(text.contains(words), "\"{words}\" is not in\n{text}");
+    }
+    let text = succeed(program(&[
+        "plan", "--preset", "demo", "--infer", "--memory", "0.0001",
+    ]));
+    assert!(text.contains("not even one image"), "{text}");
+    let plan = program(&["plan", "--memory", "-3"]);
+    fail(plan, 2, &[]);
+    let text = succeed(program(&["info"]));
+    for words in [
+        "cpu: ",
+        "threads",
+        "memory: ",
+        "cuda: not part of this version",
+    ] {
+        assert!(text.contains(words), "\"{words}\" is not in\n{text}");
+    }
+}
