@@ -2,6 +2,7 @@
 //!
 //! Each command is a file with an `Args` type and a `run` function; only they read arguments and print.
 
+mod counter;
 mod demo;
 mod device;
 mod embed;

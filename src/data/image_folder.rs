@@ -11,7 +11,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// File endings that count as images, in lower case.
-const EXTENSIONS: [&str; 6] = ["jpg", "jpeg", "png", "pgm", "ppm", "pnm"];
+pub(crate) const EXTENSIONS: [&str; 6] = ["jpg", "jpeg", "png", "pgm", "ppm", "pnm"];
 
 /// An image folder. Its file names are kept in one string, 5 million of them in some 100 MB.
 #[derive(Debug)]
