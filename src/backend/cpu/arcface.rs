@@ -280,13 +280,16 @@ fn forward_group(
         .zip(inverse_norms.chunks_mut(walk.tile))
     {
         let count = inverse_norms.len();
-        vectorised(#[inline(always)] || {
-            for (w, inverse) in classes.chunks_exact(d).zip(inverse_norms.iter_mut()) {
-                let square = sum_of_squares(w);
-                squares += square;
-                *inverse = inverse_norm(margin, square) as f32;
-            }
-        });
+        vectorised(
+            #[inline(always)]
+            || {
+                for (w, inverse) in classes.chunks_exact(d).zip(inverse_norms.iter_mut()) {
+                    let square = sum_of_squares(w);
+                    squares += square;
+                    *inverse = inverse_norm(margin, square) as f32;
+                }
+            },
+        );
         let products = &mut products[..count * padded];
         multiply(walk, xt, classes, products);
         let factors = &mut factors[..count];
@@ -298,7 +301,10 @@ fn forward_group(
             products[row * padded + sample] = f32::NEG_INFINITY;
         }
         before.copy_from_slice(best);
-        vectorised(#[inline(always)] || largest_logits(products, padded, factors, best));
+        vectorised(
+            #[inline(always)]
+            || largest_logits(products, padded, factors, best),
+        );
         if !margin.normalise {
             for n in 0..padded {
                 if best[n] > before[n] {
@@ -312,7 +318,10 @@ fn forward_group(
                 };
             }
         }
-        vectorised(#[inline(always)] || add_exps(products, padded, factors, offsets, sums));
+        vectorised(
+            #[inline(always)]
+            || add_exps(products, padded, factors, offsets, sums),
+        );
         first += count;
     }
     for (out, sum) in out_sums.iter_mut().zip(sums.iter()) {
@@ -481,7 +490,10 @@ fn backward_group(
             target_products.push((place(target), products[place(target)]));
             products[place(target)] = EXCLUDED;
         }
-        vectorised(#[inline(always)] || gradients(margin, batch, padded, inverse_norms, products, along));
+        vectorised(
+            #[inline(always)]
+            || gradients(margin, batch, padded, inverse_norms, products, along),
+        );
         for ((at, product), (sample, row)) in
             target_products
                 .into_iter()
@@ -516,26 +528,29 @@ fn backward_group(
                 Mat::new(batch.xn, n, d, d),
                 false,
             );
-            vectorised(#[inline(always)] || {
-                for (((w, v), g), along) in classes
-                    .chunks_exact_mut(d)
-                    .zip(momentum.chunks_exact_mut(d))
-                    .zip(dw.chunks_exact(d))
-                    .zip(along)
-                {
-                    let along = if margin.normalise { *along } else { 0.0 };
-                    step_row(
-                        step.form,
-                        step.lr,
-                        step.momentum,
-                        g,
-                        1.0,
-                        decay - along,
-                        w,
-                        v,
-                    );
-                }
-            });
+            vectorised(
+                #[inline(always)]
+                || {
+                    for (((w, v), g), along) in classes
+                        .chunks_exact_mut(d)
+                        .zip(momentum.chunks_exact_mut(d))
+                        .zip(dw.chunks_exact(d))
+                        .zip(along)
+                    {
+                        let along = if margin.normalise { *along } else { 0.0 };
+                        step_row(
+                            step.form,
+                            step.lr,
+                            step.momentum,
+                            g,
+                            1.0,
+                            decay - along,
+                            w,
+                            v,
+                        );
+                    }
+                },
+            );
         }
         first += count;
     }

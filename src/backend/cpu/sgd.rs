@@ -85,7 +85,10 @@ pub(super) fn update(
     }
     blocks.into_par_iter().for_each(|(segment, w, v, g)| {
         let lr = step.lr * segment.lr_multiplier;
-        vectorised(#[inline(always)] || step_row(step.form, lr, step.momentum, g, clip, segment.decay, w, v));
+        vectorised(
+            #[inline(always)]
+            || step_row(step.form, lr, step.momentum, g, clip, segment.decay, w, v),
+        );
     });
 }
 
@@ -132,21 +135,24 @@ pub(super) fn step_row(
 }
 
 fn sum_of_squares(values: &[f32]) -> f64 {
-    vectorised(#[inline(always)] || {
-        let mut sum = 0.0;
-        for stretch in values.chunks(STRETCH) {
-            let (vectors, rest) = stretch.as_chunks::<LANES>();
-            let mut lanes = [0.0f32; LANES];
-            for vector in vectors {
-                for i in 0..LANES {
-                    lanes[i] += vector[i] * vector[i];
+    vectorised(
+        #[inline(always)]
+        || {
+            let mut sum = 0.0;
+            for stretch in values.chunks(STRETCH) {
+                let (vectors, rest) = stretch.as_chunks::<LANES>();
+                let mut lanes = [0.0f32; LANES];
+                for vector in vectors {
+                    for i in 0..LANES {
+                        lanes[i] += vector[i] * vector[i];
+                    }
                 }
+                for (lane, x) in lanes.iter_mut().zip(rest) {
+                    *lane += x * x;
+                }
+                sum += lanes.iter().map(|l| f64::from(*l)).sum::<f64>();
             }
-            for (lane, x) in lanes.iter_mut().zip(rest) {
-                *lane += x * x;
-            }
-            sum += lanes.iter().map(|l| f64::from(*l)).sum::<f64>();
-        }
-        sum
-    })
+            sum
+        },
+    )
 }
