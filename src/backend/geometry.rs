@@ -108,7 +108,8 @@ impl Window {
     }
 }
 
-/// A 2-D convolution (cross-correlation): y[n,p,q,k] = sum over r,s,c of x[n, p*stride+r-top, q*stride+s-left, c] w[k,r,s,c].
+/// A 2-D convolution (cross-correlation):
+/// `y[n,p,q,k] = sum over r,s,c of x[n, p*stride+r-top, q*stride+s-left, c] w[k,r,s,c]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Conv2d {
     /// Batch.

@@ -14,6 +14,9 @@ use crate::Result;
 use geometry::{Conv2d, GlobalPool, HeadShard, PerChannel, Rows};
 use margin::Margin;
 
+/// The CUDA kernels' sources, embedded by the build script: (file name, text).
+pub const KERNELS: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
+
 /// A read-only stretch of a device buffer.
 #[derive(Debug)]
 pub struct View<'a, T> {
@@ -32,11 +35,11 @@ pub enum Activation<'a, T> {
     Relu,
     /// min(max(x, 0), 6).
     Relu6,
-    /// x where x > 0, slope[c] x elsewhere; C slopes.
+    /// x where x > 0, `slope[c] x` elsewhere; C slopes.
     PRelu(View<'a, T>),
 }
 
-/// A value as its consumers see it: activation(scale[c] raw + shift[c]).
+/// A value as its consumers see it: `activation(scale[c] raw + shift[c])`.
 ///
 /// Padding is zero *after* scale, shift and activation.
 #[derive(Debug)]
@@ -49,7 +52,7 @@ pub struct Pending<'a, T> {
     pub activation: Activation<'a, T>,
 }
 
-/// The gradient with respect to a raw tensor: a[c] g + b[c] raw + c[c], or g alone.
+/// The gradient with respect to a raw tensor: `a[c] g + b[c] raw + c[c]`, or g alone.
 #[derive(Debug)]
 pub struct PendingGrad<'a, T> {
     /// The gradient of the normalised value, behind the activation's derivative.
@@ -199,7 +202,7 @@ pub enum Epilogue<'a, T> {
     },
 }
 
-/// Turns pixels 0..255 into the network's numbers: x = pixel * scale[channel] + shift[channel], RGB.
+/// Turns pixels 0..255 into the network's numbers: `x = pixel * scale[channel] + shift[channel]`, RGB.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct InputTransform {
@@ -313,7 +316,7 @@ pub trait Backend: Send {
     /// Copies `src[offset..]` to the host.
     fn download(&mut self, src: &Self::Buffer, offset: usize, dst: &mut [f32]) -> Result<()>;
 
-    /// y[i] = pixel[i] scale[i % 3] + shift[i % 3].
+    /// `y[i] = pixel[i] scale[i % 3] + shift[i % 3]`.
     fn input_transform(
         &mut self,
         pixels: &[u8],

@@ -2,8 +2,8 @@
 
 use super::output::{say, size};
 use crate::Result;
-use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
+use crate::backend::{Backend, KERNELS};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {}
@@ -24,7 +24,10 @@ pub(super) fn run(_args: Args) -> Result<()> {
             bytes => format!("{} free", size(bytes)),
         }
     ));
-    say("cuda: not part of this version");
+    say(format!(
+        "cuda: not part of this version ({} kernel sources embedded)",
+        KERNELS.len()
+    ));
     say("--device auto takes the CPU, since this version has no other engine");
     Ok(())
 }

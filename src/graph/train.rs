@@ -504,7 +504,7 @@ impl<B: Backend> TrainGraph<B> {
     }
 
     /// Runs `write` with the target's gradient and sums taken out.
-    fn into_target(
+    fn write_target(
         &mut self,
         dx: Target,
         write: impl FnOnce(&Self, GradTarget<'_, B::Buffer>) -> Result<()>,
@@ -562,7 +562,7 @@ impl<B: Backend> TrainGraph<B> {
                     &mut self.vectors.backward[i],
                 )
             }
-            Instruction::ConvDgrad { layer, dy, dx } => self.into_target(dx, |graph, dx| {
+            Instruction::ConvDgrad { layer, dy, dx } => self.write_target(dx, |graph, dx| {
                 let layer = &graph.program.layers[layer];
                 let (dy, params, filter) = (graph.pending_grad(dy), &graph.params, layer.filter);
                 match layer.geometry(n) {
@@ -600,7 +600,7 @@ impl<B: Backend> TrainGraph<B> {
             }
             Instruction::AddGrad { dy, dx } => {
                 let rows = self.value(dx.value).rows(n);
-                self.into_target(dx, |graph, dx| {
+                self.write_target(dx, |graph, dx| {
                     backend.add_dgrad(rows, graph.pending_grad(dy), dx)
                 })
             }
@@ -620,13 +620,13 @@ impl<B: Backend> TrainGraph<B> {
             }
             Instruction::MaxPoolGrad { window, dy, x, dx } => {
                 let c = self.value(x).shape.c;
-                self.into_target(dx, |graph, dx| {
+                self.write_target(dx, |graph, dx| {
                     let dy = graph.pending_grad(dy).g;
                     let geometry = PerChannel { n, c, window };
                     backend.max_pool_dgrad(&geometry, dy, graph.pending(x), dx)
                 })
             }
-            Instruction::GlobalAvgPoolGrad { dy, dx } => self.into_target(dx, |graph, target| {
+            Instruction::GlobalAvgPoolGrad { dy, dx } => self.write_target(dx, |graph, target| {
                 let geometry = graph.program.global_pool(dx.value, n);
                 backend.global_avg_pool_dgrad(geometry, graph.pending_grad(dy).g, target)
             }),
@@ -637,7 +637,7 @@ impl<B: Backend> TrainGraph<B> {
                 dx,
             } => {
                 let rows = self.value(dx.value).rows(n);
-                self.into_target(dx, |graph, dx| {
+                self.write_target(dx, |graph, dx| {
                     let dropout = graph.dropout_at(rate, layer);
                     backend.dropout_dgrad(rows, graph.pending_grad(dy).g, dropout, dx)
                 })
