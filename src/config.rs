@@ -111,13 +111,13 @@ impl Config {
         let mut table = self.to_table();
         if let Some(path) = file {
             merge(&mut table, read_table(path)?);
+            // A mistake in the file is told with the file's name.
+            parse(&table).map_err(|e| Error::Usage(format!("{}: {e}", path.display())))?;
         }
         for setting in settings {
             merge(&mut table, parse_setting(setting)?);
         }
-        let config: Config = Value::Table(table)
-            .try_into()
-            .map_err(|e: toml::de::Error| Error::Usage(explain(&e)))?;
+        let config = parse(&table)?;
         config.validate()?;
         Ok(config)
     }
@@ -213,6 +213,11 @@ fn flatten(key: &str, value: &Value, into: &mut BTreeMap<String, String>) {
         let dot = if key.is_empty() { "" } else { "." };
         flatten(&format!("{key}{dot}{name}"), value, into);
     }
+}
+
+fn parse(table: &Table) -> Result<Config> {
+    let config = Value::Table(table.clone()).try_into();
+    config.map_err(|e: toml::de::Error| Error::Usage(explain(&e)))
 }
 
 fn read_table(path: &Path) -> Result<Table> {

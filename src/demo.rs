@@ -32,7 +32,8 @@ const MARK: &str = "# Written by arcface-cu demo; running it again replaces what
 const COMMANDS: &str = "commands.txt";
 
 /// What a demonstration leaves in its folder, checkpoints aside.
-const OWN: [&str; 12] = [
+const OWN: [&str; 13] = [
+    "config.toml",
     "faces",
     "packed",
     "eval",

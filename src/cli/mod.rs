@@ -16,6 +16,7 @@ mod recipe;
 mod run_folder;
 mod source;
 mod train;
+mod verify;
 
 use crate::Result;
 use clap::{Parser, Subcommand};

@@ -4,6 +4,7 @@ use super::device::{DeviceArgs, OnDevice, with_device};
 use super::output::{self, grouped, say, size};
 use super::recipe::{RecipeArgs, presets_table};
 use super::run_folder::RunFolder;
+use super::verify::{self, Verifier, VerifyArgs};
 use super::{interrupt, source};
 use crate::backend::Backend;
 use crate::backend::margin::Margin;
@@ -52,6 +53,8 @@ pub(super) struct Args {
     /// Decides initial weights, order, augmentation and dropout. Default: the preset's.
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
+    #[command(flatten)]
+    verify: VerifyArgs,
     /// A checkpoint every K steps, besides that of each epoch; 0: none. Default: the preset's (0).
     #[arg(long, value_name = "K")]
     checkpoint_every: Option<u64>,
@@ -124,6 +127,7 @@ struct Session<B: Backend> {
     folder: RunFolder,
     log: MetricsLog,
     progress: Progress,
+    verifier: Verifier,
     /// The steps of the newest checkpoint.
     saved: Option<u64>,
     /// The step to stop after.
@@ -165,6 +169,7 @@ impl<B: Backend> Session<B> {
         };
         let path = args.data.as_deref().expect("the parser requires --data");
         let dataset: Arc<dyn Dataset> = Arc::from(source::open(path)?);
+        let verifier = Verifier::open(&args.verify)?;
 
         say(backend.describe());
         say(format!(
@@ -220,6 +225,7 @@ impl<B: Backend> Session<B> {
             folder,
             log,
             progress: Progress::new(length, output::progress()),
+            verifier,
             saved,
             last_step: length.last_step,
             skip_bad: args.skip_bad,
@@ -253,6 +259,8 @@ impl<B: Backend> Session<B> {
             let epoch_ends = report.step.is_multiple_of(self.trainer.steps_per_epoch());
             if epoch_ends {
                 self.progress.epoch_end();
+                // Before the checkpoint, so that a run resumed from it need not do it again.
+                self.verify(&report)?;
             }
             let on_request =
                 train.checkpoint_every > 0 && report.step.is_multiple_of(train.checkpoint_every);
@@ -263,7 +271,7 @@ impl<B: Backend> Session<B> {
         let path = self.folder.save_weights(&self.trainer.weights()?)?;
         let steps = self.trainer.steps_done();
         self.progress.message(&format!(
-            "done after {steps} steps: {}{}",
+            "done at step {steps}: {}{}",
             path.display(),
             match self.told.len() {
                 0 => String::new(),
@@ -271,6 +279,24 @@ impl<B: Backend> Session<B> {
                 n => format!(" ({n} pictures could not be read and were replaced)"),
             }
         ));
+        Ok(())
+    }
+
+    /// Verifies the sets of --eval and logs their results.
+    fn verify(&mut self, report: &StepReport) -> Result<()> {
+        let progress = &mut self.progress;
+        let results = self
+            .verifier
+            .run(&mut self.trainer, |text| progress.status(text))?;
+        for result in results {
+            match result {
+                Ok(result) => {
+                    self.log.eval(report.epoch, report.step, &result)?;
+                    self.progress.message(&verify::line(&result));
+                }
+                Err(error) => self.progress.message(&format!("not verified: {error}")),
+            }
+        }
         Ok(())
     }
 
@@ -388,7 +414,7 @@ fn describe_run<B: Backend>(trainer: &Trainer<B>, length: &RunLength) -> String 
     let bytes = trainer.graph().plan().bytes(batch)
         + ArcFace::<B>::bytes(head.classes(), head.dimension(), batch);
     format!(
-        "run: preset {}, batch {batch}, {} steps an epoch, {} epochs, {} steps; {} planned on the device",
+        "run: preset {}, batch {batch}, {} steps an epoch, {} epochs, to step {}; {} planned on the device",
         trainer.config().preset,
         grouped(length.steps_per_epoch),
         length.epochs,
