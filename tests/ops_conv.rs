@@ -612,7 +612,9 @@ fn check_dgrad<B: Backend>(b: &mut B, what: &str, geometry: &Conv2d, dy: &Grad, 
     );
     let mut found = download(b, &device_sums);
     if value.forward.is_none() {
-        found[sums::G_NORMALISED * c..][..c].fill(0.0);
+        let unused = &mut found[sums::G_NORMALISED * c..][..c];
+        assert!(unused.iter().all(|v| v.is_nan()), "written, {what}");
+        unused.fill(0.0);
     }
     assert_close(&format!("sums, {what}"), &found, &totals, |i| {
         sum_bound(len / c, sizes[i])

@@ -419,13 +419,7 @@ impl<'a> Closer<'a> {
     }
 }
 
-/// Adds the tiles' partial sums (tiles x len) in tile order, in f64, into `out`.
-pub(super) fn merge(partials: &[f32], out: &mut [f32]) {
-    let len = out.len();
-    merge_part(partials, len, 0, out);
-}
-
-/// As [`merge`], but only for elements `first..first + out.len()` of each tile's `len`.
+/// Adds elements `first..first + out.len()` of the tiles' partial sums (tiles x len) in tile order, in f64, into `out`.
 pub(super) fn merge_part(partials: &[f32], len: usize, first: usize, out: &mut [f32]) {
     // A stretch of elements at a time: walking the tiles for each element alone would miss at every step.
     const STRETCH: usize = 64;

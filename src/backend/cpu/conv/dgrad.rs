@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 use super::super::buffer::Buffer;
 use super::super::gemm::{Grid, Mat, MatMut, product};
-use super::super::pending::{Closer, GradReader, merge, partial_len};
+use super::super::pending::{Closer, GradReader, partial_len};
 use super::im2col::Gather;
 use super::{BLOCKS, REGISTER_COLS, TILE, split_cols, tile_grid};
 use crate::backend::geometry::Conv2d;
@@ -214,11 +214,8 @@ pub(in super::super) fn dgrad(
             |mut block, partial| finish(block.rows, &mut block.out, partial),
         );
     }
-    if let Some(sums) = sums {
-        merge(
-            &partials[..finish_grid.blocks() * sums_len],
-            &mut sums[..sums_len],
-        );
+    if let (Some(closer), Some(sums)) = (closer, sums) {
+        closer.merge_sums(&partials[..finish_grid.blocks() * sums_len], sums);
     }
 }
 
