@@ -808,5 +808,13 @@ mod tests {
             assert_eq!(walk.group % walk.tile, 0);
             assert!(walk.groups <= GROUPS && walk.update <= walk.tile && walk.update > 0);
         }
+        // The shape with which the oracle's test walks groups of more than one tile.
+        let walk = Walk::new(&HeadShard {
+            n: 5,
+            d: 3001,
+            first: 0,
+            last: 2100,
+        });
+        assert!(walk.group > walk.tile && walk.groups > 1, "{walk:?}");
     }
 }
