@@ -30,8 +30,8 @@ const SMALLEST_BAND: usize = 7;
 /// Tiles of the filter's gradient, each with a partial filter.
 const WGRAD_TILES: usize = 32;
 
-/// Pixels after which a tile's finished rows get their epilogue, while they are in cache.
-const EPILOGUE_PIXELS: usize = 64;
+/// Elements after which a tile's finished rows get their epilogue, while they are in the first-level cache.
+const EPILOGUE: usize = 4096;
 
 /// Which of the two correlations of a window.
 #[derive(Clone, Copy, PartialEq)]
@@ -437,7 +437,7 @@ fn correlate_tile(
                 }
             }
             let ready = (i + 1) * out_w;
-            if ready - done >= EPILOGUE_PIXELS || i + 1 == rows {
+            if (ready - done) * c >= EPILOGUE || i + 1 == rows {
                 for start in (done..ready).step_by(BLOCK_PIXELS) {
                     let end = (start + BLOCK_PIXELS).min(ready);
                     let pixel = first * out_w;
