@@ -279,7 +279,8 @@ pub mod head_rows {
     pub const SUM_EXP: usize = 4;
     /// The largest logit without margin among the classes that are not the target.
     pub const BEST_OTHER: usize = 5;
-    /// The offset: 0 or the scale for normalised heads (the same in all shards), the row's largest logit for plain softmax.
+    /// Subtracted before exp: for normalised heads [`Margin::offset`](super::Margin::offset), the same in all shards; for
+    /// plain softmax the row's largest logit.
     pub const OFFSET: usize = 6;
 
     /// Elements: seven vectors, and one more for the sum of squares of the class rows.

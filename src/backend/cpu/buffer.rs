@@ -2,23 +2,28 @@
 
 use std::ops::{Deref, DerefMut};
 
-/// One cache line.
-#[derive(Clone, Copy, Default)]
-#[repr(C, align(64))]
-struct Line([f32; 16]);
+/// Float32 elements of a cache line.
+const LINE: usize = 16;
 
 /// A fixed number of float32 elements, 64-byte aligned. Dereferences to a slice.
 #[derive(Default)]
 pub struct Buffer {
-    lines: Vec<Line>,
+    /// A little more than `len`. Fresh from the system, its zeros cost nothing until they are touched.
+    storage: Vec<f32>,
+    /// The first element on a cache line.
+    start: usize,
     len: usize,
 }
 
 impl Buffer {
     /// `len` zeros.
     pub fn zeros(len: usize) -> Self {
+        let storage = vec![0.0f32; if len == 0 { 0 } else { len + LINE - 1 }];
+        // An allocator that cannot tell says usize::MAX; alignment is for speed alone.
+        let offset = storage.as_ptr().align_offset(4 * LINE);
         Buffer {
-            lines: vec![Line::default(); len.div_ceil(16)],
+            start: if offset < LINE && len > 0 { offset } else { 0 },
+            storage,
             len,
         }
     }
@@ -50,15 +55,28 @@ impl Deref for Buffer {
     type Target = [f32];
 
     fn deref(&self) -> &[f32] {
-        // SAFETY: `lines` holds at least `len` initialised floats, contiguous because `Line` is `repr(C)` with a
-        // size of 64 bytes and no padding; the borrow of `self` covers the slice's lifetime.
-        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len) }
+        &self.storage[self.start..self.start + self.len]
     }
 }
 
 impl DerefMut for Buffer {
     fn deref_mut(&mut self) -> &mut [f32] {
-        // SAFETY: as in `deref`, and `&mut self` makes the access exclusive.
-        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.len) }
+        &mut self.storage[self.start..self.start + self.len]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_begin_on_a_cache_line() {
+        for len in [0, 1, 15, 16, 17, 1000, 1 << 20] {
+            let mut buffer = Buffer::zeros(len);
+            assert_eq!(buffer.len(), len);
+            assert!(len == 0 || buffer.as_ptr().addr().is_multiple_of(64));
+            assert!(buffer.iter().all(|v| *v == 0.0));
+            buffer.fill(1.0);
+        }
     }
 }
