@@ -46,12 +46,13 @@ impl<'a> Act<'a> {
     pub(super) fn apply(&self, rows: &mut [f32], c: usize) {
         match *self {
             Act::Identity => {}
-            Act::Relu => rows.iter_mut().for_each(|v| *v = relu(*v)),
-            Act::Relu6 => rows.iter_mut().for_each(|v| *v = relu6(*v)),
+            // Adding zero keeps the compiler from storing in place under a mask, which takes many cycles on some machines.
+            Act::Relu => rows.iter_mut().for_each(|v| *v = relu(*v) + 0.0),
+            Act::Relu6 => rows.iter_mut().for_each(|v| *v = relu6(*v) + 0.0),
             Act::PRelu(slopes) => {
                 for row in rows.chunks_exact_mut(c) {
                     for (v, slope) in row.iter_mut().zip(slopes) {
-                        *v = prelu(*v, *slope);
+                        *v = prelu(*v, *slope) + 0.0;
                     }
                 }
             }

@@ -10,14 +10,9 @@ use super::pending::{Closer, Reader, partial_len, vectorised};
 use super::tiles::{self, with_workspace};
 use crate::backend::geometry::{GlobalPool, PerChannel, Rows, Window};
 use crate::backend::{GradTarget, Pending};
+use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 use std::ops::Range;
-
-/// Whether `v` takes the place of `m` as the largest value so far.
-#[inline(always)]
-fn wins(v: f32, m: f32) -> bool {
-    v > m || (v.is_nan() && !m.is_nan())
-}
 
 /// Input rows, or columns, that window `i` covers, clipped to `size`.
 fn covered(i: usize, stride: usize, pad: usize, window: usize, size: usize) -> Range<usize> {
@@ -98,24 +93,95 @@ pub(super) fn max_pool_fprop(geometry: &PerChannel, x: Pending<'_, Buffer>, y: &
 
 /// One row of outputs.
 fn max_row(ring: &Ring<'_>, rows: Range<usize>, y: &mut [f32]) {
-    let Window {
-        s, stride, pad, w, ..
-    } = ring.window;
-    vectorised(
-        #[inline(always)]
-        || {
-            for (q, y) in y.chunks_exact_mut(ring.reader.c).enumerate() {
-                y.fill(f32::NEG_INFINITY);
-                for row in rows.clone() {
-                    for column in covered(q, stride, pad.left, s, w) {
-                        for (m, v) in y.iter_mut().zip(ring.pixel(row, column)) {
-                            *m = if wins(*v, *m) { *v } else { *m };
-                        }
-                    }
-                }
+    pulp::Arch::new().dispatch(MaxRow { ring, rows, y });
+}
+
+struct MaxRow<'a> {
+    ring: &'a Ring<'a>,
+    rows: Range<usize>,
+    y: &'a mut [f32],
+}
+
+impl WithSimd for MaxRow<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let c = self.ring.reader.c;
+        for (q, y) in self.y.chunks_exact_mut(c).enumerate() {
+            let pixels = Pixels::new(self.ring, self.rows.clone(), q);
+            let (vectors, tail) = S::as_mut_simd_f32s(y);
+            for (i, y) in vectors.iter_mut().enumerate() {
+                (*y, _) = pixels.largest(simd, i * S::F32_LANES);
             }
-        },
-    );
+            let first = vectors.len() * S::F32_LANES;
+            for (i, y) in tail.iter_mut().enumerate() {
+                (*y, _) = pixels.largest(pulp::Scalar::new(), first + i);
+            }
+        }
+    }
+}
+
+/// A window's pixels.
+struct Pixels<'a> {
+    ring: &'a Ring<'a>,
+    rows: Range<usize>,
+    columns: Range<usize>,
+}
+
+impl<'a> Pixels<'a> {
+    #[inline(always)]
+    fn new(ring: &'a Ring<'a>, rows: Range<usize>, q: usize) -> Self {
+        let Window {
+            s, stride, pad, w, ..
+        } = ring.window;
+        Pixels {
+            ring,
+            rows,
+            columns: covered(q, stride, pad.left, s, w),
+        }
+    }
+
+    /// The largest values in a vector of channels from `first` on, and the places in the window, in row order, of the
+    /// first pixels that hold them. Places are f32, whose vectors are as wide as the values'.
+    #[inline(always)]
+    fn largest<S: Simd>(&self, simd: S, first: usize) -> (S::f32s, S::f32s) {
+        let mut best = simd.splat_f32s(f32::NEG_INFINITY);
+        let mut winner = simd.splat_f32s(0.0);
+        let mut place = 0.0;
+        for row in self.rows.clone() {
+            for column in self.columns.clone() {
+                let pixel = &self.ring.pixel(row, column)[first..][..S::F32_LANES];
+                let value = S::as_simd_f32s(pixel).0[0];
+                // Larger, or a NaN, against anything but a NaN.
+                let wins = simd.and_m32s(
+                    simd.equal_f32s(best, best),
+                    simd.not_m32s(simd.less_than_or_equal_f32s(value, best)),
+                );
+                best = simd.select_f32s(wins, value, best);
+                winner = simd.select_f32s(wins, simd.splat_f32s(place), winner);
+                place += 1.0;
+            }
+        }
+        (best, winner)
+    }
+
+    /// Adds a vector of gradients, channels from `first` on, to the pixels of `g` that hold the largest values.
+    #[inline(always)]
+    fn scatter<S: Simd>(&self, simd: S, first: usize, dy: S::f32s, g: &mut [f32]) {
+        let (_, winner) = self.largest(simd, first);
+        let mut place = 0.0;
+        for row in self.rows.clone() {
+            for column in self.columns.clone() {
+                let pixel = (row * self.ring.window.w + column) * self.ring.reader.c;
+                let g = &mut g[pixel + first..][..S::F32_LANES];
+                let g = &mut S::as_mut_simd_f32s(g).0[0];
+                let here = simd.equal_f32s(winner, simd.splat_f32s(place));
+                *g = simd.add_f32s(*g, simd.select_f32s(here, dy, simd.splat_f32s(0.0)));
+                place += 1.0;
+            }
+        }
+    }
 }
 
 pub(super) fn max_pool_dgrad(
@@ -156,8 +222,7 @@ pub(super) fn max_pool_dgrad(
                         );
                     }
                 };
-                with_workspace(Ring::len(&window, c) + 2 * c, |workspace| {
-                    let (slots, best) = workspace.split_at_mut(Ring::len(&window, c));
+                with_workspace(Ring::len(&window, c), |slots| {
                     let mut ring = Ring {
                         reader: &reader,
                         window,
@@ -177,7 +242,7 @@ pub(super) fn max_pool_dgrad(
                         finish(finished..rows.start.max(finished), g, partial);
                         finished = rows.start.max(finished);
                         let dy = &dy[(image * window.p + p) * row_out..][..row_out];
-                        scatter_row(&ring, rows, dy, best, g);
+                        scatter_row(&ring, rows, dy, g);
                     }
                     if !accumulate {
                         g[touched * row_in..].fill(0.0);
@@ -191,49 +256,36 @@ pub(super) fn max_pool_dgrad(
     }
 }
 
-/// Adds one output row's gradients to the pixels that hold the largest values. `best` is workspace of 2 C elements.
-fn scatter_row(ring: &Ring<'_>, rows: Range<usize>, dy: &[f32], best: &mut [f32], g: &mut [f32]) {
-    let Window {
-        s, stride, pad, w, ..
-    } = ring.window;
-    let c = ring.reader.c;
-    // The winner's place in the window is kept as f32, whose vectors are as wide as the values'.
-    let (best, winner) = best.split_at_mut(c);
-    vectorised(
-        #[inline(always)]
-        || {
-            for (q, dy) in dy.chunks_exact(c).enumerate() {
-                let columns = covered(q, stride, pad.left, s, w);
-                best.fill(f32::NEG_INFINITY);
-                winner.fill(0.0);
-                let mut place = 0.0;
-                for row in rows.clone() {
-                    for column in columns.clone() {
-                        for ((m, i), v) in best
-                            .iter_mut()
-                            .zip(&mut *winner)
-                            .zip(ring.pixel(row, column))
-                        {
-                            let wins = wins(*v, *m);
-                            *m = if wins { *v } else { *m };
-                            *i = if wins { place } else { *i };
-                        }
-                        place += 1.0;
-                    }
-                }
-                let mut place = 0.0;
-                for row in rows.clone() {
-                    for column in columns.clone() {
-                        let g = &mut g[(row * w + column) * c..][..c];
-                        for ((g, i), dy) in g.iter_mut().zip(&*winner).zip(dy) {
-                            *g += if *i == place { *dy } else { 0.0 };
-                        }
-                        place += 1.0;
-                    }
-                }
+/// Adds one output row's gradients to the pixels of `g`, an image, that hold the largest values.
+fn scatter_row(ring: &Ring<'_>, rows: Range<usize>, dy: &[f32], g: &mut [f32]) {
+    pulp::Arch::new().dispatch(ScatterRow { ring, rows, dy, g });
+}
+
+struct ScatterRow<'a> {
+    ring: &'a Ring<'a>,
+    rows: Range<usize>,
+    dy: &'a [f32],
+    g: &'a mut [f32],
+}
+
+impl WithSimd for ScatterRow<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let c = self.ring.reader.c;
+        for (q, dy) in self.dy.chunks_exact(c).enumerate() {
+            let pixels = Pixels::new(self.ring, self.rows.clone(), q);
+            let (vectors, tail) = S::as_simd_f32s(dy);
+            for (i, dy) in vectors.iter().enumerate() {
+                pixels.scatter(simd, i * S::F32_LANES, *dy, self.g);
             }
-        },
-    );
+            let first = vectors.len() * S::F32_LANES;
+            for (i, dy) in tail.iter().enumerate() {
+                pixels.scatter(pulp::Scalar::new(), first + i, *dy, self.g);
+            }
+        }
+    }
 }
 
 pub(super) fn global_avg_pool_fprop(geometry: GlobalPool, x: Pending<'_, Buffer>, y: &mut Buffer) {
