@@ -10,8 +10,8 @@ mod oracles;
 use arcface_cu::backend::cpu::Cpu;
 use arcface_cu::backend::{Backend, InputTransform};
 use arcface_cu::graph::Model;
-use arcface_cu::graph::params::Role;
 use arcface_cu::graph::train::TrainGraph;
+use arcface_cu::optim::Role;
 use arcface_cu::random::{Purpose, Random};
 use oracles::graphs;
 use oracles::model::{Mode, forward, widen};
@@ -30,7 +30,7 @@ const TRANSFORM: InputTransform = InputTransform {
 const RELATIVE: f64 = 1e-4;
 /// Relative to the largest gradient of the model: a gradient that cancels to nothing (a bias before a batch norm)
 /// leaves the rounding noise of its terms.
-const FLOOR: f64 = 2e-6;
+const FLOOR: f64 = 1e-5;
 /// The embedding, and the running statistics, relative to the largest of them.
 const FORWARD: f64 = 2e-5;
 
@@ -57,7 +57,7 @@ fn scatter<B: Backend>(backend: &mut B, graph: &mut TrainGraph<B>) -> [Vec<f32>;
     let mut state = graph.state(backend).expect("the state");
     for param in graph.table().params() {
         let deviation = match param.role {
-            Role::Kernel | Role::DenseKernel => 0.05,
+            Role::Filter | Role::EmbeddingFilter => 0.05,
             _ => 0.2,
         };
         for value in &mut state[0][param.offset..][..param.len()] {

@@ -192,6 +192,31 @@ pub fn all() -> Vec<(&'static str, Model)> {
         let y = g.dropout(x);
         g.add(x, y)
     });
+    model("a dropped value activated beside its source", |g, x| {
+        let x = g.conv(x, 4);
+        let y = g.dropout(x);
+        let y = g.relu(y);
+        g.add(y, x)
+    });
+    model(
+        "a vector flattened and activated beside its source",
+        |g, x| {
+            let x = g.conv(x, 4);
+            let x = g.global_pool(x);
+            let x = g.linear(x, 5);
+            let y = g.flatten(x);
+            let y = g.prelu(y);
+            g.add(y, x)
+        },
+    );
+    model("a map flattened and activated beside its source", |g, x| {
+        let x = g.strided(x, 3, 2);
+        let y = g.flatten(x);
+        let y = g.prelu(y);
+        let y = g.linear(y, 3);
+        let x = g.global_pool(x);
+        g.add(y, x)
+    });
     model("convolutions without batch norm", |g, x| {
         let x = g.conv(x, 5);
         let x = g.relu(x);
@@ -283,15 +308,15 @@ pub fn random(seed: u64, layers: usize) -> Model {
         let mut read = vec![false];
         for _ in 0..layers {
             // Recent values are likelier, so that chains form.
-            let mut choose = |read: &mut Vec<bool>| {
+            let mut choose = || {
                 let back = random.below(4).min(random.below(made.len() as u32 + 2)) as usize;
-                let i = made.len() - 1 - back.min(made.len() - 1);
-                read[i] = true;
-                made[i]
+                made.len() - 1 - back.min(made.len() - 1)
             };
-            let x = choose(&mut read);
-            let other = choose(&mut read);
-            let y = match random.below(14) {
+            let (first, second) = (choose(), choose());
+            let kind = random.below(14);
+            read[first] = true;
+            let x = made[first];
+            let y = match kind {
                 0 | 1 => g.conv(x, c),
                 2 => g.pointwise(x, c),
                 3 => g.depthwise(x, 1),
@@ -302,7 +327,10 @@ pub fn random(seed: u64, layers: usize) -> Model {
                 9 => g.dropout(x),
                 10 => g.max_pool_same(x),
                 11 => g.add(x, x),
-                _ => g.add(x, other),
+                _ => {
+                    read[second] = true;
+                    g.add(x, made[second])
+                }
             };
             made.push(y);
             read.push(false);
