@@ -142,6 +142,10 @@ impl Folder<'_> {
             .inputs
             .first()
             .is_some_and(|x| self.consumers[x.0] == 1);
+        // These are their source under another name: a reader of theirs is not alone where the source has others.
+        if matches!(node.op, Op::Dropout { .. } | Op::Flatten) && !sole_reader {
+            self.consumers[index] += 1;
+        }
         match &node.op {
             Op::Input => {
                 let tensor = self.program.new_tensor(node.shape.len(), &node.name);
@@ -273,10 +277,17 @@ impl Folder<'_> {
         })
     }
 
+    /// Whether the value has the channels that its tensor was written with; a flattened map has its own.
+    fn has_written_channels(&self, x: ValueId) -> bool {
+        let value = self.program.values[x];
+        let written = (self.program.values.iter()).find(|other| other.tensor == value.tensor);
+        written.is_some_and(|written| written.shape == value.shape)
+    }
+
     /// The convolution that writes `x` with nothing applied to its output yet.
     fn bare_conv(&mut self, x: ValueId) -> Option<(usize, &mut Instruction)> {
         let value = self.program.values[x];
-        if !value.is_plain() {
+        if !value.is_plain() || !self.has_written_channels(x) {
             return None;
         }
         self.program
@@ -321,7 +332,7 @@ impl Folder<'_> {
 
     fn activation(&mut self, x: ValueId, act: Act, sole_reader: bool, name: &str) -> ValueId {
         let value = self.program.values[x];
-        if sole_reader && value.is_plain() {
+        if sole_reader && value.is_plain() && self.has_written_channels(x) {
             let written = self
                 .program
                 .instructions

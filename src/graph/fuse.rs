@@ -171,6 +171,10 @@ impl Fuser<'_> {
             Op::Flatten => {
                 let x = input(0);
                 if self.program.values[x].shape.pixels() == 1 {
+                    // The same value under another name: its readers are not alone where its source has others.
+                    if !sole_reader {
+                        self.consumers[index] += 1;
+                    }
                     return x;
                 }
                 // Channel vectors no longer fit a flattened image, so it must be stored as it is read.
@@ -223,10 +227,15 @@ impl Fuser<'_> {
         });
         // The convolution just before takes the moments as it writes.
         if sole_reader
-            && let Some(Instruction::Conv { y, after, .. }) = self.program.instructions.last_mut()
+            && let Some(Instruction::Conv {
+                layer, y, after, ..
+            }) = self.program.instructions.last_mut()
         {
             let value = &mut self.program.values[x];
-            if value.tensor == *y && value.is_plain() {
+            // A flattened map has channels of its own, which the convolution does not know.
+            let window = &self.program.layers[*layer].window;
+            let whole = window.p * window.q == value.shape.pixels();
+            if value.tensor == *y && value.is_plain() && whole {
                 *after = After::Moments;
                 value.batch_norm = Some(batch_norm);
                 self.program
@@ -327,15 +336,22 @@ impl<'a> Backward<'a> {
         let output = self.program.output;
         self.own_gradient(output);
         self.begun[output] = true;
+        // The head has written the gradient; where it is the only one to do so, the finish is due.
+        if self.readers[output].is_empty() && self.program.values[output].needs_mask() {
+            self.push(Instruction::CloseGrad { value: output });
+        }
         for i in (0..self.program.forward_len).rev() {
             let instruction = self.program.instructions[i];
             self.differentiate(i, &instruction);
         }
     }
 
-    /// The input image needs no gradient.
+    /// The input image needs no gradient; a batch norm's view of it does, for gamma and beta.
     fn is_input(&self, value: ValueId) -> bool {
-        self.writer[self.program.values[value].tensor].is_none()
+        let Value {
+            tensor, batch_norm, ..
+        } = self.program.values[value];
+        self.writer[tensor].is_none() && batch_norm.is_none()
     }
 
     /// The value that an instruction's output tensor is read as by its consumers.

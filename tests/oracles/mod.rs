@@ -2,6 +2,9 @@
 //! with guard bands. The oracles themselves are naive f64 loops beside the tests that use them.
 #![allow(dead_code, unreachable_pub)] // every test file is a crate of its own and uses its part of this one
 
+pub mod graphs;
+pub mod model;
+
 use arcface_cu::backend::Backend;
 use arcface_cu::random::{Purpose, Random};
 
