@@ -79,7 +79,7 @@ fn small() -> Config {
             form: SgdForm::Torch,
             momentum: 0.9,
             lr: 0.05,
-            clip: Some(5.0),
+            clip: None,
             decay: Decay {
                 value: 5e-4,
                 form: DecayForm::Torch,
@@ -92,7 +92,7 @@ fn small() -> Config {
         },
         train: TrainConfig {
             batch_size: 64,
-            epochs: 16,
+            epochs: 13,
             seed: 1,
             checkpoint_every: 0,
             keep_checkpoints: 2,

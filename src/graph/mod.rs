@@ -10,6 +10,7 @@ pub mod infer;
 pub mod params;
 pub mod plan;
 pub mod program;
+mod storage;
 pub mod train;
 
 use crate::backend::geometry::{Padding, Window};

@@ -5,10 +5,11 @@ use super::fuse;
 use super::params::{Param, ParamTable};
 use super::plan::MemoryPlan;
 use super::program::{Act, After, Instruction, LayerGeometry, Program, Target, Value, ValueId};
+use super::storage::{Slots, Vectors, activation, pending, pending_grad, vectors_len};
 use crate::backend::geometry::PerChannel;
 use crate::backend::{
-    Activation, Backend, Close, Dropout, Epilogue, GradTarget, InputTransform, Pending,
-    PendingGrad, Segment, SgdStep, View, bn, sums,
+    Backend, Close, Dropout, Epilogue, GradTarget, InputTransform, Pending, PendingGrad, Segment,
+    SgdStep,
 };
 use crate::{Error, Result};
 
@@ -43,130 +44,6 @@ pub struct Norms {
     pub gradient: f64,
     /// Sum of (decay / 2) w^2 over the slab.
     pub l2: f64,
-}
-
-/// Tensors' storage. A buffer is taken out while an instruction writes it.
-#[derive(Debug)]
-pub(super) struct Slots<B: Backend> {
-    slot_of: Vec<Option<usize>>,
-    buffers: Vec<Option<B::Buffer>>,
-}
-
-impl<B: Backend> Slots<B> {
-    pub(super) fn new(backend: &B, plan: &MemoryPlan, max_batch: usize) -> Result<Self> {
-        let allocate = |len: &usize| backend.alloc(len * max_batch).map(Some);
-        Ok(Slots {
-            slot_of: plan.slot_of.clone(),
-            buffers: plan.slots.iter().map(allocate).collect::<Result<_>>()?,
-        })
-    }
-
-    fn slot(&self, tensor: usize) -> usize {
-        self.slot_of[tensor].expect("the plan places every tensor in use")
-    }
-
-    pub(super) fn get(&self, tensor: usize) -> &B::Buffer {
-        let buffer = self.buffers[self.slot(tensor)].as_ref();
-        buffer.expect("no instruction reads what it writes")
-    }
-
-    pub(super) fn take(&mut self, tensor: usize) -> B::Buffer {
-        let slot = self.slot(tensor);
-        self.buffers[slot]
-            .take()
-            .expect("a tensor is written by one instruction at a time")
-    }
-
-    pub(super) fn put(&mut self, tensor: usize, buffer: B::Buffer) {
-        let slot = self.slot(tensor);
-        self.buffers[slot] = Some(buffer);
-    }
-}
-
-/// The channel vectors of batch norms and gradients.
-#[derive(Debug)]
-struct Vectors<B: Backend> {
-    /// Forward coefficients of each batch norm.
-    forward: Vec<B::Buffer>,
-    /// Backward coefficients of each batch norm.
-    backward: Vec<B::Buffer>,
-    /// Channel sums of each value that needs them.
-    sums: Vec<Option<B::Buffer>>,
-    /// Moments of the batch norm at work.
-    moments: B::Buffer,
-}
-
-/// Elements that a program's channel vectors take.
-fn vectors_len(program: &Program) -> usize {
-    let norms = program.batch_norms.iter().map(|b| b.shape.c);
-    let coefficients: usize = norms
-        .clone()
-        .map(|c| bn::forward_len(c) + bn::backward_len(c))
-        .sum();
-    let summed = program.values.iter().filter(|v| v.needs_sums());
-    let sums: usize = summed.map(|v| sums::len(v.shape.c)).sum();
-    coefficients + sums + bn::moments_len(norms.max().unwrap_or(0))
-}
-
-impl<B: Backend> Vectors<B> {
-    fn new(backend: &B, program: &Program) -> Result<Self> {
-        let norms = || program.batch_norms.iter().map(|b| b.shape.c);
-        let sums_of = |value: &Value| {
-            let len = value.needs_sums().then(|| sums::len(value.shape.c));
-            len.map(|len| backend.alloc(len)).transpose()
-        };
-        Ok(Vectors {
-            forward: norms()
-                .map(|c| backend.alloc(bn::forward_len(c)))
-                .collect::<Result<_>>()?,
-            backward: norms()
-                .map(|c| backend.alloc(bn::backward_len(c)))
-                .collect::<Result<_>>()?,
-            sums: program.values.iter().map(sums_of).collect::<Result<_>>()?,
-            moments: backend.alloc(bn::moments_len(norms().max().unwrap_or(0)))?,
-        })
-    }
-}
-
-/// An activation as the backend takes it.
-pub(super) fn activation<T>(act: Act, params: &T) -> Activation<'_, T> {
-    match act {
-        Act::Identity => Activation::Identity,
-        Act::Relu => Activation::Relu,
-        Act::Relu6 => Activation::Relu6,
-        Act::PRelu(offset) => Activation::PRelu(View {
-            buffer: params,
-            offset,
-        }),
-    }
-}
-
-/// A value as the backend reads it.
-pub(super) fn pending<'a, B: Backend>(
-    value: &Value,
-    slots: &'a Slots<B>,
-    forward: &'a [B::Buffer],
-    params: &'a B::Buffer,
-) -> Pending<'a, B::Buffer> {
-    Pending {
-        raw: slots.get(value.tensor),
-        affine: value.batch_norm.map(|i| &forward[i]),
-        activation: activation(value.act, params),
-    }
-}
-
-/// The gradient with respect to a value's stored tensor, as the backend reads it.
-fn pending_grad<'a, B: Backend>(
-    value: &Value,
-    slots: &'a Slots<B>,
-    backward: &'a [B::Buffer],
-) -> PendingGrad<'a, B::Buffer> {
-    PendingGrad {
-        g: slots.get(value.grad.expect("a gradient in use has its tensor")),
-        batch_norm: value
-            .batch_norm
-            .map(|i| (slots.get(value.tensor), &backward[i])),
-    }
 }
 
 /// The memory that training `model` takes, planned without a device. `class_rows` elements are the head's.
