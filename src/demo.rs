@@ -8,7 +8,7 @@
 //! | `commands.txt` | demo | the commands, one a line |
 //! | `faces/` | demo | an image folder of generated people |
 //! | `packed/` | pack | RecordIO of the people to train on; the others in `packed/reserved/` |
-//! | `weights.safetensors`, `metrics.csv`, checkpoints | train | |
+//! | `weights.safetensors`, `config.toml`, `metrics.csv`, `checkpoints/` | train | |
 //! | `eval/faces`, `eval/faces_list.npy` | demo | pairs of the reserved people, a bcolz array |
 //! | `eval.json`, `pairs.png` | eval | |
 //! | `embeddings.npy`, `labels.npy`, `files.txt`, `similarity.png` | embed | reserved people |
@@ -31,12 +31,13 @@ const MARK: &str = "# Written by arcface-cu demo; running it again replaces what
 
 const COMMANDS: &str = "commands.txt";
 
-/// What a demonstration leaves in its folder, checkpoints aside.
-const OWN: [&str; 13] = [
-    "config.toml",
+/// What a demonstration leaves in its folder.
+const OWN: [&str; 14] = [
     "faces",
     "packed",
     "eval",
+    "config.toml",
+    "checkpoints",
     "weights.safetensors",
     "metrics.csv",
     "eval.csv",
@@ -69,7 +70,7 @@ impl Size {
     /// Learns people apart in a minute or two on two cores.
     pub const FULL: Size = Size {
         people: 340,
-        per_person: 20,
+        per_person: 25,
         held_out: 40,
         pairs: 600,
         shown: (20, 20),
@@ -123,7 +124,7 @@ impl Demo {
         }
         for name in found {
             let text = name.to_string_lossy();
-            if OWN.contains(&&*text) || text.starts_with("checkpoint") {
+            if OWN.contains(&&*text) {
                 remove(&out.join(&name))?;
             }
         }
@@ -303,7 +304,7 @@ mod tests {
         let out = dir.path().join("out");
         demo(&out).prepare().unwrap();
         fs::write(out.join("notes.txt"), "the user's").unwrap();
-        fs::write(out.join("checkpoint-4.safetensors"), "old").unwrap();
+        fs::write(out.join("metrics.csv"), "old").unwrap();
         fs::create_dir(out.join("faces")).unwrap();
         demo(&out).prepare().unwrap();
         let mut left: Vec<_> = fs::read_dir(&out)

@@ -100,7 +100,8 @@ fn small() -> Config {
     }
 }
 
-/// For generated faces in a minute or two: a seventh of the arithmetic of `small`.
+/// For generated faces in a minute or two: a seventh of the arithmetic of `small`. A thousand steps are few, so the margin
+/// is small (a large one is still in the way when they are over) and batches are small, for more steps.
 fn demo() -> Config {
     let small = small();
     Config {
@@ -114,8 +115,12 @@ fn demo() -> Config {
             flip: true,
             ..Augment::default()
         },
+        head: HeadConfig {
+            margin: Margin::arcface(24.0, 0.2),
+            ..small.head
+        },
         optimizer: Optimizer {
-            lr: 0.1,
+            lr: 0.07,
             schedule: Schedule {
                 course: Course::Cosine,
                 warm_up: Some(Span::Steps(40)),
@@ -123,8 +128,8 @@ fn demo() -> Config {
             ..small.optimizer
         },
         train: TrainConfig {
-            batch_size: 32,
-            epochs: 4,
+            batch_size: 16,
+            epochs: 2,
             ..small.train
         },
         ..small

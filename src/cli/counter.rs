@@ -1,15 +1,9 @@
-//! How far a command has come, on standard error: standard output is for results.
+//! How far a command has come with its pictures.
 
-use crate::report::progress::{Counter, Output};
-use indicatif::ProgressDrawTarget;
-use std::io::{IsTerminal, stderr};
+use super::output;
+use crate::report::progress::Counter;
 
-/// Counts `total` images.
+/// Counts `total` images, from now on.
 pub(super) fn counter(name: &str, total: usize) -> Counter {
-    let output = Output::choose(
-        stderr().is_terminal(),
-        ProgressDrawTarget::stderr(),
-        Box::new(stderr()),
-    );
-    Counter::new(name, total as u64, output)
+    Counter::new(name, total as u64, output::progress())
 }

@@ -2,7 +2,8 @@
 
 use super::counter::counter;
 use super::device::Device;
-use super::{Cli, run as run_command};
+use super::output::say;
+use super::{Cli, interrupt, run as run_command};
 use crate::demo::{Demo, SET, Size, shell_line};
 use crate::{Error, Result};
 use clap::Parser;
@@ -50,7 +51,9 @@ pub(super) fn run(args: Args) -> Result<()> {
     } = demo.size;
     let out = demo.out.display();
 
-    println!("# {people} people who do not exist, {per_person} pictures of each, in {out}/faces");
+    say(format!(
+        "# {people} people who do not exist, {per_person} pictures of each, in {out}/faces"
+    ));
     let counter_of_faces = Mutex::new(counter("generate", people * per_person));
     demo.write_faces(|| lock(&counter_of_faces).advance(1))?;
     counter_of_faces
@@ -59,24 +62,26 @@ pub(super) fn run(args: Args) -> Result<()> {
         .finish();
 
     let [pack, train, eval, embed] = demo.commands();
-    println!("\n# The last {held_out} people are kept out of training.");
+    say(format!(
+        "\n# The last {held_out} people are kept out of training."
+    ));
     execute(&pack)?;
-    println!("\n# A small network learns to tell the others apart.");
+    say("\n# A small network learns to tell the others apart.");
     execute(&train)?;
-    println!(
+    say(format!(
         "\n# {pairs} pairs of the {held_out} people it has never seen, as a bcolz array in {out}/eval/{SET}"
-    );
+    ));
     let mut counter = counter("pairs", 2 * pairs);
     demo.write_pairs(&mut |images| counter.advance(images as u64))?;
     counter.finish();
-    println!("\n# Does a pair show one person or two?");
+    say("\n# Does a pair show one person or two?");
     execute(&eval)?;
-    println!("\n# How similar are pictures of people it has never seen?");
+    say("\n# How similar are pictures of people it has never seen?");
     execute(&embed)?;
-    println!(
+    say(format!(
         "\n# Done in {:.0} s. Look at {out}/similarity.png and {out}/pairs.png; the commands are in {out}/commands.txt.",
         began.elapsed().as_secs_f64()
-    );
+    ));
     Ok(())
 }
 
@@ -86,7 +91,11 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 /// Shows a command as it is typed, reads it as if it had been, and runs it.
 fn execute(command: &[String]) -> Result<()> {
-    println!("$ {}", shell_line(command));
+    // While a command runs, it is training alone that ends in an orderly way.
+    if interrupt::asked() {
+        return Err(Error::Interrupted);
+    }
+    say(format!("$ {}", shell_line(command)));
     let words = std::iter::once("arcface-cu").chain(command.iter().map(String::as_str));
     let cli = Cli::try_parse_from(words).map_err(|e| Error::Usage(e.to_string()))?;
     run_command(cli)

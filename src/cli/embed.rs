@@ -2,10 +2,11 @@
 
 use super::counter::counter;
 use super::device::{DeviceArgs, OnDevice, with_device};
+use super::output::say;
+use super::source;
 use crate::Result;
 use crate::backend::Backend;
 use crate::checkpoint::Weights;
-use crate::data;
 use crate::embed::{self, Embedded, Event, Selection};
 use crate::embedder::Embedder;
 use crate::verification::Tta;
@@ -17,7 +18,7 @@ pub(super) struct Args {
     /// Weights or checkpoint of the network (.safetensors).
     #[arg(long, value_name = "FILE")]
     weights: PathBuf,
-    /// Image folder (<identity>/<image>.jpg) or RecordIO set of test identities. Their numbers are the folders' names
+    /// Image folder (<identity>/<image>.jpg) or RecordIO set of test identities, or generated[:IDENTITIESxIMAGES]. Their numbers are the folders' names
     /// where those are numbers, else their places.
     #[arg(long, value_name = "PATH")]
     data: Option<PathBuf>,
@@ -78,18 +79,18 @@ impl OnDevice for Task {
         };
         let means = embedded.save(&args.out)?;
         let number = |mean: Option<f64>| mean.map_or("none".to_owned(), |m| format!("{m:.3}"));
-        println!(
+        say(format!(
             "mean cosine within identities {}, between identities {}",
             number(means.within),
             number(means.between)
-        );
-        println!(
+        ));
+        say(format!(
             "{} embeddings of {} identities, {} numbers each, in {}",
             embedded.labels.len(),
             embedded.blocks.len(),
             embedded.dim,
             args.out.display()
-        );
+        ));
         Ok(())
     }
 }
@@ -99,7 +100,7 @@ fn identities<B: Backend>(
     data: &Path,
     args: &Args,
 ) -> Result<Embedded> {
-    let dataset = data::open(data)?;
+    let dataset = source::open(data)?;
     let selection = Selection {
         ids: args.ids,
         per_id: args.per_id,
@@ -112,14 +113,14 @@ fn identities<B: Backend>(
         &selection,
         args.tta,
         &mut |event| match event {
-            Event::Done(id) => println!("ID:{id} Embedding done."),
-            Event::TooFew(id) => println!("Skipping ID:{id}."),
+            Event::Done(id) => say(format!("ID:{id} Embedding done.")),
+            Event::TooFew(id) => say(format!("Skipping ID:{id}.")),
             Event::Missing(from, to) if from - to < LONG_GAP => {
                 (to..=from)
                     .rev()
-                    .for_each(|id| println!("Skipping ID:{id}."));
+                    .for_each(|id| say(format!("Skipping ID:{id}.")));
             }
-            Event::Missing(from, to) => println!("Skipping ID:{from} to ID:{to}."),
+            Event::Missing(from, to) => say(format!("Skipping ID:{from} to ID:{to}.")),
         },
     )
 }

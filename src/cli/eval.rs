@@ -2,6 +2,7 @@
 
 use super::counter::counter;
 use super::device::{DeviceArgs, OnDevice, with_device};
+use super::output::say;
 use crate::Result;
 use crate::backend::Backend;
 use crate::checkpoint::{Weights, write_atomically};
@@ -103,13 +104,13 @@ impl OnDevice for Task {
             }
             results.sets.push(evaluation.result);
         }
-        println!(
+        say(format!(
             "tta {}, {}channels {}",
             args.tta,
             if args.ccrop { "ccrop, " } else { "" },
             args.channel_order
-        );
-        print!("{}", table(&results.sets));
+        ));
+        say(table(&results.sets).trim_end());
         if let Some(path) = &args.json {
             let mut text = serde_json::to_string_pretty(&results).expect("results are plain data");
             text.push('\n');

@@ -1,8 +1,10 @@
 //! `arcface-cu pack`: an image folder becomes RecordIO.
 
 use super::counter::counter;
+use super::output::say;
+use super::source;
 use crate::Result;
-use crate::data::{self, pack};
+use crate::data::pack;
 use std::path::PathBuf;
 
 /// Pictures that could not be read and are named one by one.
@@ -10,8 +12,8 @@ const NAMED: usize = 20;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Image folder (<identity>/<image>.jpg), or a RecordIO set to be packed anew.
-    #[arg(long, value_name = "DIR")]
+    /// Image folder (<identity>/<image>.jpg), a RecordIO set to be packed anew, or generated[:IDENTITIESxIMAGES].
+    #[arg(long, value_name = "PATH")]
     data: PathBuf,
     /// Folder for train.rec, train.idx, property, identities.tsv and the folder `reserved`.
     #[arg(long, value_name = "DIR")]
@@ -34,7 +36,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: Args) -> Result<()> {
-    let dataset = data::open(&args.data)?;
+    let dataset = source::open(&args.data)?;
     let options = pack::PackOptions {
         seed: args.seed,
         reserve_last: args.reserve_last,
@@ -51,34 +53,34 @@ pub(super) fn run(args: Args) -> Result<()> {
     counter.finish();
 
     let rec = args.out.join("train.rec");
-    println!(
+    say(format!(
         "{}: {} images of {} identities",
         rec.display(),
         packed.images,
         packed.identities
-    );
+    ));
     if packed.reserved_identities > 0 {
-        println!(
+        say(format!(
             "{}: {} images of {} identities, kept out of training",
             args.out.join("reserved").display(),
             packed.reserved_images,
             packed.reserved_identities
-        );
+        ));
     }
     if packed.other_sizes > 0 {
-        println!(
+        say(format!(
             "note: {} images are not 112x112; this program resizes them as it reads, InsightFace's own reader does not \
              accept them (--resize 112 makes them fit)",
             packed.other_sizes
-        );
+        ));
     }
     if !packed.skipped.is_empty() {
-        println!("left out {} images:", packed.skipped.len());
+        say(format!("left out {} images:", packed.skipped.len()));
         for why in packed.skipped.iter().take(NAMED) {
-            println!("  {why}");
+            say(format!("  {why}"));
         }
         if packed.skipped.len() > NAMED {
-            println!("  ... and {} more", packed.skipped.len() - NAMED);
+            say(format!("  ... and {} more", packed.skipped.len() - NAMED));
         }
     }
     Ok(())
