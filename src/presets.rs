@@ -107,7 +107,7 @@ fn small() -> Config {
     }
 }
 
-/// For generated faces in a minute or two: a seventh of the arithmetic of `small`. A thousand steps are few, so the margin
+/// For generated faces in a minute or two: a seventh of the arithmetic of `small`. Fourteen hundred steps are few, so the margin
 /// is small (a large one is still in the way when they are over) and batches are small, for more steps.
 fn demo() -> Config {
     let small = small();
@@ -136,7 +136,7 @@ fn demo() -> Config {
         },
         train: TrainConfig {
             batch_size: 16,
-            epochs: 2,
+            epochs: 3,
             ..small.train
         },
         ..small
