@@ -7,6 +7,7 @@
 //! ([`GradTarget`]), and the step through batch norm itself is applied by the next reader ([`PendingGrad`]).
 
 pub mod cpu;
+pub mod cuda;
 pub mod geometry;
 pub mod margin;
 
@@ -314,8 +315,14 @@ pub trait Backend: Send {
     /// Copies host numbers into `dst[offset..]`.
     fn upload(&mut self, src: &[f32], dst: &mut Self::Buffer, offset: usize) -> Result<()>;
 
+    /// Copies to the host: each (buffer, first element, destination). A device that works on while the host does waits
+    /// for it here, once for all of them.
+    fn download_all(&mut self, parts: &mut [(&Self::Buffer, usize, &mut [f32])]) -> Result<()>;
+
     /// Copies `src[offset..]` to the host.
-    fn download(&mut self, src: &Self::Buffer, offset: usize, dst: &mut [f32]) -> Result<()>;
+    fn download(&mut self, src: &Self::Buffer, offset: usize, dst: &mut [f32]) -> Result<()> {
+        self.download_all(&mut [(src, offset, dst)])
+    }
 
     /// `y[i] = pixel[i] scale[i % 3] + shift[i % 3]`.
     fn input_transform(
@@ -521,7 +528,9 @@ pub trait Backend: Send {
     ) -> Result<()>;
 
     /// The head's backward pass, from `rows` whose sums are complete over all shards: writes d_x of the mean loss,
-    /// and updates the class rows and their momentum in the same walk.
+    /// and updates the class rows and their momentum in the same walk. Where the loss of any row is not finite, class
+    /// rows and momentum stay as they are, and d_x is NaN, so that nothing else is updated either: the host need not
+    /// look at the loss in between.
     #[allow(clippy::too_many_arguments)]
     fn arcface_bprop(
         &mut self,

@@ -66,8 +66,10 @@ impl Backend for Cpu {
         Ok(())
     }
 
-    fn download(&mut self, src: &Buffer, offset: usize, dst: &mut [f32]) -> Result<()> {
-        dst.copy_from_slice(&src[offset..][..dst.len()]);
+    fn download_all(&mut self, parts: &mut [(&Buffer, usize, &mut [f32])]) -> Result<()> {
+        for (src, offset, dst) in parts {
+            dst.copy_from_slice(&src[*offset..][..dst.len()]);
+        }
         Ok(())
     }
 

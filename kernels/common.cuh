@@ -1,0 +1,148 @@
+// common.cuh - what every kernel file begins with: NVRTC prelude, the views that operations take, vector access, reductions.
+//
+// Compiled by NVRTC with no header of CUDA or of C: fixed-width integers and INFINITY are made here.
+//
+// The structs mirror the host's (src/backend/cuda/args.rs packs them; build.rs reads their sizes from this file):
+// keep to the field types u32, float, u64 and pointers. Letters: N batch, H W C input, K filters, R S filter rows and
+// columns, P Q output. Activations NHWC, filters KRSC (depthwise RSC), all float32.
+//
+// Numerics: products and sums are float32 with fused multiply-add; every reduction has one fixed order, so the same
+// inputs give the same bits. No floating-point atomics. --fmad=true, no fast math.
+
+#pragma once
+
+typedef unsigned char u8;
+typedef unsigned int u32;
+typedef unsigned long long u64;
+
+#define INFINITY __int_as_float(0x7f800000)
+#define NOT_A_NUMBER __int_as_float(0x7fffffff)
+#define WARP 32u
+#define FULL_MASK 0xffffffffu
+
+// What happens to a value as it is read, after the affine map.
+enum ActivationCode : u32 { IDENTITY = 0, RELU = 1, RELU6 = 2, PRELU = 3 };
+
+// A value as its consumers see it: activation(scale[c] raw + shift[c]). `affine` holds scale (C), shift (C), mean (C) and
+// rstd (C), or is null; `slope` holds PReLU's C slopes.
+struct Pending {
+    const float* raw;
+    const float* affine;
+    const float* slope;
+    u32 activation;
+};
+
+// The gradient with respect to a raw tensor: a[c] g + b[c] raw + c[c], with a, b, c (C each) one after the other in
+// `coefficients`; g alone where that is null.
+struct PendingGrad {
+    const float* g;
+    const float* raw;
+    const float* coefficients;
+};
+
+// A convolution: y[n,p,q,k] = sum over r,s,c of x[n, p stride + r - top, q stride + s - left, c] w[k,r,s,c].
+struct Conv2d {
+    u32 n, h, w, c, k, r, s, stride, top, left, p, q;
+};
+
+// A window on every channel by itself.
+struct PerChannel {
+    u32 n, h, w, c, r, s, stride, top, left, p, q;
+};
+
+// max(v, 0) that lets NaN through: fmaxf would hide it.
+__device__ __forceinline__ float relu(float v) { return v < 0.0f ? 0.0f : v; }
+
+__device__ __forceinline__ float relu6(float v) { return v > 6.0f ? 6.0f : relu(v); }
+
+__device__ __forceinline__ float activate(u32 activation, const float* slope, u32 c, float v) {
+    switch (activation) {
+        case RELU: return relu(v);
+        case RELU6: return relu6(v);
+        case PRELU: return v > 0.0f ? v : slope[c] * v;
+        default: return v;
+    }
+}
+
+// The value before its activation.
+__device__ __forceinline__ float affine(const Pending& x, u32 channels, u32 c, float raw) {
+    return x.affine ? fmaf(x.affine[c], raw, x.affine[channels + c]) : raw;
+}
+
+// Reads element i, of channel c.
+__device__ __forceinline__ float read(const Pending& x, u32 channels, u64 i, u32 c) {
+    return activate(x.activation, x.slope, c, affine(x, channels, c, x.raw[i]));
+}
+
+__device__ __forceinline__ float read(const PendingGrad& dy, u32 channels, u64 i, u32 c) {
+    float g = dy.g[i];
+    if (!dy.coefficients) return g;
+    const float* k = dy.coefficients + c;
+    return fmaf(k[0], g, fmaf(k[channels], dy.raw[i], k[2 * channels]));
+}
+
+// Four channels at once, from a 16-byte aligned address; C must be a multiple of 4.
+__device__ __forceinline__ float4 load4(const float* from) { return *reinterpret_cast<const float4*>(from); }
+
+__device__ __forceinline__ void store4(float* to, float4 v) { *reinterpret_cast<float4*>(to) = v; }
+
+__device__ __forceinline__ float4 read4(const Pending& x, u32 channels, u64 i, u32 c) {
+    float4 v = load4(x.raw + i);
+    if (x.affine) {
+        float4 scale = load4(x.affine + c), shift = load4(x.affine + channels + c);
+        v = make_float4(fmaf(scale.x, v.x, shift.x), fmaf(scale.y, v.y, shift.y), fmaf(scale.z, v.z, shift.z),
+                        fmaf(scale.w, v.w, shift.w));
+    }
+    if (x.activation != IDENTITY) {
+        v = make_float4(activate(x.activation, x.slope, c, v.x), activate(x.activation, x.slope, c + 1, v.y),
+                        activate(x.activation, x.slope, c + 2, v.z), activate(x.activation, x.slope, c + 3, v.w));
+    }
+    return v;
+}
+
+__device__ __forceinline__ float4 read4(const PendingGrad& dy, u32 channels, u64 i, u32 c) {
+    float4 g = load4(dy.g + i);
+    if (!dy.coefficients) return g;
+    const float* k = dy.coefficients + c;
+    float4 raw = load4(dy.raw + i), a = load4(k), b = load4(k + channels), d = load4(k + 2 * channels);
+    return make_float4(fmaf(a.x, g.x, fmaf(b.x, raw.x, d.x)), fmaf(a.y, g.y, fmaf(b.y, raw.y, d.y)),
+                       fmaf(a.z, g.z, fmaf(b.z, raw.z, d.z)), fmaf(a.w, g.w, fmaf(b.w, raw.w, d.w)));
+}
+
+// Sum over a warp, in every lane; a butterfly, so one order.
+__device__ __forceinline__ float warp_sum(float v) {
+    for (u32 step = WARP / 2; step > 0; step /= 2) v += __shfl_xor_sync(FULL_MASK, v, step);
+    return v;
+}
+
+// The largest value of a warp, in every lane; NaN wins.
+__device__ __forceinline__ float warp_max(float v) {
+    for (u32 step = WARP / 2; step > 0; step /= 2) {
+        float other = __shfl_xor_sync(FULL_MASK, v, step);
+        v = (other > v || other != other) ? other : v;
+    }
+    return v;
+}
+
+// Sum over a block of whole warps, in every thread; `shared` holds WARP floats and may be used again after the call.
+__device__ __forceinline__ float block_sum(float v, float* shared) {
+    u32 lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
+    v = warp_sum(v);
+    if (lane == 0) shared[warp] = v;
+    __syncthreads();
+    v = warp_sum(lane < warps ? shared[lane] : 0.0f);
+    __syncthreads();
+    return v;
+}
+
+// Philox4x32-10 (Salmon et al., SC 2011): the host's generator (src/random.rs), word for word.
+__device__ __forceinline__ uint4 philox(uint4 counter, uint2 key) {
+    for (u32 round = 0; round < 10; round++) {
+        u32 high0 = __umulhi(0xD2511F53u, counter.x), low0 = 0xD2511F53u * counter.x;
+        u32 high1 = __umulhi(0xCD9E8D57u, counter.z), low1 = 0xCD9E8D57u * counter.z;
+        counter = make_uint4(high1 ^ counter.y ^ key.x, low1, high0 ^ counter.w ^ key.y, low0);
+        key.x += 0x9E3779B9u;
+        key.y += 0xBB67AE85u;
+    }
+    return counter;
+}

@@ -1,0 +1,77 @@
+//! Every tile and block size, once. They reach the kernels' source by `-D`, and the host's launch arithmetic from here.
+
+/// A kernel file compiled with one set of constants.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Program {
+    /// Names it in tables and messages.
+    pub name: &'static str,
+    /// The file in `kernels/`.
+    pub file: &'static str,
+    /// Threads of a block, `-DTHREADS`.
+    pub threads: u32,
+    /// The other constants of the source, by name.
+    pub constants: &'static [(&'static str, u32)],
+    /// Registers a thread that none of its kernels may exceed.
+    pub registers: u32,
+}
+
+/// Threads that run in step.
+pub(super) const WARP: u32 = 32;
+
+/// Sums of tiles' partial results.
+pub(super) const REDUCE: Program = Program {
+    name: "reduce",
+    file: "reduce.cu",
+    threads: 256,
+    constants: &[],
+    registers: 64,
+};
+
+/// Element-wise addition and the passing on of gradients.
+pub(super) const ADD: Program = Program {
+    name: "add",
+    file: "add.cu",
+    threads: 256,
+    constants: &[],
+    registers: 64,
+};
+
+/// The finish of a gradient; ROWS pixels a tile.
+pub(super) const CLOSE_GRAD: Program = Program {
+    name: "close_grad",
+    file: "close_grad.cu",
+    threads: 256,
+    constants: &[("ROWS", 512)],
+    registers: 64,
+};
+
+/// All programs, for the gates that compile every one.
+pub const PROGRAMS: &[&Program] = &[&ADD, &CLOSE_GRAD, &REDUCE];
+
+impl Program {
+    /// A constant's value.
+    ///
+    /// # Panics
+    /// If the program has no such constant.
+    pub(super) const fn constant(&self, name: &str) -> u32 {
+        let mut i = 0;
+        while i < self.constants.len() {
+            let (known, value) = self.constants[i];
+            if same(known, name) {
+                return value;
+            }
+            i += 1;
+        }
+        panic!("a program's constants are those of its definition")
+    }
+}
+
+/// String equality, for constants.
+const fn same(a: &str, b: &str) -> bool {
+    let (a, b) = (a.as_bytes(), b.as_bytes());
+    let mut i = 0;
+    while i < a.len() && i < b.len() && a[i] == b[i] {
+        i += 1;
+    }
+    i == a.len() && i == b.len()
+}
