@@ -1,11 +1,17 @@
-//! TODO.
+//! Moments of a batch, and batch norm's coefficients, forward and backward.
 
+use super::columns::Columns;
 use super::driver::Driver;
-use super::{Buffer, Cuda};
+use super::tiles::{BATCH_NORM, WARP};
+use super::{Buffer, Cuda, Grid, args, blocks};
 use crate::Result;
-use crate::backend::geometry::*;
-use crate::backend::margin::Margin;
-use crate::backend::*;
+use crate::backend::geometry::Rows;
+use crate::backend::{BatchNormAt, bn};
+
+/// A thread a channel.
+fn per_channel(c: usize) -> Grid {
+    [blocks(c as u64, BATCH_NORM.threads), 1, 1]
+}
 
 pub(super) fn moments<D: Driver>(
     cuda: &mut Cuda<D>,
@@ -13,7 +19,27 @@ pub(super) fn moments<D: Driver>(
     x: &Buffer<D::Memory>,
     moments: &mut Buffer<D::Memory>,
 ) -> Result<()> {
-    todo!()
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let columns = Columns::new(rows, &BATCH_NORM, BATCH_NORM.constant("CHUNK"));
+    let tiles = columns.tiles();
+    let partials = args::address(cuda.scratch(tiles * bn::moments_len(rows.c))?);
+    let kernel = match columns.vector {
+        4 => "batch_norm_moments4",
+        _ => "batch_norm_moments",
+    };
+    let walk = [columns.arg(), args::buffer(x), partials];
+    cuda.launch(&BATCH_NORM, kernel, columns.grid(), 0, &walk)?;
+    let merge = [
+        columns.arg(),
+        args::buffer(x),
+        partials,
+        args::u32(tiles),
+        args::buffer(moments),
+    ];
+    let grid = [blocks(rows.c as u64, WARP), 1, 1];
+    cuda.launch(&BATCH_NORM, "batch_norm_merge", grid, 0, &merge)
 }
 
 pub(super) fn fprop<D: Driver>(
@@ -25,7 +51,21 @@ pub(super) fn fprop<D: Driver>(
     statistics: &mut Buffer<D::Memory>,
     forward: &mut Buffer<D::Memory>,
 ) -> Result<()> {
-    todo!()
+    let param = |at: Option<usize>| at.map_or_else(args::null, |at| args::address(params.at(at)));
+    let unbias = rows.pixels as f32 / (rows.pixels.max(2) - 1) as f32;
+    let args = [
+        args::buffer(moments),
+        args::u32(rows.c),
+        args::f32(unbias),
+        args::f32(at.epsilon),
+        args::f32(at.momentum),
+        param(at.gamma),
+        param(at.beta),
+        args::address(statistics.at(at.statistics)),
+        args::buffer(forward),
+    ];
+    let grid = per_channel(rows.c);
+    cuda.launch(&BATCH_NORM, "batch_norm_fprop", grid, 0, &args)
 }
 
 pub(super) fn bprop<D: Driver>(
@@ -37,7 +77,18 @@ pub(super) fn bprop<D: Driver>(
     at: BatchNormAt,
     backward: &mut Buffer<D::Memory>,
 ) -> Result<()> {
-    todo!()
+    let grad = |at: Option<usize>| at.map_or_else(args::null, |at| args::address(grads.at(at)));
+    let args = [
+        args::buffer(sums),
+        args::buffer(forward),
+        args::u32(rows.c),
+        args::f32(rows.pixels as f32),
+        grad(at.gamma),
+        grad(at.beta),
+        args::buffer(backward),
+    ];
+    let grid = per_channel(rows.c);
+    cuda.launch(&BATCH_NORM, "batch_norm_bprop", grid, 0, &args)
 }
 
 pub(super) fn prelu_bprop<D: Driver>(
@@ -47,5 +98,10 @@ pub(super) fn prelu_bprop<D: Driver>(
     grads: &mut Buffer<D::Memory>,
     slope_at: usize,
 ) -> Result<()> {
-    todo!()
+    let args = [
+        args::buffer(sums),
+        args::u32(c),
+        args::address(grads.at(slope_at)),
+    ];
+    cuda.launch(&BATCH_NORM, "prelu_bprop", per_channel(c), 0, &args)
 }

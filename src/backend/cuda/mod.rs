@@ -9,6 +9,7 @@ mod arcface;
 mod args;
 mod batch_norm;
 mod close_grad;
+mod columns;
 mod conv;
 mod depthwise;
 pub mod driver;

@@ -18,6 +18,10 @@ pub struct Program {
 /// Threads that run in step.
 pub(super) const WARP: u32 = 32;
 
+/// Most tiles of pixels that a sum over the pixels, each channel by itself, is cut into: enough for a large card, few
+/// enough that merging them costs little.
+pub(super) const CHANNEL_TILES: u32 = 1024;
+
 /// Sums of tiles' partial results.
 pub(super) const REDUCE: Program = Program {
     name: "reduce",
@@ -45,8 +49,17 @@ pub(super) const CLOSE_GRAD: Program = Program {
     registers: 64,
 };
 
+/// Batch norm's moments, CHUNK pixels of a thread at once, and its coefficients.
+pub(super) const BATCH_NORM: Program = Program {
+    name: "batch_norm",
+    file: "batch_norm.cu",
+    threads: 256,
+    constants: &[("CHUNK", 8)],
+    registers: 64,
+};
+
 /// All programs, for the gates that compile every one.
-pub const PROGRAMS: &[&Program] = &[&ADD, &CLOSE_GRAD, &REDUCE];
+pub const PROGRAMS: &[&Program] = &[&ADD, &BATCH_NORM, &CLOSE_GRAD, &REDUCE];
 
 impl Program {
     /// A constant's value.
