@@ -3,64 +3,114 @@
 //   v = scale[c] raw + shift[c]     the value before its activation
 //   g = g activation'(v)            in place
 //   sums[0][c] = sum g              batch norm's d_beta
-//   sums[1][c] = sum g y^           its d_gamma, with y^ = (raw - mean[c]) rstd[c]; 0 where there is no batch norm
+//   sums[1][c] = sum g y^           its d_gamma, with y^ = (raw - mean[c]) rstd[c]; left alone where there is no batch norm
 //   sums[2][c] = sum over v <= 0 of v g_before    PReLU's d_slope; 0 for others
 //
 // g, value.raw  pixels x C  float32 NHWC; g in and out
-// partials      tiles x 3 x C  float32, or null where no sums are wanted; reduce.cu adds them in tile order
+// partials      tiles x 3 x C  float32, or null where no sums are wanted
 //
-// A block takes ROWS pixels of WARP channels: lanes are channels, so reads are whole lines; its warps take pixels in turn.
-// Bound by bytes: g and raw read once, g written once.
-// Launch: grid (ceil(C / WARP), ceil(pixels / ROWS)), block THREADS, no dynamic shared memory. Offsets are 64-bit.
-// Numerics: float32; a thread adds its ROWS / warps pixels in order, then the warps in order.
-// Derivatives at the kink as on the CPU: relu' (0) = 0, relu6' (0) = relu6' (6) = 0, prelu' (0) = slope.
+// Bound by bytes: raw is read once where the derivative or y^ needs it, g is read once and written once where it changes;
+// 16 bytes an access where C is a multiple of 4 (the kernel with a 4 in its name). A thread has UNROLL pixels in flight.
+// Launch: close_grad as columns.cuh says; sums grid (ceil(C / WARP), 3); block THREADS. Offsets are 64-bit.
+// Numerics: float32; a thread adds its pixels in order, then the block's threads in order, then the tiles.
+// Derivatives at the kink as on the CPU: relu' (0) = 0, relu6' (0) = relu6' (6) = 0, prelu' (0) = slope. Where a
+// derivative is 0 the result is 0, whatever g was.
 
-#include "common.cuh"
+#include "columns.cuh"
 
-#define WARPS (THREADS / WARP)
-
-__device__ float derivative(u32 activation, const float* slope, u32 c, float v) {
+__device__ __forceinline__ float behind(u32 activation, float slope, float v, float g) {
     switch (activation) {
-        case RELU: return v > 0.0f ? 1.0f : 0.0f;
-        case RELU6: return v > 0.0f && v < 6.0f ? 1.0f : 0.0f;
-        case PRELU: return v > 0.0f ? 1.0f : slope[c];
-        default: return 1.0f;
+        case RELU: return v > 0.0f ? g : 0.0f;
+        case RELU6: return v > 0.0f && v < 6.0f ? g : 0.0f;
+        case PRELU: return v > 0.0f ? g : slope * g;
+        default: return g;
+    }
+}
+
+template <u32 V> __device__ void close(const Columns& columns, const Pending& value, float* g, float* partials) {
+    __shared__ __align__(16) float shared[3][THREADS * V];
+    Place at = place<V>(columns);
+    u32 channels = columns.channels, activation = value.activation;
+    Vector<V> sum = splat<V>(0.0f), normalised = sum, d_slope = sum;
+    if (at.c < channels) {
+        Vector<V> scale = splat<V>(1.0f), shift = splat<V>(0.0f), mean = shift, rstd = shift, slope = shift;
+        if (value.affine) {
+            const float* from = value.affine + at.c;
+            scale = load<V>(from);
+            shift = load<V>(from + channels);
+            mean = load<V>(from + 2 * (u64)channels);
+            rstd = load<V>(from + 3 * (u64)channels);
+        }
+        if (activation == PRELU) {
+            for (u32 k = 0; k < V; k++) slope.at[k] = value.slope[at.c + k];
+        }
+        bool needs_raw = activation != IDENTITY || value.affine;
+        for (u64 first = at.first; first < at.end; first += UNROLL * at.step) {
+            Vector<V> raw[UNROLL], before[UNROLL];
+#pragma unroll
+            for (u32 j = 0; j < UNROLL; j++) {
+                u64 row = first + j * at.step, i = row * channels + at.c;
+                raw[j] = before[j] = splat<V>(0.0f);
+                if (row >= at.end) continue;
+                before[j] = load<V>(g + i);
+                if (needs_raw) raw[j] = load<V>(value.raw + i);
+            }
+#pragma unroll
+            for (u32 j = 0; j < UNROLL; j++) {
+                u64 row = first + j * at.step;
+                if (row >= at.end) continue;
+                Vector<V> after;
+                for (u32 k = 0; k < V; k++) {
+                    float r = raw[j].at[k], b = before[j].at[k], v = fmaf(scale.at[k], r, shift.at[k]);
+                    after.at[k] = behind(activation, slope.at[k], v, b);
+                    sum.at[k] += after.at[k];
+                    normalised.at[k] = fmaf(after.at[k], (r - mean.at[k]) * rstd.at[k], normalised.at[k]);
+                    if (activation == PRELU && !(v > 0.0f)) d_slope.at[k] = fmaf(v, b, d_slope.at[k]);
+                }
+                if (activation != IDENTITY) store(g + row * channels + at.c, after);
+            }
+        }
+    }
+    if (!partials) return;
+    store(shared[0] + threadIdx.x * V, sum);
+    store(shared[1] + threadIdx.x * V, normalised);
+    store(shared[2] + threadIdx.x * V, d_slope);
+    __syncthreads();
+    u32 width = columns.lanes * V;
+    for (u32 j = threadIdx.x; j < 3 * width; j += THREADS) {
+        u32 which = j / width, lane = j % width, c = blockIdx.x * width + lane;
+        if (c >= channels) continue;
+        float total = 0.0f;
+        for (u32 row = 0; row < at.step; row++) total += shared[which][row * width + lane];
+        partials[((u64)blockIdx.y * 3 + which) * channels + c] = total;
     }
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-close_grad(Pending value, u64 pixels, u32 channels, float* g, float* partials) {
-    u32 lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+close_grad(Columns columns, Pending value, float* g, float* partials) {
+    close<1>(columns, value, g, partials);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+close_grad4(Columns columns, Pending value, float* g, float* partials) {
+    close<4>(columns, value, g, partials);
+}
+
+// Adds the tiles' sums: blockIdx.y says which of the three.
+extern "C" __global__ void __launch_bounds__(THREADS)
+close_grad_sums(const float* partials, u32 tiles, u32 channels, u32 normalised, float* sums) {
+    __shared__ float shared[WARPS][WARP];
+    u32 lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, which = blockIdx.y;
     u32 c = blockIdx.x * WARP + lane;
-    u64 begin = (u64)blockIdx.y * ROWS;
-    u64 end = begin + ROWS < pixels ? begin + ROWS : pixels;
-    float sum = 0.0f, normalised = 0.0f, slope = 0.0f;
+    if (which == 1 && !normalised) return;
+    float total = 0.0f;
     if (c < channels) {
-        float mean = 0.0f, rstd = 0.0f;
-        if (value.affine) {
-            mean = value.affine[2 * (u64)channels + c];
-            rstd = value.affine[3 * (u64)channels + c];
-        }
-        for (u64 row = begin + warp; row < end; row += WARPS) {
-            u64 i = row * channels + c;
-            float raw = value.raw[i], before = g[i];
-            float v = affine(value, channels, c, raw);
-            float after = before * derivative(value.activation, value.slope, c, v);
-            g[i] = after;
-            sum += after;
-            normalised = fmaf(after, (raw - mean) * rstd, normalised);
-            if (value.activation == PRELU && !(v > 0.0f)) slope = fmaf(v, before, slope);
-        }
+#pragma unroll 8
+        for (u32 tile = warp; tile < tiles; tile += WARPS) total += partials[((u64)tile * 3 + which) * channels + c];
     }
-    if (!partials) return;
-    __shared__ float shared[3][WARPS][WARP];
-    shared[0][warp][lane] = sum;
-    shared[1][warp][lane] = normalised;
-    shared[2][warp][lane] = slope;
+    shared[warp][lane] = total;
     __syncthreads();
-    if (warp < 3 && c < channels) {
-        float total = 0.0f;
-        for (u32 w = 0; w < WARPS; w++) total += shared[warp][w][lane];
-        partials[((u64)blockIdx.y * 3 + warp) * channels + c] = total;
-    }
+    if (warp > 0 || c >= channels) return;
+    for (u32 w = 1; w < WARPS; w++) total += shared[w][lane];
+    sums[which * (u64)channels + c] = total;
 }

@@ -1,12 +1,12 @@
 //! The finish of a complete gradient, in place.
 
+use super::columns::Columns;
 use super::driver::Driver;
-use super::tiles::CLOSE_GRAD;
-use super::tiles::WARP;
-use super::{Buffer, Cuda, args, blocks, reduce};
+use super::tiles::{CLOSE_GRAD, WARP};
+use super::{Buffer, Cuda, args, blocks};
 use crate::Result;
 use crate::backend::geometry::Rows;
-use crate::backend::{Close, sums};
+use crate::backend::{Close, GradTarget, sums};
 
 pub(super) fn close<D: Driver>(
     cuda: &mut Cuda<D>,
@@ -14,32 +14,42 @@ pub(super) fn close<D: Driver>(
     g: &mut Buffer<D::Memory>,
     close: Close<'_, Buffer<D::Memory>>,
 ) -> Result<()> {
-    let tiles = blocks(rows.pixels as u64, CLOSE_GRAD.constant("ROWS"));
-    let len = sums::len(rows.c);
+    let columns = Columns::new(rows, &CLOSE_GRAD, CLOSE_GRAD.constant("UNROLL"));
+    let tiles = columns.tiles();
     let partials = match close.sums {
-        Some(_) => cuda.scratch(tiles as usize * len)?,
-        None => 0,
+        Some(_) => args::address(cuda.scratch(tiles * sums::len(rows.c))?),
+        None => args::null(),
     };
-    let args = [
+    let kernel = match columns.vector {
+        4 => "close_grad4",
+        _ => "close_grad",
+    };
+    let walk = [
+        columns.arg(),
         args::pending(&close.value),
-        args::u64(rows.pixels as u64),
-        args::u32(rows.c),
         args::buffer(g),
-        args::address(partials),
+        partials,
     ];
-    let grid = [blocks(rows.c as u64, WARP), tiles, 1];
-    cuda.launch(&CLOSE_GRAD, "close_grad", grid, 0, &args)?;
-    match close.sums {
-        Some(sums) => reduce::sum_tiles(cuda, partials, tiles as usize, len, sums.at(0)),
-        None => Ok(()),
-    }
+    cuda.launch(&CLOSE_GRAD, kernel, columns.grid(), 0, &walk)?;
+    let Some(sums) = close.sums else {
+        return Ok(());
+    };
+    let merge = [
+        partials,
+        args::u32(tiles),
+        args::u32(rows.c),
+        args::u32(usize::from(close.value.affine.is_some())),
+        args::buffer(sums),
+    ];
+    let grid = [blocks(rows.c as u64, WARP), 3, 1];
+    cuda.launch(&CLOSE_GRAD, "close_grad_sums", grid, 0, &merge)
 }
 
 /// What every operation does with a gradient it has just written: the finish, if it was the last to contribute.
 pub(super) fn finish<D: Driver>(
     cuda: &mut Cuda<D>,
     rows: Rows,
-    dx: crate::backend::GradTarget<'_, Buffer<D::Memory>>,
+    dx: GradTarget<'_, Buffer<D::Memory>>,
 ) -> Result<()> {
     match dx.close {
         Some(finish) => close(cuda, rows, dx.g, finish),

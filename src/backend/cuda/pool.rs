@@ -1,11 +1,15 @@
-//! TODO.
+//! The largest value of each window, and the mean of an image.
 
+use super::columns::{lanes, vector};
 use super::driver::Driver;
-use super::{Buffer, Cuda};
-use crate::Result;
-use crate::backend::geometry::*;
-use crate::backend::margin::Margin;
-use crate::backend::*;
+use super::tiles::POOL;
+use super::{Buffer, Cuda, args, blocks, close_grad};
+use crate::backend::geometry::{GlobalPool, PerChannel, Rows};
+use crate::backend::{GradTarget, Pending};
+use crate::{Error, Result};
+
+/// Bytes of shared memory that every card gives a block without being asked.
+const SHARED: usize = 48 << 10;
 
 pub(super) fn max_fprop<D: Driver>(
     cuda: &mut Cuda<D>,
@@ -13,7 +17,25 @@ pub(super) fn max_fprop<D: Driver>(
     x: Pending<'_, Buffer<D::Memory>>,
     y: &mut Buffer<D::Memory>,
 ) -> Result<()> {
-    todo!()
+    let PerChannel { n, c, window } = *geometry;
+    let vector = vector(c);
+    let lanes = lanes(c, vector);
+    let args = [
+        args::per_channel(geometry),
+        args::pending(&x),
+        args::u32(lanes as usize),
+        args::buffer(y),
+    ];
+    let kernel = match vector {
+        4 => "max_pool_fprop4",
+        _ => "max_pool_fprop",
+    };
+    let grid = [
+        blocks((window.p * window.q) as u64, POOL.threads / lanes),
+        blocks(c as u64, vector * lanes),
+        n as u64,
+    ];
+    cuda.launch(&POOL, kernel, grid, 0, &args)
 }
 
 pub(super) fn max_dgrad<D: Driver>(
@@ -23,7 +45,48 @@ pub(super) fn max_dgrad<D: Driver>(
     x: Pending<'_, Buffer<D::Memory>>,
     dx: GradTarget<'_, Buffer<D::Memory>>,
 ) -> Result<()> {
-    todo!()
+    let PerChannel { n, c, window } = *geometry;
+    let vector = vector(c);
+    let tile = POOL.constant("TILE");
+    // Windows along an axis that can touch a tile.
+    let across = (window.r.max(window.s) + tile as usize - 2) / window.stride + 1;
+    let shared = |lanes: u32| across * across * (lanes * vector) as usize * size_of::<u16>();
+    let mut lanes = lanes(c, vector);
+    while shared(lanes) > SHARED && lanes > 1 {
+        lanes /= 2;
+    }
+    if shared(lanes) > SHARED || window.r * window.s > usize::from(u16::MAX) {
+        return Err(Error::Invalid(format!(
+            "max pooling with a window of {}x{} is more than the GPU's kernel can do",
+            window.r, window.s
+        )));
+    }
+    let tiles = blocks(window.w as u64, tile);
+    let args = [
+        args::per_channel(geometry),
+        args::pending(&x),
+        args::buffer(dy),
+        args::u32(lanes as usize),
+        args::u32(tiles as usize),
+        args::u32(across),
+        args::u32(usize::from(dx.accumulate)),
+        args::buffer(dx.g),
+    ];
+    let kernel = match vector {
+        4 => "max_pool_dgrad4",
+        _ => "max_pool_dgrad",
+    };
+    let grid = [
+        blocks(window.h as u64, tile) * tiles,
+        blocks(c as u64, vector * lanes),
+        n as u64,
+    ];
+    cuda.launch(&POOL, kernel, grid, shared(lanes) as u32, &args)?;
+    let rows = Rows {
+        pixels: geometry.pixels_in(),
+        c,
+    };
+    close_grad::finish(cuda, rows, dx)
 }
 
 pub(super) fn global_avg_fprop<D: Driver>(
@@ -32,7 +95,21 @@ pub(super) fn global_avg_fprop<D: Driver>(
     x: Pending<'_, Buffer<D::Memory>>,
     y: &mut Buffer<D::Memory>,
 ) -> Result<()> {
-    todo!()
+    let GlobalPool { n, pixels, c } = geometry;
+    let len = (n * c) as u64;
+    let args = [
+        args::pending(&x),
+        args::u64(len),
+        args::u32(pixels),
+        args::u32(c),
+        args::buffer(y),
+    ];
+    let (kernel, vector) = match vector(c) {
+        4 => ("global_avg_pool_fprop4", 4),
+        _ => ("global_avg_pool_fprop", 1),
+    };
+    let grid = [blocks(len, vector * POOL.threads), 1, 1];
+    cuda.launch(&POOL, kernel, grid, 0, &args)
 }
 
 pub(super) fn global_avg_dgrad<D: Driver>(
@@ -41,5 +118,24 @@ pub(super) fn global_avg_dgrad<D: Driver>(
     dy: &Buffer<D::Memory>,
     dx: GradTarget<'_, Buffer<D::Memory>>,
 ) -> Result<()> {
-    todo!()
+    let GlobalPool { n, pixels, c } = geometry;
+    let rows = Rows {
+        pixels: n * pixels,
+        c,
+    };
+    let args = [
+        args::buffer(dy),
+        args::u64(rows.len() as u64),
+        args::u32(pixels),
+        args::u32(c),
+        args::u32(usize::from(dx.accumulate)),
+        args::buffer(dx.g),
+    ];
+    let (kernel, vector) = match vector(c) {
+        4 => ("global_avg_pool_dgrad4", 4),
+        _ => ("global_avg_pool_dgrad", 1),
+    };
+    let grid = [blocks(rows.len() as u64, vector * POOL.threads), 1, 1];
+    cuda.launch(&POOL, kernel, grid, 0, &args)?;
+    close_grad::finish(cuda, rows, dx)
 }

@@ -40,13 +40,13 @@ pub(super) const ADD: Program = Program {
     registers: 64,
 };
 
-/// The finish of a gradient; ROWS pixels a tile.
+/// The finish of a gradient; UNROLL pixels of a thread at once.
 pub(super) const CLOSE_GRAD: Program = Program {
     name: "close_grad",
     file: "close_grad.cu",
     threads: 256,
-    constants: &[("ROWS", 512)],
-    registers: 64,
+    constants: &[("UNROLL", 2)],
+    registers: 80,
 };
 
 /// Batch norm's moments, CHUNK pixels of a thread at once, and its coefficients.
@@ -58,8 +58,17 @@ pub(super) const BATCH_NORM: Program = Program {
     registers: 64,
 };
 
+/// Max and average pooling; a tile of max pooling's gradient is TILE x TILE pixels.
+pub(super) const POOL: Program = Program {
+    name: "pool",
+    file: "pool.cu",
+    threads: 256,
+    constants: &[("TILE", 8)],
+    registers: 64,
+};
+
 /// All programs, for the gates that compile every one.
-pub const PROGRAMS: &[&Program] = &[&ADD, &BATCH_NORM, &CLOSE_GRAD, &REDUCE];
+pub const PROGRAMS: &[&Program] = &[&ADD, &BATCH_NORM, &CLOSE_GRAD, &POOL, &REDUCE];
 
 impl Program {
     /// A constant's value.

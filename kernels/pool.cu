@@ -1,0 +1,193 @@
+// pool.cu - the largest value of each window, and the mean of an image.
+//
+//   max_pool_fprop          y[n,p,q,c]  = max over r,s of x[n, p stride + r - top, q stride + s - left, c]
+//   max_pool_dgrad          dx[n,h,w,c] = sum over the windows that (h,w) is the first largest of, of dy[n,p,q,c]
+//   global_avg_pool_fprop   y[n,c]      = sum over pixels of x[n,pixel,c] / pixels
+//   global_avg_pool_dgrad   dx[n,pixel,c] = dy[n,c] / pixels
+//
+// x       N H W C  float32, may be pending        dx  N H W C  float32, replaced or added to
+// y, dy   N P Q C, or N C  float32
+//
+// Padding never wins. A NaN counts as the largest value, so that it is seen at the output; among equal values, and among
+// NaNs, the first in row order counts.
+//
+// Max pooling's mask is not stored: dgrad finds it anew from x, which reads each tensor once (windows overlap in cache);
+// a stored mask would be written and read besides, and x is read all the same where the gradient is closed. A block takes
+// TILE x TILE input pixels of `lanes` vectors of channels: first its threads find the winner of every window that touches
+// the tile, into shared memory, then each pixel gathers from the windows that it has won. No atomics; windows in row order.
+// All are bound by bytes, 16 at a time where C is a multiple of 4 (the kernels with a 4 in their names).
+//
+// Launch, block THREADS, with `lanes` threads side by side on a pixel's channels (columns.rs):
+//   max_pool_fprop         grid (ceil(P Q / (THREADS / lanes)), ceil(C / (V lanes)), N)
+//   max_pool_dgrad         grid (tiles of the image, ceil(C / (V lanes)), N), shared: `across` squared windows x lanes x V u16
+//   global_avg_pool_*      grid ceil(elements / (THREADS V))
+// Limits: N and the blocks of channels up to 65,535; R S up to 65,535. Numerics: float32, sums in the order of the pixels.
+
+#include "vector.cuh"
+
+// A NaN wins over anything but a NaN.
+__device__ __forceinline__ bool wins(float value, float best) { return best == best && !(value <= best); }
+
+// What a window is clipped to: rows [r0, r1) and columns [s0, s1) of it lie on the image, of which (h, w) is the first pixel.
+struct Clipped {
+    u32 r0, r1, s0, s1;
+};
+
+__device__ __forceinline__ Clipped clip(const PerChannel& g, u32 p, u32 q) {
+    u32 row = p * g.stride, column = q * g.stride;
+    Clipped w;
+    w.r0 = row < g.top ? g.top - row : 0;
+    w.s0 = column < g.left ? g.left - column : 0;
+    w.r1 = min(g.r, g.h + g.top - row);
+    w.s1 = min(g.s, g.w + g.left - column);
+    return w;
+}
+
+// The largest values of window (p, q), channels c.., and in `winner` the first places r S + s that hold them.
+template <u32 V>
+__device__ __forceinline__ Vector<V> largest(const PerChannel& g, const Pending& x, u32 p, u32 q, u32 c, u32 (&winner)[V]) {
+    Clipped window = clip(g, p, q);
+    Vector<V> best = splat<V>(-INFINITY);
+    for (u32 k = 0; k < V; k++) winner[k] = window.r0 * g.s + window.s0;
+    for (u32 r = window.r0; r < window.r1; r++) {
+        u64 row = (u64)blockIdx.z * g.h + p * g.stride + r - g.top;
+        for (u32 s = window.s0; s < window.s1; s++) {
+            u64 pixel = row * g.w + q * g.stride + s - g.left;
+            Vector<V> value = load<V>(x, g.c, pixel * g.c + c, c);
+            for (u32 k = 0; k < V; k++) {
+                if (!wins(value.at[k], best.at[k])) continue;
+                best.at[k] = value.at[k];
+                winner[k] = r * g.s + s;
+            }
+        }
+    }
+    return best;
+}
+
+template <u32 V> __device__ void max_fprop(const PerChannel& g, const Pending& x, u32 lanes, float* y) {
+    u32 pixel = blockIdx.x * (THREADS / lanes) + threadIdx.x / lanes;
+    u32 c = (blockIdx.y * lanes + threadIdx.x % lanes) * V;
+    if (pixel >= g.p * g.q || c >= g.c) return;
+    u32 winner[V];
+    Vector<V> best = largest<V>(g, x, pixel / g.q, pixel % g.q, c, winner);
+    store(y + ((u64)blockIdx.z * g.p * g.q + pixel) * g.c + c, best);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+max_pool_fprop(PerChannel geometry, Pending x, u32 lanes, float* y) {
+    max_fprop<1>(geometry, x, lanes, y);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+max_pool_fprop4(PerChannel geometry, Pending x, u32 lanes, float* y) {
+    max_fprop<4>(geometry, x, lanes, y);
+}
+
+// The first window, along one axis, that holds padded coordinate `at` or one behind it.
+__device__ __forceinline__ u32 first_window(u32 at, u32 size, u32 stride) {
+    return at < size ? 0 : (at - size) / stride + 1;
+}
+
+// `across` windows along each axis cover any tile; `tiles` tiles lie side by side in an image.
+template <u32 V>
+__device__ void max_dgrad(const PerChannel& g, const Pending& x, const float* dy, u32 lanes, u32 tiles, u32 across,
+                          u32 accumulate, float* dx) {
+    extern __shared__ unsigned short winners[];
+    u32 lane = threadIdx.x % lanes, row = threadIdx.x / lanes, rows = THREADS / lanes;
+    u32 c = (blockIdx.y * lanes + lane) * V;
+    u32 h0 = blockIdx.x / tiles * TILE, w0 = blockIdx.x % tiles * TILE;
+    u32 p0 = first_window(h0 + g.top, g.r, g.stride), q0 = first_window(w0 + g.left, g.s, g.stride);
+    if (c < g.c) {
+        for (u32 i = row; i < across * across; i += rows) {
+            u32 p = p0 + i / across, q = q0 + i % across;
+            if (p >= g.p || q >= g.q) continue;
+            u32 winner[V];
+            largest<V>(g, x, p, q, c, winner);
+            for (u32 k = 0; k < V; k++) winners[(i * V + k) * lanes + lane] = (unsigned short)winner[k];
+        }
+    }
+    __syncthreads();
+    if (c >= g.c) return;
+    for (u32 i = row; i < TILE * TILE; i += rows) {
+        u32 h = h0 + i / TILE, w = w0 + i % TILE;
+        if (h >= g.h || w >= g.w) continue;
+        Vector<V> sum = splat<V>(0.0f);
+        u32 y = h + g.top, z = w + g.left;
+        for (u32 p = first_window(y, g.r, g.stride); p < g.p && p * g.stride <= y; p++) {
+            for (u32 q = first_window(z, g.s, g.stride); q < g.q && q * g.stride <= z; q++) {
+                u32 window = (p - p0) * across + q - q0, place = (y - p * g.stride) * g.s + z - q * g.stride;
+                Vector<V> d = load<V>(dy + (((u64)blockIdx.z * g.p + p) * g.q + q) * g.c + c);
+                for (u32 k = 0; k < V; k++) {
+                    if (winners[(window * V + k) * lanes + lane] == place) sum.at[k] += d.at[k];
+                }
+            }
+        }
+        float* to = dx + (((u64)blockIdx.z * g.h + h) * g.w + w) * g.c + c;
+        if (accumulate) {
+            Vector<V> old = load<V>(to);
+            for (u32 k = 0; k < V; k++) sum.at[k] += old.at[k];
+        }
+        store(to, sum);
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+max_pool_dgrad(PerChannel geometry, Pending x, const float* dy, u32 lanes, u32 tiles, u32 across, u32 accumulate, float* dx) {
+    max_dgrad<1>(geometry, x, dy, lanes, tiles, across, accumulate, dx);
+}
+
+// Four blocks a multiprocessor: left to itself the compiler spills on sm_80 to fit five.
+extern "C" __global__ void __launch_bounds__(THREADS, 4)
+max_pool_dgrad4(PerChannel geometry, Pending x, const float* dy, u32 lanes, u32 tiles, u32 across, u32 accumulate, float* dx) {
+    max_dgrad<4>(geometry, x, dy, lanes, tiles, across, accumulate, dx);
+}
+
+template <u32 V> __device__ void avg_fprop(const Pending& x, u64 len, u32 pixels, u32 channels, float* y) {
+    u64 i = V * ((u64)blockIdx.x * THREADS + threadIdx.x);
+    if (i >= len) return;
+    u64 image = i / channels;
+    u32 c = (u32)(i - image * channels);
+    u64 from = image * pixels * channels + c;
+    Vector<V> sum = splat<V>(0.0f);
+#pragma unroll 4
+    for (u32 pixel = 0; pixel < pixels; pixel++, from += channels) {
+        Vector<V> value = load<V>(x, channels, from, c);
+        for (u32 k = 0; k < V; k++) sum.at[k] += value.at[k];
+    }
+    for (u32 k = 0; k < V; k++) sum.at[k] /= (float)pixels;
+    store(y + i, sum);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+global_avg_pool_fprop(Pending x, u64 len, u32 pixels, u32 channels, float* y) {
+    avg_fprop<1>(x, len, pixels, channels, y);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+global_avg_pool_fprop4(Pending x, u64 len, u32 pixels, u32 channels, float* y) {
+    avg_fprop<4>(x, len, pixels, channels, y);
+}
+
+template <u32 V> __device__ void avg_dgrad(const float* dy, u64 len, u32 pixels, u32 channels, u32 accumulate, float* dx) {
+    u64 i = V * ((u64)blockIdx.x * THREADS + threadIdx.x);
+    if (i >= len) return;
+    u64 pixel = i / channels;
+    Vector<V> g = load<V>(dy + pixel / pixels * channels + (i - pixel * channels));
+    float share = 1.0f / (float)pixels;
+    for (u32 k = 0; k < V; k++) g.at[k] *= share;
+    if (accumulate) {
+        Vector<V> old = load<V>(dx + i);
+        for (u32 k = 0; k < V; k++) g.at[k] += old.at[k];
+    }
+    store(dx + i, g);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+global_avg_pool_dgrad(const float* dy, u64 len, u32 pixels, u32 channels, u32 accumulate, float* dx) {
+    avg_dgrad<1>(dy, len, pixels, channels, accumulate, dx);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+global_avg_pool_dgrad4(const float* dy, u64 len, u32 pixels, u32 channels, u32 accumulate, float* dx) {
+    avg_dgrad<4>(dy, len, pixels, channels, accumulate, dx);
+}
