@@ -1,11 +1,74 @@
-//! TODO.
+//! Dropout; the mask is the CPU's, bit for bit.
 
+use super::args::{self, Arg};
 use super::driver::Driver;
-use super::{Buffer, Cuda};
-use crate::Result;
-use crate::backend::geometry::*;
-use crate::backend::margin::Margin;
-use crate::backend::*;
+use super::tiles::DROPOUT;
+use super::{Buffer, Cuda, blocks, close_grad};
+use crate::backend::geometry::Rows;
+use crate::backend::{Dropout, GradTarget, Pending};
+use crate::random::Purpose;
+use crate::{Error, Result};
+
+/// `struct Mask`.
+fn mask(dropout: Dropout) -> Result<Arg> {
+    let Dropout {
+        rate,
+        seed,
+        layer,
+        step,
+    } = dropout;
+    if !(0.0..1.0).contains(&rate) || layer >= 1 << 24 {
+        return Err(Error::Invalid(format!(
+            "dropout with rate {rate} in layer {layer}: the rate must be in [0, 1), the layer below 2^24"
+        )));
+    }
+    let [seed, step] = [seed, step].map(|v| [v as u32, (v >> 32) as u32]);
+    // word * 2^-24 >= rate exactly where word >= rate * 2^24, rounded up; the product is exact.
+    let threshold = (rate * 16_777_216.0).ceil() as usize;
+    let words = [
+        seed[0],
+        seed[1],
+        layer << 8 | Purpose::Dropout as u32,
+        step[0],
+        step[1],
+    ];
+    Ok(words
+        .into_iter()
+        .fold(Arg::of("Mask"), |arg, word| arg.u32(word as usize))
+        .u32(threshold)
+        .f32(1.0 / (1.0 - rate)))
+}
+
+/// y = dropout of x, or y += that.
+fn apply<D: Driver>(
+    cuda: &mut Cuda<D>,
+    rows: Rows,
+    x: Pending<'_, Buffer<D::Memory>>,
+    dropout: Dropout,
+    accumulate: bool,
+    y: &mut Buffer<D::Memory>,
+) -> Result<()> {
+    let len = rows.len() as u64;
+    if len > 1 << 34 {
+        return Err(Error::Invalid(format!(
+            "dropout of {len} elements: its counter reaches 2^34; use a smaller batch"
+        )));
+    }
+    let args = [
+        args::pending(&x),
+        mask(dropout)?,
+        args::u64(len),
+        args::u32(rows.c),
+        args::u32(usize::from(accumulate)),
+        args::buffer(y),
+    ];
+    let kernel = match rows.c % 4 {
+        0 => "dropout4",
+        _ => "dropout",
+    };
+    let grid = [blocks(len, 4 * DROPOUT.threads), 1, 1];
+    cuda.launch(&DROPOUT, kernel, grid, 0, &args)
+}
 
 pub(super) fn fprop<D: Driver>(
     cuda: &mut Cuda<D>,
@@ -14,7 +77,7 @@ pub(super) fn fprop<D: Driver>(
     dropout: Dropout,
     y: &mut Buffer<D::Memory>,
 ) -> Result<()> {
-    todo!()
+    apply(cuda, rows, x, dropout, false, y)
 }
 
 pub(super) fn dgrad<D: Driver>(
@@ -24,5 +87,7 @@ pub(super) fn dgrad<D: Driver>(
     dropout: Dropout,
     dx: GradTarget<'_, Buffer<D::Memory>>,
 ) -> Result<()> {
-    todo!()
+    let dy = Pending::plain(dy);
+    apply(cuda, rows, dy, dropout, dx.accumulate, dx.g)?;
+    close_grad::finish(cuda, rows, dx)
 }

@@ -59,6 +59,8 @@ pub struct Cuda<D: Driver> {
     pixels: Staging<D>,
     /// The batch's labels.
     labels: Staging<D>,
+    /// The optimizer's segments.
+    segments: sgd::Table<D>,
 }
 
 /// Device memory that grows to what was asked of it and is kept.
@@ -103,6 +105,7 @@ impl<D: Driver> Cuda<D> {
             scratch: Staging::EMPTY,
             pixels: Staging::EMPTY,
             labels: Staging::EMPTY,
+            segments: sgd::Table::EMPTY,
         }
     }
 

@@ -67,8 +67,44 @@ pub(super) const POOL: Program = Program {
     registers: 64,
 };
 
+/// Dropout, four elements a thread.
+pub(super) const DROPOUT: Program = Program {
+    name: "dropout",
+    file: "dropout.cu",
+    threads: 256,
+    constants: &[],
+    registers: 48,
+};
+
+/// Pixels to the network's numbers.
+pub(super) const INPUT_TRANSFORM: Program = Program {
+    name: "input_transform",
+    file: "input_transform.cu",
+    threads: 256,
+    constants: &[],
+    registers: 48,
+};
+
+/// Steps of the parameter slab, CHUNK elements a block: a multiple of 4 THREADS.
+pub(super) const SGD: Program = Program {
+    name: "sgd",
+    file: "sgd.cu",
+    threads: 256,
+    constants: &[("CHUNK", 4096)],
+    registers: 64,
+};
+
 /// All programs, for the gates that compile every one.
-pub const PROGRAMS: &[&Program] = &[&ADD, &BATCH_NORM, &CLOSE_GRAD, &POOL, &REDUCE];
+pub const PROGRAMS: &[&Program] = &[
+    &ADD,
+    &BATCH_NORM,
+    &CLOSE_GRAD,
+    &DROPOUT,
+    &INPUT_TRANSFORM,
+    &POOL,
+    &REDUCE,
+    &SGD,
+];
 
 impl Program {
     /// A constant's value.

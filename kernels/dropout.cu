@@ -1,0 +1,61 @@
+// dropout.cu - dropout with a mask that is computed and never stored; forward and backward are the same map.
+//
+//   y[i] = x[i] / (1 - rate) where element i is kept, else 0; added to y where `accumulate` is set
+//
+// x  pixels x C  float32 NHWC, may be pending        y  the same shape, plain
+//
+// Element i is kept where the upper 24 bits of word i % 4 of a Philox block are at least rate 2^24, rounded up
+// (`threshold`). The block's key is the seed; its counter is (i / 4, 256 layer + 4, step's low word, step's high word), 4
+// being the host's Purpose::Dropout: the very mask of src/backend/cpu/dropout.rs. Up to 2^34 elements, 2^24 layers.
+//
+// A thread takes 4 elements, so a block of random words; as 16 bytes where C is a multiple of 4 (dropout4), else one by
+// one. Bound by bytes: x read once, y written once; the ten rounds of Philox hide behind them.
+// Launch: grid ceil(pixels C / (4 THREADS)), block THREADS, no shared memory; offsets are 64-bit.
+// Numerics: float32, one rounding.
+// Source: Srivastava et al., "Dropout", 2014; Salmon et al., "Parallel random numbers", 2011.
+
+#include "common.cuh"
+
+// What decides the mask: key, counter words 1 to 3, threshold, and 1 / (1 - rate).
+struct Mask {
+    u32 key_low, key_high, layer, step_low, step_high, threshold;
+    float scale;
+};
+
+__device__ __forceinline__ uint4 words(const Mask& mask, u64 block) {
+    return philox(make_uint4((u32)block, mask.layer, mask.step_low, mask.step_high), make_uint2(mask.key_low, mask.key_high));
+}
+
+__device__ __forceinline__ float choose(const Mask& mask, u32 word, float v) {
+    return word >> 8 >= mask.threshold ? v * mask.scale : 0.0f;
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+dropout(Pending x, Mask mask, u64 len, u32 channels, u32 accumulate, float* y) {
+    u64 block = (u64)blockIdx.x * THREADS + threadIdx.x, i = 4 * block;
+    if (i >= len) return;
+    uint4 random = words(mask, block);
+    u32 word[4] = {random.x, random.y, random.z, random.w};
+    u32 c = (u32)(i % channels);
+#pragma unroll
+    for (u32 k = 0; k < 4; k++, i++) {
+        if (i >= len) return;
+        float v = choose(mask, word[k], read(x, channels, i, c));
+        y[i] = accumulate ? y[i] + v : v;
+        c = c + 1 == channels ? 0 : c + 1;
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+dropout4(Pending x, Mask mask, u64 len, u32 channels, u32 accumulate, float* y) {
+    u64 block = (u64)blockIdx.x * THREADS + threadIdx.x, i = 4 * block;
+    if (i >= len) return;
+    uint4 word = words(mask, block);
+    float4 v = read4(x, channels, i, (u32)(i % channels));
+    v = make_float4(choose(mask, word.x, v.x), choose(mask, word.y, v.y), choose(mask, word.z, v.z), choose(mask, word.w, v.w));
+    if (accumulate) {
+        float4 old = load4(y + i);
+        v = make_float4(old.x + v.x, old.y + v.y, old.z + v.z, old.w + v.w);
+    }
+    store4(y + i, v);
+}
