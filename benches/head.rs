@@ -44,7 +44,9 @@ fn measure(n: usize, d: usize, classes: usize) -> arcface_cu::Result<()> {
         clip: None,
     };
 
-    let loss = head.forward(backend, &x, &labels)?.loss;
+    head.forward(backend, &x, &labels)?;
+    backend.download_all(&mut [head.reading()])?;
+    let loss = head.output().loss;
     let expected = expected_initial_loss(&margin, d, classes);
     assert!((loss - expected).abs() < 1.0, "loss {loss}, not {expected}");
 

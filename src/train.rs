@@ -193,8 +193,9 @@ impl<B: Backend> Trainer<B> {
     /// Does one step.
     ///
     /// # Errors
-    /// A picture that cannot be read; a device that fails; a loss or gradient that is not finite, found before the
-    /// network's parameters change (class rows change in the head's backward pass, after the loss was found finite).
+    /// A picture that cannot be read; a device that fails; a loss or gradient that is not finite: then parameters and
+    /// momentum are as they were, and so are the class rows unless the loss was finite and the network's gradient was
+    /// not (they move in the head's backward pass, before that gradient exists). Running statistics have moved.
     pub fn step(&mut self) -> Result<StepReport> {
         let began = Instant::now();
         let waited = self.loader.waited();
@@ -207,18 +208,25 @@ impl<B: Backend> Trainer<B> {
         let input = &self.config.model.input;
         self.graph.forward(backend, &batch.pixels, input, step)?;
         let (x, dx) = self.graph.embeddings();
-        let output = self.head.forward(backend, x, &batch.labels)?;
+        self.head.forward(backend, x, &batch.labels)?;
+        self.head
+            .backward(backend, x, &batch.labels, &sgd, self.class_decay, dx)?;
+        self.graph.backward(backend)?;
+        self.graph.measure(backend, &self.segments)?;
+        self.graph.update(backend, &self.segments, &sgd)?;
+        // The one place in a step where the host waits for the device: all of the above refuses by itself what is not
+        // finite.
+        backend.download_all(&mut [self.head.reading(), self.graph.reading()])?;
+        let (output, norms) = (self.head.output(), self.graph.norms());
         if !output.loss.is_finite() {
+            // The backward pass has used the activations' memory again; from the same parameters come the same ones.
+            self.graph.forward(backend, &batch.pixels, input, step)?;
             return Err(Error::NotFinite {
                 step: step + 1,
                 what: "the loss",
                 layer: self.graph.first_layer_not_finite(backend)?,
             });
         }
-        self.head
-            .backward(backend, x, &batch.labels, &sgd, self.class_decay, dx)?;
-        self.graph.backward(backend)?;
-        let norms = self.graph.norms(backend, &self.segments)?;
         if !norms.gradient.is_finite() {
             return Err(Error::NotFinite {
                 step: step + 1,
@@ -226,7 +234,6 @@ impl<B: Backend> Trainer<B> {
                 layer: self.graph.first_gradient_not_finite(backend)?,
             });
         }
-        self.graph.update(backend, &self.segments, &sgd)?;
         self.steps_done += 1;
 
         let images = batch.labels.len();

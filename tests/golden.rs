@@ -408,7 +408,7 @@ impl<'a, B: Backend> Run<'a, B> {
     fn step(&mut self, backend: &mut B, step: usize) -> f64 {
         let (loss, _) = self.pass(backend, step);
         self.graph
-            .norms(backend, &self.segments)
+            .measure(backend, &self.segments)
             .expect("the norms");
         self.graph
             .update(backend, &self.segments, &self.case.step)
@@ -427,13 +427,14 @@ impl<'a, B: Backend> Run<'a, B> {
         let (x, dx) = self.graph.embeddings();
         let mut embedding = vec![0.0; self.n * self.case.model.embedding_size()];
         backend.download(x, 0, &mut embedding).expect("embeddings");
-        let output = self.head.forward(backend, x, labels).expect("a loss");
+        self.head.forward(backend, x, labels).expect("a loss");
         let decay = (self.case.decay)("classes");
         self.head
             .backward(backend, x, labels, &self.case.step, decay, dx)
             .expect("the head's backward pass");
         self.graph.backward(backend).expect("a backward pass");
-        (output.loss, embedding)
+        (backend.download_all(&mut [self.head.reading()])).expect("the loss");
+        (self.head.output().loss, embedding)
     }
 
     fn state(&mut self, backend: &mut B) -> State {

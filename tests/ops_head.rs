@@ -9,7 +9,7 @@ use arcface_cu::backend::head_rows::{
 };
 use arcface_cu::backend::margin::{Margin, MarginGradient, PiGuard};
 use arcface_cu::backend::{Backend, SgdForm, SgdStep};
-use arcface_cu::head::{ArcFace, ClassInit, Distribution, expected_initial_loss};
+use arcface_cu::head::{ArcFace, ClassInit, Distribution, HeadOutput, expected_initial_loss};
 use oracles::{UNIT, assert_close, contents, download, noise, poisoned, upload};
 
 /// A head's inputs.
@@ -472,6 +472,8 @@ fn every_shape_agrees_with_the_oracle() {
         (2, 33, 16),
         (17, 3, 1025),
         (64, 256, 700),
+        // More than one stretch of the GPU's backward pass.
+        (70, 3, 60_000),
     ] {
         for margin in [Margin::arcface(30.0, 0.5), Margin::softmax()] {
             let case = Case::new(n, d, v, margin);
@@ -641,6 +643,18 @@ fn init(seed: u64) -> ClassInit {
     }
 }
 
+/// The loss of a batch, read back.
+fn loss<B: Backend>(
+    head: &mut ArcFace<B>,
+    backend: &mut B,
+    x: &B::Buffer,
+    labels: &[u32],
+) -> HeadOutput {
+    head.forward(backend, x, labels).unwrap();
+    backend.download_all(&mut [head.reading()]).unwrap();
+    head.output()
+}
+
 /// Random embeddings against freshly drawn classes: the loss that a run should begin with.
 #[test]
 fn the_first_loss_is_the_expected_one() {
@@ -656,7 +670,7 @@ fn the_first_loss_is_the_expected_one() {
         let values: Vec<f32> = (0..n * d).map(|_| random.normal()).collect();
         let x = upload(backend, &values);
         let labels: Vec<u32> = (0..n as u32).map(|i| i * 211 % classes as u32).collect();
-        let output = head.forward(backend, &x, &labels).unwrap();
+        let output = loss(&mut head, backend, &x, &labels);
         let expected = expected_initial_loss(&margin, d, classes);
         let spread = f64::from(margin.scale) / (d as f64).sqrt() * 4.0 / (n as f64).sqrt();
         assert!(
@@ -684,13 +698,13 @@ fn class_rows_learn_a_fixed_batch_and_come_back_from_a_copy() {
     let x = upload(backend, &noise(16 * d, 9));
     let labels: Vec<u32> = (0..n as u32).map(|i| i * 6 + 1).collect();
     let mut dx = poisoned(backend, 16 * d);
-    let first = head.forward(backend, &x, &labels).unwrap();
+    let first = loss(&mut head, backend, &x, &labels);
     for _ in 0..200 {
         head.forward(backend, &x, &labels).unwrap();
         head.backward(backend, &x, &labels, &step(0.05), 1e-3, &mut dx)
             .unwrap();
     }
-    let last = head.forward(backend, &x, &labels).unwrap();
+    let last = loss(&mut head, backend, &x, &labels);
     assert!(
         first.loss > 5.0 && last.loss < 0.5,
         "{} to {}",
@@ -717,8 +731,48 @@ fn class_rows_learn_a_fixed_batch_and_come_back_from_a_copy() {
     );
 }
 
+/// A row whose loss is not finite: class rows and momentum stay as they are, and all of d_x says so, to whoever
+/// updates by it.
+fn bad_numbers_change_nothing<B: Backend>(backend: &mut B) {
+    for margin in [Margin::default(), Margin::softmax()] {
+        let mut head = ArcFace::new(backend, 5, 4, 3, margin, init(1)).unwrap();
+        let velocity = noise(20, 2);
+        backend.upload(&velocity, head.momentum_mut(), 0).unwrap();
+        let state = |head: &ArcFace<B>, backend: &mut B| {
+            [head.weights(), head.momentum()].map(|buffer| contents(backend, buffer))
+        };
+        let before = state(&head, backend);
+        for bad in [Some(f32::NAN), Some(f32::INFINITY), None] {
+            let mut values = noise(12, 1);
+            values[5] = bad.unwrap_or(values[5]);
+            let x = upload(backend, &values);
+            let mut dx = upload(backend, &[7.0; 16]);
+            let output = loss(&mut head, backend, &x, &[0, 1, 2]);
+            head.backward(backend, &x, &[0, 1, 2], &step(0.1), 1e-3, &mut dx)
+                .unwrap();
+            let dx = download(backend, &dx);
+            assert_eq!(dx[12..], [7.0; 4], "behind the batch");
+            if bad.is_some() {
+                assert!(!output.loss.is_finite(), "{bad:?}: {}", output.loss);
+                assert!(dx[..12].iter().all(|v| v.is_nan()), "{bad:?}: {dx:?}");
+                assert_eq!(state(&head, backend), before, "{bad:?}");
+            } else {
+                assert!(output.loss.is_finite());
+                assert!(dx[..12].iter().all(|v| v.is_finite()), "{dx:?}");
+                let after = state(&head, backend);
+                assert!(after[0] != before[0] && after[1] != before[1]);
+            }
+        }
+    }
+}
+
 #[test]
-fn bad_requests_are_sentences_and_bad_numbers_show_in_the_loss() {
+fn bad_numbers_change_nothing_on_the_cpu() {
+    bad_numbers_change_nothing(&mut Cpu::new());
+}
+
+#[test]
+fn bad_requests_are_sentences_and_normal_rows_have_their_deviation() {
     let backend = &mut Cpu::new();
     let mut head = ArcFace::new(backend, 5, 4, 3, Margin::default(), init(1)).unwrap();
     let x = upload(backend, &noise(12, 1));
@@ -732,13 +786,6 @@ fn bad_requests_are_sentences_and_bad_numbers_show_in_the_loss() {
     assert!(
         ArcFace::<Cpu>::new(backend, 5, usize::MAX / 2, 3, Margin::default(), init(1)).is_err()
     );
-    for bad in [f32::NAN, f32::INFINITY] {
-        let mut values = noise(12, 1);
-        values[5] = bad;
-        let x = upload(backend, &values);
-        let output = head.forward(backend, &x, &[0, 1, 2]).unwrap();
-        assert!(!output.loss.is_finite(), "{bad}: {}", output.loss);
-    }
     let mut normal = init(4);
     normal.distribution = Distribution::Normal(0.01);
     let head = ArcFace::<Cpu>::new(backend, 3000, 8, 3, Margin::default(), normal).unwrap();

@@ -283,10 +283,18 @@ pub mod head_rows {
     /// Subtracted before exp: for normalised heads [`Margin::offset`](super::Margin::offset), the same in all shards; for
     /// plain softmax the row's largest logit.
     pub const OFFSET: usize = 6;
+    /// Behind the vectors: the sum of squares of the class rows, one number.
+    pub const SQUARES: usize = 7;
 
-    /// Elements: seven vectors, and one more for the sum of squares of the class rows.
+    /// Elements: seven vectors and the sum of squares.
     pub const fn len(n: usize) -> usize {
-        7 * n + 1
+        SQUARES * n + 1
+    }
+
+    /// A sample's loss, from rows of a batch of `n` whose sums are complete.
+    pub fn loss(rows: &[f32], n: usize, sample: usize) -> f64 {
+        let value = |which: usize| f64::from(rows[which * n + sample]);
+        value(SUM_EXP).ln() + value(OFFSET) - value(TARGET_LOGIT)
     }
 }
 

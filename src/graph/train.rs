@@ -29,6 +29,8 @@ pub struct TrainGraph<B: Backend> {
     momentum: B::Buffer,
     /// Two norms of the last backward pass; see [`Backend::sgd_norms`].
     norms: B::Buffer,
+    /// The same on the host, once they were read.
+    host_norms: [f32; 2],
     slots: Slots<B>,
     vectors: Vectors<B>,
     max_batch: usize,
@@ -37,7 +39,7 @@ pub struct TrainGraph<B: Backend> {
     dropout: Dropout,
 }
 
-/// What [`TrainGraph::norms`] reads back.
+/// What [`TrainGraph::measure`] finds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Norms {
     /// Euclidean norm of the gradient slab.
@@ -86,6 +88,7 @@ impl<B: Backend> TrainGraph<B> {
             grads: backend.alloc(table.params_len())?,
             momentum: backend.alloc(table.params_len())?,
             norms: backend.alloc(2)?,
+            host_norms: [0.0; 2],
             slots: Slots::new(backend, &plan, max_batch)?,
             vectors: Vectors::new(backend, &program)?,
             table,
@@ -176,18 +179,27 @@ impl<B: Backend> TrainGraph<B> {
         Ok(())
     }
 
-    /// Norms of the gradient and of the decayed weights.
-    pub fn norms(&mut self, backend: &mut B, segments: &[Segment]) -> Result<Norms> {
-        backend.sgd_norms(&self.params, &self.grads, segments, &mut self.norms)?;
-        let mut norms = [0.0; 2];
-        backend.download(&self.norms, 0, &mut norms)?;
-        Ok(Norms {
-            gradient: f64::from(norms[0]).sqrt(),
-            l2: f64::from(norms[1]),
-        })
+    /// Queues the norms of the gradient and of the decayed weights. [`TrainGraph::norms`] has them once
+    /// [`TrainGraph::reading`] was downloaded.
+    pub fn measure(&mut self, backend: &mut B, segments: &[Segment]) -> Result<()> {
+        backend.sgd_norms(&self.params, &self.grads, segments, &mut self.norms)
     }
 
-    /// One step of the optimizer; [`TrainGraph::norms`] must have run since the backward pass.
+    /// What [`TrainGraph::measure`] left on the device, for [`Backend::download_all`].
+    pub fn reading(&mut self) -> (&B::Buffer, usize, &mut [f32]) {
+        (&self.norms, 0, &mut self.host_norms)
+    }
+
+    /// The norms whose [`TrainGraph::reading`] was downloaded last.
+    pub fn norms(&self) -> Norms {
+        Norms {
+            gradient: f64::from(self.host_norms[0]).sqrt(),
+            l2: f64::from(self.host_norms[1]),
+        }
+    }
+
+    /// One step of the optimizer; [`TrainGraph::measure`] must have run since the backward pass. Nothing changes where
+    /// the gradient is not finite.
     pub fn update(&mut self, backend: &mut B, segments: &[Segment], step: &SgdStep) -> Result<()> {
         backend.sgd_update(
             step,
@@ -199,8 +211,8 @@ impl<B: Backend> TrainGraph<B> {
         )
     }
 
-    /// The first layer, in forward order, whose stored output of the last forward pass is not finite. Tensors
-    /// whose memory has been reused are passed over.
+    /// The first layer, in forward order, whose stored output of the last forward pass is not finite; a backward pass
+    /// must not have run since. Tensors whose memory has been reused are passed over.
     pub fn first_layer_not_finite(&mut self, backend: &mut B) -> Result<Option<String>> {
         let mut last_writer = vec![None; self.slots.buffers.len()];
         let outputs: Vec<usize> = self

@@ -2,7 +2,7 @@
 
 use super::Margin;
 use crate::backend::geometry::HeadShard;
-use crate::backend::head_rows::{self, BEST_OTHER, OFFSET, SUM_EXP, TARGET_COS, TARGET_LOGIT};
+use crate::backend::head_rows::{self, BEST_OTHER, SQUARES, TARGET_COS};
 use crate::backend::{Backend, SgdStep};
 use crate::random::{Purpose, Random};
 use crate::{Error, Result};
@@ -38,7 +38,7 @@ pub struct ClassInit {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct HeadOutput {
     /// Mean cross-entropy over the batch, without any L2 term. Not finite where the embeddings or class rows are not:
-    /// then [`ArcFace::backward`] must not be called.
+    /// then [`ArcFace::backward`] changes nothing and gives NaN.
     pub loss: f64,
     /// Samples whose target has the largest cosine, margins aside.
     pub correct: usize,
@@ -57,6 +57,9 @@ pub struct ArcFace<B: Backend> {
     momentum: B::Buffer,
     inverse_norms: B::Buffer,
     rows: B::Buffer,
+    /// Batch of the last forward pass.
+    n: usize,
+    /// Its rows on the host, once they were read.
     host_rows: Vec<f32>,
 }
 
@@ -92,6 +95,7 @@ impl<B: Backend> ArcFace<B> {
             momentum: backend.alloc(len)?,
             inverse_norms: backend.alloc(classes)?,
             rows: backend.alloc(head_rows::len(max_batch))?,
+            n: 0,
             host_rows: vec![0.0; head_rows::len(max_batch)],
         };
         head.initialise(backend, init)?;
@@ -146,17 +150,14 @@ impl<B: Backend> ArcFace<B> {
         4 * (2 * classes as u64 * d as u64 + classes as u64 + head_rows::len(max_batch) as u64)
     }
 
-    /// Loss and accuracy of the embeddings `x` (at least N x D, the first N rows are read) with `labels` (N).
+    /// Queues loss and accuracy of the embeddings `x` (at least N x D, the first N rows are read) with `labels` (N).
+    /// [`ArcFace::output`] has them once [`ArcFace::reading`] was downloaded.
     ///
     /// # Errors
     /// A label of V or more, no sample or more than the head was made for, a device that fails.
-    pub fn forward(
-        &mut self,
-        backend: &mut B,
-        x: &B::Buffer,
-        labels: &[u32],
-    ) -> Result<HeadOutput> {
+    pub fn forward(&mut self, backend: &mut B, x: &B::Buffer, labels: &[u32]) -> Result<()> {
         let shard = self.shard(labels)?;
+        self.n = shard.n;
         backend.arcface_fprop(
             &shard,
             &self.margin,
@@ -165,10 +166,18 @@ impl<B: Backend> ArcFace<B> {
             labels,
             &mut self.inverse_norms,
             &mut self.rows,
-        )?;
-        let n = labels.len();
-        let rows = &mut self.host_rows[..head_rows::len(n)];
-        backend.download(&self.rows, 0, rows)?;
+        )
+    }
+
+    /// What the last forward pass left on the device, for [`Backend::download_all`].
+    pub fn reading(&mut self) -> (&B::Buffer, usize, &mut [f32]) {
+        let host = &mut self.host_rows[..head_rows::len(self.n)];
+        (&self.rows, 0, host)
+    }
+
+    /// Loss and accuracy of the batch whose [`ArcFace::reading`] was downloaded last.
+    pub fn output(&self) -> HeadOutput {
+        let (n, rows) = (self.n, &self.host_rows);
         let value = |which: usize, sample: usize| f64::from(rows[which * n + sample]);
         let scale = if self.margin.normalise {
             f64::from(self.margin.scale)
@@ -177,20 +186,20 @@ impl<B: Backend> ArcFace<B> {
         };
         let (mut loss, mut correct) = (0.0, 0);
         for sample in 0..n {
-            loss +=
-                value(SUM_EXP, sample).ln() + value(OFFSET, sample) - value(TARGET_LOGIT, sample);
+            loss += head_rows::loss(rows, n, sample);
             let target = scale * value(TARGET_COS, sample);
             correct += usize::from(target > value(BEST_OTHER, sample));
         }
-        Ok(HeadOutput {
+        HeadOutput {
             loss: loss / n as f64,
             correct,
-            sum_squares: f64::from(rows[head_rows::len(n) - 1]),
-        })
+            sum_squares: f64::from(rows[SQUARES * n]),
+        }
     }
 
     /// After [`ArcFace::forward`] on the same `x` and `labels`: writes d(loss)/dx into the first N rows of `dx`, and
-    /// **updates the class rows** by `step` in the same walk, with `decay` w added to their gradient.
+    /// **updates the class rows** by `step` in the same walk, with `decay` w added to their gradient. Where the loss is
+    /// not finite, class rows and momentum stay as they are and `dx` is NaN.
     ///
     /// `step.clip` does not apply to class rows: their gradient never exists as a whole (InsightFace, too, clips the
     /// backbone alone).

@@ -1,5 +1,7 @@
 //! Every tile and block size, once. They reach the kernels' source by `-D`, and the host's launch arithmetic from here.
 
+use crate::backend::head_rows;
+
 /// A kernel file compiled with one set of constants.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Program {
@@ -94,9 +96,33 @@ pub(super) const SGD: Program = Program {
     registers: 64,
 };
 
+/// The ArcFace head: products in tiles of ROWS x COLUMNS, DEPTH terms at a time; NORM_ROWS class rows a block of norms.
+/// The other constants place the vectors of [`head_rows`].
+pub(super) const ARCFACE: Program = Program {
+    name: "arcface",
+    file: "arcface.cu",
+    threads: 128,
+    constants: &[
+        ("ROWS", 64),
+        ("COLUMNS", 128),
+        ("DEPTH", 8),
+        ("NORM_ROWS", 64),
+        ("INVERSE_NORM", head_rows::INVERSE_NORM as u32),
+        ("TARGET_COS", head_rows::TARGET_COS as u32),
+        ("TARGET_LOGIT", head_rows::TARGET_LOGIT as u32),
+        ("TARGET_SLOPE", head_rows::TARGET_SLOPE as u32),
+        ("SUM_EXP", head_rows::SUM_EXP as u32),
+        ("BEST_OTHER", head_rows::BEST_OTHER as u32),
+        ("OFFSET", head_rows::OFFSET as u32),
+        ("SQUARES", head_rows::SQUARES as u32),
+    ],
+    registers: 160,
+};
+
 /// All programs, for the gates that compile every one.
 pub const PROGRAMS: &[&Program] = &[
     &ADD,
+    &ARCFACE,
     &BATCH_NORM,
     &CLOSE_GRAD,
     &DROPOUT,

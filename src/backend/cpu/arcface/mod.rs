@@ -18,6 +18,7 @@
 //! in float64. T and the groups depend on the shapes alone, groups are merged in order.
 //!
 //! A vector shorter than 1e-6 is divided by 1e-6 (TensorFlow's `l2_normalize`), its gradient is cut accordingly.
+//! Where a sample's loss is not finite, class rows and momentum stay and d_x is NaN.
 //! For plain softmax all the inverse norms are 1 and the offset is the row's largest logit.
 
 // The trait's own argument lists.
@@ -244,7 +245,7 @@ pub(super) fn fprop(
     let squares = partials
         .chunks_exact(walk.forward_partial())
         .map(|p| f64::from(p[2 * padded]));
-    rows[head_rows::len(n) - 1] = squares.sum::<f64>() as f32;
+    rows[head_rows::SQUARES * n] = squares.sum::<f64>() as f32;
 }
 
 /// One group's class rows: its inverse norms, and its part of the rows' sums and largest logits.
@@ -346,6 +347,10 @@ pub(super) fn bprop(
     let Walk { n, d, padded, .. } = walk;
     assert!(momentum.len() >= shard.classes() * d, "momentum");
     assert!(dx.len() >= n * d, "d_x: {} floats, not {n} x {d}", dx.len());
+    if !(0..n).all(|sample| head_rows::loss(rows, n, sample).is_finite()) {
+        dx[..n * d].fill(f32::NAN);
+        return;
+    }
     let classes = &mut classes[..shard.classes() * d];
     let momentum = &mut momentum[..shard.classes() * d];
     let inverse_norms = &inverse_norms[..shard.classes()];
