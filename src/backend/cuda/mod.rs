@@ -74,14 +74,16 @@ impl<D: Driver> Staging<D> {
 
     /// At least `bytes` bytes; what was there before may be gone.
     fn reserve(&mut self, driver: &D, bytes: usize) -> Result<&mut D::Memory> {
-        if self.bytes < bytes {
-            // Given back first: the two need not fit together. The driver frees in stream order.
-            self.memory = None;
-            self.bytes = 0;
-            self.memory = Some(driver.alloc(bytes)?);
-            self.bytes = bytes;
-        }
-        Ok(self.memory.get_or_insert(driver.alloc(0)?))
+        let memory = match self.memory.take() {
+            Some(memory) if self.bytes >= bytes => memory,
+            outgrown => {
+                // Given back first: the two need not fit together. The driver frees in stream order.
+                drop(outgrown);
+                self.bytes = bytes;
+                driver.alloc(bytes)?
+            }
+        };
+        Ok(self.memory.insert(memory))
     }
 }
 
