@@ -14,6 +14,7 @@ mod depthwise;
 pub mod driver;
 mod dropout;
 mod input_transform;
+pub mod nvrtc;
 mod pool;
 mod reduce;
 mod sgd;
