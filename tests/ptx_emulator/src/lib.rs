@@ -1,0 +1,1 @@
+//! Runs the PTX that NVRTC emits on the CPU, checked and counted.
