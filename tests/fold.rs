@@ -2,8 +2,8 @@
 //! evaluation with frozen statistics: every network in `models`, and the small ones that are hard on fusion.
 
 mod oracles;
+mod support;
 
-use arcface_cu::backend::cpu::Cpu;
 use arcface_cu::backend::{Backend, InputTransform};
 use arcface_cu::graph::Model;
 use arcface_cu::graph::infer::InferGraph;
@@ -13,6 +13,7 @@ use arcface_cu::optim::Role;
 use arcface_cu::random::{Purpose, Random};
 use oracles::graphs;
 use oracles::model::{Mode, forward, widen};
+use support::devices::on_each_device;
 
 const TRANSFORM: InputTransform = InputTransform {
     scale: [1.0 / 127.5, 1.0 / 128.0, 1.0 / 127.0],
@@ -143,8 +144,7 @@ fn check<B: Backend>(backend: &mut B, name: &str, model: &Model) {
 }
 
 /// Every network (ResNet101 is ResNet152 with fewer blocks) on odd and even sizes, with each embedding at least once.
-#[test]
-fn every_network() {
+fn every_network<B: Backend>(backend: &mut B) {
     let pool = Embedding::PoolDropoutDense {
         size: 24,
         dropout: 0.5,
@@ -158,7 +158,6 @@ fn every_network() {
         dropout: 0.3,
     };
     let depthwise = Embedding::GlobalDepthwise { size: 12 };
-    let mut backend = Cpu::new();
     for (network, size, embedding) in [
         (Network::Resnet50, 33, pool),
         (Network::Resnet50, 48, flat),
@@ -173,18 +172,21 @@ fn every_network() {
     ] {
         let model = models::build(network, size, embedding).expect("a model");
         let name = format!("{network:?} {size} {embedding:?}");
-        check(&mut backend, &name, &model);
+        check(backend, &name, &model);
     }
 }
 
-#[test]
-fn small_models_that_are_hard_on_fusion() {
-    let mut backend = Cpu::new();
+fn small_models<B: Backend>(backend: &mut B) {
     for (name, model) in graphs::all() {
-        check(&mut backend, name, &model);
+        check(backend, name, &model);
     }
     for seed in 0..200 {
         let model = graphs::random(seed, 4 + seed as usize % 14);
-        check(&mut backend, &format!("random model {seed}"), &model);
+        check(backend, &format!("random model {seed}"), &model);
     }
+}
+
+on_each_device! {
+    every_network_folds: every_network,
+    small_models_that_are_hard_on_fusion: small_models,
 }

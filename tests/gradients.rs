@@ -6,8 +6,8 @@
 //! tolerance is only what the engine's float32 loses on its way.
 
 mod oracles;
+mod support;
 
-use arcface_cu::backend::cpu::Cpu;
 use arcface_cu::backend::{Backend, InputTransform};
 use arcface_cu::graph::Model;
 use arcface_cu::graph::train::TrainGraph;
@@ -15,6 +15,7 @@ use arcface_cu::optim::Role;
 use arcface_cu::random::{Purpose, Random};
 use oracles::graphs;
 use oracles::model::{Mode, forward, widen};
+use support::devices::on_each_device;
 
 const N: usize = 3;
 const SEED: u64 = 21;
@@ -190,21 +191,22 @@ fn check<B: Backend>(backend: &mut B, name: &str, model: &Model) -> f64 {
     used
 }
 
-#[test]
-fn hand_made_models() {
-    let mut backend = Cpu::new();
+fn hand_made<B: Backend>(backend: &mut B) {
     for (name, model) in graphs::all() {
-        let used = check(&mut backend, name, &model);
+        let used = check(backend, name, &model);
         println!("{name}: {:.0} % of the tolerance", 100.0 * used);
     }
 }
 
-#[test]
-fn random_models() {
-    let mut backend = Cpu::new();
+fn random<B: Backend>(backend: &mut B) {
     for seed in 0..150 {
         let model = graphs::random(seed, 4 + seed as usize % 14);
-        let used = check(&mut backend, &format!("random model {seed}"), &model);
+        let used = check(backend, &format!("random model {seed}"), &model);
         println!("{seed}: {:.0} % of the tolerance", 100.0 * used);
     }
+}
+
+on_each_device! {
+    hand_made_models: hand_made,
+    random_models: random,
 }

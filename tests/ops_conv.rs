@@ -1,6 +1,7 @@
 //! Convolution against naive f64 loops: all three directions, everything that can be pending, all epilogues.
 
 mod oracles;
+mod support;
 
 use arcface_cu::backend::cpu::Cpu;
 use arcface_cu::backend::geometry::{Conv2d, Padding, Window};
@@ -9,6 +10,7 @@ use arcface_cu::backend::{
     sums,
 };
 use oracles::{UNIT, assert_close, download, noise, poisoned, sum_bound, upload};
+use support::devices::on_each_device;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Act {
@@ -753,24 +755,11 @@ fn nan_is_found<B: Backend>(b: &mut B) {
     }
 }
 
-#[test]
-fn convolution_agrees_with_the_oracle_on_every_shape() {
-    all_shapes(&mut Cpu::new());
-}
-
-#[test]
-fn everything_pending_is_applied() {
-    all_pending(&mut Cpu::new());
-}
-
-#[test]
-fn moments_are_exact_far_from_zero() {
-    moments_far_from_zero(&mut Cpu::new());
-}
-
-#[test]
-fn nan_reaches_the_output() {
-    nan_is_found(&mut Cpu::new());
+on_each_device! {
+    convolution_agrees_with_the_oracle_on_every_shape: all_shapes,
+    everything_pending_is_applied: all_pending,
+    moments_are_exact_far_from_zero: moments_far_from_zero,
+    nan_reaches_the_output: nan_is_found,
 }
 
 /// The same bits on any number of threads, and again on a backend that has been used before.

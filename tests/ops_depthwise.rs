@@ -1,6 +1,7 @@
 //! Depthwise convolution against naive f64 loops: odd shapes, asymmetric padding, everything that can be pending.
 
 mod oracles;
+mod support;
 
 use arcface_cu::backend::cpu::Cpu;
 use arcface_cu::backend::geometry::{Padding, PerChannel, Window};
@@ -8,6 +9,7 @@ use arcface_cu::backend::{
     Activation, Backend, Close, Epilogue, FilterAt, GradTarget, Pending, PendingGrad, View,
 };
 use oracles::{UNIT, assert_close, download, noise, poisoned, sum_bound, upload};
+use support::devices::on_each_device;
 
 fn geometry(
     (n, c): (usize, usize),
@@ -643,29 +645,12 @@ fn everything<B: Backend>(backend: &mut B, geometry: &PerChannel) -> Vec<u32> {
         .collect()
 }
 
-#[test]
-fn depthwise_fprop() {
-    fprop(&mut Cpu::new());
-}
-
-#[test]
-fn depthwise_dgrad() {
-    dgrad(&mut Cpu::new());
-}
-
-#[test]
-fn depthwise_wgrad() {
-    wgrad(&mut Cpu::new());
-}
-
-#[test]
-fn depthwise_padding_stays_zero() {
-    padding_stays_zero(&mut Cpu::new());
-}
-
-#[test]
-fn depthwise_nan_is_not_lost() {
-    nan_is_not_lost(&mut Cpu::new());
+on_each_device! {
+    depthwise_fprop: fprop,
+    depthwise_dgrad: dgrad,
+    depthwise_wgrad: wgrad,
+    depthwise_padding_stays_zero: padding_stays_zero,
+    depthwise_nan_is_not_lost: nan_is_not_lost,
 }
 
 #[test]

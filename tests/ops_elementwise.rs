@@ -1,6 +1,7 @@
 //! Batch norm, addition, pooling, dropout and the input transform against naive f64 loops.
 
 mod oracles;
+mod support;
 
 use arcface_cu::backend::cpu::Cpu;
 use arcface_cu::backend::geometry::{GlobalPool, Padding, PerChannel, Rows, Window};
@@ -9,6 +10,7 @@ use arcface_cu::backend::{
     PendingGrad, View,
 };
 use oracles::{UNIT, assert_close, download, noise, poisoned, sum_bound, upload};
+use support::devices::on_each_device;
 
 /// (pixels, channels): channel tails, one pixel, one channel, several blocks and tiles.
 const SHAPES: [(usize, usize); 8] = [
@@ -913,27 +915,18 @@ fn everything<B: Backend>(backend: &mut B) -> Vec<u32> {
     results.into_iter().map(f32::to_bits).collect()
 }
 
-macro_rules! on_cpu {
-    ($($test:ident: $body:ident),* $(,)?) => {$(
-        #[test]
-        fn $test() {
-            $body(&mut Cpu::new());
-        }
-    )*};
-}
-
-on_cpu! {
-    add_fprop_on_cpu: add,
-    add_dgrad_and_close_on_cpu: add_dgrad,
-    batch_norm_on_cpu: batch_norm,
-    batch_norm_gradient_on_cpu: batch_norm_gradient,
-    max_pool_on_cpu: max_pool,
-    max_pool_ties_and_nan_on_cpu: max_pool_ties_and_nan,
-    global_avg_pool_on_cpu: global_avg_pool,
-    dropout_on_cpu: dropout,
-    dropout_masks_differ_on_cpu: dropout_masks_differ,
-    input_transform_on_cpu: input_transform,
-    nan_is_not_lost_on_cpu: nan_is_not_lost,
+on_each_device! {
+    addition_agrees_with_the_oracle: add,
+    gradients_pass_and_close: add_dgrad,
+    batch_norm_agrees_with_the_oracle: batch_norm,
+    batch_norm_gradient_agrees_with_the_oracle: batch_norm_gradient,
+    max_pool_agrees_with_the_oracle: max_pool,
+    max_pool_takes_the_first_of_equals_and_nan: max_pool_ties_and_nan,
+    global_avg_pool_agrees_with_the_oracle: global_avg_pool,
+    dropout_draws_what_the_host_draws: dropout,
+    dropout_masks_differ_by_step_and_layer: dropout_masks_differ,
+    pixels_are_transformed: input_transform,
+    nan_reaches_the_output: nan_is_not_lost,
 }
 
 #[test]

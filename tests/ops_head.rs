@@ -1,6 +1,7 @@
 //! The ArcFace head against a float64 oracle with every margin, and the oracle against finite differences.
 
 mod oracles;
+mod support;
 
 use arcface_cu::backend::cpu::Cpu;
 use arcface_cu::backend::geometry::HeadShard;
@@ -11,6 +12,7 @@ use arcface_cu::backend::margin::{Margin, MarginGradient, PiGuard};
 use arcface_cu::backend::{Backend, SgdForm, SgdStep};
 use arcface_cu::head::{ArcFace, ClassInit, Distribution, HeadOutput, expected_initial_loss};
 use oracles::{UNIT, assert_close, contents, download, noise, poisoned, upload};
+use support::devices::on_each_device;
 
 /// A head's inputs.
 struct Case {
@@ -451,19 +453,16 @@ fn margins() -> Vec<(&'static str, Margin)> {
     ]
 }
 
-#[test]
-fn every_margin_agrees_with_the_oracle() {
+fn every_margin<B: Backend>(backend: &mut B) {
     for (name, margin) in margins() {
         let case = Case::new(13, 19, 301, margin);
-        head_agrees(&mut Cpu::new(), name, &case, 0, 301, SgdForm::Torch);
+        head_agrees(backend, name, &case, 0, 301, SgdForm::Torch);
     }
 }
 
 /// One sample, one class, odd sizes, more samples than a vector; first of all many dimensions, which make the CPU's
 /// tiles so small that its groups hold more than one. One backend for all, so that later shapes meet used scratch.
-#[test]
-fn every_shape_agrees_with_the_oracle() {
-    let backend = &mut Cpu::new();
+fn every_shape<B: Backend>(backend: &mut B) {
     for (n, d, v) in [
         (5, 3001, 2100),
         (33, 130, 9001),
@@ -483,8 +482,7 @@ fn every_shape_agrees_with_the_oracle() {
     }
 }
 
-#[test]
-fn every_update_rule_agrees_with_the_oracle() {
+fn every_update_rule<B: Backend>(backend: &mut B) {
     let case = Case::new(9, 24, 2050, Margin::arcface(64.0, 0.5));
     for form in [
         SgdForm::Keras,
@@ -492,12 +490,11 @@ fn every_update_rule_agrees_with_the_oracle() {
         SgdForm::Torch,
         SgdForm::TorchNesterov,
     ] {
-        head_agrees(&mut Cpu::new(), &format!("{form:?}"), &case, 0, 2050, form);
+        head_agrees(backend, &format!("{form:?}"), &case, 0, 2050, form);
     }
 }
 
-#[test]
-fn shards_agree_with_the_oracle_and_sum_to_the_whole() {
+fn shards<B: Backend>(backend: &mut B) {
     for margin in [
         Margin::arcface(64.0, 0.5),
         Margin::arcface(100.0, 0.3),
@@ -506,7 +503,7 @@ fn shards_agree_with_the_oracle_and_sum_to_the_whole() {
         let case = Case::new(13, 19, 2100, margin);
         for (first, last) in [(0, 700), (700, 2100), (5, 6), (2099, 2100)] {
             let what = format!("shard {first}..{last}");
-            head_agrees(&mut Cpu::new(), &what, &case, first, last, SgdForm::Torch);
+            head_agrees(backend, &what, &case, first, last, SgdForm::Torch);
         }
     }
     // The oracle's own shards add up; so with the above the head's do.
@@ -520,6 +517,17 @@ fn shards_agree_with_the_oracle_and_sum_to_the_whole() {
     for i in 0..13 * 19 {
         assert!((a.dx[i] + b.dx[i] - whole.dx[i]).abs() <= 1e-12 * whole.dx_size[i]);
     }
+}
+
+on_each_device! {
+    every_margin_agrees_with_the_oracle: every_margin,
+    every_shape_agrees_with_the_oracle: every_shape,
+    every_update_rule_agrees_with_the_oracle: every_update_rule,
+    shards_agree_with_the_oracle_and_sum_to_the_whole: shards,
+    the_first_loss_is_the_expected_one: first_loss,
+    class_rows_learn_a_fixed_batch_and_come_back_from_a_copy: a_fixed_batch,
+    a_loss_that_is_not_finite_changes_no_class_row: bad_numbers_change_nothing,
+    bad_requests_are_sentences_and_normal_rows_have_their_deviation: bad_requests,
 }
 
 /// The oracle's gradient is the derivative of the oracle's loss (where it is not straight-through by intent, and not
@@ -656,9 +664,7 @@ fn loss<B: Backend>(
 }
 
 /// Random embeddings against freshly drawn classes: the loss that a run should begin with.
-#[test]
-fn the_first_loss_is_the_expected_one() {
-    let backend = &mut Cpu::new();
+fn first_loss<B: Backend>(backend: &mut B) {
     for (classes, d, margin) in [
         (20_000, 256, Margin::arcface(30.0, 0.5)),
         (5_000, 128, Margin::cosface(64.0, 0.35)),
@@ -689,9 +695,7 @@ fn the_first_loss_is_the_expected_one() {
 }
 
 /// The layer learns: a fixed batch is fitted, by moving class rows alone.
-#[test]
-fn class_rows_learn_a_fixed_batch_and_come_back_from_a_copy() {
-    let backend = &mut Cpu::new();
+fn a_fixed_batch<B: Backend>(backend: &mut B) {
     let (n, d, classes) = (8, 32, 50);
     let margin = Margin::arcface(30.0, 0.3);
     let mut head = ArcFace::new(backend, classes, d, 16, margin, init(1)).unwrap();
@@ -766,29 +770,20 @@ fn bad_numbers_change_nothing<B: Backend>(backend: &mut B) {
     }
 }
 
-#[test]
-fn bad_numbers_change_nothing_on_the_cpu() {
-    bad_numbers_change_nothing(&mut Cpu::new());
-}
-
-#[test]
-fn bad_requests_are_sentences_and_normal_rows_have_their_deviation() {
-    let backend = &mut Cpu::new();
+fn bad_requests<B: Backend>(backend: &mut B) {
     let mut head = ArcFace::new(backend, 5, 4, 3, Margin::default(), init(1)).unwrap();
     let x = upload(backend, &noise(12, 1));
-    let refused = |labels: &[u32], head: &mut ArcFace<Cpu>, backend: &mut Cpu| {
+    let refused = |labels: &[u32], head: &mut ArcFace<B>, backend: &mut B| {
         head.forward(backend, &x, labels).unwrap_err().to_string()
     };
     assert!(refused(&[0, 5], &mut head, backend).contains("label 5 (sample 1"));
     assert!(refused(&[], &mut head, backend).contains("0 samples"));
     assert!(refused(&[0; 4], &mut head, backend).contains("4 samples"));
-    assert!(ArcFace::<Cpu>::new(backend, 0, 4, 3, Margin::default(), init(1)).is_err());
-    assert!(
-        ArcFace::<Cpu>::new(backend, 5, usize::MAX / 2, 3, Margin::default(), init(1)).is_err()
-    );
+    assert!(ArcFace::<B>::new(backend, 0, 4, 3, Margin::default(), init(1)).is_err());
+    assert!(ArcFace::<B>::new(backend, 5, usize::MAX / 2, 3, Margin::default(), init(1)).is_err());
     let mut normal = init(4);
     normal.distribution = Distribution::Normal(0.01);
-    let head = ArcFace::<Cpu>::new(backend, 3000, 8, 3, Margin::default(), normal).unwrap();
+    let head = ArcFace::<B>::new(backend, 3000, 8, 3, Margin::default(), normal).unwrap();
     let weights = contents(backend, head.weights());
     let variance =
         weights.iter().map(|w| f64::from(*w).powi(2)).sum::<f64>() / weights.len() as f64;

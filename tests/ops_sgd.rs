@@ -1,10 +1,12 @@
 //! SGD on the slab against hand-written float64 rules.
 
 mod oracles;
+mod support;
 
 use arcface_cu::backend::cpu::Cpu;
 use arcface_cu::backend::{Backend, Segment, SgdForm, SgdStep};
 use oracles::{UNIT, assert_close, download, noise, poisoned, upload};
+use support::devices::on_each_device;
 
 const FORMS: [SgdForm; 4] = [
     SgdForm::Keras,
@@ -129,19 +131,16 @@ fn steps_follow_the_rule<B: Backend>(backend: &mut B, form: SgdForm, clip: Optio
     }
 }
 
-#[test]
-fn every_form_follows_its_rule_with_and_without_clipping() {
+fn every_form<B: Backend>(backend: &mut B) {
     for form in FORMS {
         // The norm is about 90: no limit, one that bites, one that does not.
         for clip in [None, Some(5.0), Some(1e4)] {
-            steps_follow_the_rule(&mut Cpu::new(), form, clip);
+            steps_follow_the_rule(backend, form, clip);
         }
     }
 }
 
-#[test]
-fn a_gradient_that_is_not_finite_changes_no_bit() {
-    let backend = &mut Cpu::new();
+fn not_finite<B: Backend>(backend: &mut B) {
     for bad in [f32::NAN, f32::INFINITY, 1e30] {
         let mut g = noise(LEN, 2);
         g[40_030] = bad;
@@ -174,6 +173,11 @@ fn a_gradient_that_is_not_finite_changes_no_bit() {
         assert!(same(&download(backend, &params), &start), "{bad}");
         assert!(same(&download(backend, &momentum), &velocity), "{bad}");
     }
+}
+
+on_each_device! {
+    every_form_follows_its_rule_with_and_without_clipping: every_form,
+    a_gradient_that_is_not_finite_changes_no_bit: not_finite,
 }
 
 #[test]

@@ -1,5 +1,12 @@
-//! What tests of commands share: the program, weights of a small network, pictures.
-#![allow(dead_code, reason = "each test file uses a part of this")]
+//! What tests share: the devices; the program, weights of a small network, pictures.
+#![allow(
+    dead_code,
+    unused_imports,
+    reason = "each test file uses a part of this"
+)]
+
+pub(crate) mod devices;
+pub(crate) mod emulator;
 
 use arcface_cu::checkpoint::Weights;
 use arcface_cu::config::Config;
@@ -110,11 +117,17 @@ pub(crate) fn shared_data(test: &str, what: &str) -> Option<PathBuf> {
     if path.is_dir() {
         return Some(path);
     }
-    // Straight to the descriptor: the test harness swallows what `println!` prints in a passing test.
-    let _ = writeln!(
-        std::io::stderr(),
-        "SKIPPED {test}: {} is not there",
-        path.display()
-    );
+    skip(test, &format!("{} is not there", path.display()));
     None
+}
+
+/// Says on standard error that a test was skipped, and why; `tests/run.sh` counts these lines.
+pub(crate) fn skip(test: &str, why: &str) {
+    // Straight to the descriptor: the test harness swallows what `println!` prints in a passing test.
+    let _ = writeln!(std::io::stderr(), "SKIPPED {test}: {why}");
+}
+
+/// Whether an environment variable demands what would otherwise be skipped.
+pub(crate) fn required(variable: &str) -> bool {
+    std::env::var_os(variable).is_some_and(|value| !value.is_empty() && value != "0")
 }

@@ -1,0 +1,62 @@
+//! One test body, generic over the backend, on every device: the CPU, the GPU that is emulated, a GPU where there is one.
+
+use super::emulator::Emulator;
+use super::{required, skip};
+use arcface_cu::backend::cuda::Cuda;
+use arcface_cu::backend::cuda::nvrtc::{Cache, Compiler, Nvrtc, Search};
+use std::sync::OnceLock;
+
+/// The compiler that `tests/run.sh` installs or the environment names, with a cache in the build folder; the reason
+/// where there is none.
+pub(crate) fn compiler() -> Result<&'static Compiler, &'static str> {
+    static COMPILER: OnceLock<Result<Compiler, String>> = OnceLock::new();
+    let compiler = COMPILER.get_or_init(|| {
+        let search = Search::new(|name| std::env::var_os(name));
+        let nvrtc = Nvrtc::open(&search, None).map_err(|error| error.to_string())?;
+        let cache = Cache::at(concat!(env!("CARGO_TARGET_TMPDIR"), "/kernels").into());
+        Ok(Compiler::new(nvrtc, cache))
+    });
+    compiler.as_ref().map_err(String::as_str)
+}
+
+/// The compiler, or a line on standard error that says what was skipped; a failure where
+/// `ARCFACE_CU_REQUIRE_NVRTC=1`.
+#[track_caller]
+pub(crate) fn compiler_or_skip(test: &str) -> Option<&'static Compiler> {
+    match compiler() {
+        Ok(compiler) => Some(compiler),
+        Err(why) if required("ARCFACE_CU_REQUIRE_NVRTC") => panic!("{why}"),
+        Err(_) => {
+            skip(test, "NVRTC, which compiles the kernels, is not here");
+            None
+        }
+    }
+}
+
+/// Runs a body on the emulated GPU.
+pub(crate) fn on_emulator(test: &str, body: impl FnOnce(&mut Cuda<Emulator>)) {
+    if let Some(compiler) = compiler_or_skip(test) {
+        body(&mut Cuda::new(Emulator::new(compiler)));
+    }
+}
+
+/// Makes tests of bodies `fn body<B: Backend>(backend: &mut B)`: `on_cpu::name` and `emulated::name`.
+macro_rules! on_each_device {
+    ($($name:ident: $body:ident),* $(,)?) => {
+        mod on_cpu {
+            $(#[test]
+            fn $name() {
+                super::$body(&mut arcface_cu::backend::cpu::Cpu::new());
+            })*
+        }
+
+        mod emulated {
+            $(#[test]
+            fn $name() {
+                let test = concat!(module_path!(), "::", stringify!($name));
+                crate::support::devices::on_emulator(test, |backend| super::$body(backend));
+            })*
+        }
+    };
+}
+pub(crate) use on_each_device;

@@ -1,0 +1,157 @@
+//! A GPU that is none: the emulator of the kernels' PTX as a driver.
+
+use arcface_cu::backend::cuda::driver::{Driver, Launch, Memory, Properties};
+use arcface_cu::backend::cuda::nvrtc::Compiler;
+use arcface_cu::backend::cuda::tiles::Program;
+use arcface_cu::{Error, Result};
+use ptx_emulator::{Machine, Module, Options};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Bytes of the made-up card's memory.
+const MEMORY: u64 = 16 << 30;
+
+/// The made-up card. Calls do their work before they return, so that all that is queued is always done.
+pub(crate) struct Emulator {
+    machine: Arc<Machine>,
+    compiler: &'static Compiler,
+    architecture: &'static str,
+    properties: Properties,
+}
+
+impl Emulator {
+    /// A card that runs code of the oldest architecture with asynchronous copies, and checks that no result depends
+    /// on the order of blocks and warps.
+    pub(crate) fn new(compiler: &'static Compiler) -> Self {
+        Self::with(compiler, "compute_80", true)
+    }
+
+    /// A card that runs code of this architecture; where `check_order`, every launch runs twice.
+    pub(crate) fn with(
+        compiler: &'static Compiler,
+        architecture: &'static str,
+        check_order: bool,
+    ) -> Self {
+        let options = Options {
+            memory: MEMORY,
+            check_order,
+            ..Options::default()
+        };
+        let digits: u32 = (architecture.chars().filter(char::is_ascii_digit))
+            .fold(0, |n, c| 10 * n + u32::from(c as u8 - b'0'));
+        let properties = Properties {
+            name: "emulated GPU".to_owned(),
+            capability: (digits / 10, digits % 10),
+            multiprocessors: 16,
+            memory: MEMORY,
+            shared_per_block: options.shared_per_block,
+            driver: compiler.nvrtc().version(),
+        };
+        Emulator {
+            machine: Arc::new(Machine::new(options)),
+            compiler,
+            architecture,
+            properties,
+        }
+    }
+}
+
+/// What the emulator says, as this crate's error.
+fn fault(fault: impl std::fmt::Display) -> Error {
+    Error::Device(fault.to_string())
+}
+
+/// An allocation, freed when dropped.
+#[derive(Debug)]
+pub(crate) struct Allocation {
+    machine: Arc<Machine>,
+    address: u64,
+}
+
+impl Memory for Allocation {
+    fn address(&self) -> u64 {
+        self.address
+    }
+}
+
+impl Drop for Allocation {
+    fn drop(&mut self) {
+        self.machine
+            .free(self.address)
+            .expect("an allocation is freed once");
+    }
+}
+
+impl Driver for Emulator {
+    type Memory = Allocation;
+    type Module = Module;
+    type Event = Instant;
+
+    fn properties(&self) -> &Properties {
+        &self.properties
+    }
+
+    fn memory_free(&self) -> u64 {
+        MEMORY - self.machine.memory_used()
+    }
+
+    fn alloc(&self, bytes: usize) -> Result<Allocation> {
+        let address = self.machine.alloc(bytes.max(1) as u64).map_err(fault)?;
+        let allocation = Allocation {
+            machine: self.machine.clone(),
+            address,
+        };
+        self.machine.memset(address, 0, bytes).map_err(fault)?;
+        Ok(allocation)
+    }
+
+    fn upload(&mut self, src: &[u8], dst: &mut Allocation, offset: usize) -> Result<()> {
+        let address = dst.address + offset as u64;
+        self.machine.write(address, src).map_err(fault)
+    }
+
+    fn download(&mut self, parts: &mut [(&Allocation, usize, &mut [u8])]) -> Result<()> {
+        for (src, offset, dst) in parts {
+            let address = src.address + *offset as u64;
+            self.machine.read(address, dst).map_err(fault)?;
+        }
+        Ok(())
+    }
+
+    fn load(&mut self, program: &'static Program) -> Result<Module> {
+        let compiled = self.compiler.compile(program, self.architecture)?;
+        let text = String::from_utf8_lossy(&compiled.image);
+        let loaded = self.machine.load(&text);
+        loaded.map_err(|error| fault(format!("{}: {error}", program.file)))
+    }
+
+    fn launch(
+        &mut self,
+        module: &Module,
+        kernel: &'static str,
+        launch: Launch,
+        args: &[&[u8]],
+    ) -> Result<()> {
+        let Launch {
+            grid,
+            block,
+            shared,
+        } = launch;
+        self.machine
+            .launch(module, kernel, grid, [block, 1, 1], shared, args)
+            .map(|_| ())
+            .map_err(fault)
+    }
+
+    fn synchronize(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn record(&mut self) -> Result<Instant> {
+        Ok(Instant::now())
+    }
+
+    fn elapsed(&mut self, from: &Instant, to: &Instant) -> Result<f64> {
+        Ok((*to - *from).as_secs_f64())
+    }
+}
