@@ -1,0 +1,193 @@
+//! Atomic operations. Lanes go one after the other, in ascending order.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::memory::{addresses, by_window, check_alignment, shared_offsets, within};
+use super::{Result, lanes_of, set_value, value};
+use crate::block::{Env, Warp};
+use crate::fault::{Check, Trouble};
+use crate::half::{self, BF16, F16, Finish, Rounding};
+use crate::memory::{LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW};
+use crate::program::{Access, AtomOp, Side, Space};
+
+/// The new value from the old, the operand and the value to compare with. Operands have `bits` bits.
+fn apply(op: AtomOp, bits: u32, old: u64, operand: u64, compare: u64) -> u64 {
+    let signed = |v: u64| crate::lane::integer::signed(v, bits);
+    let halves = |format| {
+        let add = |a, b| half::add(format, a, b, Rounding::NearestEven, Finish::default());
+        u64::from(half::packed2(old as u32, operand as u32, add))
+    };
+    let new = match op {
+        AtomOp::Add => old.wrapping_add(operand),
+        AtomOp::AddF32 => {
+            let sum = f32::from_bits(old as u32) + f32::from_bits(operand as u32);
+            u64::from(sum.to_bits())
+        }
+        AtomOp::AddF64 => (f64::from_bits(old) + f64::from_bits(operand)).to_bits(),
+        AtomOp::AddF16x2 => halves(F16),
+        AtomOp::AddBf16x2 => halves(BF16),
+        AtomOp::MinU => old.min(operand),
+        AtomOp::MaxU => old.max(operand),
+        AtomOp::MinS => signed(old).min(signed(operand)) as u64,
+        AtomOp::MaxS => signed(old).max(signed(operand)) as u64,
+        AtomOp::Inc => {
+            if old >= operand {
+                0
+            } else {
+                old + 1
+            }
+        }
+        AtomOp::Dec => {
+            if old == 0 || old > operand {
+                operand
+            } else {
+                old - 1
+            }
+        }
+        AtomOp::Exchange => operand,
+        AtomOp::Compare => {
+            if old == compare {
+                operand
+            } else {
+                old
+            }
+        }
+        AtomOp::And => old & operand,
+        AtomOp::Or => old | operand,
+        AtomOp::Xor => old ^ operand,
+    };
+    crate::lane::integer::low(new, bits)
+}
+
+pub(super) fn atomic(
+    env: &mut Env<'_>,
+    warp: &mut Warp,
+    side: &Side,
+    op: AtomOp,
+    access: Access,
+    mask: u32,
+) -> Result<()> {
+    let based = usize::from(access.based);
+    let base = side.src.first().copied().filter(|_| access.based);
+    let at = addresses(warp, base, access.offset, mask);
+    check_alignment(&at, mask, access.bytes)?;
+    let windows = match access.space {
+        Space::Generic => by_window(&at, mask),
+        Space::Shared => [(SHARED_WINDOW, mask), (0, 0), (0, 0), (0, 0)],
+        _ => [(0, mask), (0, 0), (0, 0), (0, 0)],
+    };
+    for (window, lanes) in windows {
+        if lanes == 0 {
+            continue;
+        }
+        let at = if access.space == Space::Generic {
+            within(&at, window, lanes)
+        } else {
+            at
+        };
+        let first = lanes.trailing_zeros() as usize;
+        match window {
+            SHARED_WINDOW => {
+                shared_offsets(env, &at, access.bytes, lanes)?;
+            }
+            LOCAL_WINDOW | PARAM_WINDOW => {
+                return Err(Trouble::at(
+                    Check::OutOfBounds,
+                    first,
+                    at[first],
+                    "an atomic operation on memory of the thread's own".to_owned(),
+                ));
+            }
+            _ => {}
+        }
+        for lane in lanes_of(lanes) {
+            // The values to compare with come before those to store.
+            let (compare, operand) = if op == AtomOp::Compare {
+                (
+                    value(warp, side.src[based], lane),
+                    value(warp, side.src[based + 1], lane),
+                )
+            } else {
+                (0, value(warp, side.src[based], lane))
+            };
+            let new = |old| apply(op, 8 * access.bytes, old, operand, compare);
+            let old = if window == SHARED_WINDOW {
+                in_shared(env, warp, at[lane] as u32, access.bytes, lane, new)?
+            } else {
+                in_global(env, at[lane], access.bytes, lane, new)?
+            };
+            if let Some(&dst) = side.dst.first() {
+                set_value(warp, dst, lane, old);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn in_shared(
+    env: &mut Env<'_>,
+    warp: &Warp,
+    offset: u32,
+    bytes: u32,
+    lane: usize,
+    new: impl Fn(u64) -> u64,
+) -> Result<u64> {
+    let who = env.shared.who(warp.index, warp.sync_epoch);
+    env.shared.atomic(offset, bytes, who, lane)?;
+    let first = (offset / 4) as usize;
+    let words = &mut env.shared.words[first..first + bytes as usize / 4];
+    let old = words
+        .iter()
+        .rev()
+        .fold(0, |value, &word| value << 32 | u64::from(word));
+    let result = new(old);
+    for (k, word) in words.iter_mut().enumerate() {
+        *word = (result >> (32 * k)) as u32;
+    }
+    Ok(old)
+}
+
+fn in_global(
+    env: &Env<'_>,
+    address: u64,
+    bytes: u32,
+    lane: usize,
+    new: impl Fn(u64) -> u64,
+) -> Result<u64> {
+    let global = env.launch.global;
+    let found = global.find(address).map(|i| &global.allocations[i]);
+    let Some(a) = found.filter(|a| a.bytes - (address - a.base) >= u64::from(bytes)) else {
+        return Err(Trouble::at(
+            Check::OutOfBounds,
+            lane,
+            address,
+            format!(
+                "{bytes} bytes of global memory: {}",
+                global.explain(address)
+            ),
+        ));
+    };
+    let offset = address - a.base;
+    if !a.is_written(offset, bytes) {
+        return Err(Trouble::at(
+            Check::Uninitialised,
+            lane,
+            address,
+            format!("an atomic operation on {bytes} bytes at byte {offset} of an allocation"),
+        ));
+    }
+    let first = (offset / 4) as usize;
+    if bytes == 4 {
+        let old =
+            a.words[first].fetch_update(Relaxed, Relaxed, |old| Some(new(u64::from(old)) as u32));
+        return Ok(u64::from(old.unwrap_or_else(|old| old)));
+    }
+    // Eight bytes are two words here; a lock makes the pair one.
+    let _guard = env.launch.pairs.lock();
+    let old =
+        u64::from(a.words[first].load(Relaxed)) | u64::from(a.words[first + 1].load(Relaxed)) << 32;
+    let result = new(old);
+    a.words[first].store(result as u32, Relaxed);
+    a.words[first + 1].store((result >> 32) as u32, Relaxed);
+    Ok(old)
+}

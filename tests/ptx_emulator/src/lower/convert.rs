@@ -1,0 +1,177 @@
+//! `cvt`.
+
+use super::arithmetic::modifiers;
+use super::types::Type;
+use super::{Lower, Result};
+use crate::counters::Class;
+use crate::lane::{convert, integer};
+use crate::parse::Instruction;
+use crate::program::{File, Op};
+
+fn code(ty: Type) -> Option<u32> {
+    let kind = match ty {
+        Type::U(_) | Type::B(_) => convert::INT_U,
+        Type::S(_) => convert::INT_S,
+        Type::F16 | Type::F32 | Type::F64 => convert::FLOAT,
+        Type::Bf16 => convert::BFLOAT,
+        _ => return None,
+    };
+    Some(convert::code(kind, ty.bits()))
+}
+
+impl Lower<'_> {
+    pub(super) fn convert(&mut self, i: &Instruction) -> Result<()> {
+        self.only(
+            i,
+            &[
+                "rn",
+                "rz",
+                "rm",
+                "rp",
+                "rna",
+                "rni",
+                "rzi",
+                "rmi",
+                "rpi",
+                "ftz",
+                "sat",
+                "relu",
+                "satfinite",
+                "pack",
+            ],
+        )?;
+        let types: Vec<Type> = i.modifiers.iter().filter_map(|m| Type::parse(m)).collect();
+        let x = modifiers(i);
+        if i.has("pack") {
+            return self.convert_pack(i, &types);
+        }
+        let [d_type, s_type] = types[..] else {
+            return self.error("expected two types");
+        };
+        if matches!(d_type, Type::F16x2 | Type::Bf16x2) {
+            let [d, a, b] = self.operands(i)?;
+            if s_type != Type::F32 {
+                return self.unknown();
+            }
+            let kind = if d_type == Type::Bf16x2 {
+                convert::BFLOAT
+            } else {
+                convert::FLOAT
+            };
+            let x = convert::constant(convert::code(kind, 16), 0, x);
+            let src = vec![self.source(a, s_type)?, self.source(b, s_type)?];
+            let dst = self.destination(d, d_type)?;
+            self.emit_lane(convert::pair, x, Class::Conversion, dst, src);
+            return Ok(());
+        }
+        let [d, a] = self.operands(i)?;
+        // A register may be wider than the type: only the type's bits count.
+        let src = match a {
+            crate::parse::Operand::Reg(_) if s_type.bits() < 64 => self
+                .source(a, Type::B(32))
+                .or_else(|_| self.error("an operand has a register of the wrong width"))?,
+            _ => self.source(a, s_type)?,
+        };
+        let dst = self.destination(d, d_type)?;
+        if d_type == Type::Tf32 {
+            self.emit_lane(convert::tf32, x, Class::Conversion, dst, vec![src]);
+            return Ok(());
+        }
+        let (Some(d_code), Some(s_code)) = (code(d_type), code(s_type)) else {
+            return self.unknown();
+        };
+        let integral = ["rni", "rzi", "rmi", "rpi"].iter().any(|m| i.has(m));
+        let both_float = !d_type.is_integer() && !s_type.is_integer();
+        if d_type.is_integer() && s_type.is_integer() && x == 0 {
+            self.integers(d_type, s_type, dst, src);
+            return Ok(());
+        }
+        if x == 0 && d_type == Type::F32 {
+            let op = match s_type {
+                Type::S(32) => Some(Op::S32ToF),
+                Type::U(32) => Some(Op::U32ToF),
+                _ => None,
+            };
+            if let Some(op) = op {
+                self.emit(op, Class::Conversion, vec![dst], vec![src], 0);
+                return Ok(());
+            }
+        }
+        if (d_type, s_type, x) == (Type::S(32), Type::F32, crate::lane::float::RZ) {
+            self.emit_lane(convert::f32_to_s32_rz, 0, Class::Conversion, dst, vec![src]);
+            return Ok(());
+        }
+        let x = x | if integral && both_float {
+            convert::INTEGRAL
+        } else {
+            0
+        };
+        let x = convert::constant(d_code, s_code, x);
+        self.emit_lane(convert::cvt, x, Class::Conversion, dst, vec![src]);
+        Ok(())
+    }
+
+    /// Between integers without saturation: extension, truncation, or nothing.
+    fn integers(
+        &mut self,
+        d_type: Type,
+        s_type: Type,
+        dst: crate::program::Reg,
+        src: crate::program::Reg,
+    ) {
+        let class = Class::Integer;
+        let (d_bits, s_bits) = (d_type.bits(), s_type.bits());
+        match (dst.file, src.file) {
+            (File::R64, File::R32) if s_type == Type::S(32) => {
+                self.emit(Op::Sext, class, vec![dst], vec![src], 0);
+            }
+            (File::R64, File::R32) if s_bits == 32 => {
+                self.emit(Op::Zext, class, vec![dst], vec![src], 0);
+            }
+            (File::R32, File::R64) if d_bits == 32 => {
+                self.emit(Op::Trunc, class, vec![dst], vec![src], 0);
+            }
+            (File::R64, File::R64) if s_bits == 64 => {
+                self.emit(Op::Mov64, class, vec![dst], vec![src], 0);
+            }
+            (File::R32, File::R32) if s_bits == 32 && d_bits == 32 => {
+                self.emit(Op::Mov32, class, vec![dst], vec![src], 0);
+            }
+            _ => {
+                // To the narrower width first, then extended by the source's sign to the register.
+                let narrow = d_bits.min(s_bits);
+                let signed = if d_bits > s_bits {
+                    s_type.is_signed()
+                } else {
+                    d_type.is_signed()
+                };
+                let whole = if dst.file == File::R64 {
+                    64
+                } else {
+                    d_bits.max(16)
+                };
+                if signed {
+                    let x = narrow | whole << 8;
+                    self.emit_lane(integer::extend, x, class, dst, vec![src]);
+                } else {
+                    self.emit_lane(integer::part, narrow << 8, class, dst, vec![src]);
+                }
+            }
+        }
+    }
+
+    fn convert_pack(&mut self, i: &Instruction, types: &[Type]) -> Result<()> {
+        let small = types[0];
+        let x = small.bits() | u32::from(small.is_signed()) << 8;
+        let mut src = Vec::new();
+        for operand in &i.operands[1..] {
+            src.push(self.source(operand, Type::S(32))?);
+        }
+        if src.len() < 3 {
+            src.push(self.constant(File::R32, 0));
+        }
+        let dst = self.destination(&i.operands[0], Type::B(32))?;
+        self.emit_lane(convert::pack, x, Class::Conversion, dst, src);
+        Ok(())
+    }
+}
