@@ -192,12 +192,22 @@ pub(super) const CONV_WGRAD_SMALL: Program = Program {
     registers: 208,
 };
 
+/// Depthwise convolution; a thread takes RUN pixels of a row.
+pub(super) const CONV_DEPTHWISE: Program = Program {
+    name: "conv_depthwise",
+    file: "conv_depthwise.cu",
+    threads: 128,
+    constants: &[("RUN", 4)],
+    registers: 128,
+};
+
 /// All programs, for the gates that compile every one.
 pub const PROGRAMS: &[&Program] = &[
     &ADD,
     &ARCFACE,
     &BATCH_NORM,
     &CLOSE_GRAD,
+    &CONV_DEPTHWISE,
     &CONV_DGRAD,
     &CONV_DGRAD_SMALL,
     &CONV_FPROP,

@@ -18,7 +18,7 @@ pub(in crate::backend::cuda) fn dgrad<D: Driver>(
     filter: FilterAt,
     dx: GradTarget<'_, Buffer<D::Memory>>,
 ) -> Result<()> {
-    check(geometry)?;
+    check(geometry.n, &geometry.window, geometry.c, geometry.k)?;
     let rows = Rows {
         pixels: geometry.pixels_in(),
         c: geometry.c,

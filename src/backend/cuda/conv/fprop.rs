@@ -19,7 +19,7 @@ pub(in crate::backend::cuda) fn fprop<D: Driver>(
     y: &mut Buffer<D::Memory>,
     epilogue: Epilogue<'_, Buffer<D::Memory>>,
 ) -> Result<()> {
-    check(geometry)?;
+    check(geometry.n, &geometry.window, geometry.c, geometry.k)?;
     let rows = Rows {
         pixels: geometry.pixels_out(),
         c: geometry.k,

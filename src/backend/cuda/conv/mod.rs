@@ -13,7 +13,7 @@ pub(super) use wgrad::wgrad;
 
 use super::blocks;
 use super::tiles::Program;
-use crate::backend::geometry::Conv2d;
+use crate::backend::geometry::Window;
 use crate::{Error, Result};
 
 /// Blocks to aim at where a sum can be split: every multiprocessor of the largest cards gets a few.
@@ -72,11 +72,11 @@ struct Split {
     splits: usize,
 }
 
-/// Refuses what the kernels' 32-bit counters cannot hold.
-fn check(geometry: &Conv2d) -> Result<()> {
-    let Conv2d { n, c, k, window: w } = *geometry;
+/// Refuses what the kernels' 32-bit counters cannot hold: `n` images of `c` channels in and `k` out.
+pub(super) fn check(n: usize, window: &Window, c: usize, k: usize) -> Result<()> {
     // Counters run up to a step past their end.
     const LIMIT: u128 = (1 << 31) - 1024;
+    let w = window;
     let too_large = [
         [n, w.h, w.w],
         [n, w.p, w.q],
@@ -87,15 +87,15 @@ fn check(geometry: &Conv2d) -> Result<()> {
     .any(|sizes| sizes.iter().map(|size| *size as u128).product::<u128>() > LIMIT);
     if too_large {
         return Err(Error::Invalid(format!(
-            "a convolution of {n} images of {}x{}x{c} with {k} filters of {}x{} has more pixels than the CUDA kernels \
-             can count: use a smaller batch or smaller images",
-            w.h, w.w, w.r, w.s
+            "a {}x{} convolution of {n} images of {}x{} from {c} to {k} channels has more numbers than the CUDA \
+             kernels can count: use a smaller batch or smaller images",
+            w.r, w.s, w.h, w.w
         )));
     }
     Ok(())
 }
 
 /// Whether rows of floats at `address` that are multiples of 4 long can be read 16 bytes at a time.
-fn is_aligned(address: u64) -> bool {
+pub(super) fn is_aligned(address: u64) -> bool {
     address.is_multiple_of(16)
 }

@@ -18,7 +18,7 @@ pub(in crate::backend::cuda) fn wgrad<D: Driver>(
     grads: &mut Buffer<D::Memory>,
     filter: FilterAt,
 ) -> Result<()> {
-    check(geometry)?;
+    check(geometry.n, &geometry.window, geometry.c, geometry.k)?;
     let (k, len) = (geometry.k, geometry.filter_len());
     let programs = [&CONV_WGRAD, &CONV_WGRAD_SMALL];
     let tiling = Tiling::new(programs, (len / k) as u64, k as u64);
