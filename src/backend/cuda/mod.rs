@@ -14,6 +14,7 @@ mod conv;
 mod depthwise;
 pub mod driver;
 mod dropout;
+mod epilogue;
 mod input_transform;
 pub mod nvrtc;
 mod pool;
