@@ -1,6 +1,7 @@
 //! Every tile and block size, once. They reach the kernels' source by `-D`, and the host's launch arithmetic from here.
 
 use crate::backend::head_rows;
+use crate::data::augment::ERASED;
 
 /// A kernel file compiled with one set of constants.
 #[derive(Debug, PartialEq, Eq)]
@@ -78,13 +79,13 @@ pub(super) const DROPOUT: Program = Program {
     registers: 48,
 };
 
-/// Pixels to the network's numbers.
+/// Pixels to the network's numbers; ERASED is the colour of erased pixels.
 pub(super) const INPUT_TRANSFORM: Program = Program {
     name: "input_transform",
     file: "input_transform.cu",
     threads: 256,
-    constants: &[],
-    registers: 48,
+    constants: &[("ERASED", ERASED as u32)],
+    registers: 64,
 };
 
 /// Steps of the parameter slab, CHUNK elements a block: a multiple of 4 THREADS.
