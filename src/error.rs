@@ -47,6 +47,9 @@ pub enum Error {
     /// A setting, shape or request that makes no sense; the text is the whole sentence.
     #[error("{0}")]
     Invalid(String),
+    /// A GPU, its driver or its compiler is missing, too old or fails; the text is the whole sentence.
+    #[error("{0}")]
+    Device(String),
     /// The command line or a configuration file asks for something that does not exist (exit code 2).
     #[error("{0}")]
     Usage(String),
