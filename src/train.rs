@@ -1,9 +1,10 @@
 //! Training: a network with an ArcFace head, fitted to a data set step by step.
 
-use crate::backend::{Backend, Segment};
+use crate::backend::{Augmented, Backend, Segment};
 use crate::checkpoint::{Checkpoint, Weights};
 use crate::config::{Config, IMAGE_SIZE};
 use crate::data::Dataset;
+use crate::data::augment::Augment;
 use crate::data::loader::{Loader, LoaderOptions};
 use crate::embedder::Embedder;
 use crate::graph::train::TrainGraph;
@@ -109,6 +110,8 @@ impl<B: Backend> Trainer<B> {
         let options = LoaderOptions {
             batch,
             seed,
+            // Where nothing changes, the plain input transform is less work.
+            changes_on_device: B::AUGMENTS && config.augment != Augment::default(),
             augment: config.augment.clone(),
             threads: data.threads,
             ahead: 0,
@@ -206,7 +209,18 @@ impl<B: Backend> Trainer<B> {
         let sgd = self.config.optimizer.step(step, steps_per_epoch, total);
 
         let input = &self.config.model.input;
-        self.graph.forward(backend, &batch.pixels, input, step)?;
+        if batch.changes.is_empty() {
+            self.graph.forward(backend, &batch.pixels, input, step)?;
+        } else {
+            let pictures = Augmented {
+                pixels: &batch.pixels,
+                side: batch.side,
+                size: IMAGE_SIZE,
+                changes: &batch.changes,
+            };
+            self.graph
+                .forward_augmented(backend, pictures, input, step)?;
+        }
         let (x, dx) = self.graph.embeddings();
         self.head.forward(backend, x, &batch.labels)?;
         self.head

@@ -12,7 +12,7 @@ const ARROWS: [(&str, &[&str]); 10] = [
     ("data", &[]),
     ("verification", &[]),
     ("report", &["verification"]),
-    ("backend", &[]),
+    ("backend", &["data"]),
     ("optim", &["backend"]),
     ("graph", &["backend", "optim"]),
     ("models", &["backend", "graph"]),

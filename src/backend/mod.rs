@@ -12,6 +12,7 @@ pub mod geometry;
 pub mod margin;
 
 use crate::Result;
+use crate::data::augment::Changes;
 use geometry::{Conv2d, GlobalPool, HeadShard, PerChannel, Rows};
 use margin::Margin;
 
@@ -213,6 +214,19 @@ pub struct InputTransform {
     pub shift: [f32; 3],
 }
 
+/// Pictures that are still to be changed, each in its own way.
+#[derive(Clone, Copy, Debug)]
+pub struct Augmented<'a> {
+    /// N x side x side x 3, RGB.
+    pub pixels: &'a [u8],
+    /// Width and height of the pictures.
+    pub side: usize,
+    /// Width and height after the crop.
+    pub size: usize,
+    /// What happens to each of the N pictures.
+    pub changes: &'a [Changes],
+}
+
 /// Which rule turns a gradient into a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -305,6 +319,9 @@ pub trait Backend: Send {
     /// Float32 elements on the device.
     type Buffer: Send + Sync + std::fmt::Debug;
 
+    /// Whether pictures are better changed by [`Backend::augmented_input`] than by the loader's threads.
+    const AUGMENTS: bool = false;
+
     /// One line for people: which device, with which features.
     fn describe(&self) -> String;
 
@@ -339,6 +356,31 @@ pub trait Backend: Send {
         transform: &InputTransform,
         y: &mut Self::Buffer,
     ) -> Result<()>;
+
+    /// The input transform of pictures that are first cropped and changed; rounded to 0..255 in between, so that it does
+    /// not matter who changes them.
+    fn augmented_input(
+        &mut self,
+        pictures: Augmented<'_>,
+        transform: &InputTransform,
+        y: &mut Self::Buffer,
+    ) -> Result<()> {
+        let Augmented {
+            pixels,
+            side,
+            size,
+            changes,
+        } = pictures;
+        let mut changed = vec![0; changes.len() * size * size * 3];
+        for ((changes, picture), out) in changes
+            .iter()
+            .zip(pixels.chunks_exact(side * side * 3))
+            .zip(changed.chunks_exact_mut(size * size * 3))
+        {
+            changes.apply(picture, side, size, out);
+        }
+        self.input_transform(&changed, transform, y)
+    }
 
     /// y = conv(x, w) (+ bias), then the epilogue.
     fn conv2d_fprop(

@@ -55,21 +55,31 @@ impl Default for Augment {
     }
 }
 
-/// The decisions about one picture in one epoch.
-#[derive(Clone, Debug, PartialEq)]
-struct Decisions {
-    /// Where to crop, as fractions of the room there is.
-    crop: [f32; 2],
-    shift: [isize; 2],
-    flip: bool,
-    brightness: f32,
-    hue: f32,
-    contrast: f32,
-    saturation: f32,
-    grey: bool,
-    /// Area, log of the aspect ratio (-1 to 1), left and top, as fractions.
-    erase: Option<[f32; 4]>,
+/// What is done to one picture in one epoch, in this order; places are in pixels.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Changes {
+    /// Left and top of the crop in the resized picture.
+    pub crop: [usize; 2],
+    /// Pixels to the right and down; the border fills what comes in.
+    pub shift: [isize; 2],
+    /// Mirror left and right.
+    pub flip: bool,
+    /// Added to all channels, in [0, 1].
+    pub brightness: f32,
+    /// Whole turns.
+    pub hue: f32,
+    /// Factor around each channel's mean.
+    pub contrast: f32,
+    /// Factor.
+    pub saturation: f32,
+    /// Turn grey.
+    pub grey: bool,
+    /// Left, top, width and height of a rectangle to be painted mid-grey.
+    pub erase: Option<[usize; 4]>,
 }
+
+/// The colour of erased pixels.
+pub const ERASED: u8 = 127;
 
 impl Augment {
     /// The recipe of the TensorFlow project that this one follows: resize to 128, crop, flip, brightness 0.1, hue 0.03,
@@ -127,11 +137,20 @@ impl Augment {
         Ok(())
     }
 
-    /// Draws every number in a fixed order, used or not: switching one change on leaves the others as they were.
-    fn decide(&self, seed: u64, epoch: u32, index: u32) -> Decisions {
+    /// Width and height of the resized picture, out of which `size` x `size` pixels are cropped.
+    pub fn side(&self, size: usize) -> usize {
+        self.resize.unwrap_or(size)
+    }
+
+    /// What happens to image `index` of a data set in `epoch`. Draws every number in a fixed order, used or not: switching
+    /// one change on leaves the others as they were.
+    pub fn decide(&self, (seed, epoch, index): (u64, u32, u32), size: usize) -> Changes {
         let place = u64::from(epoch) << 32 | u64::from(index);
         let mut random = Random::new(seed, Purpose::Augment, place);
-        let crop = [random.uniform(), random.uniform()];
+        // The largest fraction is below 1, so the place is at most the room.
+        let room = self.side(size) - size + 1;
+        let mut crop = || (random.uniform() * room as f32) as usize;
+        let crop = [crop(), crop()];
         let span = 2 * self.shift as u32 + 1;
         let mut shift = || random.below(span) as isize - self.shift as isize;
         let shift = [shift(), shift()];
@@ -148,7 +167,7 @@ impl Augment {
             random.uniform(),
             random.uniform(),
         ];
-        Decisions {
+        Changes {
             crop,
             shift,
             flip: flip && self.flip,
@@ -157,7 +176,7 @@ impl Augment {
             contrast,
             saturation,
             grey,
-            erase: erase.then_some(rectangle),
+            erase: erase.then(|| place_rectangle(size, rectangle)),
         }
     }
 
@@ -165,49 +184,80 @@ impl Augment {
     ///
     /// # Panics
     /// If `out` has not `size * size * 3` bytes, or `image` no pixels.
-    pub fn apply(
-        &self,
-        (seed, epoch, index): (u64, u32, u32),
-        image: &Image,
-        size: usize,
-        out: &mut [u8],
-    ) {
-        assert_eq!(
-            out.len(),
-            size * size * 3,
-            "the output is {size}x{size} RGB"
-        );
-        let d = self.decide(seed, epoch, index);
-        // The largest fraction is below 1, so the place is at most the room.
-        let full = self.resize.unwrap_or(size);
-        let place = |fraction: f32| (fraction * (full - size + 1) as f32) as usize;
-        if full == size && (image.width, image.height) == (size, size) {
-            out.copy_from_slice(&image.pixels);
-        } else {
-            let window = ResizedWindow {
-                full: [full; 2],
-                offset: d.crop.map(place),
-                size: [size; 2],
-            };
-            let shape = (image.width, image.height);
-            resize_window::<3, _, _>(&image.pixels, shape, window, out, to_u8);
+    pub fn apply(&self, place: (u64, u32, u32), image: &Image, size: usize, out: &mut [u8]) {
+        let changes = self.decide(place, size);
+        resize_and_crop(image, self.side(size), changes.crop, size, out);
+        changes.apply_to_crop(size, out);
+    }
+}
+
+/// Makes `out` (`side` x `side`, HWC, RGB) of `image` by the resize alone, for a device that makes the changes.
+///
+/// # Panics
+/// If `out` has not `side * side * 3` bytes, or `image` no pixels.
+pub fn resize_only(image: &Image, side: usize, out: &mut [u8]) {
+    resize_and_crop(image, side, [0, 0], side, out);
+}
+
+/// The `size` x `size` pixels at `crop` of `image` resized to `side` x `side`.
+fn resize_and_crop(image: &Image, side: usize, crop: [usize; 2], size: usize, out: &mut [u8]) {
+    assert_eq!(
+        out.len(),
+        size * size * 3,
+        "the output is {size}x{size} RGB"
+    );
+    if side == size && (image.width, image.height) == (size, size) {
+        out.copy_from_slice(&image.pixels);
+        return;
+    }
+    let window = ResizedWindow {
+        full: [side; 2],
+        offset: crop,
+        size: [size; 2],
+    };
+    let shape = (image.width, image.height);
+    resize_window::<3, _, _>(&image.pixels, shape, window, out, to_u8);
+}
+
+impl Changes {
+    /// Whether any colour changes.
+    pub fn colours(&self) -> bool {
+        self.brightness != 0.0
+            || self.hue != 0.0
+            || self.contrast != 1.0
+            || self.saturation != 1.0
+            || self.grey
+    }
+
+    /// Makes `out` (`size` x `size`, HWC, RGB) of a resized picture of `side` x `side` pixels.
+    ///
+    /// # Panics
+    /// If the picture or `out` is of another size, or the crop not inside.
+    pub fn apply(&self, picture: &[u8], side: usize, size: usize, out: &mut [u8]) {
+        assert_eq!(picture.len(), side * side * 3, "a picture of its size");
+        let [left, top] = self.crop;
+        let rows = picture.chunks_exact(side * 3).skip(top);
+        for (out, row) in out.chunks_exact_mut(size * 3).zip(rows) {
+            out.copy_from_slice(&row[left * 3..(left + size) * 3]);
         }
-        if d.shift != [0, 0] {
-            shift(out, size, d.shift);
+        self.apply_to_crop(size, out);
+    }
+
+    /// Everything that comes after the crop, in place.
+    fn apply_to_crop(&self, size: usize, out: &mut [u8]) {
+        if self.shift != [0, 0] {
+            shift(out, size, self.shift);
         }
-        if d.flip {
+        if self.flip {
             flip(out, size);
         }
-        let colours = d.brightness != 0.0
-            || d.hue != 0.0
-            || d.contrast != 1.0
-            || d.saturation != 1.0
-            || d.grey;
-        if colours {
-            change_colours(&d, out);
+        if self.colours() {
+            change_colours(self, out);
         }
-        if let Some(rectangle) = d.erase {
-            erase(out, size, rectangle);
+        if let Some([left, top, width, height]) = self.erase {
+            for row in out.chunks_exact_mut(size * 3).skip(top).take(height) {
+                row[left * 3..(left + width) * 3].fill(ERASED);
+            }
         }
     }
 }
@@ -243,7 +293,7 @@ fn shift(pixels: &mut [u8], size: usize, [right, down]: [isize; 2]) {
     }
 }
 
-fn change_colours(d: &Decisions, pixels: &mut [u8]) {
+fn change_colours(d: &Changes, pixels: &mut [u8]) {
     // One plane a channel, and no branch that depends on a pixel, so that the loops become vector instructions.
     let plane = |c: usize| -> Vec<f32> {
         let channel = pixels.as_chunks::<3>().0.iter();
@@ -347,17 +397,15 @@ fn grey([r, g, b]: [f32; 3]) -> [f32; 3] {
     [0.2989 * r + 0.587 * g + 0.114 * b; 3]
 }
 
-/// Paints a rectangle mid-grey: its area, aspect ratio (up to e either way) and place as fractions.
-fn erase(pixels: &mut [u8], size: usize, [area, aspect, left, top]: [f32; 4]) {
+/// Left, top, width and height of a rectangle of an area, an aspect ratio (its log, -1 to 1) and a place given as fractions.
+fn place_rectangle(size: usize, [area, aspect, left, top]: [f32; 4]) -> [usize; 4] {
     let side = size as f32 * area.sqrt();
     let stretch = (0.5 * aspect).exp();
     let clamp = |v: f32| (v as usize).clamp(1, size);
     let (width, height) = (clamp(side * stretch), clamp(side / stretch));
     let left = (left * (size - width + 1) as f32) as usize;
     let top = (top * (size - height + 1) as f32) as usize;
-    for row in pixels.chunks_exact_mut(size * 3).skip(top).take(height) {
-        row[left * 3..(left + width) * 3].fill(127);
-    }
+    [left, top, width, height]
 }
 
 #[cfg(test)]
@@ -448,7 +496,7 @@ mod tests {
         let mut seen = std::collections::BTreeSet::new();
         let mut out = vec![0; 147];
         for index in 0..300 {
-            let [right, down] = augment.decide(5, 0, index).shift;
+            let [right, down] = augment.decide((5, 0, index), 7).shift;
             seen.insert((right, down));
             augment.apply((5, 0, index), &image, 7, &mut out);
             for y in 0..7_isize {
@@ -495,7 +543,7 @@ mod tests {
             assert_eq!(a, b);
             recipe.apply((9, 5, index), &image, 112, &mut b);
             assert_ne!(a, b);
-            let d = recipe.decide(9, 4, index);
+            let d = recipe.decide((9, 4, index), 112);
             assert!(d.brightness.abs() <= 0.1 && d.hue.abs() <= 0.03);
             assert!((0.9..=1.1).contains(&d.contrast) && (0.9..=1.1).contains(&d.saturation));
             let grey = a.chunks(3).all(|p| p[0] == p[1] && p[1] == p[2]);
@@ -517,6 +565,27 @@ mod tests {
             augment.apply((2, 0, index), &image, 50, &mut out);
             let changed = out.chunks(3).filter(|p| **p == [127; 3]).count();
             assert!((30..=510).contains(&changed), "{changed} of 2500 pixels");
+        }
+    }
+
+    /// The two ways to the same picture: changes made by the loader, and made afterwards of the resized picture.
+    #[test]
+    fn changes_can_be_made_after_the_resize() {
+        let image = picture(40, 31);
+        let augment = Augment {
+            resize: Some(36),
+            shift: 3,
+            erase: 0.5,
+            ..Augment::seed()
+        };
+        let mut resized = vec![0; 36 * 36 * 3];
+        resize_only(&image, 36, &mut resized);
+        let (mut a, mut b) = (vec![0; 30 * 30 * 3], vec![1; 30 * 30 * 3]);
+        for index in 0..100 {
+            augment.apply((3, 1, index), &image, 30, &mut a);
+            let changes = augment.decide((3, 1, index), 30);
+            changes.apply(&resized, 36, 30, &mut b);
+            assert_eq!(a, b);
         }
     }
 

@@ -4,7 +4,7 @@
 //! order whatever the number of threads, and a loader that starts at any (epoch, step) goes on as if it had never stopped.
 //! Workers run at most [`LoaderOptions::ahead`] batches ahead of the consumer, so memory is bounded.
 
-use crate::data::augment::Augment;
+use crate::data::augment::{self, Augment, Changes};
 use crate::data::{Dataset, Image};
 use crate::random::{Purpose, Random};
 use crate::{Error, Result};
@@ -23,6 +23,8 @@ pub struct LoaderOptions {
     pub seed: u64,
     /// What is done to each image.
     pub augment: Augment,
+    /// Only resize the images, and leave it to the device to change each as [`Batch::changes`] says.
+    pub changes_on_device: bool,
     /// Worker threads; 0 means one for each core.
     pub threads: usize,
     /// Batches that may be made before they are asked for; 0 means two more than threads.
@@ -42,6 +44,7 @@ impl Default for LoaderOptions {
             batch: 128,
             seed: 0,
             augment: Augment::default(),
+            changes_on_device: false,
             threads: 0,
             ahead: 0,
             size: 112,
@@ -52,10 +55,14 @@ impl Default for LoaderOptions {
 }
 
 /// N images with their labels.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Batch {
-    /// N x size x size x 3, RGB, 0 to 255.
+    /// N x side x side x 3, RGB, 0 to 255.
     pub pixels: Vec<u8>,
+    /// Width and height of the images: what was asked for, or before it is cropped by the device.
+    pub side: usize,
+    /// What the device is to do with each image; empty where the loader has done it.
+    pub changes: Vec<Changes>,
     /// N classes.
     pub labels: Vec<u32>,
     /// N indices in the data set.
@@ -163,8 +170,13 @@ impl Shared {
         let o = &self.options;
         let first = batch.step as usize * o.batch;
         let count = o.batch.min(self.dataset.len() - first);
-        let bytes = o.size * o.size * 3;
+        batch.side = match o.changes_on_device {
+            true => o.augment.side(o.size),
+            false => o.size,
+        };
+        let bytes = batch.side * batch.side * 3;
         batch.pixels.resize(count * bytes, 0);
+        batch.changes.clear();
         batch.labels.clear();
         batch.indices.clear();
         batch.bad.clear();
@@ -172,8 +184,13 @@ impl Shared {
             let place = first + i;
             let wanted = order.map_or(place as u32, |order| order[place]);
             let index = self.read(wanted, batch.epoch, image, &mut batch.bad)?;
-            o.augment
-                .apply((o.seed, batch.epoch, index), image, o.size, out);
+            let place = (o.seed, batch.epoch, index);
+            if o.changes_on_device {
+                augment::resize_only(image, batch.side, out);
+                batch.changes.push(o.augment.decide(place, o.size));
+            } else {
+                o.augment.apply(place, image, o.size, out);
+            }
             batch.labels.push(self.dataset.label(index as usize));
             batch.indices.push(index);
         }
@@ -485,6 +502,26 @@ mod tests {
         for batch in &all {
             let labels: Vec<u32> = batch.indices.iter().map(|i| i % 7).collect();
             assert_eq!(batch.labels, labels);
+        }
+    }
+
+    #[test]
+    fn changes_left_to_the_device_give_the_same_images() {
+        let made = take(&mut load(50, |_| false, options(8, 2), 0, 0), 8);
+        let on_device = LoaderOptions {
+            changes_on_device: true,
+            ..options(8, 3)
+        };
+        let left = take(&mut load(50, |_| false, on_device, 0, 0), 8);
+        for (made, left) in made.iter().zip(left) {
+            assert_eq!((made.side, left.side, left.changes.len()), (6, 8, 8));
+            assert!(made.changes.is_empty());
+            let mut out = vec![0; 108];
+            for (i, changes) in left.changes.iter().enumerate() {
+                changes.apply(&left.pixels[i * 192..][..192], 8, 6, &mut out);
+                assert_eq!(made.pixels[i * 108..][..108], out);
+            }
+            assert_eq!(made.indices, left.indices);
         }
     }
 

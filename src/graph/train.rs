@@ -8,8 +8,8 @@ use super::program::{Act, After, Instruction, LayerGeometry, Program, Target, Va
 use super::storage::{Slots, Vectors, activation, pending, pending_grad, vectors_len};
 use crate::backend::geometry::PerChannel;
 use crate::backend::{
-    Backend, Close, Dropout, Epilogue, GradTarget, InputTransform, Pending, PendingGrad, Segment,
-    SgdStep,
+    Augmented, Backend, Close, Dropout, Epilogue, GradTarget, InputTransform, Pending, PendingGrad,
+    Segment, SgdStep,
 };
 use crate::{Error, Result};
 
@@ -133,7 +133,39 @@ impl<B: Backend> TrainGraph<B> {
     ) -> Result<()> {
         let image = self.program.tensors[0];
         assert!(pixels.len().is_multiple_of(image), "whole images only");
-        self.n = pixels.len() / image;
+        self.forward_from(backend, pixels.len() / image, step, |backend, input| {
+            backend.input_transform(pixels, transform, input)
+        })
+    }
+
+    /// As [`TrainGraph::forward`], on pictures that the device changes first.
+    pub fn forward_augmented(
+        &mut self,
+        backend: &mut B,
+        pictures: Augmented<'_>,
+        transform: &InputTransform,
+        step: u64,
+    ) -> Result<()> {
+        let Augmented { size, changes, .. } = pictures;
+        assert_eq!(
+            self.program.tensors[0],
+            size * size * 3,
+            "pictures of the network's size"
+        );
+        self.forward_from(backend, changes.len(), step, |backend, input| {
+            backend.augmented_input(pictures, transform, input)
+        })
+    }
+
+    /// The forward pass on `n` images that `fill` writes to the input.
+    fn forward_from(
+        &mut self,
+        backend: &mut B,
+        n: usize,
+        step: u64,
+        fill: impl FnOnce(&mut B, &mut B::Buffer) -> Result<()>,
+    ) -> Result<()> {
+        self.n = n;
         assert!(
             self.n > 0 && self.n <= self.max_batch,
             "a batch of {} in a graph made for {}",
@@ -142,7 +174,7 @@ impl<B: Backend> TrainGraph<B> {
         );
         self.dropout.step = step;
         let mut input = self.slots.take(0);
-        let done = backend.input_transform(pixels, transform, &mut input);
+        let done = fill(backend, &mut input);
         self.slots.put(0, input);
         done?;
         for i in 0..self.program.forward_len {

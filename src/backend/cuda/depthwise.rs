@@ -1,11 +1,67 @@
-//! TODO.
+//! Depthwise convolution: the choice of kernels, and how wgrad's sum over pixels is cut into tiles.
 
 use super::driver::Driver;
-use super::{Buffer, Cuda};
+use super::tiles::{CONV_DEPTHWISE, WARP};
+use super::{Buffer, Cuda, args, blocks, close_grad, conv, epilogue, reduce};
 use crate::Result;
-use crate::backend::geometry::*;
-use crate::backend::margin::Margin;
-use crate::backend::*;
+use crate::backend::geometry::{PerChannel, Rows};
+use crate::backend::{Epilogue, FilterAt, GradTarget, Pending, PendingGrad};
+
+/// Pixels of a row that a thread takes.
+const RUN: u32 = CONV_DEPTHWISE.constant("RUN");
+
+/// Blocks of wgrad to aim at: every multiprocessor of the largest cards gets a few.
+const BLOCKS: u64 = 1024;
+
+/// Runs a thread of wgrad walks at least, so that adding up the tiles costs little against them.
+const RUNS: u64 = 4;
+
+/// Kernels of one direction: scalar, four channels a thread, and 3x3 windows with stride 1 and 2.
+type Kernels = [&'static str; 4];
+
+const FPROP: Kernels = [
+    "depthwise_fprop",
+    "depthwise_fprop4",
+    "depthwise_fprop4_3x3",
+    "depthwise_fprop4_3x3_2",
+];
+const DGRAD: Kernels = [
+    "depthwise_dgrad",
+    "depthwise_dgrad4",
+    "depthwise_dgrad4_3x3",
+    "depthwise_dgrad4_3x3_2",
+];
+const WGRAD: Kernels = [
+    "depthwise_wgrad",
+    "depthwise_wgrad4",
+    "depthwise_wgrad4_3x3",
+    "depthwise_wgrad4_3x3_2",
+];
+
+/// A kernel, and how it sees the geometry.
+struct Choice {
+    kernel: &'static str,
+    /// Threads across the channels.
+    lanes: u64,
+    /// Blocks that take a tap each.
+    taps: u64,
+}
+
+fn choose(kernels: Kernels, geometry: &PerChannel, aligned: bool) -> Choice {
+    let PerChannel { c, window, .. } = *geometry;
+    let any_window = (window.r * window.s) as u64;
+    let (kernel, channels, taps) = match (window.r, window.s, window.stride) {
+        _ if !c.is_multiple_of(4) || !aligned => (kernels[0], 1, any_window),
+        (3, 3, 1) => (kernels[2], 4, 1),
+        (3, 3, 2) => (kernels[3], 4, 1),
+        _ => (kernels[1], 4, any_window),
+    };
+    Choice {
+        kernel,
+        lanes: (c / channels) as u64,
+        taps,
+    }
+}
 
 pub(super) fn fprop<D: Driver>(
     cuda: &mut Cuda<D>,
@@ -16,7 +72,25 @@ pub(super) fn fprop<D: Driver>(
     y: &mut Buffer<D::Memory>,
     epilogue: Epilogue<'_, Buffer<D::Memory>>,
 ) -> Result<()> {
-    todo!()
+    let PerChannel { n, c, window } = *geometry;
+    conv::check(n, &window, c, c)?;
+    let weights = params.at(filter.weights);
+    let choice = choose(FPROP, geometry, conv::is_aligned(weights));
+    let args = [
+        args::per_channel(geometry),
+        args::pending(&x),
+        args::address(weights),
+        epilogue::arg(&epilogue, params, filter),
+        args::buffer(y),
+    ];
+    let threads = choice.lanes * blocks(window.q as u64, RUN) * window.p as u64;
+    let grid = [blocks(threads, CONV_DEPTHWISE.threads), n as u64, 1];
+    cuda.launch(&CONV_DEPTHWISE, choice.kernel, grid, 0, &args)?;
+    let rows = Rows {
+        pixels: geometry.pixels_out(),
+        c,
+    };
+    epilogue::finish(cuda, rows, y, epilogue)
 }
 
 pub(super) fn dgrad<D: Driver>(
@@ -27,7 +101,28 @@ pub(super) fn dgrad<D: Driver>(
     filter: FilterAt,
     dx: GradTarget<'_, Buffer<D::Memory>>,
 ) -> Result<()> {
-    todo!()
+    let PerChannel { n, c, window } = *geometry;
+    conv::check(n, &window, c, c)?;
+    let weights = params.at(filter.weights);
+    let choice = choose(DGRAD, geometry, conv::is_aligned(weights));
+    let args = [
+        args::per_channel(geometry),
+        args::pending_grad(&dy),
+        args::address(weights),
+        args::u32(usize::from(dx.accumulate)),
+        args::buffer(dx.g),
+    ];
+    // Runs begin at multiples of RUN in the padded row.
+    let left = window.pad.left as u64;
+    let runs = blocks(window.w as u64 + left, RUN) - left / u64::from(RUN);
+    let threads = choice.lanes * runs * window.h as u64;
+    let grid = [blocks(threads, CONV_DEPTHWISE.threads), n as u64, 1];
+    cuda.launch(&CONV_DEPTHWISE, choice.kernel, grid, 0, &args)?;
+    let rows = Rows {
+        pixels: geometry.pixels_in(),
+        c,
+    };
+    close_grad::finish(cuda, rows, dx)
 }
 
 pub(super) fn wgrad<D: Driver>(
@@ -38,5 +133,46 @@ pub(super) fn wgrad<D: Driver>(
     grads: &mut Buffer<D::Memory>,
     filter: FilterAt,
 ) -> Result<()> {
-    todo!()
+    let PerChannel { n, c, window } = *geometry;
+    conv::check(n, &window, c, c)?;
+    // The gradients are written element by element, wherever they are.
+    let choice = choose(WGRAD, geometry, true);
+    let lanes = choice.lanes.next_power_of_two().min(u64::from(WARP));
+    let slots = u64::from(CONV_DEPTHWISE.threads) / lanes;
+    let runs = (n * window.p) as u64 * blocks(window.q as u64, RUN);
+    let across = choice.lanes.div_ceil(lanes);
+    let wanted = (BLOCKS / (across * choice.taps)).clamp(1, (runs / (slots * RUNS)).max(1));
+    let runs_a_tile = runs.div_ceil(wanted).max(1);
+    let tiles = runs.div_ceil(runs_a_tile).max(1) as usize;
+
+    let len = geometry.filter_len();
+    let dw = grads.at(filter.weights);
+    let dbias = filter.bias.map(|bias| grads.at(bias));
+    // Tiles' weights, then tiles' biases.
+    let (partials, bias_partials) = match tiles {
+        1 => (dw, dbias),
+        _ => {
+            let partials = cuda.scratch(tiles * (len + c))?;
+            let bias_partials = partials + 4 * (tiles * len) as u64;
+            (partials, dbias.map(|_| bias_partials))
+        }
+    };
+    let args = [
+        args::per_channel(geometry),
+        args::pending_grad(&dy),
+        args::pending(&x),
+        args::u32(lanes as usize),
+        args::u32(runs_a_tile as usize),
+        args::address(partials),
+        args::address(bias_partials.unwrap_or(0)),
+    ];
+    let grid = [across, tiles as u64, choice.taps];
+    cuda.launch(&CONV_DEPTHWISE, choice.kernel, grid, 0, &args)?;
+    if tiles > 1 {
+        reduce::sum_tiles(cuda, partials, tiles, len, dw)?;
+        if let (Some(partials), Some(dbias)) = (bias_partials, dbias) {
+            reduce::sum_tiles(cuda, partials, tiles, c, dbias)?;
+        }
+    }
+    Ok(())
 }

@@ -14,6 +14,7 @@ mod conv;
 mod depthwise;
 pub mod driver;
 mod dropout;
+mod epilogue;
 mod input_transform;
 pub mod nvrtc;
 mod pool;
@@ -29,7 +30,7 @@ use self::tiles::Program;
 use super::geometry::{Conv2d, GlobalPool, HeadShard, PerChannel, Rows};
 use super::margin::Margin;
 use super::{
-    Activation, Backend, BatchNormAt, Close, Dropout, Epilogue, FilterAt, GradTarget,
+    Activation, Augmented, Backend, BatchNormAt, Close, Dropout, Epilogue, FilterAt, GradTarget,
     InputTransform, Pending, PendingGrad, Segment, SgdStep,
 };
 use crate::{Error, Result};
@@ -194,6 +195,8 @@ impl Plain for u32 {}
 impl<D: Driver> Backend for Cuda<D> {
     type Buffer = Buffer<D::Memory>;
 
+    const AUGMENTS: bool = true;
+
     fn describe(&self) -> String {
         let p = self.driver.properties();
         format!(
@@ -251,6 +254,15 @@ impl<D: Driver> Backend for Cuda<D> {
         y: &mut Buffer<D::Memory>,
     ) -> Result<()> {
         input_transform::apply(self, pixels, transform, y)
+    }
+
+    fn augmented_input(
+        &mut self,
+        pictures: Augmented<'_>,
+        transform: &InputTransform,
+        y: &mut Buffer<D::Memory>,
+    ) -> Result<()> {
+        input_transform::apply_augmented(self, pictures, transform, y)
     }
 
     fn conv2d_fprop(

@@ -1,6 +1,7 @@
 //! Every tile and block size, once. They reach the kernels' source by `-D`, and the host's launch arithmetic from here.
 
 use crate::backend::head_rows;
+use crate::data::augment::ERASED;
 
 /// A kernel file compiled with one set of constants.
 #[derive(Debug, PartialEq, Eq)]
@@ -78,13 +79,13 @@ pub(super) const DROPOUT: Program = Program {
     registers: 48,
 };
 
-/// Pixels to the network's numbers.
+/// Pixels to the network's numbers; ERASED is the colour of erased pixels.
 pub(super) const INPUT_TRANSFORM: Program = Program {
     name: "input_transform",
     file: "input_transform.cu",
     threads: 256,
-    constants: &[],
-    registers: 48,
+    constants: &[("ERASED", ERASED as u32)],
+    registers: 64,
 };
 
 /// Steps of the parameter slab, CHUNK elements a block: a multiple of 4 THREADS.
@@ -119,12 +120,101 @@ pub(super) const ARCFACE: Program = Program {
     registers: 160,
 };
 
+/// Tiles of the implicit matrix products: TILE_M x TILE_N results a block, THREAD_M x THREAD_N a thread, TILE_K terms a
+/// step.
+const LARGE_TILE: &[(&str, u32)] = &[
+    ("TILE_M", 128),
+    ("TILE_N", 64),
+    ("TILE_K", 16),
+    ("THREAD_M", 8),
+    ("THREAD_N", 8),
+];
+
+/// For few rows or few columns.
+const SMALL_TILE: &[(&str, u32)] = &[
+    ("TILE_M", 64),
+    ("TILE_N", 32),
+    ("TILE_K", 16),
+    ("THREAD_M", 8),
+    ("THREAD_N", 4),
+];
+
+/// Convolution, forward.
+pub(super) const CONV_FPROP: Program = Program {
+    name: "conv_fprop",
+    file: "conv_fprop.cu",
+    threads: 128,
+    constants: LARGE_TILE,
+    registers: 255,
+};
+
+/// Convolution, forward, small tiles.
+pub(super) const CONV_FPROP_SMALL: Program = Program {
+    name: "conv_fprop_small",
+    file: "conv_fprop.cu",
+    threads: 64,
+    constants: SMALL_TILE,
+    registers: 208,
+};
+
+/// Convolution, gradient to the data.
+pub(super) const CONV_DGRAD: Program = Program {
+    name: "conv_dgrad",
+    file: "conv_dgrad.cu",
+    threads: 128,
+    constants: LARGE_TILE,
+    registers: 255,
+};
+
+/// Convolution, gradient to the data, small tiles.
+pub(super) const CONV_DGRAD_SMALL: Program = Program {
+    name: "conv_dgrad_small",
+    file: "conv_dgrad.cu",
+    threads: 64,
+    constants: SMALL_TILE,
+    registers: 208,
+};
+
+/// Convolution, gradient to the weights.
+pub(super) const CONV_WGRAD: Program = Program {
+    name: "conv_wgrad",
+    file: "conv_wgrad.cu",
+    threads: 128,
+    constants: LARGE_TILE,
+    registers: 255,
+};
+
+/// Convolution, gradient to the weights, small tiles.
+pub(super) const CONV_WGRAD_SMALL: Program = Program {
+    name: "conv_wgrad_small",
+    file: "conv_wgrad.cu",
+    threads: 64,
+    constants: SMALL_TILE,
+    registers: 208,
+};
+
+/// Depthwise convolution; a thread takes RUN pixels of a row.
+pub(super) const CONV_DEPTHWISE: Program = Program {
+    name: "conv_depthwise",
+    file: "conv_depthwise.cu",
+    threads: 128,
+    constants: &[("RUN", 4)],
+    registers: 128,
+};
+
 /// All programs, for the gates that compile every one.
 pub const PROGRAMS: &[&Program] = &[
     &ADD,
     &ARCFACE,
     &BATCH_NORM,
     &CLOSE_GRAD,
+    &CONV_DEPTHWISE,
+    &CONV_DGRAD,
+    &CONV_DGRAD_SMALL,
+    &CONV_FPROP,
+    &CONV_FPROP_SMALL,
+    &CONV_WGRAD,
+    &CONV_WGRAD_SMALL,
     &DROPOUT,
     &INPUT_TRANSFORM,
     &POOL,

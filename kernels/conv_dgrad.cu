@@ -1,0 +1,136 @@
+// conv_dgrad.cu - convolution: the gradient with respect to the activated input.
+//
+//   dx[n,h,w,c] (+)= sum over r,s,k of dy[n,p,q,k] w[k,r,s,c]    where p stride + r - top = h and q stride + s - left = w
+//
+// dy  N x P x Q x K  float32 NHWC, pending (common.cuh)
+// w   K x R x S x C  float32, anywhere in the parameter slab
+// dx  N x H x W x C  float32, replaced or added to; close_grad.cu finishes it
+//
+// The input falls into stride x stride phases, pixels (a + stride i, b + stride j). A phase meets only the taps
+// r = r0 + stride t with r0 = (a + top) mod stride, each at p = i + (a + top - r0) / stride - t: within a phase dx is a
+// convolution of dy with stride 1 and the window reversed. No product with a zero between strides is made, no two blocks
+// write the same pixel, and a phase that meets no tap (three of four of 1x1/2) writes its zeros.
+// An implicit matrix product (conv.cuh) a phase: M = the phase's pixels, N = C, terms (t, u, k). Bound as fprop.
+//
+// Launch: grid (ceil(largest phase / TILE_M) ceil(C / TILE_N), stride^2), block THREADS, no dynamic shared memory.
+// conv_dgrad4 wants C % 4 = 0, K % 4 = 0, and w aligned to 16 bytes. N H W, P Q K and K R S below 2^31; element offsets
+// are 64-bit. Numerics: float32; terms in order (t, u, k) from 0, then what was there.
+
+#include "conv.cuh"
+
+// What one direction of a phase sees.
+struct Phase {
+    u32 first, pixels, first_tap, taps, origin;
+};
+
+__device__ __forceinline__ Phase phase(u32 first, u32 size, u32 taps, u32 stride, u32 pad) {
+    u32 tap = (first + pad) % stride;
+    return {first, first < size ? (size - first + stride - 1) / stride : 0, tap,
+            tap < taps ? (taps - tap + stride - 1) / stride : 0, (first + pad - tap) / stride};
+}
+
+// The filters seen from a phase: terms (t, u, k), neighbours (channels) across the sum.
+template <bool VECTOR>
+struct FiltersAcross {
+    enum : u32 { SWIZZLED = 0 };
+    typedef Across<TILE_N> At;
+    const float* w;
+    Conv2d g;
+    Phase down, across;
+    u32 c;
+    Radix taps;
+    Digits place[At::ROWS];
+    float raw[At::ROWS][4];
+    u32 valid;
+
+    __device__ __forceinline__ FiltersAcross(const float* w, const Conv2d& g, const Phase& down, const Phase& across, u32 n)
+        : w(w), g(g), down(down), across(across), c(n + At::column()), taps(radix(across.taps, g.k, TILE_K)) {
+#pragma unroll
+        for (u32 i = 0; i < At::ROWS; i++) place[i] = digits(At::row(i), across.taps, g.k);
+    }
+
+    __device__ __forceinline__ void fetch() {
+        valid = 0;
+#pragma unroll
+        for (u32 i = 0; i < At::ROWS; i++) {
+            Digits& at = place[i];
+            bool inside = at.high < down.taps;
+            valid |= (u32)inside << i;
+            u32 r = down.first_tap + at.high * g.stride, s = across.first_tap + at.mid * g.stride;
+            u64 row = inside ? (u64)((at.low * g.r + r) * g.s + s) * g.c : 0;
+#pragma unroll
+            for (u32 j = 0; j < places(VECTOR); j++) {
+                // Columns that are not there end where nothing is stored.
+                fetch_place<VECTOR>(w + row + (c + j < g.c ? c + j : 0), j, raw[i]);
+            }
+            advance(at, taps);
+        }
+    }
+
+    __device__ __forceinline__ void store(float (&tile)[TILE_K][TILE_N]) {
+#pragma unroll
+        for (u32 i = 0; i < At::ROWS; i++) {
+            float v[4];
+#pragma unroll
+            for (u32 j = 0; j < 4; j++) v[j] = valid >> i & 1 ? raw[i][j] : 0.0f;
+            ::store<4>(&tile[At::row(i)][At::column()], v);
+        }
+    }
+};
+
+template <bool VECTOR>
+__device__ __forceinline__ void dgrad(const Conv2d& g, const PendingGrad& dy, const float* w, u32 accumulate, float* dx) {
+    Phase down = phase(blockIdx.y / g.stride, g.h, g.r, g.stride, g.top);
+    Phase across = phase(blockIdx.y % g.stride, g.w, g.s, g.stride, g.left);
+    u32 pixels = g.n * down.pixels * across.pixels;
+    u32 tiles_across = (g.c + TILE_N - 1) / TILE_N;
+    u32 m = blockIdx.x / tiles_across * TILE_M, n = blockIdx.x % tiles_across * TILE_N;
+    if (m >= pixels) return;
+
+    float sum[THREAD_M][THREAD_N] = {};
+    u32 terms = down.taps * across.taps * g.k;
+    if (terms > 0) {
+        auto origin = [&](u32 i, u32& h, u32& w, u64& start) {
+            Digits at = digits(m + i, down.pixels, across.pixels);
+            h = at.mid + down.origin;
+            w = at.low + across.origin;
+            start = (u64)at.high * g.p * g.q * g.k;
+            return m + i < pixels;
+        };
+        Image image = {g.p, g.q, g.k, across.taps, down.taps};
+        WindowsAlong<GradReader, VECTOR, true> windows(image, dy, 0, origin);
+        FiltersAcross<VECTOR> filters(w, g, down, across, n);
+        multiply(windows, filters, (terms + TILE_K - 1) / TILE_K, sum);
+    }
+
+    bool aligned = g.c % 4 == 0;
+#pragma unroll
+    for (u32 i = 0; i < THREAD_M; i++) {
+        u32 pixel = m + tile_row(i);
+        if (pixel >= pixels) continue;
+        Digits at = digits(pixel, down.pixels, across.pixels);
+        u32 h = down.first + at.mid * g.stride, w = across.first + at.low * g.stride;
+        float* row = dx + (u64)((at.high * g.h + h) * g.w + w) * g.c;
+#pragma unroll
+        for (u32 j = 0; j < THREAD_N; j += 4) {
+            u32 c = n + tile_column(j);
+            float v[4] = {sum[i][j], sum[i][j + 1], sum[i][j + 2], sum[i][j + 3]}, before[4] = {};
+            if (accumulate) {
+                load_quad(row, c, g.c, aligned, before);
+#pragma unroll
+                for (u32 e = 0; e < 4; e++) v[e] += before[e];
+            }
+            store_quad(row, c, g.c, aligned, v);
+        }
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+conv_dgrad(Conv2d geometry, PendingGrad dy, const float* w, u32 accumulate, float* dx) {
+    dgrad<false>(geometry, dy, w, accumulate, dx);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+conv_dgrad4(Conv2d geometry, PendingGrad dy, const float* w, u32 accumulate, float* dx) {
+    dgrad<true>(geometry, dy, w, accumulate, dx);
+}

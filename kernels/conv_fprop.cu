@@ -1,0 +1,86 @@
+// conv_fprop.cu - convolution: the output, its bias, and the epilogue of inference.
+//
+//   y[n,p,q,k] = activation(sum over r,s,c of x[n, p stride + r - top, q stride + s - left, c] w[k,r,s,c] + bias[k] + residual)
+//
+// x          N x H x W x C  float32 NHWC, pending (common.cuh); padding is zero after its scale, shift and activation
+// w          K x R x S x C  float32, anywhere in the parameter slab
+// epilogue   bias (K), residual (N x P x Q x K), activation and slopes (K), each may be absent
+// y          N x P x Q x K  float32, replaced
+// partials   splits x N P Q x K  float32, or null: the sums of each split, for conv_fprop_finish
+//
+// An implicit matrix product (conv.cuh): M = N P Q pixels, N = K filters, terms (r, s, c). Bound by FMAs where K and C are
+// large, by bytes where they are small. Where there are too few tiles for the card (a linear layer, the last maps of a
+// small batch) the terms are split over blocks too.
+//
+// Launch: grid (ceil(N P Q / TILE_M) ceil(K / TILE_N), splits), block THREADS, no dynamic shared memory. Tiles of the same
+// pixels are neighbours in the grid: they meet in L2. conv_fprop4 wants C % 4 = 0 and w aligned to 16 bytes.
+// conv_fprop_finish: grid ceil(N P Q K / THREADS). N P Q, H W C and R S C below 2^31; element offsets are 64-bit.
+// Numerics: float32; terms in order (r, s, c) from 0, splits in order, then bias, then residual.
+
+#include "conv.cuh"
+
+template <bool VECTOR>
+__device__ __forceinline__ void fprop(const Conv2d& g, const Pending& x, const float* w, const Epilogue& epilogue, float* y,
+                                      u32 steps_a_split, float* partials) {
+    u32 pixels = g.n * g.p * g.q, terms = g.r * g.s * g.c;
+    u32 tiles_across = (g.k + TILE_N - 1) / TILE_N;
+    u32 m = blockIdx.x / tiles_across * TILE_M, n = blockIdx.x % tiles_across * TILE_N;
+    u32 first_step = blockIdx.y * steps_a_split, steps = (terms + TILE_K - 1) / TILE_K - first_step;
+    if (steps > steps_a_split) steps = steps_a_split;
+
+    auto origin = [&](u32 i, u32& h, u32& w, u64& start) {
+        Digits at = digits(m + i, g.p, g.q);
+        h = at.mid * g.stride - g.top;
+        w = at.low * g.stride - g.left;
+        start = (u64)at.high * g.h * g.w * g.c;
+        return m + i < pixels;
+    };
+    Image image = {g.h, g.w, g.c, g.s, g.r};
+    WindowsAlong<ValueReader, VECTOR, false> windows(image, x, first_step * TILE_K, origin);
+    RowsAlong<VECTOR> filters(w, g.k, terms, n, first_step * TILE_K);
+    float sum[THREAD_M][THREAD_N] = {};
+    multiply(windows, filters, steps, sum);
+
+    float* out = partials ? partials + (u64)blockIdx.y * pixels * g.k : y;
+    bool aligned = g.k % 4 == 0;
+#pragma unroll
+    for (u32 j = 0; j < THREAD_N; j += 4) {
+        u32 k = n + tile_column(j);
+        Finish<4> finish(epilogue, g.k, k);
+#pragma unroll
+        for (u32 i = 0; i < THREAD_M; i++) {
+            u32 pixel = m + tile_row(i);
+            if (pixel >= pixels) continue;
+            u64 row = (u64)pixel * g.k;
+            float v[4] = {sum[i][j], sum[i][j + 1], sum[i][j + 2], sum[i][j + 3]};
+            if (!partials) {
+                float residual[4] = {};
+                if (epilogue.residual) load_quad(epilogue.residual + row, k, g.k, aligned, residual);
+                finish.apply(residual, v);
+            }
+            store_quad(out + row, k, g.k, aligned, v);
+        }
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+conv_fprop(Conv2d geometry, Pending x, const float* w, Epilogue epilogue, float* y, u32 steps_a_split, float* partials) {
+    fprop<false>(geometry, x, w, epilogue, y, steps_a_split, partials);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+conv_fprop4(Conv2d geometry, Pending x, const float* w, Epilogue epilogue, float* y, u32 steps_a_split, float* partials) {
+    fprop<true>(geometry, x, w, epilogue, y, steps_a_split, partials);
+}
+
+// The sum of the splits, and the epilogue.
+extern "C" __global__ void __launch_bounds__(THREADS)
+conv_fprop_finish(const float* partials, u32 splits, u64 len, u32 k, Epilogue epilogue, float* y) {
+    u64 i = (u64)blockIdx.x * THREADS + threadIdx.x;
+    if (i >= len) return;
+    float v[1] = {0.0f};
+    for (u32 split = 0; split < splits; split++) v[0] += partials[split * len + i];
+    float residual[1] = {epilogue.residual ? epilogue.residual[i] : 0.0f};
+    Finish<1>(epilogue, k, (u32)(i % k)).apply(residual, v);
+    y[i] = v[0];
+}

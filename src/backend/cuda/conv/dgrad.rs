@@ -1,0 +1,44 @@
+//! dX, phase by phase of the stride, then its finish.
+
+use super::{Kernels, Tiling, check, is_aligned};
+use crate::Result;
+use crate::backend::cuda::driver::Driver;
+use crate::backend::cuda::tiles::{CONV_DGRAD, CONV_DGRAD_SMALL};
+use crate::backend::cuda::{Buffer, Cuda, args, close_grad};
+use crate::backend::geometry::{Conv2d, Rows};
+use crate::backend::{FilterAt, GradTarget, PendingGrad};
+
+const KERNELS: Kernels = ["conv_dgrad", "conv_dgrad4"];
+
+pub(in crate::backend::cuda) fn dgrad<D: Driver>(
+    cuda: &mut Cuda<D>,
+    geometry: &Conv2d,
+    dy: PendingGrad<'_, Buffer<D::Memory>>,
+    params: &Buffer<D::Memory>,
+    filter: FilterAt,
+    dx: GradTarget<'_, Buffer<D::Memory>>,
+) -> Result<()> {
+    check(geometry.n, &geometry.window, geometry.c, geometry.k)?;
+    let rows = Rows {
+        pixels: geometry.pixels_in(),
+        c: geometry.c,
+    };
+    let window = geometry.window;
+    // The phase of the first pixel is the largest.
+    let phase = geometry.n * window.h.div_ceil(window.stride) * window.w.div_ceil(window.stride);
+    let programs = [&CONV_DGRAD, &CONV_DGRAD_SMALL];
+    let tiling = Tiling::new(programs, phase as u64, rows.c as u64);
+    let weights = params.at(filter.weights);
+    let vector =
+        geometry.c.is_multiple_of(4) && geometry.k.is_multiple_of(4) && is_aligned(weights);
+    let args = [
+        args::conv2d(geometry),
+        args::pending_grad(&dy),
+        args::address(weights),
+        args::u32(usize::from(dx.accumulate)),
+        args::buffer(dx.g),
+    ];
+    let grid = [tiling.tiles, (window.stride * window.stride) as u64, 1];
+    cuda.launch(tiling.program, KERNELS[usize::from(vector)], grid, 0, &args)?;
+    close_grad::finish(cuda, rows, dx)
+}

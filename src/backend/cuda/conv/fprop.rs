@@ -1,0 +1,62 @@
+//! y = conv(x, w) (+ bias), then the epilogue.
+
+use super::{Kernels, Tiling, check, is_aligned};
+use crate::Result;
+use crate::backend::cuda::driver::Driver;
+use crate::backend::cuda::tiles::{CONV_FPROP, CONV_FPROP_SMALL};
+use crate::backend::cuda::{Buffer, Cuda, args, blocks, epilogue};
+use crate::backend::geometry::{Conv2d, Rows};
+use crate::backend::{Epilogue, FilterAt, Pending};
+
+const KERNELS: Kernels = ["conv_fprop", "conv_fprop4"];
+
+pub(in crate::backend::cuda) fn fprop<D: Driver>(
+    cuda: &mut Cuda<D>,
+    geometry: &Conv2d,
+    x: Pending<'_, Buffer<D::Memory>>,
+    params: &Buffer<D::Memory>,
+    filter: FilterAt,
+    y: &mut Buffer<D::Memory>,
+    epilogue: Epilogue<'_, Buffer<D::Memory>>,
+) -> Result<()> {
+    check(geometry.n, &geometry.window, geometry.c, geometry.k)?;
+    let rows = Rows {
+        pixels: geometry.pixels_out(),
+        c: geometry.k,
+    };
+    let terms = geometry.window.r * geometry.window.s * geometry.c;
+    let programs = [&CONV_FPROP, &CONV_FPROP_SMALL];
+    let tiling = Tiling::new(programs, rows.pixels as u64, rows.c as u64);
+    let split = tiling.split(terms as u64);
+    let partials = match split.splits {
+        1 => 0,
+        splits => cuda.scratch(splits * rows.len())?,
+    };
+    let weights = params.at(filter.weights);
+    let vector = geometry.c.is_multiple_of(4) && is_aligned(weights);
+    let finish = epilogue::arg(&epilogue, params, filter);
+    let args = [
+        args::conv2d(geometry),
+        args::pending(&x),
+        args::address(weights),
+        finish,
+        args::buffer(y),
+        args::u32(split.steps_a_split),
+        args::address(partials),
+    ];
+    let grid = [tiling.tiles, split.splits as u64, 1];
+    cuda.launch(tiling.program, KERNELS[usize::from(vector)], grid, 0, &args)?;
+    if split.splits > 1 {
+        let args = [
+            args::address(partials),
+            args::u32(split.splits),
+            args::u64(rows.len() as u64),
+            args::u32(rows.c),
+            finish,
+            args::buffer(y),
+        ];
+        let grid = [blocks(rows.len() as u64, tiling.program.threads), 1, 1];
+        cuda.launch(tiling.program, "conv_fprop_finish", grid, 0, &args)?;
+    }
+    epilogue::finish(cuda, rows, y, epilogue)
+}

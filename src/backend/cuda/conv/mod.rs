@@ -1,0 +1,101 @@
+//! Convolution as implicit matrix products: the choice of tiles, and how a long sum is split over blocks.
+//!
+//! fprop: M = N P Q pixels, N = K filters, terms R S C. dgrad: M = input pixels (a phase of the stride), N = C, terms
+//! taps and K. wgrad: M = R S C, N = K, terms pixels.
+
+mod dgrad;
+mod fprop;
+mod wgrad;
+
+pub(super) use dgrad::dgrad;
+pub(super) use fprop::fprop;
+pub(super) use wgrad::wgrad;
+
+use super::blocks;
+use super::tiles::Program;
+use crate::backend::geometry::Window;
+use crate::{Error, Result};
+
+/// Blocks to aim at where a sum can be split: every multiprocessor of the largest cards gets a few.
+const BLOCKS: u64 = 512;
+
+/// Steps of a split at least, so that starting and adding up the splits costs little against them.
+const SPLIT_STEPS: u64 = 16;
+
+/// Kernels of one direction, scalar and with 16-byte access.
+type Kernels = [&'static str; 2];
+
+/// The tiles of an M x N result.
+#[derive(Clone, Copy)]
+struct Tiling {
+    program: &'static Program,
+    /// Tiles in all.
+    tiles: u64,
+}
+
+impl Tiling {
+    /// The first or the second program, whichever does less work, tails counted.
+    fn new([large, small]: [&'static Program; 2], m: u64, n: u64) -> Self {
+        let tiling = |program: &'static Program| Tiling {
+            program,
+            tiles: blocks(m, program.constant("TILE_M")) * blocks(n, program.constant("TILE_N")),
+        };
+        // A product of the small tile costs more: its fragments are read again for half as many products.
+        let cost = |tiling: Tiling, of_product: u64| {
+            let [m, n] = ["TILE_M", "TILE_N"].map(|c| u64::from(tiling.program.constant(c)));
+            tiling.tiles * m * n * of_product
+        };
+        let (large, small) = (tiling(large), tiling(small));
+        if cost(small, 5) < cost(large, 4) {
+            small
+        } else {
+            large
+        }
+    }
+
+    /// Cuts a sum of `terms` over blocks.
+    fn split(&self, terms: u64) -> Split {
+        let steps = blocks(terms, self.program.constant("TILE_K"));
+        let wanted = (BLOCKS / self.tiles.max(1)).clamp(1, (steps / SPLIT_STEPS).max(1));
+        let steps_a_split = steps.div_ceil(wanted).max(1);
+        Split {
+            steps_a_split: steps_a_split as usize,
+            splits: steps.div_ceil(steps_a_split).max(1) as usize,
+        }
+    }
+}
+
+/// A sum over several blocks.
+#[derive(Clone, Copy)]
+struct Split {
+    steps_a_split: usize,
+    splits: usize,
+}
+
+/// Refuses what the kernels' 32-bit counters cannot hold: `n` images of `c` channels in and `k` out.
+pub(super) fn check(n: usize, window: &Window, c: usize, k: usize) -> Result<()> {
+    // Counters run up to a step past their end.
+    const LIMIT: u128 = (1 << 31) - 1024;
+    let w = window;
+    let too_large = [
+        [n, w.h, w.w],
+        [n, w.p, w.q],
+        [w.h.max(w.r), w.w.max(w.s), c],
+        [w.p.max(w.r), w.q.max(w.s), k],
+    ]
+    .iter()
+    .any(|sizes| sizes.iter().map(|size| *size as u128).product::<u128>() > LIMIT);
+    if too_large {
+        return Err(Error::Invalid(format!(
+            "a {}x{} convolution of {n} images of {}x{} from {c} to {k} channels has more numbers than the CUDA \
+             kernels can count: use a smaller batch or smaller images",
+            w.r, w.s, w.h, w.w
+        )));
+    }
+    Ok(())
+}
+
+/// Whether rows of floats at `address` that are multiples of 4 long can be read 16 bytes at a time.
+pub(super) fn is_aligned(address: u64) -> bool {
+    address.is_multiple_of(16)
+}

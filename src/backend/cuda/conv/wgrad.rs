@@ -1,0 +1,55 @@
+//! dW and dbias, the sum over pixels split over blocks.
+
+use super::{Kernels, Tiling, check};
+use crate::Result;
+use crate::backend::cuda::driver::Driver;
+use crate::backend::cuda::tiles::{CONV_WGRAD, CONV_WGRAD_SMALL};
+use crate::backend::cuda::{Buffer, Cuda, args, reduce};
+use crate::backend::geometry::Conv2d;
+use crate::backend::{FilterAt, Pending, PendingGrad};
+
+const KERNELS: Kernels = ["conv_wgrad", "conv_wgrad4"];
+
+pub(in crate::backend::cuda) fn wgrad<D: Driver>(
+    cuda: &mut Cuda<D>,
+    geometry: &Conv2d,
+    dy: PendingGrad<'_, Buffer<D::Memory>>,
+    x: Pending<'_, Buffer<D::Memory>>,
+    grads: &mut Buffer<D::Memory>,
+    filter: FilterAt,
+) -> Result<()> {
+    check(geometry.n, &geometry.window, geometry.c, geometry.k)?;
+    let (k, len) = (geometry.k, geometry.filter_len());
+    let programs = [&CONV_WGRAD, &CONV_WGRAD_SMALL];
+    let tiling = Tiling::new(programs, (len / k) as u64, k as u64);
+    let split = tiling.split(geometry.pixels_out() as u64);
+    let dw = grads.at(filter.weights);
+    let dbias = filter.bias.map(|bias| grads.at(bias));
+    // Splits' weights, then splits' biases.
+    let (partials, bias_partials) = match split.splits {
+        1 => (dw, dbias),
+        splits => {
+            let partials = cuda.scratch(splits * (len + k))?;
+            let bias_partials = partials + 4 * (splits * len) as u64;
+            (partials, dbias.map(|_| bias_partials))
+        }
+    };
+    let vector = geometry.c.is_multiple_of(4) && k.is_multiple_of(4);
+    let args = [
+        args::conv2d(geometry),
+        args::pending_grad(&dy),
+        args::pending(&x),
+        args::u32(split.steps_a_split),
+        args::address(partials),
+        args::address(bias_partials.unwrap_or(0)),
+    ];
+    let grid = [tiling.tiles, split.splits as u64, 1];
+    cuda.launch(tiling.program, KERNELS[usize::from(vector)], grid, 0, &args)?;
+    if split.splits > 1 {
+        reduce::sum_tiles(cuda, partials, split.splits, len, dw)?;
+        if let (Some(partials), Some(dbias)) = (bias_partials, dbias) {
+            reduce::sum_tiles(cuda, partials, split.splits, k, dbias)?;
+        }
+    }
+    Ok(())
+}

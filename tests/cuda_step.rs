@@ -1,0 +1,148 @@
+//! What a training step asks of the driver: a device that computes nothing, and counts.
+
+mod support;
+
+use arcface_cu::Result;
+use arcface_cu::backend::cuda::Cuda;
+use arcface_cu::backend::cuda::driver::{Driver, Launch, Memory, Properties};
+use arcface_cu::backend::cuda::tiles::Program;
+use arcface_cu::config::Config;
+use arcface_cu::train::{DataOptions, Trainer};
+use std::cell::Cell;
+use std::sync::Arc;
+use support::Pictures;
+
+/// Calls so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Counts {
+    allocations: usize,
+    launches: usize,
+    /// Places where the host waits.
+    waits: usize,
+}
+
+/// Every number on it is 1: a sum of exps of 1, a logit of 1, a norm of 1.
+struct Counting {
+    properties: Properties,
+    next: Cell<u64>,
+    counts: Cell<Counts>,
+}
+
+#[derive(Debug)]
+struct Nowhere(u64);
+
+impl Memory for Nowhere {
+    fn address(&self) -> u64 {
+        self.0
+    }
+}
+
+impl Counting {
+    fn new() -> Self {
+        Counting {
+            properties: Properties {
+                name: "nothing".into(),
+                capability: (8, 0),
+                multiprocessors: 1,
+                memory: 1 << 40,
+                shared_per_block: 48 << 10,
+                driver: (13, 0),
+            },
+            next: Cell::new(256),
+            counts: Cell::default(),
+        }
+    }
+
+    fn count(&self, change: impl FnOnce(&mut Counts)) {
+        let mut counts = self.counts.get();
+        change(&mut counts);
+        self.counts.set(counts);
+    }
+}
+
+impl Driver for Counting {
+    type Memory = Nowhere;
+    type Module = ();
+    type Event = ();
+
+    fn properties(&self) -> &Properties {
+        &self.properties
+    }
+
+    fn memory_free(&self) -> u64 {
+        self.properties.memory
+    }
+
+    fn alloc(&self, bytes: usize) -> Result<Nowhere> {
+        self.count(|c| c.allocations += 1);
+        let address = self.next.get();
+        self.next
+            .set(address + (bytes as u64).next_multiple_of(256));
+        Ok(Nowhere(address))
+    }
+
+    fn upload(&mut self, _: &[u8], _: &mut Nowhere, _: usize) -> Result<()> {
+        Ok(())
+    }
+
+    fn download(&mut self, parts: &mut [(&Nowhere, usize, &mut [u8])]) -> Result<()> {
+        self.count(|c| c.waits += 1);
+        for (_, _, to) in parts {
+            for number in to.chunks_exact_mut(4) {
+                number.copy_from_slice(&1f32.to_ne_bytes());
+            }
+        }
+        Ok(())
+    }
+
+    fn load(&mut self, _: &'static Program) -> Result<()> {
+        Ok(())
+    }
+
+    fn launch(&mut self, (): &(), _: &'static str, _: Launch, _: &[&[u8]]) -> Result<()> {
+        self.count(|c| c.launches += 1);
+        Ok(())
+    }
+
+    fn synchronize(&mut self) -> Result<()> {
+        self.count(|c| c.waits += 1);
+        Ok(())
+    }
+
+    fn record(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn elapsed(&mut self, (): &(), (): &()) -> Result<f64> {
+        self.count(|c| c.waits += 1);
+        Ok(0.0)
+    }
+}
+
+#[test]
+fn a_step_waits_once_and_allocates_nothing() {
+    for preset in ["seed-mobilenetv2", "seed-resnet50", "insightface-r18"] {
+        let settings = ["train.batch_size=3".to_owned()];
+        let config = Config::load(preset, None, &settings).unwrap();
+        let data = Arc::new(Pictures(12));
+        let cuda = Cuda::new(Counting::new());
+        let mut trainer = Trainer::new(cuda, config, data, DataOptions::default()).unwrap();
+        let counts =
+            |trainer: &mut Trainer<Cuda<Counting>>| trainer.backend().driver().counts.get();
+        // The first step finds out how much scratch memory is needed.
+        trainer.step().unwrap();
+        let before = counts(&mut trainer);
+        for _ in 0..3 {
+            trainer.step().unwrap();
+        }
+        let after = counts(&mut trainer);
+        assert_eq!(
+            (after.allocations, after.waits),
+            (before.allocations, before.waits + 3),
+            "{preset}"
+        );
+        // Every step queues the same work.
+        assert_eq!((after.launches - before.launches) % 3, 0, "{preset}");
+        assert!(after.launches > before.launches, "{preset}");
+    }
+}
