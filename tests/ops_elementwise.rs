@@ -49,6 +49,29 @@ fn act(kind: usize, slope: f64, v: f64) -> (f64, f64) {
     }
 }
 
+/// Whether the device's readers round scale raw + shift once, as a fused multiply-add does, or after each operation.
+fn rounds_once<B: Backend>(backend: &mut B) -> bool {
+    // (1 + 2^-12)^2 - (1 + 2^-11) = 2^-24, which rounding the product loses.
+    let raw = upload(backend, &[1.0 + 1.0 / 4096.0]);
+    let forward = upload(
+        backend,
+        &[1.0 + 1.0 / 4096.0, -1.0 - 1.0 / 2048.0, 0.0, 1.0],
+    );
+    let mut y = poisoned(backend, 1);
+    let pending = Pending {
+        raw: &raw,
+        affine: Some(&forward),
+        activation: Activation::Identity,
+    };
+    let rows = Rows { pixels: 1, c: 1 };
+    backend
+        .add_fprop(rows, pending, None, Activation::Identity, &mut y)
+        .unwrap();
+    let y = download(backend, &y)[0];
+    assert!(y == 0.0 || y == 1.0 / 16_777_216.0, "{y}");
+    y > 0.0
+}
+
 /// A pending value on the device, and what its consumers should see.
 struct Value<T> {
     raw: T,
@@ -56,6 +79,7 @@ struct Value<T> {
     slopes: T,
     kind: usize,
     c: usize,
+    rounds_once: bool,
     host: Host,
 }
 
@@ -88,6 +112,7 @@ impl<T> Value<T> {
             slopes: upload(backend, &slopes),
             kind,
             c: rows.c,
+            rounds_once: rounds_once(backend),
             host: Host {
                 raw,
                 forward,
@@ -109,6 +134,7 @@ impl<T> Value<T> {
         let raw = self.host.raw[i];
         let c = i % self.c;
         f64::from(match &self.host.forward {
+            Some(f) if self.rounds_once => raw.mul_add(f[c], f[self.c + c]),
             Some(f) => raw * f[c] + f[self.c + c],
             None => raw,
         })
