@@ -142,6 +142,17 @@ impl Value {
             .map(|i| act(self.kind, self.slope(i), self.before(i)))
             .collect()
     }
+
+    /// What the roundings of [`Value::activated`] are relative to: the product before the shift, which a device may
+    /// fuse with the sum, can be much larger than the value.
+    fn sizes(&self) -> Vec<f64> {
+        let value = |i: usize| self.before(i).abs();
+        let product = |i: usize| {
+            let factor = |f: &Vec<f32>| f64::from(self.raw[i] * f[i % self.c]).abs();
+            self.forward.as_ref().map_or(0.0, factor)
+        };
+        (0..self.raw.len()).map(|i| value(i) + product(i)).collect()
+    }
 }
 
 struct Device<T> {
@@ -216,7 +227,7 @@ fn fprop<B: Backend>(backend: &mut B) {
             let x = Value::new(geometry.pixels_in(), c, kind, kind != case % 4, 10);
             let len = geometry.pixels_out() * c;
             let (mut y, mut size) = (vec![0.0; len], vec![0.0; len]);
-            let values = x.activated();
+            let (values, sizes) = (x.activated(), x.sizes());
             for i in 0..len {
                 y[i] = bias(i % c);
                 size[i] = y[i].abs();
@@ -226,7 +237,7 @@ fn fprop<B: Backend>(backend: &mut B) {
                     let weight = f64::from(params[3 + tap * c + channel]);
                     let product = weight * values[input * c + channel];
                     y[output * c + channel] += product;
-                    size[output * c + channel] += product.abs();
+                    size[output * c + channel] += (weight * sizes[input * c + channel]).abs();
                 }
             });
             let what = format!("{geometry:?}, activation {kind}");
@@ -482,7 +493,7 @@ fn wgrad<B: Backend>(backend: &mut B) {
         for kind in 0..4 {
             let dy = Gradient::new(geometry.pixels_out(), c, kind % 2 == case % 2, 30);
             let x = Value::new(geometry.pixels_in(), c, kind, kind != case % 4, 33);
-            let values = x.activated();
+            let (values, sizes) = (x.activated(), x.sizes());
             // What the operation does not own stays.
             let mut dw = vec![-7.0; len];
             dw[2..][..geometry.filter_len()].fill(0.0);
@@ -492,7 +503,7 @@ fn wgrad<B: Backend>(backend: &mut B) {
                     let x = values[input * c + channel];
                     let dy = dy.value[output * c + channel];
                     dw[2 + tap * c + channel] += x * dy;
-                    size[2 + tap * c + channel] += (x * dy).abs() + x.abs();
+                    size[2 + tap * c + channel] += sizes[input * c + channel] * (dy.abs() + 1.0);
                 }
             });
             if let Some(at) = filter.bias {

@@ -15,6 +15,7 @@ mod depthwise;
 pub mod driver;
 mod dropout;
 mod epilogue;
+pub mod gpu;
 mod input_transform;
 pub mod nvrtc;
 mod pool;

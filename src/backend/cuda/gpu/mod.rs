@@ -1,0 +1,232 @@
+//! An NVIDIA GPU as a driver, through the CUDA driver's own interface. Only this folder names cudarc.
+//!
+//! Of cudarc the thin layer over the C interface is used: its safe layer tracks events and knows no arguments by bytes.
+//! Nothing here panics; see `library` for how missing libraries and functions are met.
+
+mod context;
+mod library;
+
+pub use context::{Block, Mark};
+
+use self::context::{Context, Staging};
+use self::library::failed;
+use super::SIGNATURES;
+use super::driver::{Driver, Launch, Memory, Properties};
+use super::nvrtc::{self, Cache, Compiler, Nvrtc, Search};
+use super::tiles::Program;
+use crate::{Error, Result};
+use cudarc::driver::result;
+use cudarc::driver::sys::{CUfunction, CUfunction_attribute, CUmodule};
+use std::collections::HashMap;
+use std::ffi::{CString, c_void};
+use std::sync::Arc;
+
+/// The GPUs of a machine.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// The CUDA version that the driver speaks.
+    pub driver: (u32, u32),
+    /// What each GPU is, by its number.
+    pub devices: Vec<Properties>,
+}
+
+impl Found {
+    /// Looks for the driver and its GPUs.
+    ///
+    /// # Errors
+    /// No driver, or one that is too old or does not start; a driver without a GPU is no error where it says so.
+    pub fn new() -> Result<Self> {
+        let driver = library::open()?;
+        let devices = (0..library::count()?)
+            .map(|ordinal| library::properties(library::device(ordinal)?, driver));
+        Ok(Found {
+            driver,
+            devices: devices.collect::<Result<_>>()?,
+        })
+    }
+}
+
+/// A GPU.
+#[derive(Debug)]
+pub struct Gpu {
+    staging: Staging,
+    compiler: Compiler,
+    properties: Properties,
+    context: Arc<Context>,
+}
+
+impl Gpu {
+    /// GPU number `ordinal`, with the compiler from where `search` says and the kernels in `cache`.
+    ///
+    /// # Errors
+    /// No driver, no such GPU, one that is too old, or no compiler that suits the driver: each says what to do.
+    pub fn open(ordinal: usize, search: &Search, cache: Cache) -> Result<Self> {
+        let driver = library::open()?;
+        let device = library::device(ordinal)?;
+        let properties = library::properties(device, driver)?;
+        library::check_capability(ordinal, &properties)?;
+        let compiler = Compiler::new(Nvrtc::open(search, Some(driver.0))?, cache);
+        let context = Context::new(device)?;
+        Ok(Gpu {
+            staging: Staging::new(&context)?,
+            compiler,
+            properties,
+            context,
+        })
+    }
+
+    /// The compiler of its kernels.
+    pub fn compiler(&self) -> &Compiler {
+        &self.compiler
+    }
+}
+
+/// A program on the device.
+#[derive(Debug)]
+pub struct Module {
+    context: Arc<Context>,
+    module: CUmodule,
+    functions: HashMap<&'static str, CUfunction>,
+}
+
+// SAFETY: the driver takes modules and functions from any thread.
+unsafe impl Send for Module {}
+
+impl Module {
+    fn new(context: &Arc<Context>, program: &Program, image: &[u8], shared: u32) -> Result<Self> {
+        context.bind()?;
+        let loading = || failed(format_args!("loading {} on the GPU", program.name).to_string());
+        // SAFETY: a whole cubin, whose length its own header tells; it is copied.
+        let module = unsafe { result::module::load_data(image.as_ptr().cast()) };
+        let mut module = Module {
+            context: context.clone(),
+            module: module.map_err(loading())?,
+            functions: HashMap::new(),
+        };
+        for signature in SIGNATURES.iter().filter(|s| s.file == program.file) {
+            let name = CString::new(signature.kernel)
+                .map_err(|_| Error::Device("a kernel's name holds a zero byte".to_owned()))?;
+            // SAFETY: the module is loaded, and the function lives as long as it.
+            let function = unsafe { result::module::get_function(module.module, name) };
+            let function = function.map_err(loading())?;
+            // SAFETY: the function is alive. A block may have more dynamic shared memory than by default what the card
+            // allows in all, less what the kernel has fixed.
+            let allowed = unsafe {
+                use CUfunction_attribute as Attribute;
+                result::function::get_function_attribute(
+                    function,
+                    Attribute::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES,
+                )
+                .and_then(|fixed| {
+                    result::function::set_function_attribute(
+                        function,
+                        Attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
+                        (shared as i32).saturating_sub(fixed),
+                    )
+                })
+            };
+            allowed.map_err(loading())?;
+            module.functions.insert(signature.kernel, function);
+        }
+        Ok(module)
+    }
+}
+
+impl Drop for Module {
+    fn drop(&mut self) {
+        // None of its kernels may be running. Where waiting fails, the GPU is lost, and the module with it.
+        if self.context.synchronize().is_ok() {
+            // SAFETY: loaded by `new`, unloaded here alone.
+            let _ = unsafe { result::module::unload(self.module) };
+        }
+    }
+}
+
+impl Driver for Gpu {
+    type Memory = Block;
+    type Module = Module;
+    type Event = Mark;
+
+    fn properties(&self) -> &Properties {
+        &self.properties
+    }
+
+    fn memory_free(&self) -> u64 {
+        // A GPU that does not answer has none.
+        self.context.memory_free().unwrap_or(0)
+    }
+
+    fn alloc(&self, bytes: usize) -> Result<Block> {
+        Block::new(&self.context, bytes)
+    }
+
+    fn upload(&mut self, src: &[u8], dst: &mut Block, offset: usize) -> Result<()> {
+        self.staging.upload(src, dst.address() + offset as u64)
+    }
+
+    fn download(&mut self, parts: &mut [(&Block, usize, &mut [u8])]) -> Result<()> {
+        let parts = parts.iter_mut();
+        let parts = parts.map(|(src, offset, dst)| (src.address() + *offset as u64, &mut **dst));
+        self.staging.download(parts.collect())
+    }
+
+    fn load(&mut self, program: &'static Program) -> Result<Module> {
+        let architecture = nvrtc::architecture(self.properties.capability);
+        let compiled = self.compiler.compile(program, &architecture)?;
+        let shared = self.properties.shared_per_block;
+        Module::new(&self.context, program, &compiled.image, shared)
+    }
+
+    fn launch(
+        &mut self,
+        module: &Module,
+        kernel: &'static str,
+        launch: Launch,
+        args: &[&[u8]],
+    ) -> Result<()> {
+        self.context.bind()?;
+        let Launch {
+            grid,
+            block,
+            shared,
+        } = launch;
+        let function = module.functions.get(kernel).ok_or_else(|| {
+            Error::Device(format!(
+                "{kernel} is not part of the program that was loaded"
+            ))
+        })?;
+        let mut params: Vec<*mut c_void> = args
+            .iter()
+            .map(|arg| arg.as_ptr().cast_mut().cast())
+            .collect();
+        // SAFETY: the function is alive with its module. The parameters have the number and the sizes that the kernel
+        // declares (the caller checks them), and are copied before the call returns; the driver does not write them.
+        let launched = unsafe {
+            result::launch_kernel(
+                *function,
+                grid.into(),
+                (block, 1, 1),
+                shared,
+                self.context.stream(),
+                &mut params,
+            )
+        };
+        launched.map_err(failed(format_args!(
+            "launching {kernel}, {grid:?} blocks of {block} threads with {shared} bytes of shared memory"
+        )))
+    }
+
+    fn synchronize(&mut self) -> Result<()> {
+        self.context.synchronize()
+    }
+
+    fn record(&mut self) -> Result<Mark> {
+        let mut mark = Mark::new(&self.context, true)?;
+        mark.record()?;
+        Ok(mark)
+    }
+
+    fn elapsed(&mut self, from: &Mark, to: &Mark) -> Result<f64> {
+        from.seconds_to(to)
+    }
+}
