@@ -20,5 +20,6 @@ mod shared;
 
 pub use counters::{Class, Counters};
 pub use fault::{Check, Fault, LoadError, Place};
+pub use lower::OPCODES;
 pub use machine::{KernelInfo, Machine, Module, Options};
 pub use program::Parameter;

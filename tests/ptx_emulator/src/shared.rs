@@ -15,7 +15,7 @@ const WARP_EPOCH: u32 = 6;
 const LAST_EPOCH: u32 = (1 << 14) - 1;
 /// As a warp or lane: several of them.
 const MANY: u32 = 32;
-/// As a warp: atomic operations, which do not conflict with each other.
+/// As a warp: atomic operations, which do not conflict with each other. The warp then stands in the warp epoch's place.
 const ATOMIC: u32 = 33;
 
 /// States of a grain: something was written there; an asynchronous copy to it is under way.
@@ -55,7 +55,18 @@ fn describe(stamp: u32) -> String {
 #[inline(always)]
 fn conflicts(other: u32, stamp: u32) -> bool {
     let differ = other ^ stamp;
-    differ >> EPOCH == 0 && (differ >> WARP != 0 || (differ >> WARP_EPOCH == 0 && differ != 0))
+    differ >> EPOCH == 0
+        && if differ >> WARP != 0 {
+            !(warp_of(other) == ATOMIC && atomic_stamp(stamp) == other)
+        } else {
+            differ >> WARP_EPOCH == 0 && differ != 0
+        }
+}
+
+/// The stamp of an atomic operation by the thread of `stamp`.
+fn atomic_stamp(stamp: u32) -> u32 {
+    let kept = stamp >> EPOCH << EPOCH | lane_of(stamp);
+    kept | ATOMIC << WARP | warp_of(stamp) << WARP_EPOCH
 }
 
 /// Four grains with all that is known of them, in one cache line.
@@ -373,21 +384,26 @@ impl Shared {
         lane: usize,
     ) -> Result<(), Box<Trouble>> {
         self.pending(offset, bytes, lane)?;
-        let own = who.lane(lane as u32);
-        let stamp = (own & !(63 << WARP)) | ATOMIC << WARP;
+        let stamp = who.lane(lane as u32);
         for grain in self.grains(offset, bytes) {
             let unit = &mut self.units[grain / 4];
             let (writer, reader) = (unit.writers[grain % 4], unit.readers[grain % 4]);
             if unit.states[grain % 4] != WRITTEN {
                 return self.read(offset, bytes, who, lane);
             }
-            if warp_of(writer) != ATOMIC && conflicts(writer, own) {
+            if warp_of(writer) != ATOMIC && conflicts(writer, stamp) {
                 return Err(self.race(grain, lane, "updates atomically", "written", writer));
             }
-            if conflicts(reader, own) {
+            if conflicts(reader, stamp) {
                 return Err(self.race(grain, lane, "updates atomically", "read", reader));
             }
-            unit.writers[grain % 4] = stamp;
+            // A second thread's operation leaves a word that nobody may read before a barrier.
+            let first = (writer ^ stamp) >> EPOCH != 0 || warp_of(writer) != ATOMIC;
+            unit.writers[grain % 4] = if first || writer == atomic_stamp(stamp) {
+                atomic_stamp(stamp)
+            } else {
+                atomic_stamp(stamp) | MANY
+            };
         }
         Ok(())
     }

@@ -12,8 +12,9 @@ use crate::half::{self, BF16, F16, Finish, Rounding};
 use crate::memory::{LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW};
 use crate::program::{Access, AtomOp, Side, Space};
 
-/// The new value from the old, the operand and the value to compare with. Operands have `bits` bits.
-fn apply(op: AtomOp, bits: u32, old: u64, operand: u64, compare: u64) -> u64 {
+/// The new value from the old, the operand and the value to compare with. Operands have `bits` bits. Only on global
+/// memory does the addition of f32 flush subnormals.
+fn apply(op: AtomOp, bits: u32, global: bool, old: u64, operand: u64, compare: u64) -> u64 {
     let signed = |v: u64| crate::lane::integer::signed(v, bits);
     let halves = |format| {
         let add = |a, b| half::add(format, a, b, Rounding::NearestEven, Finish::default());
@@ -22,8 +23,15 @@ fn apply(op: AtomOp, bits: u32, old: u64, operand: u64, compare: u64) -> u64 {
     let new = match op {
         AtomOp::Add => old.wrapping_add(operand),
         AtomOp::AddF32 => {
-            let sum = f32::from_bits(old as u32) + f32::from_bits(operand as u32);
-            u64::from(sum.to_bits())
+            let flush = |x: f32| {
+                if global && x.is_subnormal() {
+                    0f32.copysign(x)
+                } else {
+                    x
+                }
+            };
+            let [old, operand] = [old, operand].map(|v| flush(f32::from_bits(v as u32)));
+            u64::from(flush(old + operand).to_bits())
         }
         AtomOp::AddF64 => (f64::from_bits(old) + f64::from_bits(operand)).to_bits(),
         AtomOp::AddF16x2 => halves(F16),
@@ -115,7 +123,8 @@ pub(super) fn atomic(
             } else {
                 (0, value(warp, side.src[based], lane))
             };
-            let new = |old| apply(op, 8 * access.bytes, old, operand, compare);
+            let global = window != SHARED_WINDOW;
+            let new = |old| apply(op, 8 * access.bytes, global, old, operand, compare);
             let old = if window == SHARED_WINDOW {
                 in_shared(env, warp, at[lane] as u32, access.bytes, lane, new)?
             } else {
