@@ -3,6 +3,7 @@
 
 mod block;
 mod compact;
+pub mod conformance;
 mod counters;
 mod exec;
 mod fault;
