@@ -14,6 +14,7 @@ mod lower;
 mod machine;
 pub mod matrix;
 mod memory;
+pub mod model;
 mod parse;
 mod program;
 mod row;
