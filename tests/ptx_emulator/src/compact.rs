@@ -216,11 +216,7 @@ fn encode(node: &Node, row: &impl Fn(Reg) -> Reg, sides: &mut Vec<Side>) -> Inst
 
 /// The row of every register by number, and the number of rows of each file: a greedy colouring of the interference
 /// graph, in the order of the text.
-fn assign(
-    blocks: &[Block],
-    presets: &[(Reg, Preset)],
-    numbers: &Numbers,
-) -> (Vec<u32>, [u32; 3]) {
+fn assign(blocks: &[Block], presets: &[(Reg, Preset)], numbers: &Numbers) -> (Vec<u32>, [u32; 3]) {
     let out = live_out(blocks, numbers);
     let mut neighbours = vec![Bits::new(numbers.total); numbers.total];
     let mut order = Vec::new();

@@ -62,7 +62,10 @@ impl Default for Pattern {
 pub(crate) fn addresses(warp: &Warp, base: Option<Reg>, offset: i64, mask: u32) -> [u64; 32] {
     let mut out: [u64; 32] = match base {
         None => [0; 32],
-        Some(Reg { file: File::R64, index }) => *warp.r64[index as usize].lanes(),
+        Some(Reg {
+            file: File::R64,
+            index,
+        }) => *warp.r64[index as usize].lanes(),
         Some(Reg { index, .. }) => warp.r32[index as usize].lanes().map(u64::from),
     };
     let first = out[mask.trailing_zeros() as usize & 31];
@@ -88,7 +91,10 @@ impl Pattern {
     ) -> u64 {
         if mask == ALL
             && self.mask == ALL
-            && let Some(Reg { file: File::R64, index }) = base
+            && let Some(Reg {
+                file: File::R64,
+                index,
+            }) = base
         {
             let row = warp.r64[index as usize].lanes();
             let first = row[0];

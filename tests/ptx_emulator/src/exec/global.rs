@@ -20,7 +20,11 @@ fn allocation<'g>(
     let pattern = &mut env.patterns[side];
     if let Some((low, end)) = pattern.range(first) {
         let inside = |a: &Allocation| low >= a.base && end - a.base <= a.bytes;
-        if let Some(a) = global.allocations.get(pattern.allocation).filter(|a| inside(a)) {
+        if let Some(a) = global
+            .allocations
+            .get(pattern.allocation)
+            .filter(|a| inside(a))
+        {
             return Ok(Some((a, first - a.base)));
         }
         if let Some(index) = global.find(low)
@@ -37,11 +41,7 @@ fn allocation<'g>(
 /// Says which lane is out of bounds; if none is, the lanes access several allocations.
 #[cold]
 #[inline(never)]
-fn outside<'g>(
-    env: &Env<'g>,
-    side: usize,
-    first: u64,
-) -> Result<Option<(&'g Allocation, u64)>> {
+fn outside<'g>(env: &Env<'g>, side: usize, first: u64) -> Result<Option<(&'g Allocation, u64)>> {
     let pattern = &env.patterns[side];
     let at = pattern.at(first);
     for lane in lanes_of(pattern.mask) {
@@ -68,7 +68,10 @@ pub(super) fn lane_allocation<'g>(
         Check::OutOfBounds,
         lane,
         address,
-        format!("{bytes} bytes of global memory: {}", global.explain(address)),
+        format!(
+            "{bytes} bytes of global memory: {}",
+            global.explain(address)
+        ),
     ))
 }
 
@@ -77,7 +80,10 @@ pub(super) fn check_written(a: &Allocation, offset: u64, bytes: u32, lane: usize
     if a.is_range_written(offset, offset + u64::from(bytes)) {
         return Ok(());
     }
-    let name = a.name.as_deref().map_or(String::new(), |n| format!(" ({n})"));
+    let name = a
+        .name
+        .as_deref()
+        .map_or(String::new(), |n| format!(" ({n})"));
     Err(Trouble::at(
         Check::Uninitialised,
         lane,

@@ -56,15 +56,20 @@ fn load_words<const N: usize>(
         Space::Param => {
             load_parameters(env, &env.patterns[side].at(first), bytes, mask, &mut cells)?
         }
-        Space::Local => {
-            load_local(warp, &env.patterns[side].at(first), bytes, mask, &mut cells)?
-        }
+        Space::Local => load_local(warp, &env.patterns[side].at(first), bytes, mask, &mut cells)?,
         Space::Generic => {
             let at = env.patterns[side].at(first);
             load_generic(env, warp, side, &at, bytes, mask, &mut cells)?
         }
     };
-    deliver(warp, access, &program.sides[side].dst, mask, &mut cells, found);
+    deliver(
+        warp,
+        access,
+        &program.sides[side].dst,
+        mask,
+        &mut cells,
+        found,
+    );
     Ok(())
 }
 
@@ -221,12 +226,7 @@ fn collect<const N: usize>(warp: &Warp, access: Access, src: &[Reg]) -> Cells<N>
 }
 
 #[inline(never)]
-fn collect_other<const N: usize>(
-    warp: &Warp,
-    access: Access,
-    src: &[Reg],
-    cells: &mut Cells<N>,
-) {
+fn collect_other<const N: usize>(warp: &Warp, access: Access, src: &[Reg], cells: &mut Cells<N>) {
     let bits = 8 * access.bytes;
     for (n, &reg) in src.iter().enumerate() {
         for (lane, cell) in cells.iter_mut().enumerate() {

@@ -217,7 +217,9 @@ pub(super) fn matrix_memory(
             let offset = at[lane] as u32;
             let mut words = [0; 4];
             let quick = env.shared.is_word_grained()
-                && env.shared.read_words(offset, who, Shared::MANY_LANES, &mut words);
+                && env
+                    .shared
+                    .read_words(offset, who, Shared::MANY_LANES, &mut words);
             if !quick {
                 env.shared.read(offset, ROW, who, lane)?;
                 words.copy_from_slice(&env.shared.fetch(offset, ROW)[..4]);
