@@ -164,7 +164,8 @@ impl Shared {
         *reader = if differ >> EPOCH != 0 {
             stamp
         } else if differ >> WARP != 0 {
-            (stamp & !(63 << WARP)) | MANY << WARP
+            // Which warp epochs and lanes does not matter any more.
+            (stamp >> EPOCH << EPOCH) | MANY << WARP
         } else if differ >> WARP_EPOCH == 0 && differ != 0 {
             (stamp & !63) | MANY
         } else {
@@ -207,19 +208,20 @@ impl Shared {
     #[inline(always)]
     fn read_unit(unit: &mut Unit, stamp: u32) -> bool {
         let mut fine = unit.states == [WRITTEN; 4];
-        // The common case: nothing was written in this epoch, and nobody else has read.
-        let mut old_writers = true;
-        let mut plain_readers = true;
-        for j in 0..4 {
-            old_writers &= (unit.writers[j] ^ stamp) >> EPOCH != 0;
-            let reader = unit.readers[j];
-            plain_readers &= (reader ^ stamp) >> EPOCH != 0 || reader == stamp;
-        }
-        if !old_writers {
+        // The four words were mostly written together and read together.
+        let [writer, ..] = unit.writers;
+        if unit.writers == [writer; 4] {
+            fine &= !conflicts(writer, stamp);
+        } else {
             fine &= unit.writers.iter().all(|&writer| !conflicts(writer, stamp));
         }
-        if plain_readers {
-            unit.readers = [stamp; 4];
+        let [mut reader, ..] = unit.readers;
+        if unit.readers == [reader; 4] {
+            let before = reader;
+            Self::note_reader(&mut reader, stamp);
+            if reader != before {
+                unit.readers = [reader; 4];
+            }
         } else {
             for reader in &mut unit.readers {
                 Self::note_reader(reader, stamp);

@@ -158,16 +158,11 @@ pub(super) fn load_global<const N: usize>(
     if !fine {
         unwritten(a, pattern, offset, bytes)?;
     }
-    if pattern.distinct == 1 {
-        return Ok(Found::Same);
-    }
-    if pattern.distinct < 32 {
-        let leaders = *cells;
-        for (lane, cell) in cells.iter_mut().enumerate() {
-            *cell = leaders[pattern.leader_of(lane)];
-        }
-    }
-    Ok(Found::Each)
+    Ok(if pattern.distinct == 1 {
+        Found::Same
+    } else {
+        Found::Leaders
+    })
 }
 
 #[cold]

@@ -9,7 +9,7 @@ use crate::block::{Env, Warp};
 use crate::fault::{Check, Trouble};
 use crate::memory::{LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, WINDOW_BYTES, window_of};
 use crate::program::{Access, File, Reg, SideKind, Space};
-use crate::row::Row;
+use crate::row::{Row, transpose};
 use crate::shared::Shared;
 
 /// `N` words of each lane.
@@ -17,8 +17,11 @@ pub(super) type Cells<const N: usize> = [[u32; N]; 32];
 
 /// What a load found.
 pub(super) enum Found {
-    /// The same for all lanes; the cells of lane 0 hold it.
+    /// The same for all lanes: cell 0.
     Same,
+    /// Cell n belongs to the pattern's leader n and those who follow it.
+    Leaders,
+    /// Each lane has its cell.
     Each,
 }
 
@@ -62,10 +65,12 @@ fn load_words<const N: usize>(
             load_generic(env, warp, side, &at, bytes, mask, &mut cells)?
         }
     };
+    let dst = &program.sides[side].dst;
     deliver(
         warp,
         access,
-        &program.sides[side].dst,
+        dst,
+        &env.patterns[side],
         mask,
         &mut cells,
         found,
@@ -79,49 +84,82 @@ fn deliver<const N: usize>(
     warp: &mut Warp,
     access: Access,
     dst: &[Reg],
+    pattern: &Pattern,
     mask: u32,
     cells: &mut Cells<N>,
     found: Found,
 ) {
-    if access.bytes != 4 || access.extend != 0 || dst.iter().any(|reg| reg.file != File::R32) {
-        if let Found::Same = found {
-            *cells = [cells[0]; 32];
-        }
-        return deliver_other(warp, access, dst, mask, cells);
-    }
-    for (k, reg) in dst.iter().enumerate().take(N) {
-        let row = &mut warp.r32[reg.index as usize];
-        if let Found::Same = found {
-            let same = Row([[cells[0][k]; 8]; 4]);
-            if mask == ALL {
-                *row = same;
-            } else {
-                merge(row, &same, mask);
-            }
-        }
-    }
-    if let Found::Same = found {
-        return;
-    }
-    if mask == ALL {
-        for c in 0..4 {
-            let block: [[u32; N]; 8] = std::array::from_fn(|j| cells[8 * c + j]);
-            for (k, reg) in dst.iter().enumerate().take(N) {
-                let mut out = [0; 8];
-                for j in 0..8 {
-                    out[j] = block[j][k];
+    let words = access.plain && dst.len() == N;
+    match found {
+        Found::Same if words => {
+            for (k, reg) in dst.iter().enumerate() {
+                let row = &mut warp.r32[reg.index as usize];
+                let same = Row([[cells[0][k]; 8]; 4]);
+                if mask == ALL {
+                    *row = same;
+                } else {
+                    merge(row, &same, mask);
                 }
-                warp.r32[reg.index as usize].0[c] = out;
+            }
+        }
+        Found::Leaders if words && mask == ALL => {
+            deliver_words(warp, dst, cells, |lane| pattern.leader_of(lane));
+        }
+        Found::Each if words && mask == ALL => deliver_words(warp, dst, cells, |lane| lane),
+        _ => {
+            match found {
+                Found::Same => *cells = [cells[0]; 32],
+                Found::Leaders => {
+                    let leaders = *cells;
+                    for (lane, cell) in cells.iter_mut().enumerate() {
+                        *cell = leaders[pattern.leader_of(lane)];
+                    }
+                }
+                Found::Each => {}
+            }
+            if words {
+                for (k, reg) in dst.iter().enumerate() {
+                    let mut word = Row::ZERO;
+                    for (to, cell) in word.lanes_mut().iter_mut().zip(&*cells) {
+                        *to = cell[k];
+                    }
+                    merge(&mut warp.r32[reg.index as usize], &word, mask);
+                }
+            } else {
+                deliver_other(warp, access, dst, mask, cells);
+            }
+        }
+    }
+}
+
+/// Cells of words into 32-bit registers of all lanes.
+#[inline(always)]
+fn deliver_words<const N: usize>(
+    warp: &mut Warp,
+    dst: &[Reg],
+    cells: &Cells<N>,
+    cell_of: impl Fn(usize) -> usize,
+) {
+    if N == 4
+        && let [a, b, c, d] = dst
+    {
+        let rows = [a, b, c, d].map(|reg| reg.index as usize);
+        for quad in 0..8 {
+            let block: [[u32; 4]; 4] = std::array::from_fn(|j| {
+                let cell = &cells[cell_of(4 * quad + j) & 31];
+                std::array::from_fn(|k| cell[k % N])
+            });
+            for (row, part) in rows.into_iter().zip(transpose(block)) {
+                *warp.r32[row].quad_mut(quad) = part;
             }
         }
         return;
     }
-    for (k, reg) in dst.iter().enumerate().take(N) {
-        let mut word = Row::ZERO;
-        for (to, cell) in word.lanes_mut().iter_mut().zip(&*cells) {
-            *to = cell[k];
+    for (k, reg) in dst.iter().enumerate() {
+        let row = warp.r32[reg.index as usize].lanes_mut();
+        for (lane, to) in row.iter_mut().enumerate() {
+            *to = cells[cell_of(lane) & 31][k];
         }
-        merge(&mut warp.r32[reg.index as usize], &word, mask);
     }
 }
 
@@ -212,7 +250,7 @@ fn store_words<const N: usize>(
 #[inline(always)]
 fn collect<const N: usize>(warp: &Warp, access: Access, src: &[Reg]) -> Cells<N> {
     let mut cells = [[0; N]; 32];
-    if access.bytes == 4 && src.iter().all(|reg| reg.file == File::R32) {
+    if access.plain {
         for (k, reg) in src.iter().enumerate().take(N) {
             let row = warp.r32[reg.index as usize].lanes();
             for (cell, &word) in cells.iter_mut().zip(row) {
@@ -304,7 +342,6 @@ fn load_shared<const N: usize>(
         }
         return Ok(Found::Each);
     }
-    let mut found = [[0; N]; 32];
     let mut fine = true;
     for (n, (lane, distance)) in pattern.leaders().enumerate() {
         let offset = first.wrapping_add(distance as u32);
@@ -313,23 +350,16 @@ fn load_shared<const N: usize>(
         } else {
             lane as u32
         };
-        fine &= shared.read_words(offset, who, reader, &mut found[n & 31]);
+        fine &= shared.read_words(offset, who, reader, &mut cells[n & 31]);
     }
     if !fine {
         explain_shared(shared, pattern, first, bytes, who)?;
     }
-    if pattern.distinct == 1 {
-        cells[0] = found[0];
-        return Ok(Found::Same);
-    }
-    if pattern.distinct == 32 {
-        *cells = found;
+    Ok(if pattern.distinct == 1 {
+        Found::Same
     } else {
-        for (lane, cell) in cells.iter_mut().enumerate() {
-            *cell = found[pattern.leader_of(lane)];
-        }
-    }
-    Ok(Found::Each)
+        Found::Leaders
+    })
 }
 
 /// The exact check of each lane, after the summary one has failed.
@@ -458,6 +488,7 @@ fn load_generic<const N: usize>(
         for lane in lanes_of(lanes) {
             cells[lane] = match found {
                 Found::Same => part[0],
+                Found::Leaders => part[env.patterns[side].leader_of(lane)],
                 Found::Each => part[lane],
             };
         }

@@ -182,6 +182,9 @@ impl Lower<'_> {
             extend: if extend > bytes { extend } else { 0 },
             offset,
             based: base.is_some(),
+            plain: bytes == 4
+                && extend <= bytes
+                && registers.iter().all(|reg| reg.file == File::R32),
         };
         let class = match (space, loads) {
             (Space::Param, _) => Class::Parameter,
@@ -270,6 +273,7 @@ impl Lower<'_> {
             extend: 0,
             offset,
             based: base.is_some(),
+            plain: false,
         };
         self.emit_side(SideKind::Atomic { op, access }, Class::Atomic, dst, src);
         Ok(())
