@@ -29,7 +29,7 @@ pub(super) fn modifiers(i: &Instruction) -> u32 {
 fn narrow_code(ty: Type) -> u32 {
     let bf = matches!(ty, Type::Bf16 | Type::Bf16x2);
     let packed = matches!(ty, Type::F16x2 | Type::Bf16x2);
-    u32::from(bf) * narrow::BF | u32::from(packed) * narrow::PACKED
+    (u32::from(bf) * narrow::BF) | (u32::from(packed) * narrow::PACKED)
 }
 
 fn comparison(name: &str) -> Option<Compare> {
@@ -61,8 +61,27 @@ fn class_of(ty: Type) -> Class {
     }
 }
 
+/// How many sources an instruction has, where that does not depend on more than its opcode.
+fn arity(opcode: &str, found: usize) -> usize {
+    match opcode {
+        "neg" | "abs" | "not" | "cnot" | "brev" | "popc" | "clz" | "bfind" | "rcp" | "sqrt"
+        | "rsqrt" | "ex2" | "lg2" | "sin" | "cos" | "tanh" | "testp" | "mov" => 1,
+        "mad" | "fma" | "madc" | "mad24" | "sad" | "prmt" | "shf" | "dp4a" | "dp2a" | "bfe"
+        | "selp" | "slct" => 3,
+        "lop3" | "bfi" => 4,
+        // `min` and `max` have three-operand forms, `setp` combines with a predicate.
+        "min" | "max" | "set" | "setp" => found.clamp(2, 3),
+        _ => 2,
+    }
+}
+
 impl Lower<'_> {
     pub(super) fn arithmetic(&mut self, i: &Instruction) -> Result<()> {
+        let found = i.operands.len();
+        let expected = arity(&i.opcode, found.saturating_sub(1));
+        if found != expected + 1 {
+            return self.error(format!("expected {} operands, found {found}", expected + 1));
+        }
         match i.opcode.as_str() {
             "mov" => return self.mov(i),
             "setp" | "set" => return self.set(i),
@@ -561,6 +580,11 @@ impl Lower<'_> {
         self.only(i, &[])?;
         let bits = ty.bits();
         match (d, a) {
+            (_, Operand::Vector(parts)) | (Operand::Vector(parts), _)
+                if !matches!(parts.len(), 2 | 4) =>
+            {
+                return self.error("a register has two or four parts");
+            }
             (_, Operand::Vector(parts)) => {
                 let part_bits = bits / parts.len() as u32;
                 let part = Type::B(part_bits);
@@ -588,7 +612,7 @@ impl Lower<'_> {
                         continue;
                     }
                     let part = self.fresh(Type::B(part_bits).file());
-                    let x = part_bits * n as u32 | part_bits << 8;
+                    let x = (part_bits * n as u32) | (part_bits << 8);
                     self.emit_lane(integer::part, x, Class::Move, part, vec![value]);
                     copies.push((self.destination(operand, Type::B(part_bits))?, part));
                 }
