@@ -11,7 +11,6 @@ use crate::backend::margin::Margin;
 use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::data::Dataset;
-use crate::head::ArcFace;
 use crate::report::StepReport;
 use crate::report::metrics::MetricsLog;
 use crate::report::progress::{Progress, RunLength};
@@ -410,9 +409,7 @@ fn describe_network(config: &Config) -> Result<String> {
 
 fn describe_run<B: Backend>(trainer: &Trainer<B>, length: &RunLength) -> String {
     let batch = trainer.config().train.batch_size;
-    let head = trainer.head();
-    let bytes = trainer.graph().plan().bytes(batch)
-        + ArcFace::<B>::bytes(head.classes(), head.dimension(), batch);
+    let bytes = trainer.graph().plan().bytes(batch);
     format!(
         "run: preset {}, batch {batch}, {} steps an epoch, {} epochs, to step {}; {} planned on the device",
         trainer.config().preset,
