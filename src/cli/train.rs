@@ -84,7 +84,8 @@ pub(super) fn run(args: Args) -> Result<()> {
             .num_threads(args.threads)
             .build_global();
     }
-    interrupt::watch()?;
+    let _watch =
+        interrupt::watch("saving after this step; once more ends at once, without saving")?;
     with_device(args.device.device, Train(args))
 }
 
