@@ -121,7 +121,7 @@ impl Driver for Counting {
 
 #[test]
 fn a_step_waits_once_and_allocates_nothing() {
-    for preset in ["seed-mobilenetv2", "seed-resnet50", "insightface-r18"] {
+    for preset in ["small", "seed-resnet50", "arcface-tf2-mobilenetv2"] {
         let settings = ["train.batch_size=3".to_owned()];
         let config = Config::load(preset, None, &settings).unwrap();
         let data = Arc::new(Pictures(12));

@@ -1,12 +1,13 @@
 //! Pictures changed by the device against pictures changed by the loader's code.
 
 mod oracles;
+mod support;
 
-use arcface_cu::backend::cpu::Cpu;
 use arcface_cu::backend::{Augmented, Backend, InputTransform};
 use arcface_cu::data::augment::{Augment, Changes};
 use arcface_cu::random::{Purpose, Random};
 use oracles::{UNIT, assert_close, download, poisoned};
+use support::devices::on_each_device;
 
 const TRANSFORM: InputTransform = InputTransform {
     scale: [1.0 / 128.0, 0.5, -2.0],
@@ -198,12 +199,7 @@ fn augmented_input_of_a_face<B: Backend>(backend: &mut B) {
     assert!(run(backend, none).is_empty());
 }
 
-#[test]
-fn augmented_input_on_cpu() {
-    augmented_input(&mut Cpu::new());
-}
-
-#[test]
-fn augmented_input_of_a_face_on_cpu() {
-    augmented_input_of_a_face(&mut Cpu::new());
+on_each_device! {
+    every_change_is_the_loaders: augmented_input,
+    a_face_looks_as_the_loader_makes_it: augmented_input_of_a_face,
 }

@@ -9,6 +9,7 @@ use arcface_cu::backend::{
     Activation, Backend, BatchNormAt, Close, Dropout, GradTarget, InputTransform, Pending,
     PendingGrad, View,
 };
+use arcface_cu::random::{Purpose, philox};
 use oracles::{UNIT, assert_close, download, noise, poisoned, sum_bound, upload};
 use support::devices::on_each_device;
 
@@ -48,6 +49,29 @@ fn act(kind: usize, slope: f64, v: f64) -> (f64, f64) {
     }
 }
 
+/// Whether the device's readers round scale raw + shift once, as a fused multiply-add does, or after each operation.
+fn rounds_once<B: Backend>(backend: &mut B) -> bool {
+    // (1 + 2^-12)^2 - (1 + 2^-11) = 2^-24, which rounding the product loses.
+    let raw = upload(backend, &[1.0 + 1.0 / 4096.0]);
+    let forward = upload(
+        backend,
+        &[1.0 + 1.0 / 4096.0, -1.0 - 1.0 / 2048.0, 0.0, 1.0],
+    );
+    let mut y = poisoned(backend, 1);
+    let pending = Pending {
+        raw: &raw,
+        affine: Some(&forward),
+        activation: Activation::Identity,
+    };
+    let rows = Rows { pixels: 1, c: 1 };
+    backend
+        .add_fprop(rows, pending, None, Activation::Identity, &mut y)
+        .unwrap();
+    let y = download(backend, &y)[0];
+    assert!(y == 0.0 || y == 1.0 / 16_777_216.0, "{y}");
+    y > 0.0
+}
+
 /// A pending value on the device, and what its consumers should see.
 struct Value<T> {
     raw: T,
@@ -55,6 +79,7 @@ struct Value<T> {
     slopes: T,
     kind: usize,
     c: usize,
+    rounds_once: bool,
     host: Host,
 }
 
@@ -87,6 +112,7 @@ impl<T> Value<T> {
             slopes: upload(backend, &slopes),
             kind,
             c: rows.c,
+            rounds_once: rounds_once(backend),
             host: Host {
                 raw,
                 forward,
@@ -108,6 +134,7 @@ impl<T> Value<T> {
         let raw = self.host.raw[i];
         let c = i % self.c;
         f64::from(match &self.host.forward {
+            Some(f) if self.rounds_once => raw.mul_add(f[c], f[self.c + c]),
             Some(f) => raw * f[c] + f[self.c + c],
             None => raw,
         })
@@ -806,6 +833,77 @@ fn dropout_masks_differ<B: Backend>(backend: &mut B) {
     }
 }
 
+/// The documented counter decides, and an element whose number is exactly the rate is kept.
+fn dropout_follows_its_counter<B: Backend>(backend: &mut B) {
+    let base = Dropout {
+        rate: 0.0,
+        seed: 0x0123_4567_89AB_CDEF,
+        layer: 11,
+        step: 0xFEDC_BA98_7654,
+    };
+    let uniform = |i: usize| {
+        let counter = [
+            (i / 4) as u32,
+            256 * base.layer + Purpose::Dropout as u32,
+            base.step as u32,
+            (base.step >> 32) as u32,
+        ];
+        (philox(counter, [0x89AB_CDEF, 0x0123_4567])[i % 4] >> 8) as f32 / 16_777_216.0
+    };
+    for c in [1, 5, 12] {
+        let rows = Rows { pixels: 101, c };
+        let ones = upload(backend, &vec![1.0; rows.len()]);
+        for at in [2, 77, 100] {
+            let rate = uniform(at);
+            let mut y = poisoned(backend, rows.len());
+            backend
+                .dropout_fprop(
+                    rows,
+                    Pending::plain(&ones),
+                    Dropout { rate, ..base },
+                    &mut y,
+                )
+                .unwrap();
+            for (i, y) in download(backend, &y).into_iter().enumerate() {
+                assert_eq!(y > 0.0, uniform(i) >= rate, "element {i} of {rows:?}");
+            }
+        }
+    }
+}
+
+/// Derivatives where the activations bend, and where they are 0 and the gradient is not a number.
+fn derivatives_at_the_kinks<B: Backend>(backend: &mut B) {
+    let values = [0.0, -0.0, 6.0, -1.0, 7.0, 3.0];
+    let slopes = [f32::NAN, 0.5];
+    let (nan, g) = (f32::NAN, 2.0);
+    let cases: [(usize, [f32; 6], [f32; 6]); 4] = [
+        (0, [g; 6], [g; 6]),
+        (1, [g, g, g, nan, g, g], [0.0, 0.0, g, 0.0, g, g]),
+        (2, [g, g, g, nan, nan, g], [0.0, 0.0, 0.0, 0.0, 0.0, g]),
+        (3, [g; 6], [1.0, 1.0, g, 1.0, g, g]),
+    ];
+    let slopes = upload(backend, &slopes);
+    for (kind, before, after) in cases {
+        let value = upload(backend, &values);
+        let mut g = upload(backend, &before);
+        let mut sums = poisoned(backend, 3);
+        let rows = Rows { pixels: 6, c: 1 };
+        let close = Close {
+            value: Pending {
+                raw: &value,
+                affine: None,
+                activation: activation(kind, &slopes),
+            },
+            sums: Some(&mut sums),
+        };
+        backend.close_grad(rows, &mut g, close).unwrap();
+        assert_eq!(download(backend, &g), after, "activation {kind}");
+        let sums = download(backend, &sums);
+        assert_eq!(sums[0], after.iter().sum::<f32>(), "activation {kind}");
+        assert_eq!(sums[2], if kind == 3 { -2.0 } else { 0.0 });
+    }
+}
+
 fn input_transform<B: Backend>(backend: &mut B) {
     let transform = InputTransform {
         scale: [1.0 / 255.0, 0.5, -2.0],
@@ -936,6 +1034,8 @@ on_each_device! {
     global_avg_pool_agrees_with_the_oracle: global_avg_pool,
     dropout_draws_what_the_host_draws: dropout,
     dropout_masks_differ_by_step_and_layer: dropout_masks_differ,
+    dropout_follows_its_documented_counter: dropout_follows_its_counter,
+    derivatives_at_the_kinks_are_the_documented_ones: derivatives_at_the_kinks,
     pixels_are_transformed: input_transform,
     nan_reaches_the_output: nan_is_not_lost,
 }

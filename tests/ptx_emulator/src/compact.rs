@@ -1,8 +1,7 @@
-//! Registers to rows: liveness over the ordered blocks, then a linear scan. NVRTC's PTX names thousands of registers,
+//! Registers to rows: liveness over the ordered blocks, then a colouring. NVRTC's PTX names thousands of registers,
 //! of which a hundred or so live at once; compacted, a warp's rows stay in the first-level cache.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap, HashMap};
+use std::collections::HashMap;
 
 use crate::counters::Class;
 use crate::fault::LoadError;
@@ -215,41 +214,26 @@ fn encode(node: &Node, row: &impl Fn(Reg) -> Reg, sides: &mut Vec<Side>) -> Inst
     inst
 }
 
-/// The row of every register by number, and the number of rows of each file.
+/// The row of every register by number, and the number of rows of each file: a greedy colouring of the interference
+/// graph, in the order of the text.
 fn assign(blocks: &[Block], presets: &[(Reg, Preset)], numbers: &Numbers) -> (Vec<u32>, [u32; 3]) {
-    const NEVER: (usize, usize) = (usize::MAX, 0);
-    let mut intervals = vec![NEVER; numbers.total];
-    let mut touch = |number: usize, at: usize| {
-        let (start, end) = &mut intervals[number];
-        *start = (*start).min(at);
-        *end = (*end).max(at);
-    };
     let out = live_out(blocks, numbers);
-    // An instruction at position p reads at 2p and writes at 2p + 1.
-    let mut position = 0;
+    let mut neighbours = vec![Bits::new(numbers.total); numbers.total];
+    let mut order = Vec::new();
     let mut hints: HashMap<usize, usize> = HashMap::new();
-    for (b, block) in blocks.iter().enumerate() {
-        let start = 2 * position;
-        for node in nodes(block) {
-            for src in reads(node) {
-                touch(numbers.of(src), 2 * position);
+    let mut seen = Bits::new(numbers.total);
+    for (block, out) in blocks.iter().zip(&out) {
+        let mut live = out.clone();
+        for node in nodes(block).rev() {
+            // A write meets all that lives after it, and the instruction's other results.
+            for &dst in &node.dst {
+                live.set(numbers.of(dst));
             }
             for &dst in &node.dst {
-                touch(numbers.of(dst), 2 * position + 1);
-                if let Some(src) = node.src.iter().rfind(|src| src.file == dst.file) {
-                    hints.insert(numbers.of(dst), numbers.of(*src));
+                for (word, &more) in neighbours[numbers.of(dst)].0.iter_mut().zip(&live.0) {
+                    *word |= more;
                 }
             }
-            position += 1;
-        }
-        // A block without instructions still takes a position for what lives through it.
-        position += 1;
-        let end = 2 * position - 1;
-        for number in out[b].ones() {
-            touch(number, end);
-        }
-        let mut live = out[b].clone();
-        for node in nodes(block).rev() {
             for &dst in &node.dst {
                 live.clear(numbers.of(dst));
             }
@@ -257,52 +241,57 @@ fn assign(blocks: &[Block], presets: &[(Reg, Preset)], numbers: &Numbers) -> (Ve
                 live.set(numbers.of(src));
             }
         }
-        for number in live.ones() {
-            touch(number, start);
+        for node in nodes(block) {
+            for reg in reads(node).chain(node.dst.iter().copied()) {
+                let number = numbers.of(reg);
+                if !seen.has(number) {
+                    seen.set(number);
+                    order.push(number);
+                }
+            }
+            for &dst in &node.dst {
+                if let Some(src) = node.src.iter().rfind(|src| src.file == dst.file) {
+                    hints.entry(numbers.of(dst)).or_insert(numbers.of(*src));
+                }
+            }
+        }
+    }
+    // Interference holds both ways.
+    for number in 0..numbers.total {
+        for other in neighbours[number].clone().ones() {
+            neighbours[other].set(number);
         }
     }
     let mut rows = vec![0; numbers.total];
     let mut sizes = [0u32; 3];
-    let mut fixed = Bits::new(numbers.total);
+    let mut coloured = Bits::new(numbers.total);
+    let mut fixed = [0u32; 3];
     for &(reg, _) in presets {
         let size = &mut sizes[reg.file as usize];
         rows[numbers.of(reg)] = *size;
         *size += 1;
-        fixed.set(numbers.of(reg));
+        fixed[reg.file as usize] = *size;
+        seen.clear(numbers.of(reg));
     }
-    let mut order: Vec<usize> = (0..numbers.total)
-        .filter(|&n| intervals[n] != NEVER && !fixed.has(n))
-        .collect();
-    order.sort_by_key(|&n| intervals[n].0);
-    let mut free: [BTreeSet<u32>; 3] = Default::default();
-    let mut active: BinaryHeap<Reverse<(usize, usize)>> = BinaryHeap::new();
-    for number in order {
-        let (start, end) = intervals[number];
-        while let Some(&Reverse((until, other))) = active.peek() {
-            if until >= start {
-                break;
-            }
-            active.pop();
-            free[numbers.file(other)].insert(rows[other]);
-        }
+    for number in order.into_iter().filter(|&n| seen.has(n)) {
         let file = numbers.file(number);
-        // A copy or sum that takes its operand's row touches less memory.
+        let mut taken = vec![false; sizes[file] as usize + 1];
+        for other in neighbours[number].ones() {
+            if coloured.has(other) && numbers.file(other) == file {
+                taken[rows[other] as usize] = true;
+            }
+        }
+        // A sum that takes its operand's row touches less memory; constants keep theirs.
         let hinted = hints
             .get(&number)
+            .filter(|&&src| coloured.has(src))
             .map(|&src| rows[src])
-            .filter(|row| free[file].contains(row));
-        let row = hinted.or_else(|| free[file].first().copied());
-        rows[number] = match row {
-            Some(row) => {
-                free[file].remove(&row);
-                row
-            }
-            None => {
-                sizes[file] += 1;
-                sizes[file] - 1
-            }
-        };
-        active.push(Reverse((end, number)));
+            .filter(|&row| !taken[row as usize]);
+        let first = (fixed[file]..).find(|&row| taken.get(row as usize) != Some(&true));
+        let row = hinted.or(first).unwrap_or(0);
+        rows[number] = row;
+        sizes[file] = sizes[file].max(row + 1);
+        coloured.set(number);
     }
     (rows, sizes)
 }

@@ -3,6 +3,7 @@
 
 mod block;
 mod compact;
+pub mod conformance;
 mod counters;
 mod exec;
 mod fault;
@@ -13,6 +14,7 @@ mod lower;
 mod machine;
 pub mod matrix;
 mod memory;
+pub mod model;
 mod parse;
 mod program;
 mod row;
@@ -20,5 +22,6 @@ mod shared;
 
 pub use counters::{Class, Counters};
 pub use fault::{Check, Fault, LoadError, Place};
+pub use lower::OPCODES;
 pub use machine::{KernelInfo, Machine, Module, Options};
 pub use program::Parameter;

@@ -172,6 +172,8 @@ pub(crate) struct Access {
     pub(crate) offset: i64,
     /// Whether a base register is the first source.
     pub(crate) based: bool,
+    /// Whole words in 32-bit registers: no extension, no pairs.
+    pub(crate) plain: bool,
 }
 
 /// Atomic operations.

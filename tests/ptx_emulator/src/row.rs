@@ -32,6 +32,43 @@ impl Row {
     }
 }
 
+impl Row {
+    /// Lanes 4 n to 4 n + 3.
+    #[inline(always)]
+    pub(crate) fn quad_mut(&mut self, n: usize) -> &mut [u32; 4] {
+        &mut self.0.as_flattened_mut().as_chunks_mut().0[n]
+    }
+}
+
+/// Four words of each of four lanes to four lanes of each of four words.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+pub(crate) fn transpose(m: [[u32; 4]; 4]) -> [[u32; 4]; 4] {
+    use std::arch::x86_64::{
+        __m128i, _mm_unpackhi_epi32, _mm_unpackhi_epi64, _mm_unpacklo_epi32, _mm_unpacklo_epi64,
+    };
+    // SAFETY: every x86-64 processor has SSE2, and both types are sixteen plain bytes, of which every value is valid.
+    unsafe {
+        let [a, b, c, d] = m.map(|row| std::mem::transmute::<[u32; 4], __m128i>(row));
+        let (ab, cd) = (_mm_unpacklo_epi32(a, b), _mm_unpacklo_epi32(c, d));
+        let (ef, gh) = (_mm_unpackhi_epi32(a, b), _mm_unpackhi_epi32(c, d));
+        [
+            _mm_unpacklo_epi64(ab, cd),
+            _mm_unpackhi_epi64(ab, cd),
+            _mm_unpacklo_epi64(ef, gh),
+            _mm_unpackhi_epi64(ef, gh),
+        ]
+        .map(|row| std::mem::transmute::<__m128i, [u32; 4]>(row))
+    }
+}
+
+/// Four words of each of four lanes to four lanes of each of four words.
+#[cfg(not(target_arch = "x86_64"))]
+#[inline(always)]
+pub(crate) fn transpose(m: [[u32; 4]; 4]) -> [[u32; 4]; 4] {
+    std::array::from_fn(|k| std::array::from_fn(|lane| m[lane][k]))
+}
+
 impl Row64 {
     pub(crate) const ZERO: Row64 = Row64([[0; 4]; 8]);
 

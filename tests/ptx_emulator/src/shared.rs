@@ -15,13 +15,12 @@ const WARP_EPOCH: u32 = 6;
 const LAST_EPOCH: u32 = (1 << 14) - 1;
 /// As a warp or lane: several of them.
 const MANY: u32 = 32;
-/// As a warp: atomic operations, which do not conflict with each other.
+/// As a warp: atomic operations, which do not conflict with each other. The warp then stands in the warp epoch's place.
 const ATOMIC: u32 = 33;
 
-/// All four bytes of a word are written.
-const WRITTEN: u8 = 0x0f;
-/// An asynchronous copy to the word is under way.
-const PENDING: u8 = 0x80;
+/// States of a grain: something was written there; an asynchronous copy to it is under way.
+const WRITTEN: u8 = 1;
+const PENDING: u8 = 2;
 
 /// Who accesses: the lowest six bits are still to be filled with the lane.
 #[derive(Clone, Copy, Debug)]
@@ -29,6 +28,7 @@ pub(crate) struct Who(u32);
 
 impl Who {
     /// A lane, or several at once.
+    #[inline(always)]
     fn lane(self, lane: u32) -> u32 {
         self.0 | lane
     }
@@ -52,34 +52,61 @@ fn describe(stamp: u32) -> String {
 }
 
 /// Whether an access with `stamp` conflicts with an earlier one with stamp `other`, given that one of them writes.
+#[inline(always)]
 fn conflicts(other: u32, stamp: u32) -> bool {
     let differ = other ^ stamp;
-    differ >> EPOCH == 0 && (differ >> WARP != 0 || (differ >> WARP_EPOCH == 0 && differ != 0))
+    differ >> EPOCH == 0
+        && if differ >> WARP != 0 {
+            !(warp_of(other) == ATOMIC && atomic_stamp(stamp) == other)
+        } else {
+            differ >> WARP_EPOCH == 0 && differ != 0
+        }
 }
+
+/// The stamp of an atomic operation by the thread of `stamp`.
+fn atomic_stamp(stamp: u32) -> u32 {
+    let kept = stamp >> EPOCH << EPOCH | lane_of(stamp);
+    kept | ATOMIC << WARP | warp_of(stamp) << WARP_EPOCH
+}
+
+/// Four grains with all that is known of them, in one cache line.
+#[derive(Clone, Copy, Debug)]
+#[repr(align(64))]
+struct Unit {
+    /// The bytes of each grain.
+    words: [u32; 4],
+    writers: [u32; 4],
+    readers: [u32; 4],
+    /// [`WRITTEN`], [`PENDING`], or nothing.
+    states: [u8; 4],
+}
+
+const FRESH: Unit = Unit {
+    words: [0; 4],
+    writers: [0; 4],
+    readers: [0; 4],
+    states: [0; 4],
+};
 
 /// Shared memory of one block.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    pub(crate) words: Vec<u32>,
-    /// The lowest four bits: which bytes of the word were written.
-    written: Vec<u8>,
-    writers: Vec<u32>,
-    readers: Vec<u32>,
+    units: Vec<Unit>,
+    /// log2 of a grain's bytes.
     grain: u32,
     epoch: u32,
     bytes: u32,
 }
 
 impl Shared {
+    /// As the lane of an access: several lanes of the warp at once.
+    pub(crate) const MANY_LANES: u32 = MANY;
+
     /// `grain` is log2 of the smallest access.
     pub(crate) fn new(bytes: u32, grain: u32) -> Self {
-        let words = bytes.div_ceil(4) as usize;
-        let grains = words << (2 - grain);
+        let units = bytes.div_ceil(4 << grain) as usize;
         Self {
-            words: vec![0; words],
-            written: vec![0; words],
-            writers: vec![0; grains],
-            readers: vec![0; grains],
+            units: vec![FRESH; units],
             grain,
             epoch: 1,
             bytes,
@@ -90,17 +117,23 @@ impl Shared {
         self.bytes
     }
 
+    /// Whether a grain is a word, as [`Self::read_words`] and [`Self::write_words`] need it.
+    pub(crate) fn is_word_grained(&self) -> bool {
+        self.grain == 2
+    }
+
     /// Forgets everything, for the next block.
     pub(crate) fn clear(&mut self) {
-        self.written.fill(0);
+        for unit in &mut self.units {
+            unit.states = [0; 4];
+        }
         self.advance();
     }
 
     /// A barrier.
     pub(crate) fn advance(&mut self) {
         if self.epoch == LAST_EPOCH {
-            self.writers.fill(0);
-            self.readers.fill(0);
+            self.drop_stamps(|_| true);
             self.epoch = 0;
         }
         self.epoch += 1;
@@ -108,9 +141,15 @@ impl Shared {
 
     /// Drops the stamps of a warp, whose own epoch wraps.
     pub(crate) fn forget(&mut self, warp: u32) {
-        for stamp in self.writers.iter_mut().chain(&mut self.readers) {
-            if warp_of(*stamp) == warp {
-                *stamp = 0;
+        self.drop_stamps(|stamp| warp_of(stamp) == warp);
+    }
+
+    fn drop_stamps(&mut self, which: impl Fn(u32) -> bool) {
+        for unit in &mut self.units {
+            for stamp in unit.writers.iter_mut().chain(&mut unit.readers) {
+                if which(*stamp) {
+                    *stamp = 0;
+                }
             }
         }
     }
@@ -125,7 +164,8 @@ impl Shared {
         *reader = if differ >> EPOCH != 0 {
             stamp
         } else if differ >> WARP != 0 {
-            (stamp & !(63 << WARP)) | MANY << WARP
+            // Which warp epochs and lanes does not matter any more.
+            (stamp >> EPOCH << EPOCH) | MANY << WARP
         } else if differ >> WARP_EPOCH == 0 && differ != 0 {
             (stamp & !63) | MANY
         } else {
@@ -133,90 +173,138 @@ impl Shared {
         };
     }
 
-    /// Checks and notes that `lane` (or [`Self::MANY_LANES`]) reads `n` whole words. False: something is wrong, and
-    /// [`Self::read`] says what.
+    /// Reads `N` words (1, 2, 4 or 8) at an aligned offset for `lane` or [`Self::MANY_LANES`], checking and noting it.
+    /// False: something is wrong, and [`Self::read`] says what.
     #[inline(always)]
-    pub(crate) fn read_words(&mut self, first: usize, n: usize, who: Who, lane: u32) -> bool {
-        debug_assert!(self.grain == 2);
+    pub(crate) fn read_words<const N: usize>(
+        &mut self,
+        offset: u32,
+        who: Who,
+        lane: u32,
+        words: &mut [u32; N],
+    ) -> bool {
         let stamp = who.lane(lane);
-        if n == 4 {
-            return self.read_quad(first, stamp);
+        let first = (offset / 16) as usize;
+        let slot = (offset / 4 % 4) as usize;
+        if N >= 4 {
+            let mut fine = true;
+            for (n, part) in words.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+                fine &= Self::read_unit(&mut self.units[first + n], stamp);
+                *part = self.units[first + n].words;
+            }
+            return fine;
         }
+        let unit = &mut self.units[first];
         let mut fine = true;
-        let end = first + n;
-        let states = self.writers[first..end]
-            .iter()
-            .zip(&mut self.readers[first..end])
-            .zip(&self.written[first..end]);
-        for ((&writer, reader), &written) in states {
-            fine &= written == WRITTEN && !conflicts(writer, stamp);
-            Self::note_reader(reader, stamp);
+        for (k, word) in words.iter_mut().enumerate() {
+            let s = (slot + k) % 4;
+            fine &= unit.states[s] == WRITTEN && !conflicts(unit.writers[s], stamp);
+            Self::note_reader(&mut unit.readers[s], stamp);
+            *word = unit.words[s];
         }
         fine
     }
 
     #[inline(always)]
-    fn read_quad(&mut self, first: usize, stamp: u32) -> bool {
-        let (Some(writers), Some(readers), Some(written)) = (
-            self.writers[first..].first_chunk::<4>(),
-            self.readers[first..].first_chunk_mut::<4>(),
-            self.written[first..].first_chunk::<4>(),
-        ) else {
-            return false;
-        };
-        let mut fine = u32::from_le_bytes(*written) == u32::from_le_bytes([WRITTEN; 4]);
-        // The common case: nothing was written in this epoch, and nobody else has read.
-        let mut old_writers = true;
-        let mut plain_readers = true;
-        for j in 0..4 {
-            old_writers &= (writers[j] ^ stamp) >> EPOCH != 0;
-            plain_readers &= (readers[j] ^ stamp) >> EPOCH != 0 || readers[j] == stamp;
-        }
-        if !old_writers {
-            fine &= writers.iter().all(|&writer| !conflicts(writer, stamp));
-        }
-        if plain_readers {
-            *readers = [stamp; 4];
+    fn read_unit(unit: &mut Unit, stamp: u32) -> bool {
+        let mut fine = unit.states == [WRITTEN; 4];
+        // The four words were mostly written together and read together.
+        let [writer, ..] = unit.writers;
+        if unit.writers == [writer; 4] {
+            fine &= !conflicts(writer, stamp);
         } else {
-            for reader in readers {
+            fine &= unit.writers.iter().all(|&writer| !conflicts(writer, stamp));
+        }
+        let [mut reader, ..] = unit.readers;
+        if unit.readers == [reader; 4] {
+            let before = reader;
+            Self::note_reader(&mut reader, stamp);
+            if reader != before {
+                unit.readers = [reader; 4];
+            }
+        } else {
+            for reader in &mut unit.readers {
                 Self::note_reader(reader, stamp);
             }
         }
         fine
     }
 
-    /// As the lane of an access: several lanes of the warp at once.
-    pub(crate) const MANY_LANES: u32 = MANY;
+    /// Writes `N` words at an aligned offset for a lane. False: something is wrong, nothing was written, and
+    /// [`Self::claim`] says what.
+    #[inline(always)]
+    pub(crate) fn write_words<const N: usize>(
+        &mut self,
+        offset: u32,
+        who: Who,
+        lane: usize,
+        words: &[u32; N],
+    ) -> bool {
+        let stamp = who.lane(lane as u32);
+        let first = (offset / 16) as usize;
+        let slot = (offset / 4 % 4) as usize;
+        let mut fine = true;
+        for k in 0..N {
+            let s = (slot + k) % 4;
+            let unit = &self.units[first + (slot + k) / 4];
+            fine &= unit.states[s] != PENDING
+                && !conflicts(unit.writers[s], stamp)
+                && !conflicts(unit.readers[s], stamp);
+        }
+        if !fine {
+            return false;
+        }
+        for (k, &word) in words.iter().enumerate() {
+            let s = (slot + k) % 4;
+            let unit = &mut self.units[first + (slot + k) / 4];
+            unit.words[s] = word;
+            unit.writers[s] = stamp;
+            unit.states[s] = WRITTEN;
+        }
+        true
+    }
 
     fn grains(&self, offset: u32, bytes: u32) -> std::ops::Range<usize> {
         let end = (offset + bytes).div_ceil(1 << self.grain);
         (offset >> self.grain) as usize..end as usize
     }
 
-    /// Which bytes of its word an access of less than a word touches, or all.
-    fn byte_mask(offset: u32, bytes: u32) -> u8 {
-        if bytes >= 4 {
-            WRITTEN
-        } else {
-            ((1 << bytes) - 1) << (offset % 4)
+    /// The words at `offset`, whatever the grain. Less than a word stands in the lowest bytes.
+    pub(crate) fn fetch(&self, offset: u32, bytes: u32) -> [u32; 8] {
+        let mut words = [0; 8];
+        let bits = 8 << self.grain;
+        for (n, grain) in self.grains(offset, bytes).enumerate() {
+            let value = self.units[grain / 4].words[grain % 4];
+            let at = n * bits as usize;
+            words[at / 32] |= value << (at % 32);
+        }
+        words
+    }
+
+    /// Stores words at `offset`, whatever the grain, and marks them as written.
+    pub(crate) fn put(&mut self, offset: u32, bytes: u32, words: &[u32]) {
+        let bits = 8 << self.grain;
+        for (n, grain) in self.grains(offset, bytes).enumerate() {
+            let at = n * bits as usize;
+            let value = words[at / 32] >> (at % 32) & (u32::MAX >> (32 - bits));
+            let unit = &mut self.units[grain / 4];
+            unit.words[grain % 4] = value;
+            unit.states[grain % 4] = WRITTEN;
         }
     }
 
-    fn word_range(offset: u32, bytes: u32) -> std::ops::Range<usize> {
-        (offset / 4) as usize..(offset + bytes).div_ceil(4) as usize
-    }
-
     fn pending(&self, offset: u32, bytes: u32, lane: usize) -> Result<(), Box<Trouble>> {
-        let range = Self::word_range(offset, bytes);
-        if self.written[range].iter().any(|w| w & PENDING != 0) {
-            return Err(Trouble::at(
-                Check::AsyncCopy,
-                lane,
-                u64::from(offset),
-                format!(
-                    "an access of {bytes} bytes at shared offset {offset} meets a cp.async whose wait has not been passed"
-                ),
-            ));
+        for grain in self.grains(offset, bytes) {
+            if self.units[grain / 4].states[grain % 4] == PENDING {
+                return Err(Trouble::at(
+                    Check::AsyncCopy,
+                    lane,
+                    u64::from(offset),
+                    format!(
+                        "an access of {bytes} bytes at shared offset {offset} meets a cp.async whose wait has not been passed"
+                    ),
+                ));
+            }
         }
         Ok(())
     }
@@ -230,9 +318,10 @@ impl Shared {
         lane: usize,
     ) -> Result<(), Box<Trouble>> {
         self.pending(offset, bytes, lane)?;
-        let mask = Self::byte_mask(offset, bytes);
-        for word in Self::word_range(offset, bytes) {
-            if self.written[word] & mask != mask {
+        let stamp = who.lane(lane as u32);
+        for grain in self.grains(offset, bytes) {
+            let unit = &mut self.units[grain / 4];
+            if unit.states[grain % 4] != WRITTEN {
                 return Err(Trouble::at(
                     Check::Uninitialised,
                     lane,
@@ -242,14 +331,11 @@ impl Shared {
                     ),
                 ));
             }
-        }
-        let stamp = who.lane(lane as u32);
-        for grain in self.grains(offset, bytes) {
-            let writer = self.writers[grain];
+            let writer = unit.writers[grain % 4];
             if conflicts(writer, stamp) {
                 return Err(self.race(grain, lane, "reads", "written", writer));
             }
-            Self::note_reader(&mut self.readers[grain], stamp);
+            Self::note_reader(&mut unit.readers[grain % 4], stamp);
         }
         Ok(())
     }
@@ -267,9 +353,8 @@ impl Shared {
         )
     }
 
-    /// Checks and notes a write of `bytes` at `offset` by one lane.
-    #[inline]
-    pub(crate) fn write(
+    /// Checks and notes a write of `bytes` at `offset` by one lane. The bytes are to be [`Self::put`].
+    pub(crate) fn claim(
         &mut self,
         offset: u32,
         bytes: u32,
@@ -278,30 +363,16 @@ impl Shared {
     ) -> Result<(), Box<Trouble>> {
         self.pending(offset, bytes, lane)?;
         let stamp = who.lane(lane as u32);
-        self.claim(offset, bytes, stamp, lane)?;
-        let mask = Self::byte_mask(offset, bytes);
-        for word in Self::word_range(offset, bytes) {
-            self.written[word] |= mask;
-        }
-        Ok(())
-    }
-
-    fn claim(
-        &mut self,
-        offset: u32,
-        bytes: u32,
-        stamp: u32,
-        lane: usize,
-    ) -> Result<(), Box<Trouble>> {
         for grain in self.grains(offset, bytes) {
-            let (writer, reader) = (self.writers[grain], self.readers[grain]);
+            let unit = &mut self.units[grain / 4];
+            let (writer, reader) = (unit.writers[grain % 4], unit.readers[grain % 4]);
             if conflicts(writer, stamp) {
                 return Err(self.race(grain, lane, "writes", "written", writer));
             }
             if conflicts(reader, stamp) {
                 return Err(self.race(grain, lane, "writes", "read", reader));
             }
-            self.writers[grain] = stamp;
+            unit.writers[grain % 4] = stamp;
         }
         Ok(())
     }
@@ -315,21 +386,26 @@ impl Shared {
         lane: usize,
     ) -> Result<(), Box<Trouble>> {
         self.pending(offset, bytes, lane)?;
-        let stamp = (who.lane(lane as u32) & !(63 << WARP)) | ATOMIC << WARP;
-        for word in Self::word_range(offset, bytes) {
-            if self.written[word] & WRITTEN != WRITTEN {
+        let stamp = who.lane(lane as u32);
+        for grain in self.grains(offset, bytes) {
+            let unit = &mut self.units[grain / 4];
+            let (writer, reader) = (unit.writers[grain % 4], unit.readers[grain % 4]);
+            if unit.states[grain % 4] != WRITTEN {
                 return self.read(offset, bytes, who, lane);
             }
-        }
-        for grain in self.grains(offset, bytes) {
-            let (writer, reader) = (self.writers[grain], self.readers[grain]);
-            if warp_of(writer) != ATOMIC && conflicts(writer, who.lane(lane as u32)) {
+            if warp_of(writer) != ATOMIC && conflicts(writer, stamp) {
                 return Err(self.race(grain, lane, "updates atomically", "written", writer));
             }
-            if conflicts(reader, who.lane(lane as u32)) {
+            if conflicts(reader, stamp) {
                 return Err(self.race(grain, lane, "updates atomically", "read", reader));
             }
-            self.writers[grain] = stamp;
+            // A second thread's operation leaves a word that nobody may read before a barrier.
+            let first = (writer ^ stamp) >> EPOCH != 0 || warp_of(writer) != ATOMIC;
+            unit.writers[grain % 4] = if first || writer == atomic_stamp(stamp) {
+                atomic_stamp(stamp)
+            } else {
+                atomic_stamp(stamp) | MANY
+            };
         }
         Ok(())
     }
@@ -343,28 +419,25 @@ impl Shared {
         who: Who,
         lane: usize,
     ) -> Result<(), Box<Trouble>> {
-        self.pending(offset, bytes, lane)?;
-        self.claim(offset, bytes, who.lane(lane as u32), lane)?;
-        for word in Self::word_range(offset, bytes) {
-            self.written[word] = PENDING;
+        self.claim(offset, bytes, who, lane)?;
+        for grain in self.grains(offset, bytes) {
+            self.units[grain / 4].states[grain % 4] = PENDING;
         }
         Ok(())
     }
 
     /// The copy's data appears, visible to the thread that waited, and to others after a barrier.
     pub(crate) fn finish_copy(&mut self, offset: u32, data: &[u8], who: Who, lane: usize) {
-        for grain in self.grains(offset, data.len() as u32) {
-            self.writers[grain] = who.lane(lane as u32);
+        let bytes = data.len() as u32;
+        for grain in self.grains(offset, bytes) {
+            self.units[grain / 4].writers[grain % 4] = who.lane(lane as u32);
         }
-        for (word, bytes) in Self::word_range(offset, data.len() as u32).zip(data.chunks(4)) {
+        let mut words = [0; 8];
+        for (word, bytes) in words.iter_mut().zip(data.chunks(4)) {
             let mut whole = [0; 4];
             whole[..bytes.len()].copy_from_slice(bytes);
-            self.words[word] = u32::from_le_bytes(whole);
-            self.written[word] = WRITTEN;
+            *word = u32::from_le_bytes(whole);
         }
-    }
-
-    pub(crate) fn is_word_grained(&self) -> bool {
-        self.grain == 2
+        self.put(offset, bytes, &words);
     }
 }

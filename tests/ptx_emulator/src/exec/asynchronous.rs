@@ -2,10 +2,11 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::memory::{addresses, check_alignment, shared_offsets};
-use super::{Result, lanes_of, value};
+use super::address::{addresses, sectors};
+use super::global::{check_written, lane_allocation};
+use super::memory::check_shared;
+use super::{Pattern, Result, lanes_of, value};
 use crate::block::{Copy, Env, Warp};
-use crate::fault::{Check, Trouble};
 use crate::program::{Side, SideKind};
 
 pub(super) fn copy(env: &mut Env<'_>, warp: &mut Warp, side: &Side, mask: u32) -> Result<()> {
@@ -20,8 +21,10 @@ pub(super) fn copy(env: &mut Env<'_>, warp: &mut Warp, side: &Side, mask: u32) -
     };
     let to = addresses(warp, Some(side.src[0]), shared_offset, mask);
     let from = addresses(warp, Some(side.src[1]), global_offset, mask);
-    check_alignment(&to, mask, bytes)?;
-    let to = shared_offsets(env, &to, bytes, mask)?;
+    let mut pattern = Pattern::default();
+    let first = pattern.update(&to, mask, bytes);
+    pattern.check_alignment(first)?;
+    check_shared(env, &pattern, first)?;
     let who = env.shared.who(warp.index, warp.sync_epoch);
     let mut requested = 0;
     for lane in lanes_of(mask) {
@@ -32,15 +35,17 @@ pub(super) fn copy(env: &mut Env<'_>, warp: &mut Warp, side: &Side, mask: u32) -
         };
         let mut data = [0; 16];
         if size > 0 {
-            check_alignment(&[from[lane]; 32], 1 << lane, bytes)?;
+            let mut one = Pattern::default();
+            one.update(&[from[lane]; 32], 1 << lane, bytes);
+            one.check_alignment(from[lane])?;
             read(env, from[lane], &mut data[..size as usize], lane)?;
             requested |= 1 << lane;
         }
-        env.shared.begin_copy(to[lane], bytes, who, lane)?;
+        env.shared.begin_copy(to[lane] as u32, bytes, who, lane)?;
         warp.copies.push(Copy {
             lane,
             group: warp.committed[lane],
-            offset: to[lane],
+            offset: to[lane] as u32,
             bytes,
             data,
         });
@@ -48,40 +53,16 @@ pub(super) fn copy(env: &mut Env<'_>, warp: &mut Warp, side: &Side, mask: u32) -
     }
     if requested != 0 {
         env.counters.global_load_requests += 1;
-        let sectors = super::address::sectors(requested, &from, bytes);
-        env.counters.global_load_sectors += u64::from(sectors);
+        env.counters.global_load_sectors += u64::from(sectors(requested, &from));
     }
-    env.counters.shared_store_wavefronts += u64::from(super::address::wavefronts(mask, &to, bytes));
+    env.counters.shared_store_wavefronts += u64::from(pattern.wavefronts);
     Ok(())
 }
 
 fn read(env: &Env<'_>, address: u64, data: &mut [u8], lane: usize) -> Result<()> {
-    let global = env.launch.global;
-    let bytes = data.len() as u64;
-    let found = global.find(address).map(|i| &global.allocations[i]);
-    let Some(a) = found.filter(|a| a.bytes - (address - a.base) >= bytes) else {
-        return Err(Trouble::at(
-            Check::OutOfBounds,
-            lane,
-            address,
-            format!(
-                "{bytes} bytes of global memory: {}",
-                global.explain(address)
-            ),
-        ));
-    };
-    let offset = address - a.base;
-    if !a.is_range_written(offset, offset + bytes) {
-        return Err(Trouble::at(
-            Check::Uninitialised,
-            lane,
-            address,
-            format!(
-                "{bytes} bytes at byte {offset} of an allocation of {} bytes",
-                a.bytes
-            ),
-        ));
-    }
+    let bytes = data.len() as u32;
+    let (a, offset) = lane_allocation(env, address, bytes, lane)?;
+    check_written(a, offset, bytes, lane)?;
     for (k, byte) in data.iter_mut().enumerate() {
         let at = offset + k as u64;
         *byte = (a.words[(at / 4) as usize].load(Relaxed) >> (8 * (at % 4))) as u8;

@@ -2,16 +2,19 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::memory::{addresses, by_window, check_alignment, shared_offsets, within};
-use super::{Result, lanes_of, set_value, value};
+use super::address::addresses;
+use super::global::{check_written, lane_allocation};
+use super::memory::{by_window, check_shared, within};
+use super::{Pattern, Result, lanes_of, set_value, value};
 use crate::block::{Env, Warp};
 use crate::fault::{Check, Trouble};
 use crate::half::{self, BF16, F16, Finish, Rounding};
 use crate::memory::{LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW};
 use crate::program::{Access, AtomOp, Side, Space};
 
-/// The new value from the old, the operand and the value to compare with. Operands have `bits` bits.
-fn apply(op: AtomOp, bits: u32, old: u64, operand: u64, compare: u64) -> u64 {
+/// The new value from the old, the operand and the value to compare with. Operands have `bits` bits. Only on global
+/// memory does the addition of f32 flush subnormals.
+fn apply(op: AtomOp, bits: u32, global: bool, old: u64, operand: u64, compare: u64) -> u64 {
     let signed = |v: u64| crate::lane::integer::signed(v, bits);
     let halves = |format| {
         let add = |a, b| half::add(format, a, b, Rounding::NearestEven, Finish::default());
@@ -20,8 +23,15 @@ fn apply(op: AtomOp, bits: u32, old: u64, operand: u64, compare: u64) -> u64 {
     let new = match op {
         AtomOp::Add => old.wrapping_add(operand),
         AtomOp::AddF32 => {
-            let sum = f32::from_bits(old as u32) + f32::from_bits(operand as u32);
-            u64::from(sum.to_bits())
+            let flush = |x: f32| {
+                if global && x.is_subnormal() {
+                    0f32.copysign(x)
+                } else {
+                    x
+                }
+            };
+            let [old, operand] = [old, operand].map(|v| flush(f32::from_bits(v as u32)));
+            u64::from(flush(old + operand).to_bits())
         }
         AtomOp::AddF64 => (f64::from_bits(old) + f64::from_bits(operand)).to_bits(),
         AtomOp::AddF16x2 => halves(F16),
@@ -70,7 +80,9 @@ pub(super) fn atomic(
     let based = usize::from(access.based);
     let base = side.src.first().copied().filter(|_| access.based);
     let at = addresses(warp, base, access.offset, mask);
-    check_alignment(&at, mask, access.bytes)?;
+    let mut pattern = Pattern::default();
+    let first = pattern.update(&at, mask, access.bytes);
+    pattern.check_alignment(first)?;
     let windows = match access.space {
         Space::Generic => by_window(&at, mask),
         Space::Shared => [(SHARED_WINDOW, mask), (0, 0), (0, 0), (0, 0)],
@@ -88,7 +100,8 @@ pub(super) fn atomic(
         let first = lanes.trailing_zeros() as usize;
         match window {
             SHARED_WINDOW => {
-                shared_offsets(env, &at, access.bytes, lanes)?;
+                let first = pattern.update(&at, lanes, access.bytes);
+                check_shared(env, &pattern, first)?;
             }
             LOCAL_WINDOW | PARAM_WINDOW => {
                 return Err(Trouble::at(
@@ -110,7 +123,8 @@ pub(super) fn atomic(
             } else {
                 (0, value(warp, side.src[based], lane))
             };
-            let new = |old| apply(op, 8 * access.bytes, old, operand, compare);
+            let global = window != SHARED_WINDOW;
+            let new = |old| apply(op, 8 * access.bytes, global, old, operand, compare);
             let old = if window == SHARED_WINDOW {
                 in_shared(env, warp, at[lane] as u32, access.bytes, lane, new)?
             } else {
@@ -134,16 +148,11 @@ fn in_shared(
 ) -> Result<u64> {
     let who = env.shared.who(warp.index, warp.sync_epoch);
     env.shared.atomic(offset, bytes, who, lane)?;
-    let first = (offset / 4) as usize;
-    let words = &mut env.shared.words[first..first + bytes as usize / 4];
-    let old = words
-        .iter()
-        .rev()
-        .fold(0, |value, &word| value << 32 | u64::from(word));
+    let [low, high, ..] = env.shared.fetch(offset, bytes);
+    let old = u64::from(low) | u64::from(high) << 32;
     let result = new(old);
-    for (k, word) in words.iter_mut().enumerate() {
-        *word = (result >> (32 * k)) as u32;
-    }
+    let words = [result as u32, (result >> 32) as u32];
+    env.shared.put(offset, bytes, &words);
     Ok(old)
 }
 
@@ -154,28 +163,8 @@ fn in_global(
     lane: usize,
     new: impl Fn(u64) -> u64,
 ) -> Result<u64> {
-    let global = env.launch.global;
-    let found = global.find(address).map(|i| &global.allocations[i]);
-    let Some(a) = found.filter(|a| a.bytes - (address - a.base) >= u64::from(bytes)) else {
-        return Err(Trouble::at(
-            Check::OutOfBounds,
-            lane,
-            address,
-            format!(
-                "{bytes} bytes of global memory: {}",
-                global.explain(address)
-            ),
-        ));
-    };
-    let offset = address - a.base;
-    if !a.is_written(offset, bytes) {
-        return Err(Trouble::at(
-            Check::Uninitialised,
-            lane,
-            address,
-            format!("an atomic operation on {bytes} bytes at byte {offset} of an allocation"),
-        ));
-    }
+    let (a, offset) = lane_allocation(env, address, bytes, lane)?;
+    check_written(a, offset, bytes, lane)?;
     let first = (offset / 4) as usize;
     if bytes == 4 {
         let old =

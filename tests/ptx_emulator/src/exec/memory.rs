@@ -1,122 +1,166 @@
-//! Loads and stores.
+//! Loads and stores: addresses to a pattern, the pattern to a memory, words to registers.
+//!
+//! Between memory and registers an access's data is `N` words of each lane, one after the other: the cells.
 
-use std::sync::atomic::Ordering::Relaxed;
-
-use super::{ALL, Result, address, lanes_of, value};
+use super::global::{load_global, store_global};
+use super::private::{load_local, load_parameters, store_local};
+use super::{ALL, Pattern, Result, lanes_of, set_value, value};
 use crate::block::{Env, Warp};
 use crate::fault::{Check, Trouble};
-use crate::memory::{
-    Allocation, LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, WINDOW_BYTES, window_of,
-};
+use crate::memory::{LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, WINDOW_BYTES, window_of};
 use crate::program::{Access, File, Reg, SideKind, Space};
-use crate::row::Row;
+use crate::row::{Row, transpose};
 use crate::shared::Shared;
 
-/// Words of each lane: the access's words are rows.
-type Words = [Row; 8];
+/// `N` words of each lane.
+pub(super) type Cells<const N: usize> = [[u32; N]; 32];
 
-/// The addresses of all lanes. Lanes outside the mask get the first one's, so that they disturb no check.
-#[inline(always)]
-pub(super) fn addresses(warp: &Warp, base: Option<Reg>, offset: i64, mask: u32) -> [u64; 32] {
-    let offset = offset as u64;
-    let mut out = match base {
-        None => [offset; 32],
-        Some(Reg {
-            file: File::R64,
-            index,
-        }) => {
-            let row = warp.r64[index as usize].lanes();
-            let mut out = *row;
-            for address in &mut out {
-                *address = address.wrapping_add(offset);
-            }
-            out
-        }
-        Some(Reg { index, .. }) => {
-            let row = warp.r32[index as usize].lanes();
-            let mut out = [0; 32];
-            for (address, &low) in out.iter_mut().zip(row) {
-                *address = u64::from(low).wrapping_add(offset);
-            }
-            out
-        }
-    };
-    if mask != ALL {
-        let first = out[mask.trailing_zeros() as usize & 31];
-        for (lane, address) in out.iter_mut().enumerate() {
-            if mask >> lane & 1 == 0 {
-                *address = first;
-            }
-        }
-    }
-    out
-}
-
-#[cold]
-#[inline(never)]
-fn misaligned(addresses: &[u64; 32], mask: u32, bytes: u32) -> Box<Trouble> {
-    let lane = lanes_of(mask)
-        .find(|&lane| !addresses[lane].is_multiple_of(u64::from(bytes)))
-        .unwrap_or(0);
-    Trouble::at(
-        Check::Misaligned,
-        lane,
-        addresses[lane],
-        format!(
-            "an access of {bytes} bytes needs an address that is a multiple of {bytes}, and this one is {} above",
-            addresses[lane] % u64::from(bytes)
-        ),
-    )
-}
-
-#[inline(always)]
-pub(super) fn check_alignment(addresses: &[u64; 32], mask: u32, bytes: u32) -> Result<()> {
-    let all = addresses.iter().fold(0, |all, &address| all | address);
-    if all & u64::from(bytes - 1) != 0 {
-        return Err(misaligned(addresses, mask, bytes));
-    }
-    Ok(())
+/// What a load found.
+pub(super) enum Found {
+    /// The same for all lanes: cell 0.
+    Same,
+    /// Cell n belongs to the pattern's leader n and those who follow it.
+    Leaders,
+    /// Each lane has its cell.
+    Each,
 }
 
 /// A load: `side` is its number in the program.
 #[inline(always)]
 pub(super) fn load(env: &mut Env<'_>, warp: &mut Warp, side: usize, mask: u32) -> Result<()> {
-    let program = env.launch.program;
-    let SideKind::Access(access) = program.sides[side].kind else {
+    let SideKind::Access(access) = env.launch.program.sides[side].kind else {
         return Ok(());
     };
-    let side_ref = &program.sides[side];
-    let base = side_ref.src.first().copied();
-    let at = addresses(warp, base, access.offset, mask);
-    let bytes = access.bytes * access.count;
-    check_alignment(&at, mask, bytes)?;
-    let mut words: Words = [Row::ZERO; 8];
-    match access.space {
-        Space::Shared => load_shared(env, warp, side, &at, bytes, mask, &mut words)?,
-        Space::Global => load_global(env, &at, bytes, mask, &mut words)?,
-        Space::Param => load_parameters(env, &at, bytes, mask, &mut words)?,
-        Space::Local => load_local(warp, &at, bytes, mask, &mut words)?,
-        Space::Generic => load_generic(env, warp, side, &at, bytes, mask, &mut words)?,
+    match access.bytes * access.count {
+        16 => load_words::<4>(env, warp, side, access, mask),
+        8 => load_words::<2>(env, warp, side, access, mask),
+        32 => load_words::<8>(env, warp, side, access, mask),
+        _ => load_words::<1>(env, warp, side, access, mask),
     }
-    deliver(warp, access, &side_ref.dst, mask, &words);
+}
+
+#[inline(always)]
+fn load_words<const N: usize>(
+    env: &mut Env<'_>,
+    warp: &mut Warp,
+    side: usize,
+    access: Access,
+    mask: u32,
+) -> Result<()> {
+    let program = env.launch.program;
+    let bytes = access.bytes * access.count;
+    let base = program.sides[side].src.first().copied();
+    let first = env.patterns[side].locate(warp, base, access.offset, mask, bytes);
+    env.patterns[side].check_alignment(first)?;
+    let mut cells = [[0; N]; 32];
+    let found = match access.space {
+        Space::Shared => load_shared(env, warp, side, first, bytes, &mut cells)?,
+        Space::Global => load_global(env, side, first, bytes, &mut cells)?,
+        Space::Param => {
+            load_parameters(env, &env.patterns[side].at(first), bytes, mask, &mut cells)?
+        }
+        Space::Local => load_local(warp, &env.patterns[side].at(first), bytes, mask, &mut cells)?,
+        Space::Generic => {
+            let at = env.patterns[side].at(first);
+            load_generic(env, warp, side, &at, bytes, mask, &mut cells)?
+        }
+    };
+    let dst = &program.sides[side].dst;
+    deliver(
+        warp,
+        access,
+        dst,
+        &env.patterns[side],
+        mask,
+        &mut cells,
+        found,
+    );
     Ok(())
 }
 
-/// Puts loaded words into registers.
+/// Puts cells into registers.
 #[inline(always)]
-fn deliver(warp: &mut Warp, access: Access, dst: &[Reg], mask: u32, words: &Words) {
-    if access.bytes == 4 && access.extend == 0 && dst.iter().all(|reg| reg.file == File::R32) {
-        for (reg, word) in dst.iter().zip(words) {
-            let row = &mut warp.r32[reg.index as usize];
-            if mask == ALL {
-                *row = *word;
+fn deliver<const N: usize>(
+    warp: &mut Warp,
+    access: Access,
+    dst: &[Reg],
+    pattern: &Pattern,
+    mask: u32,
+    cells: &mut Cells<N>,
+    found: Found,
+) {
+    let words = access.plain && dst.len() == N;
+    match found {
+        Found::Same if words => {
+            for (k, reg) in dst.iter().enumerate() {
+                let row = &mut warp.r32[reg.index as usize];
+                let same = Row([[cells[0][k]; 8]; 4]);
+                if mask == ALL {
+                    *row = same;
+                } else {
+                    merge(row, &same, mask);
+                }
+            }
+        }
+        Found::Leaders if words && mask == ALL => {
+            deliver_words(warp, dst, cells, |lane| pattern.leader_of(lane));
+        }
+        Found::Each if words && mask == ALL => deliver_words(warp, dst, cells, |lane| lane),
+        _ => {
+            match found {
+                Found::Same => *cells = [cells[0]; 32],
+                Found::Leaders => {
+                    let leaders = *cells;
+                    for (lane, cell) in cells.iter_mut().enumerate() {
+                        *cell = leaders[pattern.leader_of(lane)];
+                    }
+                }
+                Found::Each => {}
+            }
+            if words {
+                for (k, reg) in dst.iter().enumerate() {
+                    let mut word = Row::ZERO;
+                    for (to, cell) in word.lanes_mut().iter_mut().zip(&*cells) {
+                        *to = cell[k];
+                    }
+                    merge(&mut warp.r32[reg.index as usize], &word, mask);
+                }
             } else {
-                merge(row, word, mask);
+                deliver_other(warp, access, dst, mask, cells);
+            }
+        }
+    }
+}
+
+/// Cells of words into 32-bit registers of all lanes.
+#[inline(always)]
+fn deliver_words<const N: usize>(
+    warp: &mut Warp,
+    dst: &[Reg],
+    cells: &Cells<N>,
+    cell_of: impl Fn(usize) -> usize,
+) {
+    if N == 4
+        && let [a, b, c, d] = dst
+    {
+        let rows = [a, b, c, d].map(|reg| reg.index as usize);
+        for quad in 0..8 {
+            let block: [[u32; 4]; 4] = std::array::from_fn(|j| {
+                let cell = &cells[cell_of(4 * quad + j) & 31];
+                std::array::from_fn(|k| cell[k % N])
+            });
+            for (row, part) in rows.into_iter().zip(transpose(block)) {
+                *warp.r32[row].quad_mut(quad) = part;
             }
         }
         return;
     }
-    deliver_other(warp, access, dst, mask, words);
+    for (k, reg) in dst.iter().enumerate() {
+        let row = warp.r32[reg.index as usize].lanes_mut();
+        for (lane, to) in row.iter_mut().enumerate() {
+            *to = cells[cell_of(lane) & 31][k];
+        }
+    }
 }
 
 #[inline(always)]
@@ -128,21 +172,23 @@ fn merge(row: &mut Row, word: &Row, mask: u32) {
 }
 
 #[inline(never)]
-fn deliver_other(warp: &mut Warp, access: Access, dst: &[Reg], mask: u32, words: &Words) {
+fn deliver_other<const N: usize>(
+    warp: &mut Warp,
+    access: Access,
+    dst: &[Reg],
+    mask: u32,
+    cells: &Cells<N>,
+) {
     let bits = 8 * access.bytes;
     for (n, &reg) in dst.iter().enumerate() {
         for lane in lanes_of(mask) {
+            let cell = &cells[lane];
             let element = match access.bytes {
-                8 => {
-                    let low = words[2 * n].lanes()[lane];
-                    let high = words[2 * n + 1].lanes()[lane];
-                    u64::from(low) | u64::from(high) << 32
-                }
-                4 => u64::from(words[n].lanes()[lane]),
+                8 => u64::from(cell[2 * n]) | u64::from(cell[2 * n + 1]) << 32,
+                4 => u64::from(cell[n]),
                 _ => {
                     let first = bits * n as u32;
-                    let word = words[first as usize / 32].lanes()[lane];
-                    u64::from(word >> (first % 32)) & ((1 << bits) - 1)
+                    u64::from(cell[first as usize / 32] >> (first % 32)) & ((1 << bits) - 1)
                 }
             };
             let element = if access.extend > 0 {
@@ -152,7 +198,7 @@ fn deliver_other(warp: &mut Warp, access: Access, dst: &[Reg], mask: u32, words:
             } else {
                 element
             };
-            super::set_value(warp, reg, lane, element);
+            set_value(warp, reg, lane, element);
         }
     }
 }
@@ -160,340 +206,101 @@ fn deliver_other(warp: &mut Warp, access: Access, dst: &[Reg], mask: u32, words:
 /// A store.
 #[inline(always)]
 pub(super) fn store(env: &mut Env<'_>, warp: &mut Warp, side: usize, mask: u32) -> Result<()> {
-    let program = env.launch.program;
-    let SideKind::Access(access) = program.sides[side].kind else {
+    let SideKind::Access(access) = env.launch.program.sides[side].kind else {
         return Ok(());
     };
-    let side_ref = &program.sides[side];
-    let based = usize::from(access.based);
-    let base = side_ref.src.first().copied().filter(|_| access.based);
-    let at = addresses(warp, base, access.offset, mask);
+    match access.bytes * access.count {
+        16 => store_words::<4>(env, warp, side, access, mask),
+        8 => store_words::<2>(env, warp, side, access, mask),
+        32 => store_words::<8>(env, warp, side, access, mask),
+        _ => store_words::<1>(env, warp, side, access, mask),
+    }
+}
+
+#[inline(always)]
+fn store_words<const N: usize>(
+    env: &mut Env<'_>,
+    warp: &mut Warp,
+    side: usize,
+    access: Access,
+    mask: u32,
+) -> Result<()> {
+    let program = env.launch.program;
     let bytes = access.bytes * access.count;
-    check_alignment(&at, mask, bytes)?;
-    let mut words: Words = [Row::ZERO; 8];
-    collect(warp, access, &side_ref.src[based..], &mut words);
+    let src = &program.sides[side].src;
+    let base = src.first().copied().filter(|_| access.based);
+    let first = env.patterns[side].locate(warp, base, access.offset, mask, bytes);
+    env.patterns[side].check_alignment(first)?;
+    let cells: Cells<N> = collect(warp, access, &src[usize::from(access.based)..]);
     match access.space {
-        Space::Shared => store_shared(env, warp, side, &at, bytes, mask, &words),
-        Space::Global => store_global(env, &at, bytes, mask, &words),
-        Space::Local => store_local(warp, &at, bytes, mask, &words),
-        Space::Param | Space::Generic => store_generic(env, warp, side, &at, bytes, mask, &words),
+        Space::Shared => store_shared(env, warp, side, first, bytes, &cells),
+        Space::Global => store_global(env, side, first, bytes, &cells),
+        Space::Local => {
+            let at = env.patterns[side].at(first);
+            store_local(warp, &at, bytes, mask, &cells)
+        }
+        Space::Param | Space::Generic => {
+            let at = env.patterns[side].at(first);
+            store_generic(env, warp, side, &at, bytes, mask, &cells)
+        }
     }
 }
 
 /// Takes the words to store from registers.
 #[inline(always)]
-fn collect(warp: &Warp, access: Access, src: &[Reg], words: &mut Words) {
-    if access.bytes == 4 && src.iter().all(|reg| reg.file == File::R32) {
-        for (word, reg) in words.iter_mut().zip(src) {
-            *word = warp.r32[reg.index as usize];
+fn collect<const N: usize>(warp: &Warp, access: Access, src: &[Reg]) -> Cells<N> {
+    let mut cells = [[0; N]; 32];
+    if access.plain {
+        for (k, reg) in src.iter().enumerate().take(N) {
+            let row = warp.r32[reg.index as usize].lanes();
+            for (cell, &word) in cells.iter_mut().zip(row) {
+                cell[k] = word;
+            }
         }
-        return;
+        return cells;
     }
-    collect_other(warp, access, src, words);
+    collect_other(warp, access, src, &mut cells);
+    cells
 }
 
 #[inline(never)]
-fn collect_other(warp: &Warp, access: Access, src: &[Reg], words: &mut Words) {
+fn collect_other<const N: usize>(warp: &Warp, access: Access, src: &[Reg], cells: &mut Cells<N>) {
     let bits = 8 * access.bytes;
     for (n, &reg) in src.iter().enumerate() {
-        for lane in 0..32 {
+        for (lane, cell) in cells.iter_mut().enumerate() {
             let element = value(warp, reg, lane);
             match access.bytes {
                 8 => {
-                    words[2 * n].lanes_mut()[lane] = element as u32;
-                    words[2 * n + 1].lanes_mut()[lane] = (element >> 32) as u32;
+                    cell[2 * n] = element as u32;
+                    cell[2 * n + 1] = (element >> 32) as u32;
                 }
-                4 => words[n].lanes_mut()[lane] = element as u32,
+                4 => cell[n] = element as u32,
                 _ => {
                     let first = bits * n as u32;
                     let part = (element as u32 & ((1 << bits) - 1)) << (first % 32);
-                    words[first as usize / 32].lanes_mut()[lane] |= part;
+                    cell[first as usize / 32] |= part;
                 }
             }
         }
     }
 }
 
-/// The allocation that all lanes access, and their offsets in it.
+/// An error if the lanes' accesses do not all lie in the block's shared memory.
 #[inline(always)]
-fn allocation<'g>(
-    env: &Env<'g>,
-    at: &[u64; 32],
-    bytes: u32,
-    mask: u32,
-) -> Result<(&'g Allocation, [u64; 32])> {
-    let global = env.launch.global;
-    let (mut low, mut high) = (u64::MAX, 0);
-    for &address in at {
-        low = low.min(address);
-        high = high.max(address);
-    }
-    if let Some(index) = global.find(low) {
-        let allocation = &global.allocations[index];
-        if high - allocation.base + u64::from(bytes) <= allocation.bytes {
-            let mut offsets = *at;
-            for offset in &mut offsets {
-                *offset -= allocation.base;
-            }
-            return Ok((allocation, offsets));
-        }
-    }
-    Err(outside(env, at, bytes, mask))
-}
-
-/// Says which lane is out of bounds; if none is, the lanes access several allocations, and the caller goes lane by lane.
-#[cold]
-#[inline(never)]
-fn outside(env: &Env<'_>, at: &[u64; 32], bytes: u32, mask: u32) -> Box<Trouble> {
-    let global = env.launch.global;
-    for lane in lanes_of(mask) {
-        let address = at[lane];
-        let inside = global.find(address).is_some_and(|i| {
-            let a = &global.allocations[i];
-            a.bytes - (address - a.base) >= u64::from(bytes)
-        });
-        if !inside {
-            return Trouble::at(
-                Check::OutOfBounds,
-                lane,
-                address,
-                format!(
-                    "{bytes} bytes of global memory: {}",
-                    global.explain(address)
-                ),
-            );
-        }
-    }
-    Trouble::new(Check::OutOfBounds, 32, String::new())
-}
-
-/// Whether [`outside`] found the lanes in several allocations.
-fn is_scattered(trouble: &Trouble) -> bool {
-    trouble.lane == 32
-}
-
-#[cold]
-#[inline(never)]
-fn unwritten(
-    at: &[u64; 32],
-    offsets: &[u64; 32],
-    a: &Allocation,
-    bytes: u32,
-    mask: u32,
-) -> Option<Box<Trouble>> {
-    let lane = lanes_of(mask).find(|&lane| !a.is_written(offsets[lane], bytes))?;
-    let name = a
-        .name
-        .as_deref()
-        .map_or(String::new(), |n| format!(" ({n})"));
-    Some(Trouble::at(
-        Check::Uninitialised,
-        lane,
-        at[lane],
-        format!(
-            "{bytes} bytes at byte {} of the allocation{name} of {} bytes, where nothing has written all of them",
-            offsets[lane], a.bytes
-        ),
-    ))
-}
-
-/// Whether the lanes' accesses follow each other without gaps.
-#[inline(always)]
-fn is_contiguous(offsets: &[u64; 32], bytes: u32) -> bool {
-    let mut differ = 0;
-    for (lane, &offset) in offsets.iter().enumerate() {
-        differ |= offset ^ (offsets[0] + lane as u64 * u64::from(bytes));
-    }
-    differ == 0
-}
-
-#[inline(always)]
-fn load_global(
-    env: &mut Env<'_>,
-    at: &[u64; 32],
-    bytes: u32,
-    mask: u32,
-    words: &mut Words,
-) -> Result<()> {
-    let (a, offsets) = match allocation(env, at, bytes, mask) {
-        Ok(found) => found,
-        Err(trouble) if is_scattered(&trouble) => {
-            return scattered(at, mask, |lane, at| {
-                load_global_cold(env, at, bytes, 1 << lane, words)
-            });
-        }
-        Err(trouble) => return Err(trouble),
-    };
-    let counters = &mut env.counters;
-    counters.global_load_requests += 1;
-    counters.global_load_bytes += u64::from(mask.count_ones() * bytes);
-    let contiguous = mask == ALL && is_contiguous(&offsets, bytes);
-    let fine = if contiguous {
-        let (start, end) = (offsets[0], offsets[0] + u64::from(32 * bytes));
-        counters.global_load_sectors += end.div_ceil(32) - start / 32;
-        a.is_range_written(start, end)
-    } else {
-        counters.global_load_sectors += u64::from(address::sectors(mask, at, bytes));
-        let mut fine = true;
-        for &offset in &offsets {
-            fine &= a.is_written(offset, bytes);
-        }
-        fine
-    };
-    if !fine && let Some(trouble) = unwritten(at, &offsets, a, bytes, mask) {
-        return Err(trouble);
-    }
-    if bytes < 4 {
-        for lane in lanes_of(mask) {
-            words[0].lanes_mut()[lane] = a.load_small(offsets[lane], bytes);
-        }
-        return Ok(());
-    }
-    let count = bytes as usize / 4;
-    if count == 4 {
-        gather::<4>(a, &offsets, words);
-    } else if count == 1 {
-        gather::<1>(a, &offsets, words);
-    } else if count == 2 {
-        gather::<2>(a, &offsets, words);
-    } else {
-        gather::<8>(a, &offsets, words);
-    }
-    Ok(())
-}
-
-/// Words of all lanes; lanes that do not take part read what the first does.
-#[inline(always)]
-fn gather<const N: usize>(a: &Allocation, offsets: &[u64; 32], words: &mut Words) {
-    for lane in 0..32 {
-        let first = (offsets[lane] / 4) as usize;
-        let source = &a.words[first..first + N];
-        for k in 0..N {
-            words[k].lanes_mut()[lane] = source[k].load(Relaxed);
-        }
-    }
-}
-
-#[inline(never)]
-fn load_global_cold(
-    env: &mut Env<'_>,
-    at: &[u64; 32],
-    bytes: u32,
-    mask: u32,
-    words: &mut Words,
-) -> Result<()> {
-    let mut one = [Row::ZERO; 8];
-    let here = [at[mask.trailing_zeros() as usize & 31]; 32];
-    load_global(env, &here, bytes, mask, &mut one)?;
-    for (word, one) in words.iter_mut().zip(&one) {
-        merge(word, one, mask);
-    }
-    Ok(())
-}
-
-/// Lanes one by one, where they access several allocations.
-#[cold]
-#[inline(never)]
-fn scattered(
-    at: &[u64; 32],
-    mask: u32,
-    mut one: impl FnMut(usize, &[u64; 32]) -> Result<()>,
-) -> Result<()> {
-    for lane in lanes_of(mask) {
-        one(lane, at)?;
-    }
-    Ok(())
-}
-
-#[inline(always)]
-fn store_global(
-    env: &mut Env<'_>,
-    at: &[u64; 32],
-    bytes: u32,
-    mask: u32,
-    words: &Words,
-) -> Result<()> {
-    let (a, offsets) = match allocation(env, at, bytes, mask) {
-        Ok(found) => found,
-        Err(trouble) if is_scattered(&trouble) => {
-            return scattered(at, mask, |lane, at| {
-                store_global_cold(env, &[at[lane]; 32], bytes, 1 << lane, words)
-            });
-        }
-        Err(trouble) => return Err(trouble),
-    };
-    if a.read_only {
-        return Err(Trouble::at(
-            Check::ReadOnly,
-            mask.trailing_zeros() as usize,
-            at[mask.trailing_zeros() as usize & 31],
-            format!("{} is constant", a.name.as_deref().unwrap_or("this memory")),
-        ));
-    }
-    let counters = &mut env.counters;
-    counters.global_store_requests += 1;
-    counters.global_store_bytes += u64::from(mask.count_ones() * bytes);
-    if mask == ALL && is_contiguous(&offsets, bytes) {
-        let (start, end) = (offsets[0], offsets[0] + u64::from(32 * bytes));
-        counters.global_store_sectors += end.div_ceil(32) - start / 32;
-        a.mark_range(start, end);
-    } else {
-        counters.global_store_sectors += u64::from(address::sectors(mask, at, bytes));
-        for lane in lanes_of(mask) {
-            a.mark(offsets[lane], bytes);
-        }
-    }
-    let count = bytes as usize / 4;
-    for lane in lanes_of(mask) {
-        let offset = offsets[lane];
-        if bytes < 4 {
-            a.store_small(offset, bytes, words[0].lanes()[lane]);
-        } else {
-            let first = (offset / 4) as usize;
-            for (target, word) in a.words[first..first + count].iter().zip(words) {
-                target.store(word.lanes()[lane], Relaxed);
-            }
-        }
-    }
-    Ok(())
-}
-
-#[inline(never)]
-fn store_global_cold(
-    env: &mut Env<'_>,
-    at: &[u64; 32],
-    bytes: u32,
-    mask: u32,
-    words: &Words,
-) -> Result<()> {
-    store_global(env, at, bytes, mask, words)
-}
-
-/// Offsets in shared memory, all within its bounds.
-#[inline(always)]
-pub(super) fn shared_offsets(
-    env: &Env<'_>,
-    at: &[u64; 32],
-    bytes: u32,
-    mask: u32,
-) -> Result<[u32; 32]> {
+pub(super) fn check_shared(env: &Env<'_>, pattern: &Pattern, first: u64) -> Result<()> {
     let size = u64::from(env.shared.bytes());
-    let mut beyond = false;
-    let mut offsets = [0; 32];
-    for (offset, &address) in offsets.iter_mut().zip(at) {
-        beyond |= address.wrapping_add(u64::from(bytes)).wrapping_sub(1) >= size || address >= size;
-        *offset = address as u32;
+    match pattern.range(first) {
+        Some((_, end)) if end <= size => Ok(()),
+        _ => Err(beyond_shared(pattern, first, size)),
     }
-    if beyond {
-        return Err(beyond_shared(at, bytes, size, mask));
-    }
-    Ok(offsets)
 }
 
 #[cold]
 #[inline(never)]
-fn beyond_shared(at: &[u64; 32], bytes: u32, size: u64, mask: u32) -> Box<Trouble> {
-    let lane = lanes_of(mask)
+fn beyond_shared(pattern: &Pattern, first: u64, size: u64) -> Box<Trouble> {
+    let at = pattern.at(first);
+    let bytes = pattern.bytes();
+    let lane = lanes_of(pattern.mask)
         .find(|&lane| at[lane] >= size || at[lane] + u64::from(bytes) > size)
         .unwrap_or(0);
     Trouble::at(
@@ -508,75 +315,51 @@ fn beyond_shared(at: &[u64; 32], bytes: u32, size: u64, mask: u32) -> Box<Troubl
 }
 
 #[inline(always)]
-fn load_shared(
+fn load_shared<const N: usize>(
     env: &mut Env<'_>,
     warp: &Warp,
     side: usize,
-    at: &[u64; 32],
+    first: u64,
     bytes: u32,
-    mask: u32,
-    words: &mut Words,
-) -> Result<()> {
-    let offsets = shared_offsets(env, at, bytes, mask)?;
+    cells: &mut Cells<N>,
+) -> Result<Found> {
+    check_shared(env, &env.patterns[side], first)?;
     let who = env.shared.who(warp.index, warp.sync_epoch);
-    let pattern = &mut env.patterns[side];
-    pattern.update(mask, &offsets, bytes);
-    env.counters.shared_load_wavefronts += u64::from(pattern.wavefronts);
-    let count = bytes as usize / 4;
-    let shared = &mut env.shared;
-    if !shared.is_word_grained() || count == 0 {
-        for lane in lanes_of(mask) {
-            shared.read(offsets[lane], bytes, who, lane)?;
+    let Env {
+        patterns,
+        shared,
+        counters,
+        ..
+    } = env;
+    let pattern = &patterns[side];
+    counters.shared_load_wavefronts += u64::from(pattern.wavefronts);
+    let first = first as u32;
+    if !shared.is_word_grained() || bytes < 4 {
+        for lane in lanes_of(pattern.mask) {
+            let offset = first.wrapping_add(pattern.distances[lane] as u32);
+            shared.read(offset, bytes, who, lane)?;
+            cells[lane].copy_from_slice(&shared.fetch(offset, bytes)[..N]);
         }
+        return Ok(Found::Each);
+    }
+    let mut fine = true;
+    for (n, (lane, distance)) in pattern.leaders().enumerate() {
+        let offset = first.wrapping_add(distance as u32);
+        let reader = if pattern.several >> n & 1 != 0 {
+            Shared::MANY_LANES
+        } else {
+            lane as u32
+        };
+        fine &= shared.read_words(offset, who, reader, &mut cells[n & 31]);
+    }
+    if !fine {
+        explain_shared(shared, pattern, first, bytes, who)?;
+    }
+    Ok(if pattern.distinct == 1 {
+        Found::Same
     } else {
-        let mut fine = true;
-        for (lane, several) in pattern.representatives() {
-            let first = (offsets[lane] / 4) as usize;
-            let reader = if several {
-                Shared::MANY_LANES
-            } else {
-                lane as u32
-            };
-            fine &= shared.read_words(first, count, who, reader);
-        }
-        if !fine {
-            explain_shared(shared, &offsets, bytes, who, mask)?;
-        }
-    }
-    if count == 0 {
-        for lane in lanes_of(mask) {
-            let word = shared.words[(offsets[lane] / 4) as usize] >> (8 * (offsets[lane] % 4));
-            words[0].lanes_mut()[lane] = word & (u32::MAX >> (32 - 8 * bytes));
-        }
-        return Ok(());
-    }
-    if pattern.distinct == 1 {
-        let first = (offsets[mask.trailing_zeros() as usize & 31] / 4) as usize;
-        for (word, &value) in words.iter_mut().zip(&shared.words[first..first + count]) {
-            *word = Row([[value; 8]; 4]);
-        }
-    } else if count == 4 {
-        gather_shared::<4>(&shared.words, &offsets, words);
-    } else if count == 1 {
-        gather_shared::<1>(&shared.words, &offsets, words);
-    } else if count == 2 {
-        gather_shared::<2>(&shared.words, &offsets, words);
-    } else {
-        gather_shared::<8>(&shared.words, &offsets, words);
-    }
-    Ok(())
-}
-
-#[inline(always)]
-fn gather_shared<const N: usize>(source: &[u32], offsets: &[u32; 32], words: &mut Words) {
-    for lane in 0..32 {
-        let first = (offsets[lane] / 4) as usize;
-        if let Some(chunk) = source[first..].first_chunk::<N>() {
-            for k in 0..N {
-                words[k].lanes_mut()[lane] = chunk[k];
-            }
-        }
-    }
+        Found::Leaders
+    })
 }
 
 /// The exact check of each lane, after the summary one has failed.
@@ -584,50 +367,47 @@ fn gather_shared<const N: usize>(source: &[u32], offsets: &[u32; 32], words: &mu
 #[inline(never)]
 fn explain_shared(
     shared: &mut Shared,
-    offsets: &[u32; 32],
+    pattern: &Pattern,
+    first: u32,
     bytes: u32,
     who: crate::shared::Who,
-    mask: u32,
 ) -> Result<()> {
-    for lane in lanes_of(mask) {
-        shared.read(offsets[lane], bytes, who, lane)?;
+    for lane in lanes_of(pattern.mask) {
+        let offset = first.wrapping_add(pattern.distances[lane] as u32);
+        shared.read(offset, bytes, who, lane)?;
     }
     Ok(())
 }
 
 #[inline(always)]
-fn store_shared(
+fn store_shared<const N: usize>(
     env: &mut Env<'_>,
     warp: &Warp,
     side: usize,
-    at: &[u64; 32],
+    first: u64,
     bytes: u32,
-    mask: u32,
-    words: &Words,
+    cells: &Cells<N>,
 ) -> Result<()> {
-    let offsets = shared_offsets(env, at, bytes, mask)?;
+    check_shared(env, &env.patterns[side], first)?;
     let who = env.shared.who(warp.index, warp.sync_epoch);
-    let pattern = &mut env.patterns[side];
-    pattern.update(mask, &offsets, bytes);
-    env.counters.shared_store_wavefronts += u64::from(pattern.wavefronts);
-    let count = bytes as usize / 4;
-    if pattern.shared != 0 {
-        same_values(&offsets, mask, words, count.max(1))?;
+    let Env {
+        patterns,
+        shared,
+        counters,
+        ..
+    } = env;
+    let pattern = &patterns[side];
+    counters.shared_store_wavefronts += u64::from(pattern.wavefronts);
+    if pattern.several != 0 {
+        same_values(pattern, first, cells)?;
     }
-    for (lane, _) in pattern.representatives() {
-        let offset = offsets[lane];
-        env.shared.write(offset, bytes, who, lane)?;
-        let first = (offset / 4) as usize;
-        if count == 0 {
-            let shift = 8 * (offset % 4);
-            let lanes = (u32::MAX >> (32 - 8 * bytes)) << shift;
-            let word = &mut env.shared.words[first];
-            *word = *word & !lanes | words[0].lanes()[lane] << shift & lanes;
-        } else {
-            let target = &mut env.shared.words[first..first + count];
-            for (target, word) in target.iter_mut().zip(words) {
-                *target = word.lanes()[lane];
-            }
+    let first = first as u32;
+    let quick = shared.is_word_grained() && bytes >= 4;
+    for (lane, distance) in pattern.leaders() {
+        let offset = first.wrapping_add(distance as u32);
+        if !quick || !shared.write_words(offset, who, lane, &cells[lane]) {
+            shared.claim(offset, bytes, who, lane)?;
+            shared.put(offset, bytes, &cells[lane]);
         }
     }
     Ok(())
@@ -636,135 +416,20 @@ fn store_shared(
 /// Lanes that store to one address in one instruction must store the same.
 #[cold]
 #[inline(never)]
-fn same_values(offsets: &[u32; 32], mask: u32, words: &Words, count: usize) -> Result<()> {
-    for lane in lanes_of(mask) {
-        for other in lanes_of(mask & ((1 << lane) - 1)) {
-            let differ = words[..count]
-                .iter()
-                .any(|word| word.lanes()[lane] != word.lanes()[other]);
-            if offsets[lane] == offsets[other] && differ {
-                return Err(Trouble::at(
-                    Check::SharedRace,
-                    lane,
-                    u64::from(offsets[lane]),
-                    format!(
-                        "lanes {other} and {lane} store different values to shared offset {} in one instruction",
-                        offsets[lane]
-                    ),
-                ));
-            }
-        }
-    }
-    Ok(())
-}
-
-#[inline(never)]
-fn load_parameters(
-    env: &Env<'_>,
-    at: &[u64; 32],
-    bytes: u32,
-    mask: u32,
-    words: &mut Words,
-) -> Result<()> {
-    let parameters = env.launch.parameters;
-    let n = bytes as usize;
-    for lane in lanes_of(mask) {
-        let data = usize::try_from(at[lane])
-            .ok()
-            .and_then(|first| parameters.get(first..)?.get(..n));
-        let Some(data) = data else {
+fn same_values<const N: usize>(pattern: &Pattern, first: u64, cells: &Cells<N>) -> Result<()> {
+    let leaders: Vec<usize> = pattern.leaders().map(|(lane, _)| lane).collect();
+    for lane in lanes_of(pattern.mask) {
+        let other = leaders[pattern.leader_of(lane)];
+        if cells[lane] != cells[other] {
+            let offset = first.wrapping_add(pattern.distances[lane]);
             return Err(Trouble::at(
-                Check::OutOfBounds,
+                Check::SharedRace,
                 lane,
-                at[lane],
-                format!("the kernel has {} bytes of parameters", parameters.len()),
+                offset,
+                format!(
+                    "lanes {other} and {lane} store different values to shared offset {offset} in one instruction"
+                ),
             ));
-        };
-        for (word, chunk) in words.iter_mut().zip(data.chunks(4)) {
-            let mut whole = [0; 4];
-            whole[..chunk.len()].copy_from_slice(chunk);
-            word.lanes_mut()[lane] = u32::from_le_bytes(whole);
-        }
-        // One address for all lanes is the rule.
-        if at.iter().all(|&other| other == at[0]) {
-            for word in &mut words[..n.div_ceil(4)] {
-                *word = Row([[word.lanes()[lane]; 8]; 4]);
-            }
-            break;
-        }
-    }
-    Ok(())
-}
-
-fn check_local(warp: &Warp, at: &[u64; 32], bytes: u32, mask: u32) -> Result<()> {
-    let size = 4 * warp.local.len() as u64;
-    match lanes_of(mask).find(|&lane| at[lane] >= size || at[lane] + u64::from(bytes) > size) {
-        None => Ok(()),
-        Some(lane) => Err(Trouble::at(
-            Check::OutOfBounds,
-            lane,
-            at[lane],
-            format!(
-                "{bytes} bytes at offset {} of local memory, of which a thread has {size} bytes",
-                at[lane] as i64
-            ),
-        )),
-    }
-}
-
-#[inline(never)]
-fn load_local(warp: &Warp, at: &[u64; 32], bytes: u32, mask: u32, words: &mut Words) -> Result<()> {
-    check_local(warp, at, bytes, mask)?;
-    for lane in lanes_of(mask) {
-        let first = (at[lane] / 4) as usize;
-        let shift = 8 * (at[lane] % 4) as u32;
-        let needed: u8 = if bytes < 4 {
-            ((1 << bytes) - 1) << (at[lane] % 4)
-        } else {
-            15
-        };
-        for (k, word) in words[..bytes.div_ceil(4) as usize].iter_mut().enumerate() {
-            if warp.local_written[first + k][lane] & needed != needed {
-                return Err(Trouble::at(
-                    Check::Uninitialised,
-                    lane,
-                    at[lane],
-                    format!("{bytes} bytes at offset {} of local memory", at[lane]),
-                ));
-            }
-            let value = warp.local[first + k].lanes()[lane] >> shift;
-            word.lanes_mut()[lane] = if bytes < 4 {
-                value & (u32::MAX >> (32 - 8 * bytes))
-            } else {
-                value
-            };
-        }
-    }
-    Ok(())
-}
-
-#[inline(never)]
-fn store_local(
-    warp: &mut Warp,
-    at: &[u64; 32],
-    bytes: u32,
-    mask: u32,
-    words: &Words,
-) -> Result<()> {
-    check_local(warp, at, bytes, mask)?;
-    for lane in lanes_of(mask) {
-        let first = (at[lane] / 4) as usize;
-        if bytes < 4 {
-            let shift = 8 * (at[lane] % 4) as u32;
-            let bits = (u32::MAX >> (32 - 8 * bytes)) << shift;
-            let word = &mut warp.local[first].lanes_mut()[lane];
-            *word = *word & !bits | words[0].lanes()[lane] << shift & bits;
-            warp.local_written[first][lane] |= ((1 << bytes) - 1) << (at[lane] % 4);
-            continue;
-        }
-        for (k, word) in words[..bytes as usize / 4].iter().enumerate() {
-            warp.local[first + k].lanes_mut()[lane] = word.lanes()[lane];
-            warp.local_written[first + k][lane] = 15;
         }
     }
     Ok(())
@@ -798,52 +463,58 @@ pub(super) fn within(at: &[u64; 32], window: u32, mask: u32) -> [u64; 32] {
 }
 
 #[inline(never)]
-fn load_generic(
+fn load_generic<const N: usize>(
     env: &mut Env<'_>,
     warp: &Warp,
     side: usize,
     at: &[u64; 32],
     bytes: u32,
     mask: u32,
-    words: &mut Words,
-) -> Result<()> {
+    cells: &mut Cells<N>,
+) -> Result<Found> {
     for (window, lanes) in by_window(at, mask) {
         if lanes == 0 {
             continue;
         }
         let at = within(at, window, lanes);
-        let mut part = [Row::ZERO; 8];
-        match window {
-            SHARED_WINDOW => load_shared(env, warp, side, &at, bytes, lanes, &mut part)?,
+        let first = env.patterns[side].update(&at, lanes, bytes);
+        let mut part = [[0; N]; 32];
+        let found = match window {
+            SHARED_WINDOW => load_shared(env, warp, side, first, bytes, &mut part)?,
             LOCAL_WINDOW => load_local(warp, &at, bytes, lanes, &mut part)?,
             PARAM_WINDOW => load_parameters(env, &at, bytes, lanes, &mut part)?,
-            _ => load_global(env, &at, bytes, lanes, &mut part)?,
-        }
-        for (word, part) in words.iter_mut().zip(&part) {
-            merge(word, part, lanes);
+            _ => load_global(env, side, first, bytes, &mut part)?,
+        };
+        for lane in lanes_of(lanes) {
+            cells[lane] = match found {
+                Found::Same => part[0],
+                Found::Leaders => part[env.patterns[side].leader_of(lane)],
+                Found::Each => part[lane],
+            };
         }
     }
-    Ok(())
+    Ok(Found::Each)
 }
 
 #[inline(never)]
-fn store_generic(
+fn store_generic<const N: usize>(
     env: &mut Env<'_>,
     warp: &mut Warp,
     side: usize,
     at: &[u64; 32],
     bytes: u32,
     mask: u32,
-    words: &Words,
+    cells: &Cells<N>,
 ) -> Result<()> {
     for (window, lanes) in by_window(at, mask) {
         if lanes == 0 {
             continue;
         }
         let at = within(at, window, lanes);
+        let first = env.patterns[side].update(&at, lanes, bytes);
         match window {
-            SHARED_WINDOW => store_shared(env, warp, side, &at, bytes, lanes, words)?,
-            LOCAL_WINDOW => store_local(warp, &at, bytes, lanes, words)?,
+            SHARED_WINDOW => store_shared(env, warp, side, first, bytes, cells)?,
+            LOCAL_WINDOW => store_local(warp, &at, bytes, lanes, cells)?,
             PARAM_WINDOW => {
                 let lane = lanes.trailing_zeros() as usize;
                 return Err(Trouble::at(
@@ -853,7 +524,7 @@ fn store_generic(
                     "the parameters of a kernel are constant".to_owned(),
                 ));
             }
-            _ => store_global(env, &at, bytes, lanes, words)?,
+            _ => store_global(env, side, first, bytes, cells)?,
         }
     }
     Ok(())

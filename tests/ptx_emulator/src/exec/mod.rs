@@ -3,7 +3,9 @@
 mod address;
 mod asynchronous;
 mod atomic;
+mod global;
 mod memory;
+mod private;
 mod sync;
 mod vector;
 

@@ -1,7 +1,8 @@
 //! Exchanges between lanes, and matrix operations of a warp.
 
-use super::memory::{addresses, check_alignment, shared_offsets};
-use super::{ALL, Result, lanes_of, set_value, sync, value};
+use super::address::addresses;
+use super::memory::check_shared;
+use super::{ALL, Pattern, Result, lanes_of, set_value, sync, value};
 use crate::block::{Env, Warp};
 use crate::fault::{Check, Trouble};
 use crate::matrix;
@@ -202,21 +203,28 @@ pub(super) fn matrix_memory(
     };
     let suppliers = ALL >> (32 - 8 * count as u32);
     let at = addresses(warp, Some(side.src[0]), offset, suppliers);
-    check_alignment(&at, suppliers, ROW)?;
-    let at = shared_offsets(env, &at, ROW, suppliers)?;
+    let mut pattern = Pattern::default();
+    let first = pattern.update(&at, suppliers, ROW);
+    pattern.check_alignment(first)?;
+    check_shared(env, &pattern, first)?;
     let who = env.shared.who(warp.index, warp.sync_epoch);
-    let passes = u64::from(super::address::wavefronts(suppliers, &at, ROW));
+    let passes = u64::from(pattern.wavefronts);
     let mut rows = [[0u16; 8]; 32];
     if loads {
         env.counters.shared_load_wavefronts += passes;
         for lane in lanes_of(suppliers) {
             // What a lane receives comes from rows that other lanes address: all of them read.
-            let first = (at[lane] / 4) as usize;
-            let grained = env.shared.is_word_grained();
-            if !grained || !env.shared.read_words(first, 4, who, Shared::MANY_LANES) {
-                env.shared.read(at[lane], ROW, who, lane)?;
+            let offset = at[lane] as u32;
+            let mut words = [0; 4];
+            let quick = env.shared.is_word_grained()
+                && env
+                    .shared
+                    .read_words(offset, who, Shared::MANY_LANES, &mut words);
+            if !quick {
+                env.shared.read(offset, ROW, who, lane)?;
+                words.copy_from_slice(&env.shared.fetch(offset, ROW)[..4]);
             }
-            for (k, &word) in env.shared.words[first..first + 4].iter().enumerate() {
+            for (k, &word) in words.iter().enumerate() {
                 rows[lane][2 * k] = word as u16;
                 rows[lane][2 * k + 1] = (word >> 16) as u16;
             }
@@ -235,11 +243,11 @@ pub(super) fn matrix_memory(
     }
     matrix::stmatrix(&mut rows[..8 * count], &sources[..count], transposed);
     for lane in lanes_of(suppliers) {
-        env.shared.write(at[lane], ROW, who, lane)?;
-        let first = (at[lane] / 4) as usize;
-        for (k, word) in env.shared.words[first..first + 4].iter_mut().enumerate() {
-            *word = u32::from(rows[lane][2 * k]) | u32::from(rows[lane][2 * k + 1]) << 16;
-        }
+        let words: [u32; 4] = std::array::from_fn(|k| {
+            u32::from(rows[lane][2 * k]) | u32::from(rows[lane][2 * k + 1]) << 16
+        });
+        env.shared.claim(at[lane] as u32, ROW, who, lane)?;
+        env.shared.put(at[lane] as u32, ROW, &words);
     }
     Ok(())
 }

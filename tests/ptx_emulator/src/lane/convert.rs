@@ -15,6 +15,8 @@ const DST: u32 = 16;
 const SRC: u32 = 20;
 /// Round a float to an integral float (`cvt.rni.f32.f32`).
 pub(crate) const INTEGRAL: u32 = 1 << 24;
+/// Bytes of the destination register beyond one, to which a signed integer is extended.
+pub(crate) const REGISTER: u32 = 25;
 
 /// A type's code: the kind, plus log2 of the bytes times four.
 pub(crate) fn code(kind: u32, bits: u32) -> u32 {
@@ -72,22 +74,30 @@ pub(crate) fn cvt(x: u32, v: [u64; 3]) -> u64 {
         _ => Value::Float(f64::from_bits(v[0])),
     };
     let mode = x & ROUNDING;
-    match (dst & 3, value) {
-        (INT_S | INT_U, Value::Int(value)) => {
-            let value = if x & SAT != 0 {
-                clamp(value, dst & 3 == INT_S, dst_bits)
+    let register_bits = dst_bits.max(8 * ((x >> REGISTER & 7) + 1));
+    let extend = |value: i128| {
+        low(
+            value as u64,
+            if dst & 3 == INT_S {
+                register_bits
             } else {
-                value
-            };
-            low(value as u64, dst_bits)
-        }
+                dst_bits
+            },
+        )
+    };
+    match (dst & 3, value) {
+        (INT_S | INT_U, Value::Int(value)) => extend(if x & SAT != 0 {
+            clamp(value, dst & 3 == INT_S, dst_bits)
+        } else {
+            value
+        }),
         (INT_S | INT_U, Value::Float(value)) => {
             if value.is_nan() {
                 let wide = src_bits == 64 || dst_bits == 64;
-                return if wide { 1 << (dst_bits - 1) } else { 0 };
+                return extend(if wide { -1 << (dst_bits - 1) } else { 0 });
             }
             let whole = integral(value, mode).clamp(-1e30, 1e30) as i128;
-            low(clamp(whole, dst & 3 == INT_S, dst_bits) as u64, dst_bits)
+            extend(clamp(whole, dst & 3 == INT_S, dst_bits))
         }
         (_, Value::Int(value)) => from_int(value, dst, dst_bits, x),
         (_, Value::Float(value)) => {

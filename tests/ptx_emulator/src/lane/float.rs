@@ -81,8 +81,8 @@ fn two_sum(a: f64, b: f64) -> (f64, f64) {
 }
 
 /// An exact zero from operands of opposite sign is negative when rounding down.
-fn zero_sign(mode: u32, sum: f32, lost: f64, a: f64, b: f64) -> f32 {
-    if mode == RM && sum == 0.0 && lost == 0.0 && a.is_sign_negative() != b.is_sign_negative() {
+fn zero_sign(mode: u32, sum: f32, exact: f64, a: f64, b: f64) -> f32 {
+    if mode == RM && exact == 0.0 && a.is_sign_negative() != b.is_sign_negative() {
         -0.0
     } else {
         sum
@@ -105,7 +105,7 @@ fn sum(mode: u32, a: f32, b: f32) -> f32 {
     }
     let (a, b) = (f64::from(a), f64::from(b));
     let (hi, lo) = two_sum(a, b);
-    zero_sign(mode, round_to_f32(hi, lo, mode), lo, a, b)
+    zero_sign(mode, round_to_f32(hi, lo, mode), hi, a, b)
 }
 
 pub(crate) fn mul(x: u32, v: [u64; 3]) -> u64 {
@@ -126,7 +126,7 @@ pub(crate) fn fma(x: u32, v: [u64; 3]) -> u64 {
     } else {
         let (p, c) = (f64::from(a) * f64::from(b), f64::from(c));
         let (hi, lo) = two_sum(p, c);
-        zero_sign(mode, round_to_f32(hi, lo, mode), lo, p, c)
+        zero_sign(mode, round_to_f32(hi, lo, mode), hi, p, c)
     };
     finish(x, value)
 }
@@ -135,7 +135,7 @@ pub(crate) fn div(x: u32, v: [u64; 3]) -> u64 {
     let (a, b) = (operand(x, v[0]), operand(x, v[1]));
     let near = a / b;
     let mode = x & ROUNDING;
-    if mode == RN || !near.is_finite() || b == 0.0 || a == 0.0 {
+    if mode == RN || !(a.is_finite() && b.is_finite()) || b == 0.0 || a == 0.0 {
         return finish(x, near);
     }
     // a - q b with the f64 quotient: its sign says on which side the exact quotient lies.

@@ -70,6 +70,8 @@ impl Lower<'_> {
             "mul" | "mad" | "mul24" | "mad24" | "addc" | "subc" | "madc" | "fma" | "add"
             | "sub" => return self.sums(i),
             "testp" => return self.testp(i),
+            // Its mode stands behind its type.
+            "prmt" => return self.integer(i, Type::B(32)),
             _ => {}
         }
         let ty = self.last_type(i)?;
@@ -285,6 +287,13 @@ impl Lower<'_> {
                 self.emit_lane(f, x, Class::Integer, dst, src);
                 return Ok(());
             }
+            "prmt" => {
+                let mode = ["f4e", "b4e", "rc8", "ecl", "ecr", "rc16"]
+                    .iter()
+                    .position(|m| i.has(m))
+                    .map_or(0, |n| n as u32 + 1);
+                return self.lanes(i, Type::B(32), integer::prmt, mode, Class::Integer, 3);
+            }
             "dp4a" | "dp2a" => {
                 let types: Vec<bool> = i
                     .modifiers
@@ -307,10 +316,6 @@ impl Lower<'_> {
         }
         let pick = |s: LaneFn, u: LaneFn| if is_signed { s } else { u };
         let relu = i.has("relu");
-        let mode = ["f4e", "b4e", "rc8", "ecl", "ecr", "rc16"]
-            .iter()
-            .position(|m| i.has(m))
-            .map_or(0, |n| n as u32 + 1);
         let (f, x, count): (LaneFn, u32, usize) = match i.opcode.as_str() {
             "div" => (pick(integer::div_s, integer::div_u), bits, 2),
             "rem" => (pick(integer::rem_s, integer::rem_u), bits, 2),
@@ -324,7 +329,6 @@ impl Lower<'_> {
             "cnot" => (integer::cnot, bits, 1),
             "brev" => (integer::brev, bits, 1),
             "sad" => (pick(integer::sad_s, integer::sad_u), bits, 3),
-            "prmt" => (integer::prmt, mode, 3),
             "bmsk" => (integer::bmsk, u32::from(i.has("wrap")), 2),
             "shf" => {
                 let x = u32::from(i.has("r")) | u32::from(i.has("clamp")) << 1;

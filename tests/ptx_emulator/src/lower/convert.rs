@@ -80,10 +80,11 @@ impl Lower<'_> {
         let (Some(d_code), Some(s_code)) = (code(d_type), code(s_type)) else {
             return self.unknown();
         };
+        let register = self.declared_bytes(d);
         let integral = ["rni", "rzi", "rmi", "rpi"].iter().any(|m| i.has(m));
         let both_float = !d_type.is_integer() && !s_type.is_integer();
         if d_type.is_integer() && s_type.is_integer() && x == 0 {
-            self.integers(d_type, s_type, dst, src);
+            self.integers(d_type, s_type, register, dst, src);
             return Ok(());
         }
         if x == 0 && d_type == Type::F32 {
@@ -106,7 +107,7 @@ impl Lower<'_> {
         } else {
             0
         };
-        let x = convert::constant(d_code, s_code, x);
+        let x = convert::constant(d_code, s_code, x) | (register - 1) << convert::REGISTER;
         self.emit_lane(convert::cvt, x, Class::Conversion, dst, vec![src]);
         Ok(())
     }
@@ -116,6 +117,7 @@ impl Lower<'_> {
         &mut self,
         d_type: Type,
         s_type: Type,
+        register: u32,
         dst: crate::program::Reg,
         src: crate::program::Reg,
     ) {
@@ -145,11 +147,7 @@ impl Lower<'_> {
                 } else {
                     d_type.is_signed()
                 };
-                let whole = if dst.file == File::R64 {
-                    64
-                } else {
-                    d_bits.max(16)
-                };
+                let whole = 8 * register;
                 if signed {
                     let x = narrow | whole << 8;
                     self.emit_lane(integer::extend, x, class, dst, vec![src]);

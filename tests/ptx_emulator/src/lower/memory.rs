@@ -109,7 +109,8 @@ impl Lower<'_> {
         }
     }
 
-    fn declared_bytes(&self, operand: &Operand) -> u32 {
+    /// Bytes of the register that an operand is.
+    pub(super) fn declared_bytes(&self, operand: &Operand) -> u32 {
         match operand {
             Operand::Reg(register) => {
                 let kind = self.frame.function.registers[*register as usize];
@@ -181,6 +182,9 @@ impl Lower<'_> {
             extend: if extend > bytes { extend } else { 0 },
             offset,
             based: base.is_some(),
+            plain: bytes == 4
+                && extend <= bytes
+                && registers.iter().all(|reg| reg.file == File::R32),
         };
         let class = match (space, loads) {
             (Space::Param, _) => Class::Parameter,
@@ -269,6 +273,7 @@ impl Lower<'_> {
             extend: 0,
             offset,
             based: base.is_some(),
+            plain: false,
         };
         self.emit_side(SideKind::Atomic { op, access }, Class::Atomic, dst, src);
         Ok(())
@@ -353,8 +358,23 @@ impl Lower<'_> {
                 None => self.constant(File::R64, 0),
             });
         }
-        if let Some(size) = size {
-            src.push(self.source(size, Type::U(32))?);
+        match size {
+            Some(Operand::Reg(register))
+                if self.frame.registers[*register as usize].file == File::Pred =>
+            {
+                // The predicate says that the source is ignored.
+                let ignored = self.frame.registers[*register as usize];
+                let (none, all) = (
+                    self.constant(File::R32, 0),
+                    self.constant(File::R32, u64::from(bytes)),
+                );
+                let size = self.fresh(File::R32);
+                let choice = vec![none, all, ignored];
+                self.emit(Op::Sel32, Class::Helper, vec![size], choice, 0);
+                src.push(size);
+            }
+            Some(size) => src.push(self.source(size, Type::U(32))?),
+            None => {}
         }
         let kind = SideKind::CopyAsync {
             bytes,

@@ -5,6 +5,7 @@ mod arithmetic;
 mod control;
 mod convert;
 mod memory;
+mod opcodes;
 mod types;
 mod warp;
 
@@ -15,6 +16,8 @@ use crate::fault::LoadError;
 use crate::parse::{Function, Instruction, Operand, RegType, Statement, Tree, VarSpace, Variable};
 use crate::program::{File, LaneFn, Op, Origin, Preset, Reg, SideKind, Special};
 use types::Type;
+
+pub use opcodes::OPCODES;
 
 pub(crate) type Result<T> = std::result::Result<T, LoadError>;
 
@@ -388,6 +391,7 @@ impl<'a> Lower<'a> {
             }
             Operand::F64(value) => self.constant(file, *value),
             Operand::Special(name) => self.special(name, file)?,
+            Operand::Symbol(name, 0) if name == "WARP_SZ" => self.constant(file, 32),
             Operand::Symbol(name, offset) => match self.site(name)? {
                 Site::Fixed(_, address) => {
                     self.constant(file, address.wrapping_add(*offset as u64) & mask)
@@ -457,7 +461,6 @@ impl<'a> Lower<'a> {
             Some(("%ctaid", i)) => Special::Ctaid(i),
             Some(("%nctaid", i)) => Special::Nctaid(i),
             _ => match name {
-                "%WARP_SZ" => return Ok(self.constant(file, 32)),
                 "%smid" | "%gridid" => return Ok(self.constant(file, 0)),
                 "%nsmid" => return Ok(self.constant(file, 1)),
                 _ => return self.error(format!("the special register `{name}` is not known")),
@@ -513,6 +516,9 @@ impl<'a> Lower<'a> {
     }
 
     fn instruction(&mut self, i: &Instruction, tables: &HashMap<&str, &[String]>) -> Result<()> {
+        if !OPCODES.contains(&i.opcode.as_str()) {
+            return self.unknown();
+        }
         match i.opcode.as_str() {
             "bra" | "brx" | "call" | "ret" | "exit" | "trap" | "bar" | "barrier" | "membar"
             | "fence" | "nanosleep" | "brkpt" | "griddepcontrol" | "pmevent" => {
