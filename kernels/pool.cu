@@ -25,6 +25,9 @@
 
 #include "vector.cuh"
 
+// Blocks a multiprocessor: left to itself the compiler spills on some cards to fit more.
+#define BLOCKS 4
+
 // A NaN wins over anything but a NaN.
 __device__ __forceinline__ bool wins(float value, float best) { return best == best && !(value <= best); }
 
@@ -73,12 +76,12 @@ template <u32 V> __device__ void max_fprop(const PerChannel& g, const Pending& x
     store(y + ((u64)blockIdx.z * g.p * g.q + pixel) * g.c + c, best);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
 max_pool_fprop(PerChannel geometry, Pending x, u32 lanes, float* y) {
     max_fprop<1>(geometry, x, lanes, y);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
 max_pool_fprop4(PerChannel geometry, Pending x, u32 lanes, float* y) {
     max_fprop<4>(geometry, x, lanes, y);
 }
@@ -131,13 +134,12 @@ __device__ void max_dgrad(const PerChannel& g, const Pending& x, const float* dy
     }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
 max_pool_dgrad(PerChannel geometry, Pending x, const float* dy, u32 lanes, u32 tiles, u32 across, u32 accumulate, float* dx) {
     max_dgrad<1>(geometry, x, dy, lanes, tiles, across, accumulate, dx);
 }
 
-// Four blocks a multiprocessor: left to itself the compiler spills on sm_80 to fit five.
-extern "C" __global__ void __launch_bounds__(THREADS, 4)
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
 max_pool_dgrad4(PerChannel geometry, Pending x, const float* dy, u32 lanes, u32 tiles, u32 across, u32 accumulate, float* dx) {
     max_dgrad<4>(geometry, x, dy, lanes, tiles, across, accumulate, dx);
 }
@@ -158,12 +160,12 @@ template <u32 V> __device__ void avg_fprop(const Pending& x, u64 len, u32 pixels
     store(y + i, sum);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
 global_avg_pool_fprop(Pending x, u64 len, u32 pixels, u32 channels, float* y) {
     avg_fprop<1>(x, len, pixels, channels, y);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
 global_avg_pool_fprop4(Pending x, u64 len, u32 pixels, u32 channels, float* y) {
     avg_fprop<4>(x, len, pixels, channels, y);
 }
@@ -182,12 +184,12 @@ template <u32 V> __device__ void avg_dgrad(const float* dy, u64 len, u32 pixels,
     store(dx + i, g);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
 global_avg_pool_dgrad(const float* dy, u64 len, u32 pixels, u32 channels, u32 accumulate, float* dx) {
     avg_dgrad<1>(dy, len, pixels, channels, accumulate, dx);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
 global_avg_pool_dgrad4(const float* dy, u64 len, u32 pixels, u32 channels, u32 accumulate, float* dx) {
     avg_dgrad<4>(dy, len, pixels, channels, accumulate, dx);
 }

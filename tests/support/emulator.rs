@@ -4,7 +4,7 @@ use arcface_cu::backend::cuda::Compiler;
 use arcface_cu::backend::cuda::driver::{Driver, Launch, Memory, Properties};
 use arcface_cu::backend::cuda::tiles::Program;
 use arcface_cu::{Error, Result};
-use ptx_emulator::{Machine, Module, Options};
+use ptx_emulator::{Counters, Machine, Options};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -17,6 +17,22 @@ pub(crate) struct Emulator {
     compiler: &'static Compiler,
     architecture: &'static str,
     properties: Properties,
+    /// What was launched since the list was last taken, if it is kept.
+    launches: Option<Vec<Launched>>,
+}
+
+/// A program on the made-up card.
+pub(crate) struct Module {
+    program: &'static Program,
+    module: ptx_emulator::Module,
+}
+
+/// A launch, and what it did.
+pub(crate) struct Launched {
+    pub(crate) program: &'static Program,
+    pub(crate) kernel: &'static str,
+    pub(crate) launch: Launch,
+    pub(crate) counters: Counters,
 }
 
 impl Emulator {
@@ -52,7 +68,13 @@ impl Emulator {
             compiler,
             architecture,
             properties,
+            launches: None,
         }
+    }
+
+    /// The launches since the last call; the first call begins the list.
+    pub(crate) fn launches(&mut self) -> Vec<Launched> {
+        self.launches.replace(Vec::new()).unwrap_or_default()
     }
 }
 
@@ -121,8 +143,9 @@ impl Driver for Emulator {
     fn load(&mut self, program: &'static Program) -> Result<Module> {
         let compiled = self.compiler.compile(program, self.architecture)?;
         let text = String::from_utf8_lossy(&compiled.image);
-        let loaded = self.machine.load(&text);
-        loaded.map_err(|error| fault(format!("{}: {error}", program.file)))
+        let module = self.machine.load(&text);
+        let module = module.map_err(|error| fault(format!("{}: {error}", program.file)))?;
+        Ok(Module { program, module })
     }
 
     fn launch(
@@ -137,10 +160,20 @@ impl Driver for Emulator {
             block,
             shared,
         } = launch;
-        self.machine
+        let Module { program, module } = module;
+        let counters = self
+            .machine
             .launch(module, kernel, grid, [block, 1, 1], shared, args)
-            .map(|_| ())
-            .map_err(fault)
+            .map_err(fault)?;
+        if let Some(launches) = &mut self.launches {
+            launches.push(Launched {
+                program,
+                kernel,
+                launch,
+                counters,
+            });
+        }
+        Ok(())
     }
 
     fn synchronize(&mut self) -> Result<()> {

@@ -1,0 +1,125 @@
+//! Whole training steps of the CUDA backend, its kernels interpreted from the PTX that NVRTC emits, beside the CPU
+//! backend: the same data, the same start.
+//!
+//! Both compute in float32 and round differently, and training amplifies a difference. How much, the CPU itself tells:
+//! it trains a second time from weights that differ in the last bit. The CUDA backend may be `FACTOR` times as far
+//! away as that run: it rounds differently at every operation of every layer, not once, and most of those errors are
+//! independent.
+
+mod support;
+
+use arcface_cu::backend::Backend;
+use arcface_cu::backend::cpu::Cpu;
+use arcface_cu::backend::cuda::Cuda;
+use arcface_cu::checkpoint::Checkpoint;
+use arcface_cu::config::Config;
+use arcface_cu::train::{DataOptions, Trainer};
+use std::sync::Arc;
+use std::time::Instant;
+use support::Pictures;
+use support::devices::compiler_or_skip;
+use support::emulator::Emulator;
+
+const FACTOR: f64 = 16.0;
+
+/// What a run leaves: the loss of each step, and all weights.
+struct Run {
+    losses: Vec<f64>,
+    weights: Vec<f32>,
+}
+
+/// A run before its first step, in batches of 2, with dropout and augmentation off.
+fn start(preset: &str) -> Checkpoint {
+    let settings = ["train.batch_size=2", "model.embedding.dropout=0.0"].map(String::from);
+    let mut config = Config::load(preset, None, &settings).unwrap();
+    config.augment = Default::default();
+    let mut trainer = Trainer::new(Cpu::new(), config, data(), DataOptions::default()).unwrap();
+    trainer.checkpoint().unwrap()
+}
+
+fn data() -> Arc<Pictures> {
+    Arc::new(Pictures(12))
+}
+
+fn train<B: Backend>(backend: B, start: &Checkpoint, steps: usize) -> Run {
+    let mut trainer = Trainer::resume(backend, start, data(), DataOptions::default()).unwrap();
+    let losses = (0..steps).map(|_| trainer.step().unwrap().loss).collect();
+    let end = trainer.checkpoint().unwrap();
+    let weights = [end.weights.params, end.weights.statistics, end.class_rows].concat();
+    Run { losses, weights }
+}
+
+/// Every weight moved by its last bit, up and down in turn.
+fn nudged(start: &Checkpoint) -> Checkpoint {
+    let mut start = start.clone();
+    for (i, w) in start.weights.params.iter_mut().enumerate() {
+        *w = if i % 2 == 0 {
+            w.next_up()
+        } else {
+            w.next_down()
+        };
+    }
+    start
+}
+
+/// Euclidean distance of the weights.
+fn distance(a: &Run, b: &Run) -> f64 {
+    assert_eq!(a.weights.len(), b.weights.len());
+    let squares = a.weights.iter().zip(&b.weights);
+    squares
+        .map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2))
+        .sum::<f64>()
+        .sqrt()
+}
+
+fn trains_like_the_cpu(test: &str, preset: &str, steps: usize) {
+    let Some(compiler) = compiler_or_skip(test) else {
+        return;
+    };
+    let start = start(preset);
+    let cpu = train(Cpu::new(), &start, steps);
+    let other = train(Cpu::new(), &nudged(&start), steps);
+    let began = Instant::now();
+    // Every launch once: the operations' own tests run each twice, in both orders.
+    let emulator = Emulator::with(compiler, "compute_80", false);
+    let cuda = train(Cuda::new(emulator), &start, steps);
+    println!(
+        "{test}: {steps} steps emulated in {:.1} s",
+        began.elapsed().as_secs_f64()
+    );
+
+    let (found, allowed) = (distance(&cuda, &cpu), FACTOR * distance(&other, &cpu));
+    println!("weights differ by {found:.3e}, allowed {allowed:.3e}");
+    assert!(
+        found <= allowed,
+        "{test}: weights differ by {found}, allowed {allowed}"
+    );
+    for step in 0..steps {
+        let [found, near] = [&cuda, &other].map(|run| (run.losses[step] - cpu.losses[step]).abs());
+        // The nudged run's first loss may agree by luck; float32 holds a loss of 30 to 2e-6 of it.
+        let allowed = FACTOR * near.max(2e-6 * cpu.losses[step].abs());
+        println!(
+            "step {step}: loss {} and {}",
+            cuda.losses[step], cpu.losses[step]
+        );
+        assert!(
+            found <= allowed,
+            "{test}: step {step}: losses differ by {found}, allowed {allowed}"
+        );
+    }
+}
+
+#[test]
+fn mobilenet_v2_trains_five_steps_like_the_cpu() {
+    trains_like_the_cpu(
+        "mobilenet_v2_trains_five_steps_like_the_cpu",
+        "seed-mobilenetv2",
+        &[],
+        5,
+    );
+}
+
+#[test]
+fn a_full_resnet50_step_is_the_cpus() {
+    trains_like_the_cpu("a_full_resnet50_step_is_the_cpus", "seed-resnet50", 1);
+}
