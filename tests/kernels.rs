@@ -5,6 +5,7 @@ mod support;
 
 use arcface_cu::backend::cuda::SIGNATURES;
 use arcface_cu::backend::cuda::tiles::{PROGRAMS, Program};
+use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use support::devices::compiler_or_skip;
@@ -26,8 +27,11 @@ fn every_program_compiles_for_every_architecture_within_its_budget() {
     // (program, kernel) and what it takes on each architecture.
     let mut table: BTreeMap<(&str, String), Vec<String>> = BTreeMap::new();
     for architecture in ARCHITECTURES {
-        for program in PROGRAMS {
-            let compiled = match compiler.compile(program, architecture) {
+        let compiled: Vec<_> = (PROGRAMS.par_iter())
+            .map(|program| (program, compiler.compile(program, architecture)))
+            .collect();
+        for (program, compiled) in compiled {
+            let compiled = match compiled {
                 Ok(compiled) => compiled,
                 Err(error) => {
                     problems.push(error.to_string());
@@ -97,23 +101,23 @@ fn every_kernel_belongs_to_a_program_and_every_program_has_a_name_of_its_own() {
 fn a_source_that_does_not_compile_is_told_by_its_own_lines() {
     static BROKEN: Program = Program {
         name: "broken",
-        file: "close_grad.cu",
+        file: "reduce.cu",
         threads: 256,
-        // ROWS is not given.
-        constants: &[],
+        // No name for a kernel.
+        constants: &[("sum_tiles", 1)],
         registers: 64,
     };
     let Some(compiler) = compiler_or_skip("a_source_that_does_not_compile") else {
         return;
     };
     let error = compiler.compile(&BROKEN, "sm_80").unwrap_err().to_string();
-    let line = include_str!("../kernels/close_grad.cu")
+    let line = include_str!("../kernels/reduce.cu")
         .lines()
-        .position(|line| !line.starts_with("//") && line.contains("ROWS"))
-        .expect("it uses ROWS");
-    let place = format!("close_grad.cu({}): error", line + 1);
+        .position(|line| line.starts_with("sum_tiles("))
+        .expect("the kernel's head");
+    let place = format!("reduce.cu({}): error", line + 1);
     assert!(error.contains(&place), "{place} is not in {error}");
-    assert!(error.contains("kernels/close_grad.cu for sm_80"), "{error}");
+    assert!(error.contains("kernels/reduce.cu for sm_80"), "{error}");
 
     let unknown = compiler.compile(PROGRAMS[0], "sm_20").unwrap_err();
     assert!(unknown.to_string().contains("sm_20"), "{unknown}");

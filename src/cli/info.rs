@@ -43,8 +43,8 @@ pub(super) fn run(_args: Args) -> Result<()> {
     }
     let newest = found.as_ref().ok().map(|found| found.driver.0);
     match Nvrtc::open(&Search::new(variable), newest) {
-        Ok(nvrtc) => {
-            let ((major, minor), path) = (nvrtc.version(), nvrtc.path().display());
+        Ok(compiler) => {
+            let ((major, minor), path) = (compiler.version(), compiler.path().display());
             say(format!("compiler: NVRTC {major}.{minor}, {path}"));
         }
         Err(why) => say(format!("compiler: {why}")),
