@@ -1,21 +1,40 @@
 #!/usr/bin/env bash
 # The one test command: format, lints, documentation, all tests; what was skipped and why; one closing line.
-# Needs Rust and a C compiler (for the codecs of bcolz arrays); installs what else it needs into target/.
+# Needs Rust and a C compiler (for the codecs of bcolz arrays), and Python's pip for the compiler of the CUDA kernels,
+# which is installed into target/. Without it the tests of the kernels are skipped, or fail where
+# ARCFACE_CU_REQUIRE_NVRTC=1. ARCFACE_CU_NVRTC names another one (a library, or a folder around it).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 mkdir -p target
 log=target/test.log
+kernels=target/kernel-resources.txt
+nvrtc=13.0.88
 
 step() { printf '\n== %s\n' "$*"; "$@"; }
 
-step cargo fmt --check
-step cargo clippy --release --all-targets -- --deny warnings
-RUSTDOCFLAGS="--deny warnings" step cargo doc --release --no-deps
-step cargo test --release --no-fail-fast 2>&1 | tee "$log"
+if [[ -z ${ARCFACE_CU_NVRTC:-} ]]; then
+    export ARCFACE_CU_NVRTC=$PWD/target/nvrtc
+    if [[ ! -d target/nvrtc/nvidia_cuda_nvrtc-$nvrtc.dist-info ]]; then
+        rm -rf target/nvrtc
+        step python3 -m pip install --quiet --no-deps --target target/nvrtc "nvidia-cuda-nvrtc==$nvrtc" ||
+            printf '\n!! NVRTC %s could not be installed: no kernel is compiled or run\n' "$nvrtc" >&2
+    fi
+fi
 
+step cargo fmt --all --check
+step cargo clippy --release --workspace --all-targets -- --deny warnings
+RUSTDOCFLAGS="--deny warnings" step cargo doc --release --workspace --no-deps
+rm -f "$kernels"
+failed=0
+step cargo test --release --workspace --no-fail-fast 2>&1 | tee "$log" || failed=1
+
+printf '\n== Kernels\n'
+cat "$kernels" 2>/dev/null || echo "not compiled"
 printf '\n== Skipped\n'
-grep '^SKIPPED' "$log" || echo "nothing"
+# By reason: a test on the GPU is skipped for each operation.
+{ grep -o 'SKIPPED .*' "$log" || true; } | sed -E 's/^SKIPPED [^ ]+: //' | sort | uniq -c | sort -rn
 awk '
+    /SKIPPED / { skipped++ }
     /^test result:/ {
         for (i = 1; i <= NF; i++) {
             if ($(i + 1) ~ /^passed/) passed += $i
@@ -24,5 +43,7 @@ awk '
         }
     }
     END {
-        printf "\n%d passed, %d failed, %d skipped\n", passed, failed, ignored
+        # A test that skips itself counts as passed above.
+        printf "\n%d passed, %d failed, %d skipped\n", passed - skipped, failed, ignored + skipped
     }' "$log"
+exit "$failed"

@@ -23,7 +23,7 @@ pub(super) struct Args {
     /// A few people and steps only: shows in seconds that everything runs, but learns nothing.
     #[arg(long)]
     quick: bool,
-    /// Where to compute: auto, cpu, cuda or cuda:N.
+    /// Where to compute: auto, cpu, cuda or cuda:N, as for the other commands.
     #[arg(long, default_value = "auto", value_parser = device)]
     device: String,
 }

@@ -1,8 +1,11 @@
 //! The one match on the device.
 
+use crate::Result;
 use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
-use crate::{Error, Result};
+use crate::backend::cuda::gpu::Gpu;
+use crate::backend::cuda::{Cache, Cuda, Search};
+use std::ffi::OsString;
 use std::str::FromStr;
 
 /// What `--device` asks for.
@@ -34,7 +37,8 @@ impl FromStr for Device {
 /// `--device`, for the commands that compute.
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub(super) struct DeviceArgs {
-    /// Where to compute: auto, cpu, cuda or cuda:N.
+    /// Where to compute: auto, cpu, cuda or cuda:N. auto takes the first NVIDIA GPU where `arcface-cu info` finds all
+    /// that it needs, else the CPU, and says so.
     #[arg(long, default_value = "auto")]
     pub(super) device: Device,
 }
@@ -49,13 +53,35 @@ pub(super) trait OnDevice {
 pub(super) fn with_device(device: Device, task: impl OnDevice) -> Result<()> {
     match device {
         Device::Cpu => task.run(Cpu::new()),
-        Device::Auto => {
-            let cpu = Cpu::new();
-            eprintln!("--device auto: the CPU, since this version has no other engine");
-            task.run(cpu)
-        }
-        Device::Cuda(n) => Err(Error::Invalid(format!(
-            "--device cuda:{n}: the CUDA engine is not part of this version; use --device cpu"
-        ))),
+        Device::Cuda(n) => task.run(opened(gpu(n)?)),
+        Device::Auto => match gpu(0) {
+            Ok(gpu) => {
+                let cuda = opened(gpu);
+                eprintln!("--device auto: cuda:0, {}", cuda.describe());
+                task.run(cuda)
+            }
+            Err(why) => {
+                eprintln!("--device auto: the CPU, since no GPU can be used. {why}");
+                task.run(Cpu::new())
+            }
+        },
     }
+}
+
+/// An environment variable, for whoever wants to know where things lie.
+pub(super) fn variable(name: &str) -> Option<OsString> {
+    std::env::var_os(name)
+}
+
+/// GPU number `ordinal`, with compiler and cache where the environment says.
+pub(super) fn gpu(ordinal: usize) -> Result<Gpu> {
+    Gpu::open(ordinal, &Search::new(variable), Cache::new(variable))
+}
+
+/// The backend of a GPU that was opened; what is wrong with the cache is said here, once.
+fn opened(gpu: Gpu) -> Cuda<Gpu> {
+    if let Err(why) = gpu.compiler().cache().folder() {
+        eprintln!("{why}");
+    }
+    Cuda::new(gpu)
 }

@@ -1,8 +1,12 @@
 //! `info`: what this machine offers and what will be used of it.
 
+use super::device::{gpu, variable};
 use super::output::{say, size};
 use crate::Result;
 use crate::backend::cpu::Cpu;
+use crate::backend::cuda::gpu::Found;
+use crate::backend::cuda::tiles::PROGRAMS;
+use crate::backend::cuda::{Cache, Nvrtc, Search};
 use crate::backend::{Backend, KERNELS};
 
 #[derive(Debug, clap::Args)]
@@ -24,10 +28,41 @@ pub(super) fn run(_args: Args) -> Result<()> {
             bytes => format!("{} free", size(bytes)),
         }
     ));
+    let found = Found::new();
+    match &found {
+        Ok(Found { driver, devices }) => {
+            say(format!(
+                "cuda: the driver speaks CUDA {}.{}",
+                driver.0, driver.1
+            ));
+            for (n, device) in devices.iter().enumerate() {
+                say(format!("cuda:{n}: {device}"));
+            }
+        }
+        Err(why) => say(format!("cuda: {why}")),
+    }
+    let newest = found.as_ref().ok().map(|found| found.driver.0);
+    match Nvrtc::open(&Search::new(variable), newest) {
+        Ok(compiler) => {
+            let ((major, minor), path) = (compiler.version(), compiler.path().display());
+            say(format!("compiler: NVRTC {major}.{minor}, {path}"));
+        }
+        Err(why) => say(format!("compiler: {why}")),
+    }
+    say(match Cache::new(variable).folder() {
+        Ok(folder) => format!("compiled kernels: kept in {}", folder.display()),
+        Err(why) => format!("compiled kernels: {why}"),
+    });
     say(format!(
-        "cuda: not part of this version ({} kernel sources embedded)",
+        "kernels: {} programs of {} source files, in this binary",
+        PROGRAMS.len(),
         KERNELS.len()
     ));
-    say("--device auto takes the CPU, since this version has no other engine");
+    say(match gpu(0) {
+        Ok(_) => "--device auto takes cuda:0".to_owned(),
+        Err(_) => {
+            "--device auto takes the CPU, since the above lacks something for a GPU".to_owned()
+        }
+    });
     Ok(())
 }

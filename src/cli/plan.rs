@@ -1,5 +1,6 @@
 //! `plan`: memory and arithmetic before running.
 
+use super::device::{DeviceArgs, OnDevice, with_device};
 use super::output::{grouped, say, size};
 use super::recipe::RecipeArgs;
 use crate::backend::Backend;
@@ -20,12 +21,24 @@ pub(super) struct Args {
     /// Plan embedding with trained weights, instead of training. Default: off.
     #[arg(long)]
     infer: bool,
-    /// Memory to plan for, in GiB. Default: what is free on this machine.
+    #[command(flatten)]
+    device: DeviceArgs,
+    /// Memory to plan for, in GiB. Default: what is free on the device.
     #[arg(long, value_name = "GIB")]
     memory: Option<f64>,
     /// Largest slots to list.
     #[arg(long, value_name = "N", default_value_t = 12)]
     rows: usize,
+}
+
+/// Asks a device for its free memory.
+struct MemoryOf<'a>(&'a mut u64);
+
+impl OnDevice for MemoryOf<'_> {
+    fn run<B: Backend>(self, backend: B) -> Result<()> {
+        *self.0 = backend.memory_available();
+        Ok(())
+    }
 }
 
 pub(super) fn run(args: Args) -> Result<()> {
@@ -38,7 +51,11 @@ pub(super) fn run(args: Args) -> Result<()> {
                 "--memory takes a size in GiB above 0, not {gib}"
             )));
         }
-        None => Cpu::new().memory_available(),
+        None => {
+            let mut free = 0;
+            with_device(args.device.device, MemoryOf(&mut free))?;
+            free
+        }
     };
     let model = config.model.build()?;
     let d = model.embedding_size();
@@ -91,7 +108,7 @@ pub(super) fn run(args: Args) -> Result<()> {
     let largest = plan.largest_batch(available);
     let room = match args.memory {
         Some(_) => size(available),
-        None => format!("the {} that are free here", size(available)),
+        None => format!("the {} that are free on the device", size(available)),
     };
     say(if largest == 0 {
         format!("not even one image fits into {room}")

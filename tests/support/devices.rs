@@ -2,19 +2,26 @@
 
 use super::emulator::Emulator;
 use super::{required, skip};
-use arcface_cu::backend::cuda::Cuda;
-use arcface_cu::backend::cuda::nvrtc::{Cache, Compiler, Nvrtc, Search};
+use arcface_cu::backend::cuda::gpu::{Found, Gpu};
+use arcface_cu::backend::cuda::{Cache, Compiler, Cuda, Nvrtc, Search};
+use std::ffi::OsString;
 use std::sync::OnceLock;
+
+fn variable(name: &str) -> Option<OsString> {
+    std::env::var_os(name)
+}
+
+fn cache() -> Cache {
+    Cache::at(concat!(env!("CARGO_TARGET_TMPDIR"), "/kernels").into())
+}
 
 /// The compiler that `tests/run.sh` installs or the environment names, with a cache in the build folder; the reason
 /// where there is none.
 pub(crate) fn compiler() -> Result<&'static Compiler, &'static str> {
     static COMPILER: OnceLock<Result<Compiler, String>> = OnceLock::new();
     let compiler = COMPILER.get_or_init(|| {
-        let search = Search::new(|name| std::env::var_os(name));
-        let nvrtc = Nvrtc::open(&search, None).map_err(|error| error.to_string())?;
-        let cache = Cache::at(concat!(env!("CARGO_TARGET_TMPDIR"), "/kernels").into());
-        Ok(Compiler::new(nvrtc, cache))
+        let nvrtc = Nvrtc::open(&Search::new(variable), None).map_err(|error| error.to_string())?;
+        Ok(Compiler::new(nvrtc, cache()))
     });
     compiler.as_ref().map_err(String::as_str)
 }
@@ -40,7 +47,20 @@ pub(crate) fn on_emulator(test: &str, body: impl FnOnce(&mut Cuda<Emulator>)) {
     }
 }
 
-/// Makes tests of bodies `fn body<B: Backend>(backend: &mut B)`: `on_cpu::name` and `emulated::name`.
+/// Runs a body on the first GPU; where there is none, that is said and counted, or a failure where
+/// `ARCFACE_CU_REQUIRE_GPU=1`. A GPU that is there but cannot be used is always a failure.
+pub(crate) fn on_gpu(test: &str, body: impl FnOnce(&mut Cuda<Gpu>)) {
+    match Found::new() {
+        Err(why) if required("ARCFACE_CU_REQUIRE_GPU") => panic!("{why}"),
+        Err(_) => skip(test, "no GPU is here"),
+        Ok(_) => {
+            let gpu = Gpu::open(0, &Search::new(variable), cache());
+            body(&mut Cuda::new(gpu.expect("the GPU opens")));
+        }
+    }
+}
+
+/// Makes tests of bodies `fn body<B: Backend>(backend: &mut B)`: `on_cpu::name`, `emulated::name` and `on_gpu::name`.
 macro_rules! on_each_device {
     ($($name:ident: $body:ident),* $(,)?) => {
         mod on_cpu {
@@ -55,6 +75,14 @@ macro_rules! on_each_device {
             fn $name() {
                 let test = concat!(module_path!(), "::", stringify!($name));
                 crate::support::devices::on_emulator(test, |backend| super::$body(backend));
+            })*
+        }
+
+        mod on_gpu {
+            $(#[test]
+            fn $name() {
+                let test = concat!(module_path!(), "::", stringify!($name));
+                crate::support::devices::on_gpu(test, |backend| super::$body(backend));
             })*
         }
     };

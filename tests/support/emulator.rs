@@ -1,7 +1,7 @@
 //! A GPU that is none: the emulator of the kernels' PTX as a driver.
 
+use arcface_cu::backend::cuda::Compiler;
 use arcface_cu::backend::cuda::driver::{Driver, Launch, Memory, Properties};
-use arcface_cu::backend::cuda::nvrtc::Compiler;
 use arcface_cu::backend::cuda::tiles::Program;
 use arcface_cu::{Error, Result};
 use ptx_emulator::{Counters, Machine, Options};

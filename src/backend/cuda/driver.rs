@@ -24,6 +24,19 @@ pub struct Properties {
     pub driver: (u32, u32),
 }
 
+impl std::fmt::Display for Properties {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (major, minor) = self.capability;
+        write!(
+            f,
+            "{}, sm_{major}{minor}, {} multiprocessors, {:.1} GB",
+            self.name,
+            self.multiprocessors,
+            self.memory as f64 / 1e9
+        )
+    }
+}
+
 /// Blocks, threads a block, and bytes of dynamic shared memory of one launch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Launch {

@@ -24,6 +24,7 @@ mod sgd;
 pub mod tiles;
 
 pub use args::{Param, SIGNATURES, Signature};
+pub use nvrtc::{Cache, Compiler, Nvrtc, Search};
 
 use self::args::Arg;
 use self::driver::{Driver, Launch, Memory};
@@ -199,15 +200,7 @@ impl<D: Driver> Backend for Cuda<D> {
     const AUGMENTS: bool = true;
 
     fn describe(&self) -> String {
-        let p = self.driver.properties();
-        format!(
-            "{}, sm_{}{}, {} multiprocessors, {:.1} GB",
-            p.name,
-            p.capability.0,
-            p.capability.1,
-            p.multiprocessors,
-            p.memory as f64 / 1e9
-        )
+        self.driver.properties().to_string()
     }
 
     fn memory_available(&self) -> u64 {

@@ -34,7 +34,7 @@ impl Found {
     /// Looks for the driver and its GPUs.
     ///
     /// # Errors
-    /// No driver, or one that is too old or does not start; a driver without a GPU is no error where it says so.
+    /// No driver, or one that is too old, does not start or sees no GPU.
     pub fn new() -> Result<Self> {
         let driver = library::open()?;
         let devices = (0..library::count()?)

@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# For a machine with an NVIDIA GPU: all tests with the GPU required, the operations again under compute-sanitizer, then
+# the benches that use a GPU, into benches/record/. Downloads nothing: Rust, the crates in cargo's cache, the driver and
+# NVRTC (a CUDA toolkit, or `pip install nvidia-cuda-nvrtc`) must be there; compute-sanitizer is used where it is.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+export ARCFACE_CU_REQUIRE_GPU=1 ARCFACE_CU_REQUIRE_NVRTC=1 CARGO_NET_OFFLINE=true
+
+step() { printf '\n== %s\n' "$*"; "$@"; }
+
+step cargo run --release --quiet -- info
+step cargo test --release --workspace --no-fail-fast
+
+operations=()
+for file in tests/ops_*.rs; do operations+=(--test "$(basename "$file" .rs)"); done
+sanitizer=$(command -v compute-sanitizer || ls "${CUDA_PATH:-/usr/local/cuda}"/bin/compute-sanitizer 2>/dev/null || true)
+if [[ -n $sanitizer ]]; then
+    host=$(rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
+    for tool in memcheck racecheck; do
+        printf '\n== compute-sanitizer %s\n' "$tool"
+        # One test at a time: the sanitizer serialises launches anyway, and its reports stay apart.
+        env "CARGO_TARGET_${host}_RUNNER=$sanitizer --tool $tool --error-exitcode 1" \
+            cargo test --release "${operations[@]}" on_gpu -- --test-threads 1
+    done
+else
+    printf '\n!! compute-sanitizer is not here: memcheck and racecheck were NOT run\n' >&2
+fi
+
+card=$(nvidia-smi --id=0 --query-gpu=name --format=csv,noheader)
+record=benches/record/$(date +%F)-$(tr 'A-Z ' 'a-z-' <<<"$card").md
+{
+    printf '# %s, %s\n\n```text\n' "$card" "$(date +%F)"
+    nvidia-smi --id=0 --query-gpu=name,driver_version,clocks.sm,clocks.mem,power.limit --format=csv
+    cargo run --release --quiet -- info
+    git log -1 --format='commit %h, %s'
+    rustc --version
+    printf '```\n'
+} >"$record"
+benches=$(grep -l 'Gpu\b' benches/*.rs || true)
+[[ -n $benches ]] || printf '\n!! no bench uses the GPU yet: nothing was measured\n' >&2
+for file in $benches; do
+    name=$(basename "$file" .rs)
+    printf '\n== cargo bench --bench %s\n' "$name"
+    {
+        printf '\n`cargo bench --bench %s`\n\n```text\n' "$name"
+        cargo bench --bench "$name" 2>/dev/null
+        printf '```\n'
+    } | tee -a "$record"
+done
+printf '\nrecorded in %s\n' "$record"
