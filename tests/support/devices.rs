@@ -61,6 +61,7 @@ pub(crate) fn on_gpu(test: &str, body: impl FnOnce(&mut Cuda<Gpu>)) {
 }
 
 /// Makes tests of bodies `fn body<B: Backend>(backend: &mut B)`: `on_cpu::name`, `emulated::name` and `on_gpu::name`.
+#[allow(unused_macros, reason = "each test file uses a part of this")]
 macro_rules! on_each_device {
     ($($name:ident: $body:ident),* $(,)?) => {
         mod on_cpu {
