@@ -127,8 +127,9 @@ impl<B: Backend> Trainer<B> {
             index: u32::MAX,
         };
         let margin = config.head.margin;
-        let graph = TrainGraph::new(&mut backend, &model, seed, batch)?;
         let size = model.embedding_size();
+        let head_bytes = ArcFace::<B>::bytes(classes, size, batch);
+        let graph = TrainGraph::with_head(&mut backend, &model, seed, batch, head_bytes)?;
         let head = ArcFace::new(&mut backend, classes, size, batch, margin, init)?;
         let decay = config.optimizer.decay;
         Ok(Trainer {

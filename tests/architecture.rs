@@ -56,6 +56,12 @@ struct Source {
 }
 
 impl Source {
+    /// Modules between the crate's root and this one's inside.
+    fn depth(&self) -> usize {
+        let folders = self.path.matches('/').count();
+        folders + usize::from(!self.path.ends_with("/mod.rs"))
+    }
+
     fn module(&self) -> &str {
         let first = self.path.split('/').next().expect("a path has a part");
         first.trim_end_matches(".rs")
@@ -212,11 +218,18 @@ fn nobody(rule: &str, sinners: Vec<String>) {
     assert!(sinners.is_empty(), "{rule}:\n{}", sinners.join("\n"));
 }
 
-/// Modules of this crate that a line of code names by `crate::x` or `crate::{x, y::z}`.
-fn used(code: &str) -> BTreeSet<String> {
+/// Modules of this crate that code `depth` modules below its root names by `crate::x` or `crate::{x, y::z}`, or with as
+/// many `super::` in the place of `crate::`.
+fn used(code: &str, depth: usize) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
-    for (at, word) in code.match_indices("crate::") {
-        if code[..at].chars().next_back().is_some_and(is_word) {
+    let supers = "super::".repeat(depth);
+    let roots = code
+        .match_indices("crate::")
+        .chain(code.match_indices(&supers));
+    for (at, word) in roots {
+        let before = code[..at].chars().next_back();
+        // `super::super::x` of a file two levels down is found where it begins.
+        if before.is_some_and(is_word) || word != "crate::" && before == Some(':') {
             continue;
         }
         let rest = &code[at + word.len()..];
@@ -266,12 +279,12 @@ fn arrows_point_down() {
                     source.path
                 ));
             }
-            if used(&source.code).contains("cli") {
+            if used(&source.code, source.depth()).contains("cli") {
                 sinners.push(format!("src/{} uses cli", source.path));
             }
             continue;
         };
-        for name in used(&source.code) {
+        for name in used(&source.code, source.depth()) {
             let base = ["error", "random", module].contains(&name.as_str());
             if !base && !allowed.contains(&name.as_str()) {
                 sinners.push(format!("src/{} uses {name}", source.path));
@@ -378,8 +391,12 @@ fn g() { unsafe {} }
             .is_some_and(|line| holds(line, "unsafe")),
         "{code}"
     );
-    let names: Vec<String> = used(&code).into_iter().collect();
+    let names: Vec<String> = used(&code, 1).into_iter().collect();
     assert_eq!(names, ["a", "b", "h"]);
+    let code = "use super::{a, b::c}; super::super::d::e(); use super::super::{f, g};";
+    let names = |depth| used(code, depth).into_iter().collect::<Vec<_>>();
+    assert_eq!(names(2), ["d", "f", "g"]);
+    assert_eq!(names(1)[..2], ["a", "b"]);
     assert!(!holds("an_unsafe_name", "unsafe") && !holds("eprintln!(x)", "println!"));
     assert!(holds("x; println!()", "println!") && holds("io::stdout()", "stdout()"));
 }

@@ -114,7 +114,6 @@ fn mobilenet_v2_trains_five_steps_like_the_cpu() {
     trains_like_the_cpu(
         "mobilenet_v2_trains_five_steps_like_the_cpu",
         "seed-mobilenetv2",
-        &[],
         5,
     );
 }

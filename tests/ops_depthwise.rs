@@ -123,13 +123,14 @@ impl Value {
         }
     }
 
-    /// The value before its activation.
-    fn before(&self, i: usize) -> f64 {
+    /// The value before its activation, and the size of what was added up for it: a backend may round the product or
+    /// fuse it with the sum.
+    fn before(&self, i: usize) -> (f64, f64) {
         let raw = f64::from(self.raw[i]);
         let channel = i % self.c;
-        self.forward.as_ref().map_or(raw, |f| {
-            // The readers round once a product and once a sum; near a kink the sign must be theirs.
-            f64::from(self.raw[i] * f[channel] + f[self.c + channel])
+        self.forward.as_ref().map_or((raw, raw.abs()), |f| {
+            let (scaled, shift) = (raw * f64::from(f[channel]), f64::from(f[self.c + channel]));
+            (scaled + shift, scaled.abs() + shift.abs())
         })
     }
 
@@ -137,21 +138,14 @@ impl Value {
         f64::from(self.slopes[1 + i % self.c])
     }
 
-    fn activated(&self) -> Vec<f64> {
+    /// The activated values, with their sizes.
+    fn activated(&self) -> Vec<(f64, f64)> {
         (0..self.raw.len())
-            .map(|i| act(self.kind, self.slope(i), self.before(i)))
+            .map(|i| {
+                let (v, size) = self.before(i);
+                (act(self.kind, self.slope(i), v), size)
+            })
             .collect()
-    }
-
-    /// What the roundings of [`Value::activated`] are relative to: the product before the shift, which a device may
-    /// fuse with the sum, can be much larger than the value.
-    fn sizes(&self) -> Vec<f64> {
-        let value = |i: usize| self.before(i).abs();
-        let product = |i: usize| {
-            let factor = |f: &Vec<f32>| f64::from(self.raw[i] * f[i % self.c]).abs();
-            self.forward.as_ref().map_or(0.0, factor)
-        };
-        (0..self.raw.len()).map(|i| value(i) + product(i)).collect()
     }
 }
 
@@ -227,7 +221,7 @@ fn fprop<B: Backend>(backend: &mut B) {
             let x = Value::new(geometry.pixels_in(), c, kind, kind != case % 4, 10);
             let len = geometry.pixels_out() * c;
             let (mut y, mut size) = (vec![0.0; len], vec![0.0; len]);
-            let (values, sizes) = (x.activated(), x.sizes());
+            let values = x.activated();
             for i in 0..len {
                 y[i] = bias(i % c);
                 size[i] = y[i].abs();
@@ -235,9 +229,9 @@ fn fprop<B: Backend>(backend: &mut B) {
             products(geometry, |input, output, tap| {
                 for channel in 0..c {
                     let weight = f64::from(params[3 + tap * c + channel]);
-                    let product = weight * values[input * c + channel];
-                    y[output * c + channel] += product;
-                    size[output * c + channel] += (weight * sizes[input * c + channel]).abs();
+                    let (x, x_size) = values[input * c + channel];
+                    y[output * c + channel] += weight * x;
+                    size[output * c + channel] += weight.abs() * x_size;
                 }
             });
             let what = format!("{geometry:?}, activation {kind}");
@@ -440,10 +434,10 @@ fn dgrad<B: Backend>(backend: &mut B) {
                 let mut magnitude = expected.clone();
                 if close {
                     for i in 0..len {
-                        let (v, channel) = (x.before(i), i % c);
+                        let ((v, v_size), channel) = (x.before(i), i % c);
                         if v <= 0.0 && kind == 3 {
                             expected[2][channel] += v * dx[i];
-                            magnitude[2][channel] += (v * size[i]).abs();
+                            magnitude[2][channel] += v_size * size[i];
                         }
                         let factor = derivative(kind, x.slope(i), v);
                         dx[i] *= factor;
@@ -493,17 +487,17 @@ fn wgrad<B: Backend>(backend: &mut B) {
         for kind in 0..4 {
             let dy = Gradient::new(geometry.pixels_out(), c, kind % 2 == case % 2, 30);
             let x = Value::new(geometry.pixels_in(), c, kind, kind != case % 4, 33);
-            let (values, sizes) = (x.activated(), x.sizes());
+            let values = x.activated();
             // What the operation does not own stays.
             let mut dw = vec![-7.0; len];
             dw[2..][..geometry.filter_len()].fill(0.0);
             let mut size = vec![0.0; len];
             products(geometry, |input, output, tap| {
                 for channel in 0..c {
-                    let x = values[input * c + channel];
+                    let (x, x_size) = values[input * c + channel];
                     let dy = dy.value[output * c + channel];
                     dw[2 + tap * c + channel] += x * dy;
-                    size[2 + tap * c + channel] += sizes[input * c + channel] * (dy.abs() + 1.0);
+                    size[2 + tap * c + channel] += x_size * (dy.abs() + 1.0);
                 }
             });
             if let Some(at) = filter.bias {

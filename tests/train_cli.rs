@@ -263,6 +263,13 @@ fn steps_end_a_run_that_can_go_on() {
     assert!(weights("whole") == weights("parts"));
     assert_eq!(metrics(&shop.path("whole")), metrics(&parts));
 
+    // Two processes cannot train into one folder.
+    let held = fs::File::create(parts.join(".lock")).unwrap();
+    held.try_lock().unwrap();
+    let words = ["another process is training into parts"];
+    fail(shop.train("parts", &["--resume"]), 2, &words);
+    drop(held);
+
     // Other data is no data to go on with.
     fs::remove_file(shop.path("faces/person 2/5.jpg")).unwrap();
     let words = ["48 images of 6 identities", "47 of 6"];

@@ -42,6 +42,8 @@ pub(super) fn run(args: Args) -> Result<()> {
         device: (args.device != "auto").then_some(args.device),
     };
     demo.prepare()?;
+    // Training has an answer of its own.
+    let _watch = interrupt::watch("stopping after this command; once more ends at once")?;
     let Size {
         people,
         per_person,
@@ -91,7 +93,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 /// Shows a command as it is typed, reads it as if it had been, and runs it.
 fn execute(command: &[String]) -> Result<()> {
-    // While a command runs, it is training alone that ends in an orderly way.
+    // While a command runs, it is training alone that looks for this.
     if interrupt::asked() {
         return Err(Error::Interrupted);
     }

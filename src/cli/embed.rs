@@ -100,7 +100,7 @@ fn identities<B: Backend>(
     data: &Path,
     args: &Args,
 ) -> Result<Embedded> {
-    let dataset = source::open(data)?;
+    let dataset = source::open_with_gaps(data)?;
     let selection = Selection {
         ids: args.ids,
         per_id: args.per_id,

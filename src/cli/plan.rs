@@ -71,8 +71,8 @@ pub(super) fn run(args: Args) -> Result<()> {
             ", about three times that for a training step"
         }
     ));
-    let (plan, head_bytes) = if args.infer {
-        (infer::memory_plan(&model), 0)
+    let plan = if args.infer {
+        infer::memory_plan(&model)
     } else {
         if args.classes.checked_mul(2 * d).is_none_or(|n| n > 1 << 40) {
             return Err(Error::Usage(format!(
@@ -89,10 +89,7 @@ pub(super) fn run(args: Args) -> Result<()> {
             margin.m2,
             margin.m3
         ));
-        // The plan knows class rows and momentum; the rest of the head's memory grows with the batch.
-        let rows = args.classes * d;
-        let beside = ArcFace::<Cpu>::bytes(args.classes, d, batch) - 8 * rows as u64;
-        (train::memory_plan(&model, rows), beside)
+        train::memory_plan(&model, ArcFace::<Cpu>::bytes(args.classes, d, batch))
     };
     say("");
     say(plan.table(batch, args.rows).trim_end());
@@ -102,13 +99,13 @@ pub(super) fn run(args: Args) -> Result<()> {
             8.0 * (args.classes * d) as f64 / f64::from(1 << 20)
         ));
     }
-    let total = plan.bytes(batch) + head_bytes;
+    let total = plan.bytes(batch);
     say(format!(
         "{:9.1}  in all at batch {batch}",
         total as f64 / f64::from(1 << 20)
     ));
     say("");
-    let largest = plan.largest_batch(available.saturating_sub(head_bytes));
+    let largest = plan.largest_batch(available);
     let room = match args.memory {
         Some(_) => size(available),
         None => format!("the {} that are free on the device", size(available)),

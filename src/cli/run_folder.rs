@@ -1,9 +1,10 @@
-//! A run's folder: `config.toml`, `metrics.csv`, `eval.csv`, `checkpoints/step-XXXXXXXX.safetensors`, `weights.safetensors`.
+//! A run's folder: `config.toml`, `metrics.csv`, `eval.csv`, `checkpoints/step-XXXXXXXX.safetensors`, `weights.safetensors`,
+//! and `.lock`, which the process that trains holds.
 
 use crate::checkpoint::{Checkpoint, Weights, write_atomically};
 use crate::config::Config;
 use crate::{Error, Result};
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
 /// Where a run leaves its files.
@@ -30,6 +31,24 @@ impl RunFolder {
     /// Where it is.
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Makes the folder, and takes it for this process until what comes back is dropped or the process ends.
+    ///
+    /// # Errors
+    /// Another process trains into it, or the system refuses.
+    pub(super) fn lock(&self) -> Result<File> {
+        let path = self.path.join(".lock");
+        fs::create_dir_all(&self.path).map_err(Error::io("creating the folder", &self.path))?;
+        let file = File::create(&path).map_err(Error::io("creating", &path))?;
+        match file.try_lock() {
+            Ok(()) => Ok(file),
+            Err(TryLockError::WouldBlock) => Err(Error::Usage(format!(
+                "another process is training into {}: wait for it to end, or choose another --out",
+                self.path.display()
+            ))),
+            Err(TryLockError::Error(e)) => Err(Error::io("locking", &path)(e)),
+        }
     }
 
     /// Whether a run has left anything here.
@@ -238,6 +257,18 @@ mod tests {
         folder.save(&checkpoint(9), 2).unwrap();
         assert_eq!(steps(&folder), [7, 9]);
         assert!(folder.find().unwrap().passed_over.is_empty());
+    }
+
+    #[test]
+    fn only_one_process_trains_into_a_folder() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = RunFolder::new(dir.path().join("run"));
+        let held = folder.lock().unwrap();
+        let error = folder.lock().unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains("training into") && error.to_string().contains("run"));
+        drop(held);
+        folder.lock().unwrap();
     }
 
     #[test]

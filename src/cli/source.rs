@@ -7,6 +7,15 @@ use std::path::Path;
 
 /// Opens an image folder, a RecordIO set, or `generated[:IDENTITIESxIMAGES]` faces (a file of that name: `./generated`).
 pub(super) fn open(path: &Path) -> Result<Box<dyn Dataset>> {
+    open_as(path, data::open)
+}
+
+/// As [`open`]; the identities of an image folder may have no image.
+pub(super) fn open_with_gaps(path: &Path) -> Result<Box<dyn Dataset>> {
+    open_as(path, data::open_with_gaps)
+}
+
+fn open_as(path: &Path, files: fn(&Path) -> Result<Box<dyn Dataset>>) -> Result<Box<dyn Dataset>> {
     match path
         .to_str()
         .and_then(|text| text.strip_prefix("generated"))
@@ -20,7 +29,7 @@ pub(super) fn open(path: &Path) -> Result<Box<dyn Dataset>> {
             })?;
             Ok(Box::new(GeneratedFaces::new(options)?))
         }
-        _ => data::open(path),
+        _ => files(path),
     }
 }
 

@@ -11,7 +11,6 @@ use crate::backend::margin::Margin;
 use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::data::Dataset;
-use crate::head::ArcFace;
 use crate::report::StepReport;
 use crate::report::metrics::MetricsLog;
 use crate::report::progress::{Progress, RunLength};
@@ -19,6 +18,7 @@ use crate::train::{DataOptions, Trainer};
 use crate::{Error, Result};
 use clap::ValueEnum;
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -85,7 +85,8 @@ pub(super) fn run(args: Args) -> Result<()> {
             .num_threads(args.threads)
             .build_global();
     }
-    interrupt::watch()?;
+    let _watch =
+        interrupt::watch("saving after this step; once more ends at once, without saving")?;
     with_device(args.device.device, Train(args))
 }
 
@@ -125,6 +126,8 @@ impl OnDevice for Train {
 struct Session<B: Backend> {
     trainer: Trainer<B>,
     folder: RunFolder,
+    /// Keeps other processes out of the folder.
+    _lock: File,
     log: MetricsLog,
     progress: Progress,
     verifier: Verifier,
@@ -146,6 +149,8 @@ impl<B: Backend> Session<B> {
             None => PathBuf::from("runs").join(args.recipe.preset()?),
         };
         let folder = RunFolder::new(folder);
+        // A folder that is not there yet is made, and taken, when there is something to put into it.
+        let lock = folder.path().exists().then(|| folder.lock()).transpose()?;
         if !args.resume && folder.has_run() {
             return Err(Error::Usage(format!(
                 "{} already holds a run: --resume goes on with it, another --out begins a new one",
@@ -207,6 +212,10 @@ impl<B: Backend> Session<B> {
             last_step: args.steps.unwrap_or(u64::MAX).min(trainer.total_steps()),
         };
         say(describe_run(&trainer, &length));
+        let lock = match lock {
+            Some(lock) => lock,
+            None => folder.lock()?,
+        };
         folder.begin(trainer.config())?;
         let typed: Vec<String> = std::env::args().skip(1).collect();
         let resume_command = if typed.first().is_some_and(|command| command == "train") {
@@ -223,6 +232,7 @@ impl<B: Backend> Session<B> {
         Ok(Session {
             trainer,
             folder,
+            _lock: lock,
             log,
             progress: Progress::new(length, output::progress()),
             verifier,
@@ -410,9 +420,7 @@ fn describe_network(config: &Config) -> Result<String> {
 
 fn describe_run<B: Backend>(trainer: &Trainer<B>, length: &RunLength) -> String {
     let batch = trainer.config().train.batch_size;
-    let head = trainer.head();
-    let bytes = trainer.graph().plan().bytes(batch)
-        + ArcFace::<B>::bytes(head.classes(), head.dimension(), batch);
+    let bytes = trainer.graph().plan().bytes(batch);
     format!(
         "run: preset {}, batch {batch}, {} steps an epoch, {} epochs, to step {}; {} planned on the device",
         trainer.config().preset,

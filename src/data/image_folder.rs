@@ -95,6 +95,24 @@ impl ImageFolder {
     /// # Errors
     /// A folder cannot be listed; there are no identities; an identity has no image.
     pub fn open(root: &Path) -> Result<Self> {
+        let set = Self::open_with_gaps(root)?;
+        match set.identities.iter().find(|i| i.ends.is_empty()) {
+            None => Ok(set),
+            Some(empty) => Err(Error::data(
+                root.join(&empty.name),
+                format!(
+                    "holds no image ({}); every identity needs at least one: remove the folder or fill it",
+                    EXTENSIONS.join(", ")
+                ),
+            )),
+        }
+    }
+
+    /// As [`ImageFolder::open`], but an identity may have no image: for those who skip identities with few.
+    ///
+    /// # Errors
+    /// A folder cannot be listed; there are no identities.
+    pub fn open_with_gaps(root: &Path) -> Result<Self> {
         let found = entries(root)?;
         let loose_images = found
             .iter()
@@ -159,15 +177,6 @@ fn list_identity(root: &Path, name: String) -> Result<Identity> {
         .filter(|(file, folder)| !folder && image_extension(file).is_some())
         .map(|(file, _)| file)
         .collect();
-    if files.is_empty() {
-        return Err(Error::data(
-            &dir,
-            format!(
-                "holds no image ({}); every identity needs at least one: remove the folder or fill it",
-                EXTENSIONS.join(", ")
-            ),
-        ));
-    }
     files.sort_unstable();
     let mut names = String::with_capacity(files.iter().map(String::len).sum());
     let mut ends = Vec::with_capacity(files.len());
@@ -285,6 +294,11 @@ mod tests {
         assert!(
             say(&["a/1.jpg", "lonely/", "lonely/readme.txt"]).contains("lonely: holds no image")
         );
+        let dir = tree(&["0/", "1/a.jpg", "2/", "3/b.jpg", "3/c.jpg", "4/"]);
+        let gaps = ImageFolder::open_with_gaps(dir.path()).unwrap();
+        assert_eq!((gaps.len(), gaps.classes()), (3, 5));
+        assert_eq!([0, 1, 2].map(|i| gaps.label(i)), [1, 3, 3]);
+        assert!(gaps.describe(2).ends_with("3/c.jpg") && gaps.images_of(4).is_empty());
         assert!(say(&["1.jpg", "2.jpg"]).contains("2 images but no folders"));
         assert!(say(&[]).contains("holds no identities"));
         let nowhere = ImageFolder::open(Path::new("/nowhere/at/all")).unwrap_err();

@@ -87,6 +87,21 @@ pub trait Dataset: Send + Sync {
 /// # Errors
 /// There is nothing at `path`, it is neither, or it cannot be opened.
 pub fn open(path: &Path) -> Result<Box<dyn Dataset>> {
+    open_as(path, image_folder::ImageFolder::open)
+}
+
+/// As [`open`], but the identities of an image folder may have no image.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_with_gaps(path: &Path) -> Result<Box<dyn Dataset>> {
+    open_as(path, image_folder::ImageFolder::open_with_gaps)
+}
+
+fn open_as(
+    path: &Path,
+    folder: fn(&Path) -> Result<image_folder::ImageFolder>,
+) -> Result<Box<dyn Dataset>> {
     let metadata = std::fs::metadata(path).map_err(Error::io("opening", path))?;
     let is_rec = |p: &Path| p.extension().is_some_and(|e| e == "rec");
     if !metadata.is_dir() {
@@ -102,5 +117,5 @@ pub fn open(path: &Path) -> Result<Box<dyn Dataset>> {
     if entries.any(|e| e.is_ok_and(|e| is_rec(&e.path()))) {
         return Ok(Box::new(recordio::RecordIo::open(path)?));
     }
-    Ok(Box::new(image_folder::ImageFolder::open(path)?))
+    Ok(Box::new(folder(path)?))
 }

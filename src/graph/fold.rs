@@ -6,7 +6,7 @@
 
 use super::params::{At, ParamTable};
 use super::program::{Act, After, BatchNormLayer, Instruction, Program, Value, ValueId};
-use super::{Model, Op, Shape, fuse};
+use super::{Model, Op, fuse};
 use crate::backend::{BatchNormAt, FilterAt, bn};
 
 /// What the folded slab is made of, layer by layer.
@@ -119,7 +119,7 @@ pub(crate) fn inference(model: &Model, table: &ParamTable) -> (Program, Folding)
         folder.value_of.push(value);
     }
     let last = folder.value_of[folder.value_of.len() - 1];
-    folder.program.output = folder.stored(last, "embedding");
+    folder.program.output = folder.program.stored(last, "embedding");
     folder.program.forward_len = folder.program.instructions.len();
     (folder.program, folder.folding)
 }
@@ -182,18 +182,20 @@ impl Folder<'_> {
             }
             Op::MaxPool(window) => {
                 let (x, window) = (input(0), *window);
-                self.instruction(node.shape, &node.name, |y| Instruction::MaxPool {
-                    x,
-                    window,
-                    y,
-                })
+                self.program
+                    .instruction(node.shape, &node.name, |y| Instruction::MaxPool {
+                        x,
+                        window,
+                        y,
+                    })
             }
             Op::GlobalAvgPool => {
                 let x = input(0);
-                self.instruction(node.shape, &node.name, |y| Instruction::GlobalAvgPool {
-                    x,
-                    y,
-                })
+                self.program
+                    .instruction(node.shape, &node.name, |y| Instruction::GlobalAvgPool {
+                        x,
+                        y,
+                    })
             }
             Op::Dropout { .. } => input(0),
             Op::Flatten => {
@@ -202,7 +204,7 @@ impl Folder<'_> {
                 if value.shape.pixels() == 1 {
                     return x;
                 }
-                let x = self.stored(x, &node.name);
+                let x = self.program.stored(x, &node.name);
                 let value = Value {
                     shape: node.shape,
                     ..self.program.values[x]
@@ -216,30 +218,6 @@ impl Folder<'_> {
         let at = self.folding.len;
         self.folding.len += len.next_multiple_of(16);
         at
-    }
-
-    fn instruction(
-        &mut self,
-        shape: Shape,
-        name: &str,
-        make: impl FnOnce(usize) -> Instruction,
-    ) -> ValueId {
-        let y = self.program.new_tensor(shape.len(), name);
-        self.program.instructions.push(make(y));
-        self.program.new_value(Value::plain(y, shape))
-    }
-
-    fn stored(&mut self, x: ValueId, name: &str) -> ValueId {
-        let value = self.program.values[x];
-        if value.is_plain() {
-            return x;
-        }
-        self.instruction(value.shape, name, |y| Instruction::Add {
-            a: x,
-            b: None,
-            act: Act::Identity,
-            y,
-        })
     }
 
     fn layer(&mut self, index: usize, x: ValueId) -> ValueId {
@@ -266,15 +244,16 @@ impl Folder<'_> {
         layer.filter = target;
         self.program.layers.push(layer);
         let layer = self.program.layers.len() - 1;
-        self.instruction(node.shape, &node.name, |y| Instruction::Conv {
-            layer,
-            x,
-            y,
-            after: After::Activate {
-                residual: None,
-                act: Act::Identity,
-            },
-        })
+        self.program
+            .instruction(node.shape, &node.name, |y| Instruction::Conv {
+                layer,
+                x,
+                y,
+                after: After::Activate {
+                    residual: None,
+                    act: Act::Identity,
+                },
+            })
     }
 
     /// Whether the value has the channels that its tensor was written with; a flattened map has its own.
@@ -321,7 +300,7 @@ impl Folder<'_> {
             self.folding.layers[layer].batch_norm = Some(at);
             return x;
         }
-        let x = self.stored(x, &self.model.nodes()[index].name);
+        let x = self.program.stored(x, &self.model.nodes()[index].name);
         self.program.batch_norms.push(BatchNormLayer { at, shape });
         let value = Value {
             batch_norm: Some(self.program.batch_norms.len() - 1),
@@ -361,7 +340,7 @@ impl Folder<'_> {
             return x;
         }
         let shape = value.shape;
-        self.instruction(shape, name, |y| Instruction::Add {
+        self.program.instruction(shape, name, |y| Instruction::Add {
             a: x,
             b: None,
             act,
@@ -402,7 +381,7 @@ impl Folder<'_> {
             return late;
         }
         let shape = early_value.shape;
-        self.instruction(shape, name, |y| Instruction::Add {
+        self.program.instruction(shape, name, |y| Instruction::Add {
             a,
             b: Some(b),
             act: Act::Identity,

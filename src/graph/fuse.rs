@@ -11,10 +11,13 @@
 
 use super::params::{At, ParamTable};
 use super::program::{
-    Act, After, BatchNormLayer, Instruction, Layer, Program, Target, Value, ValueId,
+    Act, After, BatchNormLayer, Instruction, Layer, Program, Target, TensorId, Value, ValueId,
 };
-use super::{Model, Op, Shape};
+use super::{Model, Op};
 use crate::backend::geometry::{Padding, Window};
+
+/// The tensor of the network's input.
+const INPUT: TensorId = 0;
 
 /// Builds the training program of a model.
 pub(crate) fn training(model: &Model, table: &ParamTable) -> Program {
@@ -86,7 +89,7 @@ impl Fuser<'_> {
             self.value_of.push(value);
         }
         let last = self.value_of[self.value_of.len() - 1];
-        self.program.output = self.stored(last, "embedding");
+        self.program.output = self.program.stored(last, "embedding");
         self.program.forward_len = self.program.instructions.len();
     }
 
@@ -108,12 +111,13 @@ impl Fuser<'_> {
                 let layer = layer_of(model, self.table, index).expect("a filter layer");
                 self.program.layers.push(layer);
                 let layer = self.program.layers.len() - 1;
-                self.instruction(node.shape, &node.name, |y| Instruction::Conv {
-                    layer,
-                    x,
-                    y,
-                    after: After::Nothing,
-                })
+                self.program
+                    .instruction(node.shape, &node.name, |y| Instruction::Conv {
+                        layer,
+                        x,
+                        y,
+                        after: After::Nothing,
+                    })
             }
             Op::BatchNorm(_) => {
                 let x = input(0);
@@ -136,37 +140,41 @@ impl Fuser<'_> {
             }
             Op::Add => {
                 let (a, b) = (input(0), Some(input(1)));
-                self.instruction(node.shape, &node.name, |y| Instruction::Add {
-                    a,
-                    b,
-                    act: Act::Identity,
-                    y,
-                })
+                self.program
+                    .instruction(node.shape, &node.name, |y| Instruction::Add {
+                        a,
+                        b,
+                        act: Act::Identity,
+                        y,
+                    })
             }
             Op::MaxPool(window) => {
                 let (x, window) = (input(0), *window);
-                self.instruction(node.shape, &node.name, |y| Instruction::MaxPool {
-                    x,
-                    window,
-                    y,
-                })
+                self.program
+                    .instruction(node.shape, &node.name, |y| Instruction::MaxPool {
+                        x,
+                        window,
+                        y,
+                    })
             }
             Op::GlobalAvgPool => {
                 let x = input(0);
-                self.instruction(node.shape, &node.name, |y| Instruction::GlobalAvgPool {
-                    x,
-                    y,
-                })
+                self.program
+                    .instruction(node.shape, &node.name, |y| Instruction::GlobalAvgPool {
+                        x,
+                        y,
+                    })
             }
             Op::Dropout { rate } => {
                 let (x, rate, layer) = (input(0), *rate, self.dropouts);
                 self.dropouts += 1;
-                self.instruction(node.shape, &node.name, |y| Instruction::Dropout {
-                    x,
-                    rate,
-                    layer,
-                    y,
-                })
+                self.program
+                    .instruction(node.shape, &node.name, |y| Instruction::Dropout {
+                        x,
+                        rate,
+                        layer,
+                        y,
+                    })
             }
             Op::Flatten => {
                 let x = input(0);
@@ -181,38 +189,12 @@ impl Fuser<'_> {
                 let x = if sole_reader && self.program.values[x].is_plain() {
                     x
                 } else {
-                    self.stored_copy(x, &node.name)
+                    self.program.stored_copy(x, &node.name)
                 };
                 self.program.values[x].shape = node.shape;
                 x
             }
         }
-    }
-
-    /// Adds an instruction with a new output tensor, read as it is.
-    fn instruction(
-        &mut self,
-        shape: Shape,
-        name: &str,
-        make: impl FnOnce(usize) -> Instruction,
-    ) -> ValueId {
-        let y = self.program.new_tensor(shape.len(), name);
-        self.program.instructions.push(make(y));
-        self.program.new_value(Value::plain(y, shape))
-    }
-
-    /// The value itself where it is stored as it is read, a stored copy otherwise.
-    fn stored(&mut self, x: ValueId, name: &str) -> ValueId {
-        let value = self.program.values[x];
-        if value.is_plain() {
-            return x;
-        }
-        self.instruction(value.shape, name, |y| Instruction::Add {
-            a: x,
-            b: None,
-            act: Act::Identity,
-            y,
-        })
     }
 
     fn batch_norm(&mut self, index: usize, x: ValueId, sole_reader: bool) -> ValueId {
@@ -245,7 +227,7 @@ impl Fuser<'_> {
             }
         }
         // Otherwise they take a pass of their own, and the normalised value is another view of the same tensor.
-        let x = self.stored(x, &node.name);
+        let x = self.program.stored(x, &node.name);
         let value = self.program.values[x];
         self.program.instructions.push(Instruction::Moments {
             x: value.tensor,
@@ -263,11 +245,15 @@ impl Fuser<'_> {
 
     fn activation(&mut self, x: ValueId, act: Act, sole_reader: bool, name: &str) -> ValueId {
         let value = self.program.values[x];
-        let free = value.act == Act::Identity && value.stored_act == Act::Identity;
+        // The network's input has no gradient, and so nothing to take that of slopes from.
+        let is_input = value.tensor == INPUT && value.batch_norm.is_none();
+        let free = value.act == Act::Identity
+            && value.stored_act == Act::Identity
+            && !(is_input && matches!(act, Act::PRelu(_)));
         let x = if sole_reader && free {
             x
         } else {
-            self.stored_copy(x, name)
+            self.program.stored_copy(x, name)
         };
         let value = &mut self.program.values[x];
         // An addition applies it before storing, where the derivative can be read off the output. PReLU's cannot:
@@ -283,17 +269,6 @@ impl Fuser<'_> {
             value.act = act;
         }
         x
-    }
-
-    /// A tensor of its own for what `x` is read as.
-    fn stored_copy(&mut self, x: ValueId, name: &str) -> ValueId {
-        let shape = self.program.values[x].shape;
-        self.instruction(shape, name, |y| Instruction::Add {
-            a: x,
-            b: None,
-            act: Act::Identity,
-            y,
-        })
     }
 }
 

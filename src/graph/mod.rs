@@ -385,16 +385,53 @@ impl Builder {
     /// The model, whose embedding is the node built last.
     ///
     /// # Errors
-    /// The first node whose shape, name or constants did not fit, or an embedding that is not flat.
+    /// The first node whose shape, name or constants did not fit, an embedding that is not flat, or a node that nobody
+    /// reads.
     pub fn finish(mut self) -> Result<Model> {
         let last = &self.nodes[self.nodes.len() - 1];
         if last.shape.pixels() != 1 {
             let name = last.name.clone();
             self.fail(&name, "the embedding must be flat");
         }
+        let read = |id: usize| {
+            let mut inputs = self.nodes.iter().flat_map(|node| &node.inputs);
+            inputs.any(|input| input.0 == id)
+        };
+        if let Some(unread) = (0..self.nodes.len() - 1).find(|id| !read(*id)) {
+            let name = self.nodes[unread].name.clone();
+            self.fail(
+                &name,
+                "no other layer reads what it gives, and it is not the last one",
+            );
+        }
         match self.problem {
             Some(problem) => Err(problem),
             None => Ok(Model { nodes: self.nodes }),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_that_nobody_reads_is_refused() {
+        let build = |used: bool| {
+            let (mut builder, x) = Builder::new(4, 4);
+            let pool = builder.global_avg_pool("pool", x);
+            let side = builder.linear("side", pool, 3, true, Init::HeFanOut);
+            let out = builder.linear("out", pool, 3, true, Init::HeFanOut);
+            if used {
+                builder.add("sum", side, out);
+            }
+            builder.finish()
+        };
+        assert!(build(true).is_ok());
+        let error = build(false).unwrap_err().to_string();
+        assert!(
+            error.contains("layer side: no other layer reads"),
+            "{error}"
+        );
     }
 }

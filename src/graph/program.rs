@@ -243,6 +243,36 @@ impl Program {
         self.values.len() - 1
     }
 
+    /// Adds an instruction with a new output tensor, read as it is.
+    pub(crate) fn instruction(
+        &mut self,
+        shape: Shape,
+        name: &str,
+        make: impl FnOnce(TensorId) -> Instruction,
+    ) -> ValueId {
+        let y = self.new_tensor(shape.len(), name);
+        self.instructions.push(make(y));
+        self.new_value(Value::plain(y, shape))
+    }
+
+    /// The value itself where it is stored as it is read, a stored copy otherwise.
+    pub(crate) fn stored(&mut self, x: ValueId, name: &str) -> ValueId {
+        if self.values[x].is_plain() {
+            return x;
+        }
+        self.stored_copy(x, name)
+    }
+
+    /// A tensor of its own for what `x` is read as.
+    pub(crate) fn stored_copy(&mut self, x: ValueId, name: &str) -> ValueId {
+        self.instruction(self.values[x].shape, name, |y| Instruction::Add {
+            a: x,
+            b: None,
+            act: Act::Identity,
+            y,
+        })
+    }
+
     /// The forward half.
     pub(crate) fn forward(&self) -> &[Instruction] {
         &self.instructions[..self.forward_len]

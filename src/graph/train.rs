@@ -48,18 +48,17 @@ pub struct Norms {
     pub l2: f64,
 }
 
-/// The memory that training `model` takes, planned without a device. `class_rows` elements are the head's.
-pub fn memory_plan(model: &Model, class_rows: usize) -> MemoryPlan {
+/// The memory that training `model` takes, planned without a device; the head beside it takes `head_bytes`.
+pub fn memory_plan(model: &Model, head_bytes: u64) -> MemoryPlan {
     let table = ParamTable::new(model);
     let program = fuse::training(model, &table);
-    plan_for(&table, &program, class_rows)
+    plan_for(&table, &program, head_bytes)
 }
 
-fn plan_for(table: &ParamTable, program: &Program, class_rows: usize) -> MemoryPlan {
-    // Parameters, gradients, momentum; class rows and their momentum.
-    let fixed =
-        3 * table.params_len() + table.statistics_len() + vectors_len(program) + 2 * class_rows;
-    MemoryPlan::new(program, fixed)
+fn plan_for(table: &ParamTable, program: &Program, head_bytes: u64) -> MemoryPlan {
+    // Parameters, gradients, momentum.
+    let own = 3 * table.params_len() + table.statistics_len() + vectors_len(program);
+    MemoryPlan::new(program, own + (head_bytes / 4) as usize)
 }
 
 impl<B: Backend> TrainGraph<B> {
@@ -68,15 +67,32 @@ impl<B: Backend> TrainGraph<B> {
     /// # Errors
     /// Not enough memory: says how much there is and which batch would fit.
     pub fn new(backend: &mut B, model: &Model, seed: u64, max_batch: usize) -> Result<Self> {
+        Self::with_head(backend, model, seed, max_batch, 0)
+    }
+
+    /// As [`TrainGraph::new`], beside a head that will take `head_bytes`: what does not fit with it is refused before
+    /// anything is allocated.
+    ///
+    /// # Errors
+    /// Not enough memory for both.
+    pub fn with_head(
+        backend: &mut B,
+        model: &Model,
+        seed: u64,
+        max_batch: usize,
+        head_bytes: u64,
+    ) -> Result<Self> {
         let table = ParamTable::new(model);
         let program = fuse::training(model, &table);
-        let plan = plan_for(&table, &program, 0);
+        let plan = plan_for(&table, &program, head_bytes);
         let available = backend.memory_available();
         if plan.bytes(max_batch) > available {
             let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
             return Err(Error::Invalid(format!(
-                "a batch of {max_batch} needs {:.2} GiB and {:.2} GiB are free; the largest batch that fits is {}",
+                "a batch of {max_batch} needs {:.2} GiB ({:.2} of them for the class rows) and {:.2} GiB are free; the \
+                 largest batch that fits is {}",
                 gib(plan.bytes(max_batch)),
+                gib(head_bytes),
                 gib(available),
                 plan.largest_batch(available)
             )));
@@ -572,4 +588,24 @@ pub(super) fn read<B: Backend>(backend: &mut B, buffer: &B::Buffer) -> Result<Ve
     let mut values = vec![0.0; backend.len(buffer)];
     backend.download(buffer, 0, &mut values)?;
     Ok(values)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::cpu::Cpu;
+    use crate::models::{self, Embedding};
+
+    #[test]
+    fn a_head_that_does_not_fit_is_refused_before_anything_is_allocated() {
+        let model = models::mobilefacenet(112, Embedding::GlobalDepthwise { size: 128 }).unwrap();
+        let backend = &mut Cpu::new();
+        assert!(TrainGraph::with_head(backend, &model, 1, 1, 1 << 10).is_ok());
+        let error = TrainGraph::with_head(backend, &model, 1, 1, 1 << 50).unwrap_err();
+        let error = error.to_string();
+        assert!(
+            error.contains("1048576.00 of them for the class rows"),
+            "{error}"
+        );
+    }
 }

@@ -44,6 +44,14 @@ pub fn all() -> Vec<(&'static str, Model)> {
             g.add(b, y)
         },
     );
+    model("PReLU directly on the input", |g, x| {
+        let x = g.prelu(x);
+        g.conv(x, 4)
+    });
+    model("PReLU on the flattened input", |g, x| {
+        let x = g.flatten(x);
+        g.prelu(x)
+    });
     model("a pending value added to itself", |g, x| {
         let x = g.conv(x, 5);
         let x = g.norm(x);

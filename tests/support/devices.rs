@@ -88,4 +88,5 @@ macro_rules! on_each_device {
         }
     };
 }
+#[allow(unused_imports, reason = "each test file uses a part of this")]
 pub(crate) use on_each_device;

@@ -13,6 +13,7 @@ mod dropout;
 mod gemm;
 mod input_transform;
 mod machine;
+mod panel;
 mod pending;
 mod pool;
 mod sgd;

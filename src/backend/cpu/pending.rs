@@ -15,8 +15,9 @@ pub(super) fn vectorised<R>(f: impl FnOnce() -> R) -> R {
 }
 
 /// An activation with its slopes as a slice.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub(super) enum Act<'a> {
+    #[default]
     Identity,
     Relu,
     Relu6,

@@ -327,7 +327,7 @@ impl<'a> Worker<'a> {
         Box::new(Fault {
             check: trouble.check,
             kernel: program.name.clone(),
-            place: Some(Place {
+            place: Some(Box::new(Place {
                 source: (line != 0).then(|| {
                     let name = program.files.get(&file);
                     (
@@ -343,7 +343,7 @@ impl<'a> Worker<'a> {
                     .unwrap_or_default(),
                 block: at,
                 thread: self.env.launch.thread_at(thread),
-            }),
+            })),
             address: trouble.address,
             detail: trouble.detail,
         })

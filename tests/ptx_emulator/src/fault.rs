@@ -114,7 +114,7 @@ pub struct Fault {
     /// The kernel.
     pub kernel: String,
     /// Where, if it happened in a thread.
-    pub place: Option<Place>,
+    pub place: Option<Box<Place>>,
     /// The address, if there is one.
     pub address: Option<u64>,
     /// What was expected and what was found.

@@ -1,4 +1,63 @@
 //! Runs the PTX that NVRTC emits on the CPU, checked and counted.
+//!
+//! It is how kernels are tested on machines without a GPU: the very text that a driver would compile is decoded once
+//! and interpreted, a warp of 32 lanes an instruction. An instruction that is not known is an error at load time that
+//! names it and its line.
+//!
+//! ```
+//! use ptx_emulator::{Check, Machine, Options};
+//!
+//! let machine = Machine::new(Options::default());
+//! let module = machine.load("
+//! .version 9.0
+//! .target sm_80
+//! .address_size 64
+//! .visible .entry double_all(.param .u64 p0)
+//! {
+//!     .reg .b32 %r<2>; .reg .b64 %rd<3>; .reg .f32 %f<3>;
+//!     ld.param.u64 %rd0, [p0];
+//!     mov.u32 %r0, %tid.x;
+//!     mul.wide.u32 %rd1, %r0, 4;
+//!     add.s64 %rd2, %rd0, %rd1;
+//!     ld.global.f32 %f0, [%rd2];
+//!     add.f32 %f1, %f0, %f0;
+//!     st.global.f32 [%rd2], %f1;
+//!     ret;
+//! }")?;
+//! let x = machine.alloc(4 * 32)?;
+//! machine.write(x, &1.5f32.to_le_bytes().repeat(32))?;
+//! let counters = machine.launch(&module, "double_all", [1, 1, 1], [32, 1, 1], 0, &[&x.to_le_bytes()])?;
+//! assert_eq!((counters.global_load_requests, counters.global_load_sectors), (1, 4));
+//! let mut bytes = [0; 4];
+//! machine.read(x + 4 * 31, &mut bytes)?;
+//! assert_eq!(f32::from_le_bytes(bytes), 3.0);
+//!
+//! // Two warps: the second reads beyond the allocation.
+//! let fault = machine
+//!     .launch(&module, "double_all", [1, 1, 1], [64, 1, 1], 0, &[&x.to_le_bytes()])
+//!     .unwrap_err();
+//! assert_eq!(fault.check, Check::OutOfBounds);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! **How it runs.** `parse` makes a tree of the text; `lower` gives every opcode its meaning and inlines device
+//! functions; `layout` orders the basic blocks; `compact` assigns registers to *rows* of 32 lanes; `exec` interprets the
+//! rows, `block` a block's warps and barriers, `machine` the launch, whose blocks run in parallel. Lanes that part at a
+//! branch run lowest program counter first and so meet again as early as they can. A warp runs until it waits.
+//!
+//! **What is checked** ([`Check`]): bounds, initialisation and alignment of every access; races in shared memory; barriers
+//! that not all threads reach, or that only some lanes of a warp reach; `cp.async` data touched before its wait; member
+//! masks that name absent lanes; writes to constants; endless loops; on request ([`Options::check_order`]) whether the
+//! result depends on the order of blocks and warps. A [`Fault`] is a sentence with kernel, source line, block and thread.
+//!
+//! **What is counted** ([`Counters`]): warp instructions by kind, sectors and bytes of global memory, passes over the
+//! banks of shared memory, barriers, tensor-core operations.
+//!
+//! **What differs from a GPU.** Approximations (`ex2`, `rsqrt`, `sin`, `div.approx`, ...) are rounded from f64: closer than
+//! hardware, within the ISA's bounds. f32 and f64 results that are NaN may have other bits than the canonical NaN. Matrix
+//! products accumulate in f32, in order of k. `%clock` counts the warp's instructions. A barrier that only some warps
+//! pass orders all warps for the race check. Races between blocks are found only as a dependence on order. Recursion,
+//! indirect calls, clusters, textures, TMA and `wgmma` are not known.
 #![warn(missing_docs, unreachable_pub)]
 
 mod block;

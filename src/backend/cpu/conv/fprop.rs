@@ -1,14 +1,20 @@
 //! y = conv(x, w) (+ bias), then the epilogue on the tile while it is in the cache.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use super::super::buffer::Buffer;
 use super::super::gemm::{Grid, Mat, MatMut, product};
+use super::super::panel::{Finish, PANEL_ALIGN, ROW_ALIGN, multiply, pack, packed_len};
 use super::super::pending::{Act, Reader, vectorised};
 use super::im2col::Gather;
-use super::{REGISTER_COLS, tile_grid};
+use super::{BLOCKS, split_panels, winograd};
 use crate::backend::geometry::Conv2d;
 use crate::backend::{Epilogue, FilterAt, Pending};
+
+/// Elements of a tile's input that the second-level cache holds beside a panel of filters.
+const CACHED: usize = 64 << 10;
 
 /// Channels whose moments are taken together: their accumulators stay in registers.
 const LANES: usize = 32;
@@ -32,12 +38,7 @@ pub(in super::super) fn fprop(
     let bias = filter.bias.map(|at| &params[at..][..k]);
     let gather = Gather::forward(geometry);
     let columns = gather.columns();
-    let min_cols = if geometry.window.is_pointwise() {
-        REGISTER_COLS
-    } else {
-        2 * REGISTER_COLS
-    };
-    let grid = tile_grid(pixels, k, min_cols);
+    let for_inference = matches!(epilogue, Epilogue::Activate { .. });
     let (residual, activation, mut moments) = match epilogue {
         Epilogue::Raw => (None, Act::Identity, None),
         Epilogue::Moments(moments) => (None, Act::Identity, Some(moments)),
@@ -49,52 +50,121 @@ pub(in super::super) fn fprop(
     if let Some(residual) = residual {
         assert!(residual.len() >= pixels * k, "residual");
     }
+    let by_winograd = for_inference && reader.is_plain() && winograd::fits(geometry);
+    let grid = if by_winograd {
+        winograd::grid(geometry)
+    } else {
+        grid(geometry)
+    };
     let partial_len = if moments.is_some() {
         2 * grid.col_block
     } else {
         0
     };
-    let partials = scratch.at_least(grid.blocks() * partial_len);
+    // Where one tile holds all pixels, packing would take as long as it saves.
+    let packed_len = if by_winograd {
+        winograd::packed_filters(geometry, k)
+    } else if grid.row_blocks() > 1 {
+        packed_len(k, columns)
+    } else {
+        0
+    };
+    let (packed, partials) = scratch
+        .at_least(packed_len + grid.blocks() * partial_len)
+        .split_at_mut(packed_len);
+    if by_winograd {
+        winograd::transform_filters(geometry, weights, packed);
+    } else if packed_len > 0 {
+        pack(weights, columns, packed);
+    }
     MatMut::new(y, pixels, k).par_blocks(grid, partials, partial_len, |mut block, partial| {
-        let filters = block.cols.clone();
-        if let Some(bias) = bias {
-            for i in 0..block.out.rows() {
-                block.out.row(i).copy_from_slice(&bias[filters.clone()]);
-            }
+        let (filters, out) = (block.cols.clone(), &mut block.out);
+        let finish = Finish {
+            bias: bias.map(|bias| &bias[filters.clone()]),
+            residual: residual.map(|r| (&r[block.rows.start * k + filters.start..], k)),
+            activation: activation.channels(filters.clone()),
+        };
+        if by_winograd {
+            let images = block.rows.start / (geometry.window.p * geometry.window.q);
+            let x = &reader.raw[images * geometry.window.h * geometry.window.w * c..];
+            winograd::fprop(
+                geometry,
+                x,
+                &packed[winograd::packed_filters(geometry, filters.start)..],
+                out,
+                finish,
+            );
+        } else if packed_len > 0 {
+            let panels = &packed[filters.start * columns..];
+            gather.windows(reader, block.rows.clone(), |windows| {
+                multiply(out, windows, panels, finish);
+            });
+        } else {
+            let weights = &weights[filters.start * columns..];
+            few_pixels(&gather, reader, block.rows.clone(), weights, out, finish);
         }
-        let mut accumulate = bias.is_some();
-        gather.unroll(reader, block.rows.clone(), 0..columns, |chunk, tile| {
-            let w = &weights[filters.start * columns + chunk.start..];
-            let w = Mat::new(w, filters.len(), chunk.len(), columns);
-            product(&mut block.out, tile, w.t(), accumulate);
-            accumulate = true;
-        });
         if partial_len > 0 {
             let (mean, squares) = partial.split_at_mut(grid.col_block);
             tile_moments(&mut block.out, mean, squares);
-        }
-        if residual.is_some() || !matches!(activation, Act::Identity) {
-            let activation = activation.channels(filters.clone());
-            let residual = residual.map(|r| &r[block.rows.start * k..block.rows.end * k]);
-            vectorised(
-                #[inline(always)]
-                || {
-                    for i in 0..block.out.rows() {
-                        let row = block.out.row(i);
-                        if let Some(residual) = residual {
-                            for (y, r) in row.iter_mut().zip(&residual[i * k..][filters.clone()]) {
-                                *y += *r;
-                            }
-                        }
-                        activation.apply(row, filters.len());
-                    }
-                },
-            );
         }
     });
     if let Some(moments) = &mut moments {
         let (mean, variance) = moments.split_at_mut(k);
         merge_moments(grid, partials, mean, &mut variance[..k]);
+    }
+}
+
+/// A block whose filters are used once, read as they are stored: y = columns * filter^T, then the finish.
+fn few_pixels(
+    gather: &Gather,
+    reader: Reader<'_>,
+    pixels: Range<usize>,
+    weights: &[f32],
+    y: &mut MatMut<'_>,
+    finish: Finish<'_>,
+) {
+    let (columns, filters) = (gather.columns(), y.cols());
+    if let Some(bias) = finish.bias {
+        for i in 0..y.rows() {
+            y.row(i).copy_from_slice(bias);
+        }
+    }
+    let mut accumulate = finish.bias.is_some();
+    gather.unroll(reader, pixels, 0..columns, |chunk, tile| {
+        let w = Mat::new(&weights[chunk.start..], filters, chunk.len(), columns);
+        product(y, tile, w.t(), accumulate);
+        accumulate = true;
+    });
+    vectorised(
+        #[inline(always)]
+        || {
+            for i in 0..y.rows() {
+                let row = y.row(i);
+                if let Some((residual, stride)) = finish.residual {
+                    for (y, r) in row.iter_mut().zip(&residual[i * stride..]) {
+                        *y += *r;
+                    }
+                }
+                finish.activation.apply(row, filters);
+            }
+        },
+    );
+}
+
+/// Cuts the output into tiles whose windows stay in the second-level cache. Splits the filters too where there are few
+/// pixels.
+fn grid(geometry: &Conv2d) -> Grid {
+    let (k, pixels) = (geometry.k, geometry.pixels_out());
+    let step = geometry.window.stride;
+    let fitting = (CACHED / (geometry.c * step * step)).clamp(4 * ROW_ALIGN, 16 * ROW_ALIGN);
+    let tiles = pixels.div_ceil(fitting).max(1);
+    let row_block = pixels.div_ceil(tiles).next_multiple_of(ROW_ALIGN);
+    let splits = BLOCKS.div_ceil(tiles).min(k.div_ceil(PANEL_ALIGN));
+    Grid {
+        rows: pixels,
+        cols: k,
+        row_block,
+        col_block: split_panels(k, splits),
     }
 }
 

@@ -10,6 +10,7 @@ use std::ops::Range;
 
 use super::super::buffer::Buffer;
 use super::super::gemm::Mat;
+use super::super::panel::Windows;
 use super::super::pending::{GradReader, Reader};
 use crate::backend::geometry::Conv2d;
 
@@ -76,6 +77,9 @@ struct Band {
 thread_local! {
     /// Patch and columns of the tile that a thread works on, grown once and kept.
     static TILE: RefCell<(Buffer, Buffer)> = RefCell::default();
+
+    /// Where the windows of that tile begin.
+    static STARTS: RefCell<Vec<usize>> = RefCell::default();
 }
 
 impl Gather {
@@ -169,6 +173,55 @@ impl Gather {
         });
     }
 
+    /// Calls `f` with the windows of output pixels `pixels`, where they lie in the source or, where something is
+    /// pending or padded, in the patch.
+    pub(super) fn windows(
+        &self,
+        source: impl Source,
+        pixels: Range<usize>,
+        f: impl FnOnce(Windows<'_>),
+    ) {
+        let c = self.c;
+        TILE.with_borrow_mut(|(patch, _)| {
+            STARTS.with_borrow_mut(|starts| {
+                starts.clear();
+                if !self.is_single_tap() {
+                    let patch = self.fill_patch(source, pixels.clone(), patch);
+                    self.for_rows(&pixels, |_, columns, at| {
+                        starts.extend(columns.map(|j| at + j * self.stride * c));
+                    });
+                    let line = self.patch_width() * c;
+                    f(Windows::new(
+                        patch,
+                        starts,
+                        self.taps.0,
+                        self.taps.1 * c,
+                        line,
+                    ));
+                } else if let Some(stored) = source.stored() {
+                    starts.extend(pixels.map(|pixel| self.only_pixel(pixel) * c));
+                    f(Windows::new(stored, starts, 1, c, 0));
+                } else {
+                    let patch = patch.at_least(pixels.len() * c);
+                    if self.is_pointwise() {
+                        source.read(pixels.clone(), 0..c, patch);
+                    } else {
+                        self.pick(source, pixels.clone(), 0..c, patch);
+                    }
+                    starts.extend((0..pixels.len()).map(|i| i * c));
+                    f(Windows::new(patch, starts, 1, c, 0));
+                }
+            });
+        });
+    }
+
+    /// The one source pixel of an output pixel.
+    fn only_pixel(&self, pixel: usize) -> usize {
+        let (row, j) = (pixel / self.out.1, pixel % self.out.1);
+        let (image, i) = (row / self.out.0, row % self.out.0);
+        (image * self.source.0 + i * self.stride) * self.source.1 + j * self.stride
+    }
+
     /// Reads the one source pixel of each output pixel.
     fn pick(
         &self,
@@ -178,9 +231,7 @@ impl Gather {
         out: &mut [f32],
     ) {
         for (pixel, out) in pixels.zip(out.chunks_exact_mut(channels.len())) {
-            let (row, j) = (pixel / self.out.1, pixel % self.out.1);
-            let (image, i) = (row / self.out.0, row % self.out.0);
-            let at = (image * self.source.0 + i * self.stride) * self.source.1 + j * self.stride;
+            let at = self.only_pixel(pixel);
             source.read(at..at + 1, channels.clone(), out);
         }
     }
@@ -244,30 +295,45 @@ impl Gather {
         taps: Range<usize>,
         out: &mut [f32],
     ) {
-        let (c, (h, w), s) = (self.c, self.out, self.taps.1);
+        let (c, s) = (self.c, self.taps.1);
         let (line, step, width) = (self.patch_width() * c, self.stride * c, taps.len() * c);
+        self.for_rows(&pixels, |m, columns, row_at| {
+            let out = &mut out[m * width..][..columns.len() * width];
+            let mut tap = taps.start;
+            while tap < taps.end {
+                let (r, first) = (tap / s, tap % s);
+                let run = (s - first).min(taps.end - tap);
+                let at = row_at + r * line;
+                copy_runs(
+                    &patch[at + first * c + columns.start * step..],
+                    step,
+                    &mut out[(tap - taps.start) * c..],
+                    width,
+                    run * c,
+                    columns.len(),
+                );
+                tap += run;
+            }
+        });
+    }
+
+    /// Calls `f` for each stretch of output pixels in one row: the first one's number among `pixels`, their columns, and
+    /// where in the patch the window of the row's column 0 begins.
+    fn for_rows(&self, pixels: &Range<usize>, mut f: impl FnMut(usize, Range<usize>, usize)) {
+        let (h, w) = self.out;
+        let line = self.patch_width() * self.c;
         let (mut band_at, mut m) = (0, 0);
-        for band in self.bands(&pixels) {
+        for band in self.bands(pixels) {
             for i in band.rows.clone() {
                 let begin = (band.image * h + i) * w;
                 let columns = pixels.start.max(begin) - begin..pixels.end.min(begin + w) - begin;
-                let out = &mut out[m * width..][..columns.len() * width];
-                let mut tap = taps.start;
-                while tap < taps.end {
-                    let (r, first) = (tap / s, tap % s);
-                    let run = (s - first).min(taps.end - tap);
-                    let at = band_at + ((i - band.rows.start) * self.stride + r) * line;
-                    copy_runs(
-                        &patch[at + first * c + columns.start * step..],
-                        step,
-                        &mut out[(tap - taps.start) * c..],
-                        width,
-                        run * c,
-                        columns.len(),
-                    );
-                    tap += run;
-                }
-                m += columns.len();
+                let count = columns.len();
+                f(
+                    m,
+                    columns,
+                    band_at + (i - band.rows.start) * self.stride * line,
+                );
+                m += count;
             }
             band_at += self.patch_rows(&band) * line;
         }

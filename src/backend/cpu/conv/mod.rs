@@ -1,9 +1,11 @@
 //! Convolution as matrix products over tiles of pixels.
 //!
-//! fprop: Y (pixels x K) = columns (pixels x RSC) * filter^T. dgrad: dX (pixels x C) = columns of dY * filter, one
-//! product for each phase of the stride. wgrad: dW (K x RSC) = dY^T * columns. "Columns" is the image unrolled so
-//! that each output pixel has its window in one row ([`im2col`]); only one cache-sized tile of it ever exists, and
-//! pending values are applied while the tile is filled. A 1x1 convolution of a stored value is a product in place.
+//! fprop: Y (pixels x K) = windows (pixels x RSC) * filter^T, each window taken where it lies in a patch of the image
+//! ([`super::panel`]); for inference 3x3 windows go by Winograd's algorithm ([`winograd`]). dgrad: dX (pixels x C) =
+//! columns of dY * filter, one product for each phase of the stride. wgrad: dW (K x RSC) = dY^T * columns. "Columns" is
+//! the image unrolled so that each output pixel has its window in one row ([`im2col`]); only one cache-sized tile of it
+//! ever exists. Pending values are applied while the patch or the tile is filled. A 1x1 convolution of a stored value is
+//! a product in place.
 //!
 //! The tiles depend on the shapes alone, and partial sums are added in tile order.
 
@@ -11,12 +13,14 @@ mod dgrad;
 mod fprop;
 mod im2col;
 mod wgrad;
+mod winograd;
 
 pub(super) use dgrad::dgrad;
 pub(super) use fprop::fprop;
 pub(super) use wgrad::wgrad;
 
 use super::gemm::Grid;
+use super::panel::PANEL_ALIGN;
 
 /// Pixels of a tile: enough to pay for packing the filter once a tile, few enough that columns stay in the cache.
 const TILE: usize = 256;
@@ -52,5 +56,17 @@ fn split_cols(cols: usize, splits: usize) -> usize {
         cols.div_ceil(splits)
             .next_multiple_of(REGISTER_COLS)
             .min(cols)
+    }
+}
+
+/// As [`split_cols`], in whole panels of filters.
+fn split_panels(filters: usize, splits: usize) -> usize {
+    if splits <= 1 {
+        filters
+    } else {
+        filters
+            .div_ceil(splits)
+            .next_multiple_of(PANEL_ALIGN)
+            .min(filters)
     }
 }

@@ -10,7 +10,7 @@ use crate::fault::{Check, Trouble};
 use crate::program::{File, Reg};
 
 /// What follows from the distances between the lanes' addresses. Lanes that do not take part stand at the first one's.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Pattern {
     /// Lanes that take part; zero: nothing is known yet.
     pub(crate) mask: u32,
@@ -35,26 +35,6 @@ pub(crate) struct Pattern {
     pub(crate) contiguous: bool,
     /// The allocation that was accessed last.
     pub(crate) allocation: usize,
-}
-
-impl Default for Pattern {
-    fn default() -> Self {
-        Self {
-            mask: 0,
-            bytes: 0,
-            distances: [0; 32],
-            leaders: [0; 32],
-            follows: [0; 32],
-            distinct: 0,
-            several: 0,
-            wavefronts: 0,
-            low: 0,
-            high: 0,
-            bits: 0,
-            contiguous: false,
-            allocation: 0,
-        }
-    }
 }
 
 /// The addresses of all lanes. Lanes outside the mask get the first one's, so that they disturb no check.
@@ -241,11 +221,12 @@ pub(crate) fn wavefronts(mask: u32, offsets: &[u32; 32], bytes: u32) -> u32 {
         let mut served = [0u32; 32];
         let mut seen = [0u32; 32];
         let mut count = 0;
-        for lane in part * lanes_a_part..(part + 1) * lanes_a_part {
+        let lanes = (part * lanes_a_part..).zip(&offsets[part * lanes_a_part..]);
+        for (lane, &offset) in lanes.take(lanes_a_part) {
             if mask >> lane & 1 == 0 {
                 continue;
             }
-            let word = offsets[lane] / 4;
+            let word = offset / 4;
             if seen[..count].contains(&word) {
                 continue;
             }

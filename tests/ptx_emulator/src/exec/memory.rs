@@ -8,7 +8,7 @@ use super::{ALL, Pattern, Result, lanes_of, set_value, value};
 use crate::block::{Env, Warp};
 use crate::fault::{Check, Trouble};
 use crate::memory::{LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, WINDOW_BYTES, window_of};
-use crate::program::{Access, File, Reg, SideKind, Space};
+use crate::program::{Access, Reg, SideKind, Space};
 use crate::row::{Row, transpose};
 use crate::shared::Shared;
 

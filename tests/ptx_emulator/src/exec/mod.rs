@@ -95,8 +95,9 @@ macro_rules! compare {
 }
 
 macro_rules! compare_float {
-    ($test:ident, $rows:expr, $i:expr, $read:expr) => {{
+    ($test:ident, $rows:expr, $i:expr, $read:expr, $float:ty) => {{
         let (rows, i, read) = ($rows, $i, $read);
+        let unordered = |a: $float, b: $float| a.is_nan() || b.is_nan();
         match i.x {
             x if x == Compare::Eq as u32 => $test(rows, i, |a, b| read(a) == read(b)),
             x if x == Compare::Ne as u32 => {
@@ -110,14 +111,20 @@ macro_rules! compare_float {
                 $test(rows, i, |a, b| !(read(a) < read(b) || read(a) > read(b)))
             }
             x if x == Compare::Neu as u32 => $test(rows, i, |a, b| read(a) != read(b)),
-            x if x == Compare::Ltu as u32 => $test(rows, i, |a, b| !(read(a) >= read(b))),
-            x if x == Compare::Leu as u32 => $test(rows, i, |a, b| !(read(a) > read(b))),
-            x if x == Compare::Gtu as u32 => $test(rows, i, |a, b| !(read(a) <= read(b))),
-            x if x == Compare::Geu as u32 => $test(rows, i, |a, b| !(read(a) < read(b))),
-            x if x == Compare::Num as u32 => {
-                $test(rows, i, |a, b| !read(a).is_nan() && !read(b).is_nan())
-            }
-            _ => $test(rows, i, |a, b| read(a).is_nan() || read(b).is_nan()),
+            x if x == Compare::Ltu as u32 => $test(rows, i, |a, b| {
+                read(a) < read(b) || unordered(read(a), read(b))
+            }),
+            x if x == Compare::Leu as u32 => $test(rows, i, |a, b| {
+                read(a) <= read(b) || unordered(read(a), read(b))
+            }),
+            x if x == Compare::Gtu as u32 => $test(rows, i, |a, b| {
+                read(a) > read(b) || unordered(read(a), read(b))
+            }),
+            x if x == Compare::Geu as u32 => $test(rows, i, |a, b| {
+                read(a) >= read(b) || unordered(read(a), read(b))
+            }),
+            x if x == Compare::Num as u32 => $test(rows, i, |a, b| !unordered(read(a), read(b))),
+            _ => $test(rows, i, |a, b| unordered(read(a), read(b))),
         }
     }};
 }
@@ -193,12 +200,10 @@ fn run_here(env: &mut Env<'_>, warp: &mut Warp) -> Result<()> {
                 let table: [u32; 8] =
                     std::array::from_fn(|n| if i.x >> n & 1 != 0 { u32::MAX } else { 0 });
                 map3(r32, i, mask, |a, b, c| {
-                    let low = (!a
-                        & ((!b & ((!c & table[0]) | (c & table[1])))
-                            | (b & ((!c & table[2]) | (c & table[3])))))
+                    (!a & ((!b & ((!c & table[0]) | (c & table[1])))
+                        | (b & ((!c & table[2]) | (c & table[3])))))
                         | (a & ((!b & ((!c & table[4]) | (c & table[5])))
-                            | (b & ((!c & table[6]) | (c & table[7])))));
-                    low
+                            | (b & ((!c & table[6]) | (c & table[7])))))
                 });
             }
             Op::S32ToF => map1(r32, i, mask, |a| (a as i32 as f32).to_bits()),
@@ -255,10 +260,10 @@ fn run_here(env: &mut Env<'_>, warp: &mut Warp) -> Result<()> {
             Op::Trunc => narrow1(r32, r64, i, mask, |a| a as u32),
             Op::SetS32 => set(compare!(test, r32, i, |a| a as i32)),
             Op::SetU32 => set(compare!(test, r32, i, |a: u32| a)),
-            Op::SetF32 => set(compare_float!(test, r32, i, f)),
+            Op::SetF32 => set(compare_float!(test, r32, i, f, f32)),
             Op::SetS64 => set(compare!(test_64, r64, i, |a| a as i64)),
             Op::SetU64 => set(compare!(test_64, r64, i, |a: u64| a)),
-            Op::SetF64 => set(compare_float!(test_64, r64, i, d)),
+            Op::SetF64 => set(compare_float!(test_64, r64, i, d, f64)),
             Op::MovP | Op::AndP | Op::OrP | Op::XorP | Op::NotP => {
                 let a = pred[usize::from(i.a)];
                 let b = pred[usize::from(i.b)];
@@ -363,15 +368,13 @@ fn flow(warp: &mut Warp, i: &Inst, targets: &[u32], next: u32, mask: u32, lanes:
         }
         Op::Switch => {
             let index = warp.r32[usize::from(i.a)].lanes();
-            for lane in 0..32 {
-                if mask >> lane & 1 != 0 {
-                    // An index beyond the table is undefined in PTX; the last entry is as good as any.
-                    let n = (index[lane] as usize).min(targets.len() - 1);
-                    warp.ready.push(Group {
-                        pc: targets[n],
-                        lanes: 1 << lane,
-                    });
-                }
+            for lane in lanes_of(mask) {
+                // An index beyond the table is undefined in PTX; the last entry is as good as any.
+                let n = (index[lane] as usize).min(targets.len() - 1);
+                warp.ready.push(Group {
+                    pc: targets[n],
+                    lanes: 1 << lane,
+                });
             }
         }
         _ => warp.alive &= !mask,

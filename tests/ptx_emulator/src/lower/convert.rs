@@ -159,7 +159,12 @@ impl Lower<'_> {
     }
 
     fn convert_pack(&mut self, i: &Instruction, types: &[Type]) -> Result<()> {
-        let small = types[0];
+        let Some(&small) = types.first() else {
+            return self.error("expected a type");
+        };
+        if !matches!(i.operands.len(), 3 | 4) {
+            return self.error("expected three or four operands");
+        }
         let x = small.bits() | u32::from(small.is_signed()) << 8;
         let mut src = Vec::new();
         for operand in &i.operands[1..] {

@@ -217,10 +217,11 @@ impl Lower<'_> {
         for modifier in &i.modifiers {
             if let Some(s) = space_of(modifier) {
                 space = s;
-            } else if !is_hint(modifier) && Type::parse(modifier).is_none() {
-                if name.replace(modifier.as_str()).is_some() {
-                    return self.unknown();
-                }
+            } else if !is_hint(modifier)
+                && Type::parse(modifier).is_none()
+                && name.replace(modifier.as_str()).is_some()
+            {
+                return self.unknown();
             }
         }
         let ty = self.last_type(i)?;

@@ -2,6 +2,7 @@
 //! and what is not known is an error that names the instruction.
 
 mod arithmetic;
+mod compare;
 mod control;
 mod convert;
 mod memory;

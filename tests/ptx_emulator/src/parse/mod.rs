@@ -3,6 +3,7 @@
 
 mod lexer;
 mod module;
+mod operand;
 
 pub(crate) use module::parse;
 

@@ -1,0 +1,355 @@
+//! 3x3 convolution with stride 1 by Winograd's F(2x2, 3x3), for inference: 16 products where the direct sum takes 36.
+//!
+//! Y = A^T [(G g G^T) * (B^T d B)] A for each 2x2 tile of the output, with d the 4x4 pixels under it and g the filter
+//! (Lavin and Gray, 2015, section 4.1). Summed over channels, the inner `*` becomes 16 matrix products (tiles x C) (C x K).
+//! All factors of the three transforms are 0, 1, 1/2 or their negatives: the result loses a little more than the direct
+//! sum, within the same bound. A tile holds sums and differences of all its pixels, so NaN or infinity in one of them
+//! reaches all four outputs.
+// The loops run over the indices of the formulas.
+#![allow(clippy::needless_range_loop)]
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::super::buffer::Buffer;
+use super::super::gemm::{Grid, MatMut};
+use super::super::panel::{
+    Finish, PANEL_ALIGN, ROW_ALIGN, Windows, multiply, packed_len, panel_width, transpose,
+};
+use super::super::pending::vectorised;
+use super::{BLOCKS, split_panels};
+use crate::backend::geometry::Conv2d;
+
+/// Channels that are transformed together.
+const LANES: usize = 8;
+
+/// Numbers of a transformed tile.
+const POINTS: usize = 16;
+
+/// Tiles that pay for transforming the filters.
+const FEWEST_TILES: usize = 64;
+
+/// Elements of the transformed tiles of a group, which stay in the second-level cache.
+const CACHED: usize = 64 << 10;
+
+thread_local! {
+    /// Transformed tiles of a group, their products with a panel of filters, and where the tiles begin.
+    static GROUP: RefCell<(Buffer, Buffer, Vec<usize>)> = RefCell::default();
+}
+
+/// Tiles of an image: rows, columns.
+fn tiles(geometry: &Conv2d) -> (usize, usize) {
+    (geometry.window.p.div_ceil(2), geometry.window.q.div_ceil(2))
+}
+
+/// Whether a convolution can be computed, and is computed faster, this way.
+pub(super) fn fits(geometry: &Conv2d) -> bool {
+    let window = &geometry.window;
+    let (rows, cols) = tiles(geometry);
+    (window.r, window.s, window.stride) == (3, 3, 1)
+        && [geometry.c, geometry.k]
+            .iter()
+            .all(|c| *c >= PANEL_ALIGN && c.is_multiple_of(LANES))
+        && geometry.n >= 4
+        && geometry.n * rows * cols >= FEWEST_TILES
+}
+
+/// Elements of the first `filters` transformed filters: panel by panel, 16 packed panels each.
+pub(super) fn packed_filters(geometry: &Conv2d, filters: usize) -> usize {
+    POINTS * packed_len(filters, geometry.c)
+}
+
+/// G g G^T for all filters (K x 9 x C), packed.
+pub(super) fn transform_filters(geometry: &Conv2d, weights: &[f32], packed: &mut [f32]) {
+    let (c, width) = (geometry.c, panel_width());
+    packed
+        .par_chunks_mut(POINTS * width * c)
+        .zip(weights.par_chunks(width * 9 * c))
+        .for_each(|(panels, filters)| {
+            if filters.len() < width * 9 * c {
+                panels.fill(0.0);
+            }
+            vectorised(
+                #[inline(always)]
+                || {
+                    for first in (0..c).step_by(LANES) {
+                        transform_channels(filters, panels, c, width, first);
+                    }
+                },
+            );
+        });
+}
+
+/// Channels `first..first + LANES` of a panel's filters.
+#[inline(always)]
+fn transform_channels(filters: &[f32], panels: &mut [f32], c: usize, width: usize, first: usize) {
+    for (group, filters) in filters.chunks(LANES * 9 * c).enumerate() {
+        // By point, filter, channel.
+        let mut points = [[[0.0; LANES]; LANES]; POINTS];
+        for (j, filter) in filters.chunks_exact(9 * c).enumerate() {
+            let tap = |t: usize| lanes(&filter[t * c + first..]);
+            // Rows first, then columns: (g0, (g0 + g1 + g2) / 2, (g0 - g1 + g2) / 2, g2).
+            let mut half = [[[0.0; LANES]; 3]; 4];
+            for s in 0..3 {
+                let column = weights_1d([tap(s), tap(3 + s), tap(6 + s)]);
+                for i in 0..4 {
+                    half[i][s] = column[i];
+                }
+            }
+            for i in 0..4 {
+                let row = weights_1d(half[i]);
+                for k in 0..4 {
+                    points[4 * i + k][j] = row[k];
+                }
+            }
+        }
+        for (point, block) in points.into_iter().enumerate() {
+            let block = transpose(block);
+            let panel = &mut panels[(point * c + first) * width..][..LANES * width];
+            for (row, channel) in panel.chunks_exact_mut(width).zip(block) {
+                let from = group * LANES;
+                let count = LANES.min(width - from);
+                row[from..][..count].copy_from_slice(&channel[..count]);
+            }
+        }
+    }
+}
+
+type Lanes = [f32; LANES];
+
+#[inline(always)]
+fn lanes(from: &[f32]) -> Lanes {
+    *from.first_chunk().expect("lanes")
+}
+
+#[inline(always)]
+fn map(a: Lanes, b: Lanes, f: impl Fn(f32, f32) -> f32) -> Lanes {
+    let mut out = [0.0; LANES];
+    for i in 0..LANES {
+        out[i] = f(a[i], b[i]);
+    }
+    out
+}
+
+#[inline(always)]
+fn add(a: Lanes, b: Lanes) -> Lanes {
+    map(
+        a,
+        b,
+        #[inline(always)]
+        |a, b| a + b,
+    )
+}
+
+#[inline(always)]
+fn sub(a: Lanes, b: Lanes) -> Lanes {
+    map(
+        a,
+        b,
+        #[inline(always)]
+        |a, b| a - b,
+    )
+}
+
+/// G g.
+#[inline(always)]
+fn weights_1d([a, b, c]: [Lanes; 3]) -> [Lanes; 4] {
+    let outer = add(a, c);
+    let half = |v: Lanes| {
+        map(
+            v,
+            v,
+            #[inline(always)]
+            |v, _| 0.5 * v,
+        )
+    };
+    [a, half(add(outer, b)), half(sub(outer, b)), c]
+}
+
+/// B^T d.
+#[inline(always)]
+fn data_1d([a, b, c, d]: [Lanes; 4]) -> [Lanes; 4] {
+    [sub(a, c), add(b, c), sub(c, b), sub(b, d)]
+}
+
+/// A^T m.
+#[inline(always)]
+fn output_1d([a, b, c, d]: [Lanes; 4]) -> [Lanes; 2] {
+    [add(add(a, b), c), sub(sub(b, c), d)]
+}
+
+/// Cuts the output into whole images, and the filters where there are few of these.
+pub(super) fn grid(geometry: &Conv2d) -> Grid {
+    let (rows, cols) = tiles(geometry);
+    let pixels = geometry.window.p * geometry.window.q;
+    let images = (group_tiles(geometry) / (rows * cols)).clamp(1, geometry.n);
+    let splits = BLOCKS
+        .div_ceil(geometry.n.div_ceil(images))
+        .min(geometry.k.div_ceil(2 * PANEL_ALIGN));
+    Grid {
+        rows: geometry.n * pixels,
+        cols: geometry.k,
+        row_block: images * pixels,
+        col_block: split_panels(geometry.k, splits),
+    }
+}
+
+/// Tiles that are transformed together.
+fn group_tiles(geometry: &Conv2d) -> usize {
+    let fitting = CACHED / (POINTS * geometry.c);
+    (fitting / ROW_ALIGN * ROW_ALIGN).clamp(3 * ROW_ALIGN, 5 * ROW_ALIGN)
+}
+
+/// A block of the output: whole images `x` (H x W x C each), the filters whose panels begin `packed`.
+pub(super) fn fprop(
+    geometry: &Conv2d,
+    x: &[f32],
+    packed: &[f32],
+    y: &mut MatMut<'_>,
+    finish: Finish<'_>,
+) {
+    let window = &geometry.window;
+    let (c, width) = (geometry.c, panel_width());
+    let (tile_rows, tile_cols) = tiles(geometry);
+    let images = y.rows() / (window.p * window.q);
+    let total = images * tile_rows * tile_cols;
+    let groups = total.div_ceil(group_tiles(geometry));
+    let per_group = total.div_ceil(groups);
+    let place = |tile: usize| {
+        let (row, j) = (tile / tile_cols, tile % tile_cols);
+        (row / tile_rows, row % tile_rows, j)
+    };
+    GROUP.with_borrow_mut(|(transformed, products, starts)| {
+        for first in (0..total).step_by(per_group) {
+            let count = per_group.min(total - first);
+            let transformed = transformed.at_least(POINTS * count * c);
+            for t in 0..count {
+                transform_tile(geometry, x, place(first + t), transformed, t, count);
+            }
+            starts.clear();
+            starts.extend((0..count).map(|t| t * c));
+            let products = products.at_least(POINTS * count * width);
+            for from in (0..y.cols()).step_by(width) {
+                let panels = &packed[from * POINTS * c..][..POINTS * width * c];
+                for (point, products) in products.chunks_exact_mut(count * width).enumerate() {
+                    let windows = Windows::new(&transformed[point * count * c..], starts, 1, c, 0);
+                    let panel = &panels[point * width * c..][..width * c];
+                    let out = &mut MatMut::new(products, count, width);
+                    multiply(out, windows, panel, Finish::default());
+                }
+                let cols = from..(from + width).min(y.cols());
+                for t in 0..count {
+                    let at = place(first + t);
+                    finish_tile(geometry, products, (t, count), at, y, cols.clone(), finish);
+                }
+            }
+        }
+    });
+}
+
+/// B^T d B of the tile at (image, row, column), as number `t` of `count`.
+fn transform_tile(
+    geometry: &Conv2d,
+    x: &[f32],
+    (image, i, j): (usize, usize, usize),
+    transformed: &mut [f32],
+    t: usize,
+    count: usize,
+) {
+    let (window, c) = (&geometry.window, geometry.c);
+    // Where the tile's pixels lie, row by row; none outside the image.
+    let mut places = [None; POINTS];
+    for (at, place) in places.iter_mut().enumerate() {
+        let row = (2 * i + at / 4).checked_sub(window.pad.top);
+        let column = (2 * j + at % 4).checked_sub(window.pad.left);
+        if let (Some(row), Some(column)) = (row, column)
+            && row < window.h
+            && column < window.w
+        {
+            *place = Some(((image * window.h + row) * window.w + column) * c);
+        }
+    }
+    vectorised(
+        #[inline(always)]
+        || {
+            for first in (0..c).step_by(LANES) {
+                let mut half = [[[0.0; LANES]; 4]; 4];
+                for s in 0..4 {
+                    let mut column = [[0.0; LANES]; 4];
+                    for r in 0..4 {
+                        if let Some(place) = places[4 * r + s] {
+                            column[r] = lanes(&x[place + first..]);
+                        }
+                    }
+                    let column = data_1d(column);
+                    for r in 0..4 {
+                        half[r][s] = column[r];
+                    }
+                }
+                for r in 0..4 {
+                    let row = data_1d(half[r]);
+                    for s in 0..4 {
+                        let at = ((4 * r + s) * count + t) * c + first;
+                        transformed[at..][..LANES].copy_from_slice(&row[s]);
+                    }
+                }
+            }
+        },
+    );
+}
+
+/// A^T m A of tile `t` of `count`, finished and written to the columns `cols` of y's pixels.
+fn finish_tile(
+    geometry: &Conv2d,
+    products: &[f32],
+    (t, count): (usize, usize),
+    (image, i, j): (usize, usize, usize),
+    y: &mut MatMut<'_>,
+    cols: Range<usize>,
+    finish: Finish<'_>,
+) {
+    let window = &geometry.window;
+    let width = products.len() / (POINTS * count);
+    vectorised(
+        #[inline(always)]
+        || {
+            for first in (0..cols.len()).step_by(LANES) {
+                let mut half = [[[0.0; LANES]; 4]; 2];
+                for s in 0..4 {
+                    let mut column = [[0.0; LANES]; 4];
+                    for r in 0..4 {
+                        let at = ((4 * r + s) * count + t) * width + first;
+                        column[r] = lanes(&products[at..]);
+                    }
+                    let column = output_1d(column);
+                    for r in 0..2 {
+                        half[r][s] = column[r];
+                    }
+                }
+                let cols = cols.start + first..cols.start + first + LANES;
+                let activation = finish.activation.channels(cols.clone());
+                for r in 0..2 {
+                    let row = output_1d(half[r]);
+                    for s in 0..2 {
+                        let (p, q) = (2 * i + r, 2 * j + s);
+                        if p >= window.p || q >= window.q {
+                            continue;
+                        }
+                        let pixel = (image * window.p + p) * window.q + q;
+                        let mut value = row[s];
+                        if let Some(bias) = finish.bias {
+                            value = add(value, lanes(&bias[cols.clone()]));
+                        }
+                        if let Some((residual, stride)) = finish.residual {
+                            value = add(value, lanes(&residual[pixel * stride + cols.start..]));
+                        }
+                        activation.apply(&mut value, LANES);
+                        y.row(pixel)[cols.clone()].copy_from_slice(&value);
+                    }
+                }
+            }
+        },
+    );
+}
