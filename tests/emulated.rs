@@ -10,10 +10,16 @@ mod support;
 
 use arcface_cu::backend::Backend;
 use arcface_cu::backend::cpu::Cpu;
-use arcface_cu::backend::cuda::Cuda;
+use arcface_cu::backend::cuda::{Compiler, Cuda};
 use arcface_cu::checkpoint::Checkpoint;
+use arcface_cu::cli::{self, Gpus};
 use arcface_cu::config::Config;
+use arcface_cu::data::image::encode_jpeg;
+use arcface_cu::data::npy::{self, Elements};
+use arcface_cu::eval;
 use arcface_cu::train::{DataOptions, Trainer};
+use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 use support::devices::compiler_or_skip;
