@@ -36,11 +36,11 @@ enum Command {
     Demo(demo::Args),
     /// Train a network on faces.
     Train(train::Args),
-    /// Verification accuracy on bcolz arrays (LFW, AgeDB-30, CFP-FP, ...).
+    /// Verification accuracy on bcolz arrays, .bin files and pairs of pictures (LFW, AgeDB-30, CFP-FP, ...).
     Eval(eval::Args),
     /// Embed test identities or any pictures, and draw their similarity matrix.
     Embed(embed::Args),
-    /// Turn an image folder into a shuffled RecordIO set that MXNet and InsightFace read.
+    /// Turn a data set of any format into a shuffled RecordIO or TFRecord set, or evaluation sets into bcolz arrays.
     Pack(pack::Args),
     /// Memory before running: the table of tensors, and the largest batch that fits.
     Plan(plan::Args),
