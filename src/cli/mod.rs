@@ -2,6 +2,7 @@
 //!
 //! Each command is a file with an `Args` type and a `run` function; only they read arguments and print.
 
+mod check;
 mod counter;
 mod demo;
 mod device;
@@ -42,6 +43,9 @@ enum Command {
     Embed(embed::Args),
     /// Turn a data set of any format into a shuffled RecordIO or TFRecord set, or evaluation sets into bcolz arrays.
     Pack(pack::Args),
+    /// Read all of a data set: counts, labels, broken and double images, sizes, colours, time. Exit code 1 where training
+    /// would fail.
+    Check(check::Args),
     /// Memory before running: the table of tensors, and the largest batch that fits.
     Plan(plan::Args),
     /// Devices, what was found, and what will be used.
@@ -67,6 +71,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Eval(args) => eval::run(args),
         Command::Embed(args) => embed::run(args),
         Command::Pack(args) => pack::run(args),
+        Command::Check(args) => check::run(args),
         Command::Plan(args) => plan::run(args),
         Command::Info(args) => info::run(args),
     }

@@ -16,6 +16,7 @@ mod tar;
 pub mod augment;
 pub mod bcolz;
 pub mod bin;
+pub mod check;
 pub mod faces;
 pub mod image;
 pub mod image_folder;
