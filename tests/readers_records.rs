@@ -459,7 +459,7 @@ fn webdataset_says_what_is_wrong_and_where() {
     check(&[damaged, end.clone()], &["byte 0", "do not have its sum"]);
     check(&[b"\x1f\x8b\x08".to_vec()], &["compressed archive"]);
     check(&[], &["truncated"]);
-    check(&[end.clone()], &["holds no record"]);
+    check(std::slice::from_ref(&end), &["holds no record"]);
     check(
         &[member("a.jpg", b'0', b"GIF8"), label("1"), end],
         &["byte 512", "not a JPEG"],
@@ -573,4 +573,90 @@ fn damaged_lists_do_no_harm() {
             prop_assert!(contents(&set).into_iter().all(|image| image.is_err()));
         }
     });
+}
+
+/// A part of a record by hand: kind 0 whole, 1 first, 2 middle, 3 last.
+fn part(kind: u32, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = 0xced7_230a_u32.to_le_bytes().to_vec();
+    bytes.extend((kind << 29 | payload.len() as u32).to_le_bytes());
+    bytes.extend(payload);
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes
+}
+
+/// What MXNet writes for `IRHeader(flag, label, id, 0)` and an image.
+fn image_record(labels: &[f32], flag: u32, body: &[u8]) -> Vec<u8> {
+    let mut payload = flag.to_le_bytes().to_vec();
+    payload.extend(if flag == 0 { labels[0] } else { 0.0 }.to_le_bytes());
+    payload.extend([0; 16]);
+    if flag > 0 {
+        payload.extend(labels.iter().flat_map(|label| label.to_le_bytes()));
+    }
+    payload.extend(body);
+    payload
+}
+
+/// Records of im2rec, not InsightFace's: one label, a vector of labels, and one in three parts, since the picture holds the
+/// magic twice; with an index in another order than the file, and without.
+#[test]
+fn recordio_of_every_kind_without_insightfaces_headers() {
+    let magic = 0xced7_230a_u32.to_le_bytes();
+    let comment = [
+        b"P6 #".as_slice(),
+        &magic,
+        b"1234",
+        &magic,
+        b"\n2 1 255\n",
+        &pixels(2),
+    ]
+    .concat();
+    let third = image_record(&[2.0], 0, &comment);
+    let cuts: Vec<usize> = (0..third.len())
+        .step_by(4)
+        .filter(|&i| third[i..].starts_with(&magic))
+        .collect();
+    let [first_cut, second_cut] = cuts[..] else {
+        panic!("the magic is at multiples of 4: {cuts:?}");
+    };
+    let records = [
+        part(0, &image_record(&[1.0], 0, &ppm(0))),
+        part(0, &image_record(&[0.0, 0.25, -7.0], 3, &ppm(1))),
+        [
+            part(1, &third[..first_cut]),
+            part(2, &third[first_cut + 4..second_cut]),
+            part(3, &third[second_cut + 4..]),
+        ]
+        .concat(),
+    ];
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("faces.rec");
+    fs::write(&path, records.concat()).unwrap();
+    let expected = [(1, pixels(0)), (0, pixels(1)), (2, pixels(2))];
+    let read = || -> Vec<_> {
+        let set = open(dir.path()).unwrap();
+        assert_eq!(set.classes(), 3);
+        contents(&*set).into_iter().map(Result::unwrap).collect()
+    };
+    assert_eq!(read(), expected);
+    let (second, last) = (records[0].len(), records[0].len() + records[1].len());
+    fs::write(
+        dir.path().join("faces.idx"),
+        format!("20\t{second}\n3\t{last}\n700\t0\n"),
+    )
+    .unwrap();
+    let [a, b, c] = expected;
+    assert_eq!(read(), [c, b, a], "in the order of keys");
+    // Any part that is missing is noticed.
+    for kind in [2, 3] {
+        let mut damaged = records.concat();
+        let at = last + 8 + first_cut.next_multiple_of(4) + if kind == 3 { 12 } else { 0 };
+        assert_eq!(damaged[at..at + 4], magic, "kind {kind}");
+        damaged[at + 7] = 0;
+        fs::write(&path, damaged).unwrap();
+        let error = open(dir.path()).err().unwrap().to_string();
+        assert!(
+            error.contains("a further part") && error.contains("kind 0"),
+            "{error}"
+        );
+    }
 }

@@ -1,4 +1,4 @@
-//! InsightFace's evaluation sets, `NAME.bin`: a pickle ([`pickle`](crate::data::pickle)) of two lists.
+//! InsightFace's evaluation sets, `NAME.bin`: a pickle (`data/pickle.rs`) of two lists.
 //!
 //! | item | content |
 //! |---|---|

@@ -8,7 +8,7 @@
 //! | `my faces/0001.jpg<tab>Jane Doe` | what stands before the last tab, as it is | what stands behind it |
 //! | empty, or `# remark` | | |
 //!
-//! A label is a number or a name; labels are ranked ([`labels`](crate::data::labels)). A path that is not absolute starts from
+//! A label is a number or a name; labels are ranked (`data/labels.rs`). A path that is not absolute starts from
 //! [`Opening::image_root`], or from the list's own folder. Whether an image is there is seen when it is read.
 
 use crate::data::labels::{self, Interner};

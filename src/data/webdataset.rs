@@ -1,10 +1,10 @@
-//! WebDataset: tar archives ([`tar`](crate::data::tar)) whose files are grouped into samples by their names.
+//! WebDataset: tar archives (`data/tar.rs`) whose files are grouped into samples by their names.
 //!
 //! A sample is a run of files whose names are the same up to the first dot of the last part: `set/000123.jpg` with
 //! `set/000123.cls`. The image is the file ending in jpg, jpeg, png, pgm, ppm or pnm, the label the text in the file ending
 //! in `.cls`, a number or a name; other files of a sample are passed over, and samples with neither. Labels are ranked
-//! ([`labels`](crate::data::labels)). Archives must not be compressed. Where the samples are is found once and kept
-//! ([`index`](crate::data::index)).
+//! (`data/labels.rs`). Archives must not be compressed. Where the samples are is found once and kept
+//! (`data/index.rs`).
 
 use crate::data::image_folder::EXTENSIONS;
 use crate::data::index::{Format, IndexBuilder};

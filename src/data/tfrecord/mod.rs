@@ -6,13 +6,13 @@
 //! |---|---|
 //! | 8 | length of the data |
 //! | 4 | masked CRC-32C of those 8 bytes |
-//! | length | data: a `tf.train.Example` ([`proto`]) |
+//! | length | data: a `tf.train.Example` (`proto.rs`) |
 //! | 4 | masked CRC-32C of the data |
 //!
-//! Labels may be int64 or text, and have gaps: the names that occur are ranked ([`labels`](crate::data::labels)). A path
+//! Labels may be int64 or text, and have gaps: the names that occur are ranked (`data/labels.rs`). A path
 //! in `image/img_path` that is not absolute starts from [`Opening::image_root`], or from the folder of its TFRecord file.
 //!
-//! All records are looked at once, their CRCs checked, and the index is kept ([`index`](crate::data::index)); a record's
+//! All records are looked at once, their CRCs checked, and the index is kept (`data/index.rs`); a record's
 //! CRC is checked again whenever it is read.
 
 pub(crate) mod example;
