@@ -15,7 +15,7 @@
 //! // A preset names backbone, embedding layer, head, optimizer and schedule; settings change single values.
 //! let settings = ["model.embedding.size=64", "head.margin.m2=0.4", "train.batch_size=8", "train.epochs=2"];
 //! let config = Config::load("demo", None, &settings.map(String::from))?;
-//! // Any `Dataset` will do: `data::open` gives one for an image folder or a RecordIO file.
+//! // Any `Dataset` will do: `data::open` gives one for an image folder, RecordIO, TFRecord, WebDataset or a list.
 //! let faces = FacesOptions { identities: 4, per_identity: 6, ..FacesOptions::default() };
 //! let faces = Arc::new(GeneratedFaces::new(faces)?);
 //!

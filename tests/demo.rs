@@ -46,7 +46,7 @@ fn a_quick_demonstration_leaves_everything() {
     assert_eq!((packed.classes(), packed.len()), (12, 96));
     assert!(out.join("packed/reserved/12/0001.jpg").is_file());
     let sets = eval::find(&out.join("eval"), None).unwrap();
-    let set = eval::EvalSet::open(&sets[0]).unwrap();
+    let set = eval::EvalSet::open(&sets[0], None).unwrap();
     assert_eq!((set.name(), set.images()), ("faces", 120));
     assert_eq!(set.same().iter().filter(|&&s| s).count(), 30);
     let json: serde_json::Value =

@@ -86,7 +86,7 @@ fn assert_inputs(
 fn the_network_is_fed_what_the_definition_says() {
     let dir = tempfile::tempdir().unwrap();
     let pairs = pairs(11);
-    let mut set = EvalSet::open(&write_set(dir.path(), "waves", &pairs)).unwrap();
+    let mut set = EvalSet::open(&write_set(dir.path(), "waves", &pairs), None).unwrap();
     for ccrop in [false, true] {
         for order in [ChannelOrder::Rgb, ChannelOrder::Bgr] {
             assert_inputs(&mut set, ccrop, order, &pairs);
@@ -107,12 +107,12 @@ fn arrays_of_bytes_are_read_as_pixels() {
     let pairs = pairs(4);
     // The list is that of the float set.
     let files = write_set(dir.path(), "bytes", &pairs);
-    fs::remove_dir_all(&files.array).unwrap();
+    fs::remove_dir_all(&files.path).unwrap();
     for sub in ["meta", "data"] {
-        fs::create_dir_all(files.array.join(sub)).unwrap();
+        fs::create_dir_all(files.path.join(sub)).unwrap();
     }
     let meta =
-        |name: &str, text: &str| fs::write(files.array.join("meta").join(name), text).unwrap();
+        |name: &str, text: &str| fs::write(files.path.join("meta").join(name), text).unwrap();
     meta(
         "sizes",
         r#"{"shape": [8, 3, 112, 112], "nbytes": 301056, "cbytes": 301056}"#,
@@ -133,9 +133,9 @@ fn arrays_of_bytes_are_read_as_pixels() {
         for c in [2, 1, 0] {
             chunk.extend(pixels.iter().skip(c).step_by(3));
         }
-        fs::write(files.array.join("data").join(format!("__{k}.blp")), chunk).unwrap();
+        fs::write(files.path.join("data").join(format!("__{k}.blp")), chunk).unwrap();
     }
-    let mut set = EvalSet::open(&files).unwrap();
+    let mut set = EvalSet::open(&files, None).unwrap();
     assert_inputs(&mut set, false, ChannelOrder::Rgb, &pairs);
     assert_inputs(&mut set, true, ChannelOrder::Bgr, &pairs);
 }
@@ -144,7 +144,7 @@ fn arrays_of_bytes_are_read_as_pixels() {
 fn distances_are_those_of_pictures_embedded_one_by_one() {
     let dir = tempfile::tempdir().unwrap();
     let pairs = pairs(13);
-    let mut set = EvalSet::open(&write_set(dir.path(), "waves", &pairs)).unwrap();
+    let mut set = EvalSet::open(&write_set(dir.path(), "waves", &pairs), None).unwrap();
     let weights = random_weights();
     let mut cpu = Cpu::new();
     let mut embedder = Embedder::new(&mut cpu, &weights, 5).unwrap();
@@ -199,11 +199,11 @@ fn arrays_are_read_block_by_block() {
     let dir = tempfile::tempdir().unwrap();
     let files = write_set(dir.path(), "waves", &pairs(20));
     let last = (0..)
-        .take_while(|n| files.array.join(format!("data/__{n}.blp")).exists())
+        .take_while(|n| files.path.join(format!("data/__{n}.blp")).exists())
         .last();
-    let missing = files.array.join(format!("data/__{}.blp", last.unwrap()));
+    let missing = files.path.join(format!("data/__{}.blp", last.unwrap()));
     fs::remove_file(&missing).unwrap();
-    let mut set = EvalSet::open(&files).unwrap();
+    let mut set = EvalSet::open(&files, None).unwrap();
     let weights = random_weights();
     let mut cpu = Cpu::new();
     let mut embedder = Embedder::new(&mut cpu, &weights, 4).unwrap();
@@ -289,19 +289,19 @@ fn broken_sets_are_named() {
     // Pixels that are not scaled.
     let files = write_set(&dir.path().join("d"), "lfw", &pairs(12));
     let mut writer =
-        arcface_cu::data::bcolz::CarrayWriter::create(&files.array, &[3, SIDE, SIDE]).unwrap();
+        arcface_cu::data::bcolz::CarrayWriter::create(&files.path, &[3, SIDE, SIDE]).unwrap();
     (0..24).for_each(|k| writer.push(&vec![k as f32; 3 * SIDE * SIDE]).unwrap());
     writer.finish().unwrap();
     says("d", &["[-1, 1]", "found 2 in picture 2"]);
     // Pictures of another size.
     let mut writer =
-        arcface_cu::data::bcolz::CarrayWriter::create(&files.array, &[3, 64, 64]).unwrap();
+        arcface_cu::data::bcolz::CarrayWriter::create(&files.path, &[3, 64, 64]).unwrap();
     (0..24).for_each(|_| writer.push(&vec![0.5; 3 * 64 * 64]).unwrap());
     writer.finish().unwrap();
     says("d", &["expected pictures of 112 pixels", "found 64"]);
     // All embeddings equal.
     let mut writer =
-        arcface_cu::data::bcolz::CarrayWriter::create(&files.array, &[3, SIDE, SIDE]).unwrap();
+        arcface_cu::data::bcolz::CarrayWriter::create(&files.path, &[3, SIDE, SIDE]).unwrap();
     (0..24).for_each(|_| writer.push(&vec![0.5; 3 * SIDE * SIDE]).unwrap());
     writer.finish().unwrap();
     says("d", &["collapsed"]);

@@ -1,84 +1,18 @@
 //! Readers on genuine, truncated and damaged files: the right answer or a sentence, never a panic or a huge allocation.
 
+#[path = "support/hostile.rs"]
+mod hostile;
+
 use arcface_cu::data::bcolz::{Carray, CarrayWriter};
 use arcface_cu::data::image_folder::ImageFolder;
 use arcface_cu::data::npy::{self, Elements, Npy};
 use arcface_cu::data::pack::{PackOptions, pack};
 use arcface_cu::data::recordio::RecordIo;
-use arcface_cu::data::{Dataset, Image, image, open};
+use arcface_cu::data::{Image, image, open};
+use hostile::*;
 use proptest::prelude::*;
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::fs;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
-
-/// Remembers the largest single allocation of each thread.
-struct Watching;
-
-thread_local! {
-    static LARGEST: Cell<usize> = const { Cell::new(0) };
-}
-
-fn note(size: usize) {
-    // The thread may be ending; then nobody asks any more.
-    let _ = LARGEST.try_with(|largest| largest.set(largest.get().max(size)));
-}
-
-// SAFETY: every call goes on to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Watching {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        note(layout.size());
-        // SAFETY: the caller's duties are the same.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        note(layout.size());
-        // SAFETY: the caller's duties are the same.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller's duties are the same.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        note(size);
-        // SAFETY: the caller's duties are the same.
-        unsafe { System.realloc(pointer, layout, size) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Watching = Watching;
-
-/// Runs `f`, which handles a small file, and checks that it allocated nothing large.
-fn small<T>(f: impl FnOnce() -> T) -> T {
-    LARGEST.set(0);
-    let result = f();
-    let largest = LARGEST.get();
-    assert!(largest <= 65 << 20, "an allocation of {largest} bytes");
-    result
-}
-
-/// The folder of genuine data, or a loud line.
-fn genuine(name: &str) -> Option<PathBuf> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../shared/data")
-        .join(name);
-    if path.exists() {
-        return Some(path);
-    }
-    // Not `eprintln!`, which the test harness would hide.
-    let _ = writeln!(
-        std::io::stderr(),
-        "SKIPPED: {} is not there, so genuine files were not read",
-        path.display()
-    );
-    None
-}
 
 /// 4 identities with 1 to 4 JPEGs of 12x10 pixels, packed: 10 images, their labels and pixels.
 fn packed() -> (tempfile::TempDir, Vec<(u32, Vec<u8>)>) {
@@ -103,23 +37,6 @@ fn packed() -> (tempfile::TempDir, Vec<(u32, Vec<u8>)>) {
     pack(&set, dir.path(), &PackOptions::default(), &mut |_, _| {}).unwrap();
     let expected = contents(&set).into_iter().map(Result::unwrap).collect();
     (dir, expected)
-}
-
-/// Label and pixels of every image, or why not.
-fn contents(set: &dyn Dataset) -> Vec<Result<(u32, Vec<u8>), String>> {
-    let mut image = Image::default();
-    (0..set.len())
-        .map(|i| match set.read(i, &mut image) {
-            Ok(()) => Ok((set.label(i), image.pixels.clone())),
-            Err(e) => Err(e.to_string()),
-        })
-        .collect()
-}
-
-/// Nothing has the file open or mapped when this is called.
-fn shorten(path: &Path, length: usize) {
-    let file = fs::OpenOptions::new().write(true).open(path).unwrap();
-    file.set_len(length as u64).unwrap();
 }
 
 #[test]
@@ -398,31 +315,6 @@ fn carrays_every_truncation_is_an_error() {
     fs::remove_file(dir.path().join("a/data/__0.blp")).unwrap();
     let error = array.read_rows(0, 1, &mut Vec::new()).unwrap_err();
     assert!(error.to_string().contains("__0.blp"), "{error}");
-}
-
-fn damage(bytes: &[u8], flips: &[(usize, u8)], within: usize) -> Vec<u8> {
-    let mut changed = bytes.to_vec();
-    for &(at, mask) in flips {
-        changed[at % within.min(bytes.len())] ^= mask;
-    }
-    changed
-}
-
-fn flips() -> impl Strategy<Value = Vec<(usize, u8)>> {
-    prop::collection::vec((any::<usize>(), 1..=255_u8), 1..4)
-}
-
-/// Damage anywhere, or in the first bytes, where headers are.
-fn within() -> impl Strategy<Value = usize> {
-    prop_oneof![Just(usize::MAX), Just(20), Just(90)]
-}
-
-fn config(cases: u32) -> ProptestConfig {
-    ProptestConfig {
-        cases,
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    }
 }
 
 proptest! {

@@ -3,7 +3,7 @@
 use super::counter::counter;
 use super::device::{DeviceArgs, Gpus, OnDevice, with_device};
 use super::output::say;
-use super::source;
+use super::source::{self, ImageRoot};
 use crate::Result;
 use crate::backend::Backend;
 use crate::checkpoint::Weights;
@@ -18,10 +18,11 @@ pub(super) struct Args {
     /// Weights or checkpoint of the network (.safetensors).
     #[arg(long, value_name = "FILE")]
     weights: PathBuf,
-    /// Image folder (<identity>/<image>.jpg) or RecordIO set of test identities, or generated[:IDENTITIESxIMAGES]. Their numbers are the folders' names
-    /// where those are numbers, else their places.
+    /// Data set of test identities, of any format that `train` reads. Their numbers are the identities' names where those are numbers, else their places.
     #[arg(long, value_name = "PATH")]
     data: Option<PathBuf>,
+    #[command(flatten)]
+    root: ImageRoot,
     /// Pictures to embed instead: files, and folders whose subfolders are one identity each.
     #[arg(long, value_name = "FILE_OR_DIR", num_args = 1..)]
     images: Option<Vec<PathBuf>>,
@@ -100,7 +101,7 @@ fn identities<B: Backend>(
     data: &Path,
     args: &Args,
 ) -> Result<Embedded> {
-    let dataset = source::open_with_gaps(data)?;
+    let dataset = source::open_with_gaps(data, &args.root)?;
     let selection = Selection {
         ids: args.ids,
         per_id: args.per_id,

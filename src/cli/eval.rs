@@ -1,4 +1,4 @@
-//! `arcface-cu eval`: verification accuracy on bcolz arrays.
+//! `arcface-cu eval`: verification accuracy on bcolz arrays, `.bin` files and pairs files.
 
 use super::counter::counter;
 use super::device::{DeviceArgs, Gpus, OnDevice, with_device};
@@ -20,10 +20,14 @@ pub(super) struct Args {
     /// Weights or checkpoint of the network (.safetensors).
     #[arg(long, value_name = "FILE")]
     weights: PathBuf,
-    /// Folder of evaluation sets: DIR/NAME or DIR/ANY/NAME are bcolz carrays, with NAME_list.npy beside each (or a
-    /// carray itself).
-    #[arg(long, value_name = "DIR")]
+    /// Folder of evaluation sets: PATH/NAME or PATH/ANY/NAME are bcolz carrays, with NAME_list.npy beside each, or
+    /// InsightFace's NAME.bin. Or one of them itself, or a pairs file (.txt): LFW's format, or a line "image image 0|1"
+    /// for each pair of aligned pictures.
+    #[arg(long, value_name = "PATH")]
     data: PathBuf,
+    /// Folder that the paths in a pairs file start from [default: that of the file].
+    #[arg(long, value_name = "DIR")]
+    image_root: Option<PathBuf>,
     /// Sets to evaluate, separated by commas [default: lfw,agedb_30,cfp_fp, as far as they are there; where none of
     /// them is, every set].
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
@@ -56,7 +60,10 @@ pub(super) struct Args {
 pub(super) fn run(args: Args, gpus: &impl Gpus) -> Result<()> {
     // What can be wrong with the data is said before the network is built.
     let sets = eval::find(&args.data, args.sets.as_deref())?;
-    let sets = sets.iter().map(EvalSet::open).collect::<Result<_>>()?;
+    let root = args.image_root.as_deref();
+    let sets = (sets.iter())
+        .map(|files| EvalSet::open(files, root))
+        .collect::<Result<_>>()?;
     let weights = Weights::load(&args.weights)?;
     with_device(
         args.device.device,

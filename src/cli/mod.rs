@@ -2,6 +2,7 @@
 //!
 //! Each command is a file with an `Args` type and a `run` function; only they read arguments and print.
 
+mod check;
 mod counter;
 mod demo;
 mod device;
@@ -40,12 +41,15 @@ enum Command {
     Demo(demo::Args),
     /// Train a network on faces.
     Train(train::Args),
-    /// Verification accuracy on bcolz arrays (LFW, AgeDB-30, CFP-FP, ...).
+    /// Verification accuracy on bcolz arrays, .bin files and pairs of pictures (LFW, AgeDB-30, CFP-FP, ...).
     Eval(eval::Args),
     /// Embed test identities or any pictures, and draw their similarity matrix.
     Embed(embed::Args),
-    /// Turn an image folder into a shuffled RecordIO set that MXNet and InsightFace read.
+    /// Turn a data set of any format into a shuffled RecordIO or TFRecord set, or evaluation sets into bcolz arrays.
     Pack(pack::Args),
+    /// Read all of a data set: counts, labels, broken and double images, sizes, colours, time. Exit code 1 where training
+    /// would fail.
+    Check(check::Args),
     /// Memory before running: the table of tensors, and the largest batch that fits.
     Plan(plan::Args),
     /// Devices, what was found, and what will be used.
@@ -83,6 +87,7 @@ fn run(cli: Cli, gpus: &impl Gpus) -> Result<()> {
         Command::Eval(args) => eval::run(args, gpus),
         Command::Embed(args) => embed::run(args, gpus),
         Command::Pack(args) => pack::run(args),
+        Command::Check(args) => check::run(args),
         Command::Plan(args) => plan::run(args, gpus),
         Command::Info(args) => info::run(args, gpus),
     }

@@ -1,23 +1,63 @@
-//! `arcface-cu pack`: an image folder becomes RecordIO.
+//! `arcface-cu pack`: data sets become RecordIO or TFRecord, evaluation sets become bcolz arrays.
 
 use super::counter::counter;
 use super::output::say;
-use super::source;
-use crate::Result;
-use crate::data::pack;
-use std::path::PathBuf;
+use super::source::{self, ImageRoot};
+use crate::data::pack::{self, PackFormat, Packed};
+use crate::data::tfrecord::Schema;
+use crate::eval::{self, EvalSet};
+use crate::{Error, Result};
+use std::path::{Path, PathBuf};
 
 /// Pictures that could not be read and are named one by one.
 const NAMED: usize = 20;
 
+/// Formats by the names that people give.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Format {
+    /// train.rec, train.idx and property, for MXNet and InsightFace.
+    Recordio,
+    /// TFRecord with label, filepath and image_raw, for face_recognition_tf2.
+    SeedTfrecord,
+    /// TFRecord with image/source_id, image/filename and image/encoded, for arcface-tf2.
+    ArcfaceTf2Tfrecord,
+    /// TFRecord with image/source_id and image/img_path, for arcface-tf2, and the pictures as files images/<label>/0001.jpg;
+    /// the paths start from --out.
+    ArcfaceTf2Paths,
+}
+
+impl From<Format> for PackFormat {
+    fn from(format: Format) -> Self {
+        match format {
+            Format::Recordio => PackFormat::RecordIo,
+            Format::SeedTfrecord => PackFormat::TfRecord(Schema::Seed),
+            Format::ArcfaceTf2Tfrecord => PackFormat::TfRecord(Schema::ArcfaceTf2),
+            Format::ArcfaceTf2Paths => PackFormat::TfRecord(Schema::ArcfaceTf2Paths),
+        }
+    }
+}
+
 #[derive(Debug, clap::Args)]
+#[group(id = "input", required = true, multiple = false, args = ["data", "pairs"])]
 pub(super) struct Args {
-    /// Image folder (<identity>/<image>.jpg), a RecordIO set to be packed anew, or generated[:IDENTITIESxIMAGES].
+    /// A data set of any format that `train` reads.
     #[arg(long, value_name = "PATH")]
-    data: PathBuf,
-    /// Folder for train.rec, train.idx, property, identities.tsv and the folder `reserved`.
+    data: Option<PathBuf>,
+    /// Evaluation sets instead, of any format that `eval` reads (a pairs file, InsightFace's .bin): each becomes a bcolz
+    /// array OUT/NAME of float32 with OUT/NAME_list.npy.
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["format", "shards", "reserve_last", "resize", "seed", "skip_bad"])]
+    pairs: Option<PathBuf>,
+    #[command(flatten)]
+    root: ImageRoot,
+    /// Folder for the data, identities.tsv and the folder `reserved`; or for evaluation arrays.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
+    /// What the data set becomes.
+    #[arg(long, value_enum, default_value_t = Format::Recordio)]
+    format: Format,
+    /// TFRecord files to make: train-00000-of-N.tfrecord and so on.
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    shards: u16,
     /// Keep so many identities, the last ones, out of training: they become the image folder OUT/reserved.
     #[arg(long, default_value_t = 100, value_name = "N")]
     reserve_last: usize,
@@ -36,8 +76,22 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: Args) -> Result<()> {
-    let dataset = source::open(&args.data)?;
+    match (&args.data, &args.pairs) {
+        (Some(data), _) => pack_data(data, &args),
+        (None, pairs) => pack_pairs(pairs.as_deref().expect("the parser requires one"), &args),
+    }
+}
+
+fn pack_data(data: &Path, args: &Args) -> Result<()> {
+    if args.shards > 1 && matches!(args.format, Format::Recordio) {
+        return Err(Error::Usage(
+            "--shards is for TFRecord: RecordIO is always one file".into(),
+        ));
+    }
+    let dataset = source::open(data, &args.root)?;
     let options = pack::PackOptions {
+        format: args.format.into(),
+        shards: args.shards.into(),
         seed: args.seed,
         reserve_last: args.reserve_last,
         resize: args.resize.map(usize::from),
@@ -51,11 +105,46 @@ pub(super) fn run(args: Args) -> Result<()> {
         before = done;
     })?;
     counter.finish();
+    report(&packed, args);
+    Ok(())
+}
 
-    let rec = args.out.join("train.rec");
+fn pack_pairs(pairs: &Path, args: &Args) -> Result<()> {
+    let all = eval::find(pairs, None)?;
+    for files in &all {
+        let path = args.out.join(&files.name);
+        if path.exists() && !args.overwrite {
+            return Err(Error::data(
+                path,
+                "is there already; choose another folder, or --overwrite",
+            ));
+        }
+    }
+    for files in &all {
+        let mut set = EvalSet::open(files, args.root.image_root.as_deref())?;
+        let mut counter = counter(set.name(), set.images());
+        let written = eval::convert_set(&mut set, &args.out, &mut |images| {
+            counter.advance(images as u64);
+        })?;
+        counter.finish();
+        say(format!(
+            "{}: {} pairs of pictures of {} pixels",
+            written.path.display(),
+            set.same().len(),
+            set.side()
+        ));
+    }
+    Ok(())
+}
+
+fn report(packed: &Packed, args: &Args) {
+    let file = match args.format {
+        Format::Recordio => args.out.join("train.rec"),
+        _ => args.out.clone(),
+    };
     say(format!(
         "{}: {} images of {} identities",
-        rec.display(),
+        file.display(),
         packed.images,
         packed.identities
     ));
@@ -83,5 +172,4 @@ pub(super) fn run(args: Args) -> Result<()> {
             say(format!("  ... and {} more", packed.skipped.len() - NAMED));
         }
     }
-    Ok(())
 }

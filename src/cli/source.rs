@@ -1,21 +1,40 @@
 //! What `--data` names.
 
+use super::output;
 use crate::data::faces::{FacesOptions, GeneratedFaces};
-use crate::data::{self, Dataset};
+use crate::data::{self, Dataset, Opening};
+use crate::report::progress::Counter;
 use crate::{Error, Result};
-use std::path::Path;
+use std::env;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-/// Opens an image folder, a RecordIO set, or `generated[:IDENTITIESxIMAGES]` faces (a file of that name: `./generated`).
-pub(super) fn open(path: &Path) -> Result<Box<dyn Dataset>> {
-    open_as(path, data::open)
+/// A walk over a file is shown when it has taken so long.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+const MEGABYTE: u64 = 1_000_000;
+
+/// Where pictures are that a data set only names.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(super) struct ImageRoot {
+    /// Folder that relative paths of pictures start from, in lists and in TFRecord files with paths [default: the folder
+    /// of the file that names them].
+    #[arg(long, value_name = "DIR")]
+    pub(super) image_root: Option<PathBuf>,
+}
+
+/// Opens what [`data::open_with`] knows, or `generated[:IDENTITIESxIMAGES]` faces (a file of that name: `./generated`).
+pub(super) fn open(path: &Path, root: &ImageRoot) -> Result<Box<dyn Dataset>> {
+    open_as(path, root, false)
 }
 
 /// As [`open`]; the identities of an image folder may have no image.
-pub(super) fn open_with_gaps(path: &Path) -> Result<Box<dyn Dataset>> {
-    open_as(path, data::open_with_gaps)
+pub(super) fn open_with_gaps(path: &Path, root: &ImageRoot) -> Result<Box<dyn Dataset>> {
+    open_as(path, root, true)
 }
 
-fn open_as(path: &Path, files: fn(&Path) -> Result<Box<dyn Dataset>>) -> Result<Box<dyn Dataset>> {
+fn open_as(path: &Path, root: &ImageRoot, gaps: bool) -> Result<Box<dyn Dataset>> {
     match path
         .to_str()
         .and_then(|text| text.strip_prefix("generated"))
@@ -29,8 +48,53 @@ fn open_as(path: &Path, files: fn(&Path) -> Result<Box<dyn Dataset>>) -> Result<
             })?;
             Ok(Box::new(GeneratedFaces::new(options)?))
         }
-        _ => files(path),
+        _ => open_files(path, root, gaps),
     }
+}
+
+fn open_files(path: &Path, root: &ImageRoot, gaps: bool) -> Result<Box<dyn Dataset>> {
+    let began = Instant::now();
+    let counter: Mutex<(Option<Counter>, u64)> = Mutex::default();
+    let progress = |done: u64, total: u64| {
+        if began.elapsed() < PATIENCE {
+            return;
+        }
+        let mut counter = counter.lock().unwrap_or_else(PoisonError::into_inner);
+        let (counter, shown) = &mut *counter;
+        let counter = counter.get_or_insert_with(|| {
+            Counter::megabytes("index", total / MEGABYTE, output::progress())
+        });
+        counter.advance((done / MEGABYTE).saturating_sub(*shown));
+        *shown = (*shown).max(done / MEGABYTE);
+    };
+    let cache = cache_folder();
+    let dataset = data::open_with(
+        path,
+        &Opening {
+            image_root: root.image_root.as_deref(),
+            cache: cache.as_deref(),
+            gaps,
+            progress: &progress,
+        },
+    );
+    let (counter, _) = counter.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if let Some(counter) = counter {
+        counter.finish();
+    }
+    dataset
+}
+
+/// This program's folder for what can be made again, by the system's convention.
+fn cache_folder() -> Option<PathBuf> {
+    let folder = |name: &str| {
+        env::var_os(name)
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+    };
+    folder("XDG_CACHE_HOME")
+        .or_else(|| folder("LOCALAPPDATA"))
+        .or_else(|| folder("HOME").map(|home| home.join(".cache")))
+        .map(|cache| cache.join("arcface-cu"))
 }
 
 /// `300x40`
@@ -49,16 +113,17 @@ mod tests {
 
     #[test]
     fn generated_faces_are_named_by_their_numbers() {
-        let set = open(Path::new("generated:7x3")).unwrap();
+        let open = |name: &str| open(Path::new(name), &ImageRoot::default());
+        let set = open("generated:7x3").unwrap();
         assert_eq!((set.len(), set.classes()), (21, 7));
-        assert!(open(Path::new("generated")).unwrap().len() > 1000);
+        assert!(open("generated").unwrap().len() > 1000);
         for bad in ["generated:", "generated:7", "generated:7x", "generated:ax3"] {
-            let Err(error) = open(Path::new(bad)) else {
+            let Err(error) = open(bad) else {
                 panic!("{bad} opens");
             };
             assert_eq!(error.exit_code(), 2, "{error}");
         }
-        assert!(open(Path::new("generated:0x3")).is_err());
-        assert!(open(Path::new("./generated")).is_err());
+        assert!(open("generated:0x3").is_err());
+        assert!(open("./generated").is_err());
     }
 }

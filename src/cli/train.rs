@@ -4,8 +4,8 @@ use super::device::{DeviceArgs, Gpus, OnDevice, with_device};
 use super::output::{self, grouped, say, size};
 use super::recipe::{RecipeArgs, presets_table};
 use super::run_folder::RunFolder;
+use super::source::{self, ImageRoot};
 use super::verify::{self, Verifier, VerifyArgs};
-use super::{interrupt, source};
 use crate::backend::Backend;
 use crate::backend::margin::Margin;
 use crate::checkpoint::Checkpoint;
@@ -25,10 +25,13 @@ use std::sync::Arc;
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = presets_table())]
 pub(super) struct Args {
-    /// Image folder (<identity>/<image>.jpg), RecordIO folder, .rec file, or generated[:IDENTITIESxIMAGES] for drawn
-    /// faces.
+    /// Image folder (<identity>/<image>.jpg), RecordIO folder or .rec file, TFRecord or WebDataset (.tar) files, list
+    /// (.txt, a line "path label" for each image), or generated[:IDENTITIESxIMAGES] for drawn faces. Several files are
+    /// named by their folder, by a pattern ('dir/*.tfrecord') or by one of them (of name-00000-of-00010 all ten are read).
     #[arg(long, value_name = "PATH", required_unless_present = "print_config")]
     data: Option<PathBuf>,
+    #[command(flatten)]
+    root: ImageRoot,
     #[command(flatten)]
     recipe: RecipeArgs,
     /// Folder for config.toml, metrics.csv, eval.csv, checkpoints/ and weights.safetensors. Default: runs/PRESET.
@@ -173,7 +176,7 @@ impl<B: Backend> Session<B> {
             },
         };
         let path = args.data.as_deref().expect("the parser requires --data");
-        let dataset: Arc<dyn Dataset> = Arc::from(source::open(path)?);
+        let dataset: Arc<dyn Dataset> = Arc::from(source::open(path, &args.root)?);
         let verifier = Verifier::open(&args.verify)?;
 
         say(backend.describe());

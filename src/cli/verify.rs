@@ -12,8 +12,8 @@ const BATCH: usize = 32;
 
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct VerifyArgs {
-    /// Folder of bcolz evaluation sets to verify after each epoch, as `eval` does with its defaults. Default: none.
-    #[arg(long, value_name = "DIR")]
+    /// Evaluation sets to verify after each epoch, named as for `eval` and judged with its defaults. Default: none.
+    #[arg(long, value_name = "PATH")]
     eval: Option<PathBuf>,
     /// Sets to verify, separated by commas. Default: lfw,agedb_30,cfp_fp as far as they are there; where none of them
     /// is, every set.
@@ -37,7 +37,9 @@ impl Verifier {
             None => Vec::new(),
         };
         Ok(Verifier {
-            sets: files.iter().map(EvalSet::open).collect::<Result<_>>()?,
+            sets: (files.iter())
+                .map(|files| EvalSet::open(files, None))
+                .collect::<Result<_>>()?,
         })
     }
 

@@ -4,7 +4,7 @@
 //! Hidden entries (`.name`) and files with other endings are passed over. Millions of files are listed without asking
 //! the system about each: what kind of entry it is comes with the listing.
 
-use crate::data::{Dataset, Encoded, Image, image};
+use crate::data::{Dataset, Encoded, Image, image, labels};
 use crate::{Error, Result};
 use rayon::prelude::*;
 use std::fs;
@@ -76,19 +76,6 @@ fn image_extension(name: &str) -> Option<&'static str> {
         .find(|known| ending.eq_ignore_ascii_case(known))
 }
 
-/// Sorts names by their bytes, or by value if all of them are numbers (of any length).
-fn sort_identities(names: &mut [String]) {
-    let number = |name: &str| !name.is_empty() && name.bytes().all(|b| b.is_ascii_digit());
-    if names.iter().all(|name| number(name)) {
-        names.sort_unstable_by(|a, b| {
-            let (x, y) = (a.trim_start_matches('0'), b.trim_start_matches('0'));
-            (x.len(), x, a).cmp(&(y.len(), y, b))
-        });
-    } else {
-        names.sort_unstable();
-    }
-}
-
 impl ImageFolder {
     /// Lists the images under `root`, folder by folder on all cores.
     ///
@@ -132,7 +119,7 @@ impl ImageFolder {
                 format!("holds no identities: expected <identity>/<image>.jpg, {there}"),
             ));
         }
-        sort_identities(&mut names);
+        labels::sort(&mut names);
         let mut identities = names
             .into_par_iter()
             .map(|name| list_identity(root, name))

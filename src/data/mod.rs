@@ -1,22 +1,37 @@
 //! Readers, writers and the loader: pixels and labels, no device.
 //!
-//! [`open`] looks at a path and gives a [`Dataset`]: an image folder or a RecordIO file. [`loader::Loader`] makes shuffled,
-//! augmented batches of one.
+//! [`open`] looks at a path and gives a [`Dataset`]: an image folder, a RecordIO file, TFRecord files, WebDataset archives
+//! or a list. [`loader::Loader`] makes shuffled, augmented batches of one.
 
 mod blosc;
+mod crc32c;
+mod index;
+mod labels;
 mod map;
+mod pickle;
+mod sharded;
+mod shards;
+mod tar;
 
 pub mod augment;
 pub mod bcolz;
+pub mod bin;
+pub mod check;
 pub mod faces;
 pub mod image;
 pub mod image_folder;
+pub mod list;
 pub mod loader;
 pub mod npy;
 pub mod pack;
+pub mod pairs;
 pub mod recordio;
+pub mod tfrecord;
+pub mod webdataset;
 
 use crate::{Error, Result};
+use std::fs::{self, File};
+use std::io::Read as _;
 use std::path::Path;
 
 /// An RGB picture, 8 bits a channel, rows from top to bottom, pixels from left to right (HWC).
@@ -39,6 +54,46 @@ pub struct Encoded {
     pub bytes: Vec<u8>,
     /// What kind of file, in lower case without a dot ("jpg", "png", "pgm", ...).
     pub extension: String,
+}
+
+impl Encoded {
+    /// The image file in `bytes`, its kind told by how it begins (a JPEG where that is unknown).
+    pub(crate) fn new(bytes: Vec<u8>) -> Self {
+        let extension = match bytes.first() {
+            Some(0x89) => "png",
+            Some(b'P') => "pnm",
+            _ => "jpg",
+        };
+        Encoded {
+            bytes,
+            extension: extension.into(),
+        }
+    }
+}
+
+/// What the opening of a data set may use, and whom it tells how far it has come.
+#[derive(Clone, Copy)]
+pub struct Opening<'a> {
+    /// Where paths in records and lists start from, if they are not absolute. None: the folder of the file that names them.
+    pub image_root: Option<&'a Path>,
+    /// Where an index is kept if the folder of its file cannot be written to. None: then it is not kept.
+    pub cache: Option<&'a Path>,
+    /// Whether identities of an image folder may have no image: training needs one of each, looking people up does not.
+    pub gaps: bool,
+    /// Told of bytes looked at and to look at, where a file must be walked through. Called from several threads.
+    pub progress: &'a (dyn Fn(u64, u64) + Sync),
+}
+
+impl Default for Opening<'_> {
+    /// No folders, and nobody to tell.
+    fn default() -> Self {
+        Opening {
+            image_root: None,
+            cache: None,
+            gaps: false,
+            progress: &|_, _| {},
+        }
+    }
 }
 
 /// A labelled set of images with random access. Labels are `0..classes()`.
@@ -81,41 +136,147 @@ pub trait Dataset: Send + Sync {
     }
 }
 
-/// Opens what is at `path`, by looking: a folder with a `.rec` file or a `.rec` file itself is RecordIO, any other folder
-/// is an image folder.
-///
-/// # Errors
-/// There is nothing at `path`, it is neither, or it cannot be opened.
-pub fn open(path: &Path) -> Result<Box<dyn Dataset>> {
-    open_as(path, image_folder::ImageFolder::open)
-}
-
-/// As [`open`], but the identities of an image folder may have no image.
-///
-/// # Errors
-/// As [`open`].
-pub fn open_with_gaps(path: &Path) -> Result<Box<dyn Dataset>> {
-    open_as(path, image_folder::ImageFolder::open_with_gaps)
-}
-
-fn open_as(
-    path: &Path,
-    folder: fn(&Path) -> Result<image_folder::ImageFolder>,
-) -> Result<Box<dyn Dataset>> {
-    let metadata = std::fs::metadata(path).map_err(Error::io("opening", path))?;
-    let is_rec = |p: &Path| p.extension().is_some_and(|e| e == "rec");
-    if !metadata.is_dir() {
-        if is_rec(path) {
-            return Ok(Box::new(recordio::RecordIo::open(path)?));
-        }
-        return Err(Error::data(
-            path,
-            "is neither a folder nor a .rec file; give an image folder (<identity>/<image>.jpg) or a RecordIO folder",
-        ));
+/// A whole regular file. What a path in a record names may be anything: a device has no end.
+pub(crate) fn read_whole(path: &Path) -> Result<Vec<u8>> {
+    let metadata = fs::metadata(path).map_err(Error::io("opening", path))?;
+    if !metadata.is_file() {
+        return Err(Error::data(path, "is not a regular file"));
     }
-    let mut entries = std::fs::read_dir(path).map_err(Error::io("listing the folder", path))?;
-    if entries.any(|e| e.is_ok_and(|e| is_rec(&e.path()))) {
+    fs::read(path).map_err(Error::io("reading", path))
+}
+
+/// Opens what is at `path`, by looking, with the default [`Opening`]; see [`open_with`].
+///
+/// # Errors
+/// As [`open_with`].
+pub fn open(path: &Path) -> Result<Box<dyn Dataset>> {
+    open_with(path, &Opening::default())
+}
+
+/// Opens what is at `path`, by looking:
+///
+/// - a `.rec` file, or a folder with one, is RecordIO;
+/// - `.tfrecord` and `.tfrecords` files, and files that begin as such, are TFRecord; `.tar` files are WebDataset; of both
+///   a row (`name-00000-of-00010`), a pattern (`dir/*.tfrecord`) or a folder with such files is one set;
+/// - a `.txt`, `.lst`, `.list` or `.tsv` file is a list, a line `path label` for each image;
+/// - any other folder is an image folder.
+///
+/// # Errors
+/// There is nothing at `path`, it is none of these, or it cannot be opened.
+pub fn open_with(path: &Path, opening: &Opening<'_>) -> Result<Box<dyn Dataset>> {
+    if path.is_dir() {
+        return open_folder(path, opening);
+    }
+    let files = shards::resolve(path)?;
+    let first = &files[0];
+    let start = start_of(first)?;
+    match kind_of(first, &start) {
+        Some(Kind::RecordIo) if files.len() == 1 => Ok(Box::new(recordio::RecordIo::open(first)?)),
+        Some(Kind::TfRecord) => Ok(Box::new(tfrecord::TfRecord::open_files(files, opening)?)),
+        Some(Kind::Tar) => Ok(Box::new(webdataset::WebDataset::open_files(
+            files, opening,
+        )?)),
+        Some(Kind::List) if files.len() == 1 => Ok(Box::new(list::List::open(first, opening)?)),
+        Some(_) => Err(Error::data(
+            path,
+            "stands for several files; name one of them",
+        )),
+        None => Err(Error::data(
+            first,
+            "is no data set that this program knows; give an image folder (<identity>/<image>.jpg), a RecordIO folder \
+             or .rec file, TFRecord files, WebDataset .tar files, or a list (.txt) with a line \"path label\" for each image",
+        )),
+    }
+}
+
+/// Formats that are files.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    RecordIo,
+    TfRecord,
+    Tar,
+    List,
+}
+
+/// The format of a file called `path` that begins with `start`.
+fn kind_of(path: &Path, start: &[u8]) -> Option<Kind> {
+    kind_by_name(&path.file_name()?.to_string_lossy()).or_else(|| {
+        if tfrecord::is_tfrecord(start) {
+            Some(Kind::TfRecord)
+        } else if tar::is_tar(start) {
+            Some(Kind::Tar)
+        } else {
+            None
+        }
+    })
+}
+
+/// The format that a file's name tells. Numbers (`-00000-of-00010`) may stand behind the ending.
+fn kind_by_name(name: &str) -> Option<Kind> {
+    let has = |ending: &str| {
+        name.ends_with(ending)
+            || (shards::is_numbered(name) && name.contains(&format!("{ending}-")))
+    };
+    if has(".rec") {
+        Some(Kind::RecordIo)
+    } else if has(".tfrecord") || has(".tfrecords") {
+        Some(Kind::TfRecord)
+    } else if has(".tar") {
+        Some(Kind::Tar)
+    } else if [".txt", ".lst", ".list", ".tsv"].into_iter().any(has) {
+        Some(Kind::List)
+    } else {
+        None
+    }
+}
+
+/// The first bytes of a file.
+fn start_of(path: &Path) -> Result<Vec<u8>> {
+    let metadata = fs::metadata(path).map_err(Error::io("opening", path))?;
+    if !metadata.is_file() {
+        return Err(Error::data(path, "is not a regular file"));
+    }
+    let mut start = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(512).read_to_end(&mut start))
+        .map_err(Error::io("reading", path))?;
+    Ok(start)
+}
+
+fn open_folder(path: &Path, opening: &Opening<'_>) -> Result<Box<dyn Dataset>> {
+    let names = shards::files(path)?;
+    let of_kind = |kind: Kind| -> Vec<String> {
+        let fits = |name: &&String| kind_by_name(name) == Some(kind);
+        names.iter().filter(fits).cloned().collect()
+    };
+    if !of_kind(Kind::RecordIo).is_empty() {
         return Ok(Box::new(recordio::RecordIo::open(path)?));
     }
-    Ok(Box::new(folder(path)?))
+    for kind in [Kind::TfRecord, Kind::Tar] {
+        let mut found = of_kind(kind);
+        if found.is_empty() {
+            // `train-00000-of-00010` says no format: the first of a row is looked into.
+            let row: Vec<String> = (names.iter())
+                .filter(|name| shards::is_numbered(name))
+                .cloned()
+                .collect();
+            if let Some(first) = row.first()
+                && kind_of(&path.join(first), &start_of(&path.join(first))?) == Some(kind)
+            {
+                found = row;
+            }
+        }
+        if !found.is_empty() {
+            let files = shards::one_set(path, &found)?;
+            return Ok(match kind {
+                Kind::Tar => Box::new(webdataset::WebDataset::open_files(files, opening)?),
+                _ => Box::new(tfrecord::TfRecord::open_files(files, opening)?),
+            });
+        }
+    }
+    Ok(Box::new(if opening.gaps {
+        image_folder::ImageFolder::open_with_gaps(path)?
+    } else {
+        image_folder::ImageFolder::open(path)?
+    }))
 }

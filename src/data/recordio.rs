@@ -210,16 +210,7 @@ impl Dataset for RecordIo {
     }
 
     fn encoded(&self, index: usize) -> Result<Option<Encoded>> {
-        let bytes = self.body(index)?.into_owned();
-        let extension = match bytes.first() {
-            Some(0x89) => "png",
-            Some(b'P') => "pnm",
-            _ => "jpg",
-        };
-        Ok(Some(Encoded {
-            bytes,
-            extension: extension.into(),
-        }))
+        Ok(Some(Encoded::new(self.body(index)?.into_owned())))
     }
 }
 

@@ -237,9 +237,15 @@ fn step_line(sums: &Sums, length: &RunLength, bar: bool, ended: bool) -> String 
     )
 }
 
-/// The progress of a count of images: evaluating, embedding, packing.
+/// What is counted, and how its rate is called.
+type Unit = (&'static str, &'static str);
+const IMAGES: Unit = ("images", "img/s");
+const MEGABYTES: Unit = ("MB", "MB/s");
+
+/// The progress of a count of images (evaluating, embedding, packing) or of megabytes (indexing).
 pub struct Counter {
     name: String,
+    unit: Unit,
     total: u64,
     done: u64,
     start: Instant,
@@ -250,8 +256,18 @@ pub struct Counter {
 impl Counter {
     /// `total` images are to come; the clock starts now.
     pub fn new(name: &str, total: u64, output: Output) -> Self {
+        Self::of(IMAGES, name, total, output)
+    }
+
+    /// `total` megabytes are to come; the clock starts now.
+    pub fn megabytes(name: &str, total: u64, output: Output) -> Self {
+        Self::of(MEGABYTES, name, total, output)
+    }
+
+    fn of(unit: Unit, name: &str, total: u64, output: Output) -> Self {
         Counter {
             name: name.to_owned(),
+            unit,
             total,
             done: 0,
             start: Instant::now(),
@@ -260,14 +276,14 @@ impl Counter {
         }
     }
 
-    /// `images` more are done.
-    pub fn advance(&mut self, images: u64) {
-        self.advance_at(images, self.start.elapsed().as_secs_f64());
+    /// `more` are done.
+    pub fn advance(&mut self, more: u64) {
+        self.advance_at(more, self.start.elapsed().as_secs_f64());
     }
 
-    fn advance_at(&mut self, images: u64, seconds: f64) {
-        self.done += images;
-        let line = counter_line(&self.name, self.done, self.total, seconds);
+    fn advance_at(&mut self, more: u64, seconds: f64) {
+        self.done += more;
+        let line = line_of(self.unit, &self.name, self.done, self.total, seconds);
         if self.screen.is_bar() {
             self.screen.redraw(line);
         } else if seconds - self.last_line >= LINE_INTERVAL && self.done < self.total {
@@ -284,7 +300,7 @@ impl Counter {
     /// Leaves a line with the count, the rate and the time, and removes the bar.
     pub fn finish(mut self) {
         let seconds = self.start.elapsed().as_secs_f64();
-        let line = finished_line(&self.name, self.done, seconds);
+        let line = finished_line(self.unit, &self.name, self.done, seconds);
         self.screen.print(&line);
         self.screen.clear();
     }
@@ -292,17 +308,21 @@ impl Counter {
 
 /// `lfw 5120/12000 images 1,234 img/s ETA 00:05`, for a count begun `seconds` ago.
 pub fn counter_line(name: &str, done: u64, total: u64, seconds: f64) -> String {
+    line_of(IMAGES, name, done, total, seconds)
+}
+
+fn line_of((what, rate): Unit, name: &str, done: u64, total: u64, seconds: f64) -> String {
     let left = total.saturating_sub(done) as f64 * ratio(seconds, done as f64);
     format!(
-        "{name} {done}/{total} images {} img/s ETA {}",
+        "{name} {done}/{total} {what} {} {rate} ETA {}",
         grouped(ratio(done as f64, seconds)),
         duration(left)
     )
 }
 
-fn finished_line(name: &str, done: u64, seconds: f64) -> String {
+fn finished_line((what, rate): Unit, name: &str, done: u64, seconds: f64) -> String {
     format!(
-        "{name} {done} images in {}, {} img/s",
+        "{name} {done} {what} in {}, {} {rate}",
         duration(seconds),
         grouped(ratio(done as f64, seconds))
     )

@@ -1,8 +1,11 @@
-//! Packing: a data set becomes the RecordIO files that MXNet and InsightFace read (layout: [`recordio`](crate::data::recordio)).
+//! Packing: a data set becomes the files that other programs read, RecordIO for MXNet and InsightFace (layout:
+//! [`recordio`](crate::data::recordio)) or TFRecord for TensorFlow ([`tfrecord`](crate::data::tfrecord)).
 //!
 //! `train.rec` holds record 0 (flag 2, the keys of the identity headers), the images in random order, and the identity
 //! headers. The *keys* of one identity's images are consecutive, as InsightFace's identity headers demand; the *order in
 //! the file* is shuffled, so that a reader that goes straight through sees a mixture. `train.idx` connects the two.
+//! `train.tfrecord`, or a row `train-00000-of-00010.tfrecord`, holds the images in random order. In the schema with paths the
+//! pictures are files, `images/<label>/0001.jpg`, and the paths start from the folder of the TFRecord files.
 //! `identities.tsv` keeps what the class numbers were called.
 //!
 //! JPEG and PNG files go in untouched, unless a resize is asked for. PNM files, which MXNet's `imdecode` does not know, become
@@ -13,13 +16,18 @@
 //!
 //! Everything is written under temporary names and renamed at the end.
 
-use crate::data::recordio::{MAGIC, MAX_PART};
+mod recordio;
+mod tfrecord;
+
+use self::recordio::RecordIoSink;
+use self::tfrecord::{IMAGES, TfRecordSink};
+use crate::data::tfrecord::Schema;
 use crate::data::{Dataset, Encoded, Image, image};
 use crate::random::{Purpose, Random};
 use crate::{Error, Result};
 use rayon::prelude::*;
-use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// Quality of the JPEG files that are made here (of generated or resized pictures).
@@ -28,9 +36,23 @@ const JPEG_QUALITY: u8 = 95;
 /// Images that are read at the same time.
 const AT_ONCE: usize = 256;
 
+/// What a data set becomes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PackFormat {
+    /// `train.rec`, `train.idx` and `property`.
+    #[default]
+    RecordIo,
+    /// `train.tfrecord`, or several files.
+    TfRecord(Schema),
+}
+
 /// How a data set is packed.
 #[derive(Clone, Debug, Default)]
 pub struct PackOptions {
+    /// What it becomes.
+    pub format: PackFormat,
+    /// TFRecord files that are made; 0 and 1: one.
+    pub shards: usize,
     /// Decides the order in the file.
     pub seed: u64,
     /// So many identities, the last ones, are kept out and copied to the folder `reserved`.
@@ -46,15 +68,15 @@ pub struct PackOptions {
 /// What was packed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Packed {
-    /// Images in `train.rec`.
+    /// Images to train on.
     pub images: usize,
-    /// Identities in `train.rec`.
+    /// Identities to train on.
     pub identities: usize,
     /// Images in the folder `reserved`.
     pub reserved_images: usize,
     /// Identities in the folder `reserved`.
     pub reserved_identities: usize,
-    /// Images in `train.rec` that are not 112x112, which InsightFace's own reader does not accept.
+    /// Images to train on that are not 112x112, which InsightFace's own reader does not accept.
     pub other_sizes: usize,
     /// Images that were left out, and why.
     pub skipped: Vec<String>,
@@ -81,12 +103,6 @@ pub fn pack(
     let groups = Groups::new(source);
     // Where the images to train on end and the reserved ones begin.
     let train = groups.starts[kept];
-    // Identity headers count in f32.
-    if train + kept + 1 > 1 << 24 {
-        return Err(Error::Invalid(format!(
-            "{train} images of {kept} identities are more than InsightFace's headers can count (2^24)"
-        )));
-    }
     let files = Files::create(out, options)?;
     let mut packed = Packed {
         identities: kept,
@@ -95,13 +111,14 @@ pub fn pack(
     };
     let mut done = |n: usize| progress(n, source.len());
 
-    let mut record = RecordWriter::create(&files.rec)?;
-    // Record 0 is written again at the end, when the number of images is known; its length stays.
-    record.write(0, 0.0, &[0.0, 0.0], &[])?;
+    let mut sink: Box<dyn Sink> = match options.format {
+        PackFormat::RecordIo => Box::new(RecordIoSink::create(&files, train, kept)?),
+        PackFormat::TfRecord(schema) => {
+            Box::new(TfRecordSink::create(&files, schema, train, options.shards)?)
+        }
+    };
     let mut order: Vec<u32> = (0..train as u32).collect();
     Random::new(options.seed, Purpose::Pack, 0).shuffle(&mut order);
-    // Where the image at each place of the grouped order lies in the file; none: it was left out.
-    let mut offsets: Vec<Option<u64>> = vec![None; train];
     for (i, places) in order.chunks(AT_ONCE).enumerate() {
         let read: Vec<_> = places
             .par_iter()
@@ -113,21 +130,31 @@ pub fn pack(
             };
             packed.images += 1;
             packed.other_sizes += usize::from(size != (112, 112));
-            let label = source.label(groups.images[place as usize] as usize);
-            // The id is the key unless an image was left out; no reader looks at it.
-            let id = u64::from(place) + 1;
-            offsets[place as usize] = Some(record.write(id, label as f32, &[], &encoded.bytes)?);
+            let place = place as usize;
+            let label = source.label(groups.images[place] as usize);
+            let number = place - groups.starts[label as usize] + 1;
+            sink.push(place, label, number, &encoded)?;
         }
         done(i * AT_ONCE + places.len());
     }
-    finish_records(record, &groups, &offsets, kept, &files)?;
+    let mut names = vec![IDENTITIES.to_owned(), RESERVED.to_owned()];
+    names.extend(sink.finish(&groups, kept)?);
     write_identities(source, &groups, kept, &files)?;
     for label in kept..classes {
         reserve(source, &groups, label, &files, options, &mut packed)?;
         done(groups.starts[label + 1]);
     }
-    files.rename(options)?;
+    files.rename(&names)?;
     Ok(packed)
+}
+
+/// Where packed images go. Its files have temporary names.
+trait Sink {
+    /// Takes the image at `place` of the grouped order, the `number`th of its class from 1 on.
+    fn push(&mut self, place: usize, label: u32, number: usize, image: &Encoded) -> Result<()>;
+
+    /// Writes what is left, and gives the final names of all files and folders, the data themselves last.
+    fn finish(self: Box<Self>, groups: &Groups, kept: usize) -> Result<Vec<String>>;
 }
 
 impl Packed {
@@ -215,43 +242,6 @@ fn encoded(
     Ok((jpeg, (picture.width, picture.height)))
 }
 
-/// Gives every stored image its key, writes the identity headers, record 0 and the index.
-fn finish_records(
-    mut record: RecordWriter,
-    groups: &Groups,
-    offsets: &[Option<u64>],
-    kept: usize,
-    files: &Files,
-) -> Result<()> {
-    let mut index = vec![0];
-    let mut ranges = Vec::with_capacity(kept);
-    for label in 0..kept {
-        let start = index.len();
-        index.extend(
-            offsets[groups.starts[label]..groups.starts[label + 1]]
-                .iter()
-                .flatten(),
-        );
-        ranges.push([start as f32, index.len() as f32]);
-    }
-    let first = index.len();
-    for range in ranges {
-        let key = index.len() as u64;
-        index.push(record.write(key, 0.0, &range, &[])?);
-    }
-    record.finish([first as f32, index.len() as f32])?;
-    let write = || -> io::Result<()> {
-        let mut out = BufWriter::new(File::create(&files.idx)?);
-        for (key, offset) in index.iter().enumerate() {
-            writeln!(out, "{key}\t{offset}")?;
-        }
-        out.into_inner()?.sync_all()
-    };
-    write().map_err(Error::io("writing", &files.idx))?;
-    fs::write(&files.property, format!("{kept},112,112"))
-        .map_err(Error::io("writing", &files.property))
-}
-
 /// `identities.tsv`: number, name and number of images of every class, the reserved ones included.
 fn write_identities(
     source: &dyn Dataset,
@@ -266,7 +256,8 @@ fn write_identities(
         let set = if label < kept { "train" } else { "reserved" };
         text.push_str(&format!("{label}\t{name}\t{images}\t{set}\n"));
     }
-    fs::write(&files.identities, text).map_err(Error::io("writing", &files.identities))
+    let path = files.temporary(IDENTITIES);
+    fs::write(&path, text).map_err(Error::io("writing", &path))
 }
 
 /// Copies the images of one identity to `reserved/<label>/0001.jpg` and so on.
@@ -278,7 +269,7 @@ fn reserve(
     options: &PackOptions,
     packed: &mut Packed,
 ) -> Result<()> {
-    let dir = files.reserved.join(label.to_string());
+    let dir = files.temporary(RESERVED).join(label.to_string());
     fs::create_dir_all(&dir).map_err(Error::io("creating the folder", &dir))?;
     let mut number = 0;
     for &index in &groups.images[groups.starts[label]..groups.starts[label + 1]] {
@@ -298,60 +289,74 @@ fn reserve(
     Ok(())
 }
 
-/// The files of a run, under their temporary names.
-struct Files {
-    out: PathBuf,
-    rec: PathBuf,
-    idx: PathBuf,
-    property: PathBuf,
-    identities: PathBuf,
-    reserved: PathBuf,
+const IDENTITIES: &str = "identities.tsv";
+const RESERVED: &str = "reserved";
+
+/// Whether a run makes a file or folder of this name, in any format.
+fn is_ours(name: &str) -> bool {
+    let names = [
+        IDENTITIES,
+        RESERVED,
+        IMAGES,
+        "property",
+        "train.idx",
+        "train.rec",
+    ];
+    let tfrecord = name.starts_with("train") && name.contains(".tfrecord");
+    // Those of a run that was ended count as nothing, and are written over.
+    (names.contains(&name) || tfrecord) && !name.ends_with(".tmp")
 }
 
-/// Final names, in the order in which they appear.
-const NAMES: [&str; 5] = [
-    "identities.tsv",
-    "reserved",
-    "property",
-    "train.idx",
-    "train.rec",
-];
+/// The folder of a run.
+struct Files {
+    out: PathBuf,
+    /// What an earlier run left there.
+    earlier: Vec<PathBuf>,
+}
 
 impl Files {
     fn create(out: &Path, options: &PackOptions) -> Result<Self> {
         fs::create_dir_all(out).map_err(Error::io("creating the folder", out))?;
-        for name in NAMES {
-            let path = out.join(name);
-            if path.exists() && !options.overwrite {
-                return Err(Error::data(
-                    &path,
-                    "is there already; choose another folder, or ask for it to be overwritten",
-                ));
+        let mut earlier = Vec::new();
+        for entry in fs::read_dir(out).map_err(Error::io("listing the folder", out))? {
+            let entry = entry.map_err(Error::io("listing the folder", out))?;
+            if entry.file_name().to_str().is_some_and(is_ours) {
+                earlier.push(entry.path());
             }
         }
-        let temporary = |name: &str| out.join(format!("{name}.tmp"));
+        earlier.sort();
+        if let Some(path) = earlier.first()
+            && !options.overwrite
+        {
+            return Err(Error::data(
+                path,
+                "is there already; choose another folder, or ask for it to be overwritten",
+            ));
+        }
         let files = Files {
             out: out.into(),
-            rec: temporary("train.rec"),
-            idx: temporary("train.idx"),
-            property: temporary("property"),
-            identities: temporary("identities.tsv"),
-            reserved: temporary("reserved"),
+            earlier,
         };
-        remove(&files.reserved)?;
+        for folder in [RESERVED, IMAGES] {
+            remove(&files.temporary(folder))?;
+        }
         Ok(files)
     }
 
-    /// Old files go first, so that no mixture of old and new is ever taken for a whole.
-    fn rename(&self, options: &PackOptions) -> Result<()> {
-        for name in NAMES.iter().rev() {
-            if options.overwrite {
-                remove(&self.out.join(name))?;
-            }
+    /// The name that a file has until all are whole.
+    fn temporary(&self, name: &str) -> PathBuf {
+        self.out.join(format!("{name}.tmp"))
+    }
+
+    /// Gives the files their names. Old files go first, so that no mixture of old and new is ever taken for a whole.
+    fn rename(&self, names: &[String]) -> Result<()> {
+        for path in self.earlier.iter().rev() {
+            remove(path)?;
         }
-        for name in NAMES {
-            let (from, to) = (self.out.join(format!("{name}.tmp")), self.out.join(name));
-            if name != "reserved" || from.exists() {
+        for name in names {
+            let (from, to) = (self.temporary(name), self.out.join(name));
+            let folder = [RESERVED, IMAGES].contains(&&name[..]);
+            if !folder || from.exists() {
                 fs::rename(&from, &to).map_err(Error::io("renaming the temporary file to", &to))?;
             }
         }
@@ -372,89 +377,12 @@ fn remove(path: &Path) -> Result<()> {
     }
 }
 
-/// Appends records to a `.rec` file.
-struct RecordWriter {
-    path: PathBuf,
-    file: BufWriter<File>,
-    offset: u64,
-}
-
-impl RecordWriter {
-    fn create(path: &Path) -> Result<Self> {
-        let file = File::create(path).map_err(Error::io("creating", path))?;
-        Ok(RecordWriter {
-            path: path.into(),
-            file: BufWriter::with_capacity(1 << 20, file),
-            offset: 0,
-        })
-    }
-
-    /// Appends an image record, the flag being the number of `labels`; returns where it begins.
-    fn write(&mut self, id: u64, label: f32, labels: &[f32], body: &[u8]) -> Result<u64> {
-        let start = self.offset;
-        let bytes = record_bytes(&image_payload(id, label, labels, body))?;
-        self.file
-            .write_all(&bytes)
-            .map_err(Error::io("writing", &self.path))?;
-        self.offset += bytes.len() as u64;
-        Ok(start)
-    }
-
-    /// Writes record 0 with its final labels.
-    fn finish(mut self, labels: [f32; 2]) -> Result<()> {
-        let bytes = record_bytes(&image_payload(0, 0.0, &labels, &[]))?;
-        let mut finish = || {
-            io::Seek::rewind(&mut self.file)?;
-            self.file.write_all(&bytes)?;
-            self.file.flush()?;
-            self.file.get_ref().sync_all()
-        };
-        finish().map_err(Error::io("writing", &self.path))
-    }
-}
-
-fn image_payload(id: u64, label: f32, labels: &[f32], body: &[u8]) -> Vec<u8> {
-    let mut payload = Vec::with_capacity(24 + 4 * labels.len() + body.len());
-    payload.extend((labels.len() as u32).to_le_bytes());
-    payload.extend(label.to_le_bytes());
-    payload.extend(id.to_le_bytes());
-    payload.extend(0_u64.to_le_bytes());
-    payload.extend(labels.iter().flat_map(|l| l.to_le_bytes()));
-    payload.extend(body);
-    payload
-}
-
-/// A record with its padding, cut where the payload contains the magic at a multiple of 4.
-fn record_bytes(payload: &[u8]) -> Result<Vec<u8>> {
-    if payload.len() > MAX_PART {
-        return Err(Error::Invalid(format!(
-            "an image of {} bytes does not fit a record, which holds at most {MAX_PART}",
-            payload.len()
-        )));
-    }
-    let mut bytes = Vec::with_capacity(payload.len() + 12);
-    let mut part = |kind: u32, payload: &[u8]| {
-        bytes.extend(MAGIC.to_le_bytes());
-        bytes.extend((kind << 29 | payload.len() as u32).to_le_bytes());
-        bytes.extend(payload);
-    };
-    let mut start = 0;
-    for (i, word) in payload.as_chunks().0.iter().enumerate() {
-        if u32::from_le_bytes(*word) == MAGIC {
-            part(if start == 0 { 1 } else { 2 }, &payload[start..4 * i]);
-            start = 4 * i + 4;
-        }
-    }
-    part(if start == 0 { 0 } else { 3 }, &payload[start..]);
-    bytes.resize(bytes.len().next_multiple_of(4), 0);
-    Ok(bytes)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::data::image_folder::ImageFolder;
-    use crate::data::recordio::RecordIo;
+    use crate::data::open;
+    use crate::data::recordio::{MAGIC, RecordIo};
 
     /// 5 identities with 1 to 5 images; some are PNM, one JPEG holds RecordIO's magic in a comment at every alignment.
     fn folder() -> tempfile::TempDir {
@@ -601,5 +529,63 @@ mod tests {
         assert!(error.to_string().contains("is there already"), "{error}");
         options.reserve_last = 5;
         assert!(pack(&source, out.path(), &options, &mut |_, _| {}).is_err());
+    }
+
+    /// Every format holds the same images with the same labels, and one made of another is the same again.
+    #[test]
+    fn any_format_becomes_any_other() {
+        let source = folder();
+        let source = ImageFolder::open(source.path()).unwrap();
+        let images = |set: &dyn Dataset| {
+            let mut images: Vec<_> = (0..set.len())
+                .map(|i| (set.label(i), set.encoded(i).unwrap().unwrap().bytes))
+                .collect();
+            images.sort();
+            images
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let formats = [
+            PackFormat::TfRecord(Schema::Seed),
+            PackFormat::TfRecord(Schema::ArcfaceTf2Paths),
+            PackFormat::RecordIo,
+            PackFormat::TfRecord(Schema::ArcfaceTf2),
+        ];
+        let mut before: Option<PathBuf> = None;
+        let mut expected = None;
+        for (i, format) in formats.into_iter().enumerate() {
+            let out = dir.path().join(i.to_string());
+            let options = PackOptions {
+                format,
+                shards: 4 * (i % 2),
+                reserve_last: usize::from(before.is_none()),
+                ..PackOptions::default()
+            };
+            let packed = match &before {
+                None => pack(&source, &out, &options, &mut |_, _| {}),
+                Some(path) => pack(&*open(path).unwrap(), &out, &options, &mut |_, _| {}),
+            };
+            assert_eq!(packed.unwrap().images, 10, "{format:?}");
+            let set = open(&out).unwrap();
+            assert_eq!(set.classes(), 4, "{format:?}");
+            let found = images(&*set);
+            assert_eq!(*expected.get_or_insert(found.clone()), found, "{format:?}");
+            before = Some(out);
+        }
+        let names = |out: &str| crate::data::shards::files(&dir.path().join(out)).unwrap();
+        assert_eq!(names("0"), [IDENTITIES, "train.tfrecord"]);
+        assert_eq!(names("3").len(), 5);
+        assert!(dir.path().join("1/images/3/0004.jpg").is_file());
+
+        // A run in another format leaves nothing of the one before.
+        let out = dir.path().join("3");
+        let mut options = PackOptions::default();
+        let error = pack(&source, &out, &options, &mut |_, _| {}).unwrap_err();
+        assert!(error.to_string().contains("is there already"), "{error}");
+        options.overwrite = true;
+        pack(&source, &out, &options, &mut |_, _| {}).unwrap();
+        assert_eq!(
+            names("3"),
+            [IDENTITIES, "property", "train.idx", "train.rec"]
+        );
     }
 }

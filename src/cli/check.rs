@@ -1,0 +1,140 @@
+//! `arcface-cu check`: what is in a data set, and whether it can be trained on.
+
+use super::counter::counter;
+use super::output::{grouped, say};
+use super::source::{self, ImageRoot};
+use crate::checkpoint::write_atomically;
+use crate::data::check::{Report, check};
+use crate::{Error, Result};
+use std::path::PathBuf;
+
+/// Broken images and sizes that are named one by one.
+const NAMED: usize = 10;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// A data set of any format that `train` reads.
+    #[arg(long, value_name = "PATH")]
+    data: PathBuf,
+    #[command(flatten)]
+    root: ImageRoot,
+    /// Write everything that is found as JSON.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+pub(super) fn run(args: Args) -> Result<()> {
+    let dataset = source::open(&args.data, &args.root)?;
+    let mut counter = counter("check", dataset.len());
+    let report = check(&*dataset, &mut |images| counter.advance(images as u64))?;
+    counter.finish();
+    print(&report);
+    if let Some(path) = &args.json {
+        let mut text = serde_json::to_string_pretty(&report).expect("a report is plain data");
+        text.push('\n');
+        write_atomically(path, text.as_bytes())?;
+    }
+    match &report.problems[..] {
+        [] => {
+            say("training can read all of it");
+            Ok(())
+        }
+        problems => Err(Error::data(&args.data, problems.join("; and "))),
+    }
+}
+
+fn count(n: usize) -> String {
+    grouped(n as u64)
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.1} %", 100.0 * share)
+}
+
+fn print(report: &Report) {
+    say(format!(
+        "images: {} of {} identities, {:.1} MB",
+        count(report.images),
+        count(report.identities),
+        report.bytes as f64 / 1e6
+    ));
+    let names = &report.names;
+    let [first, last] = &names.first_and_last;
+    say(match names.range {
+        Some(_) if names.missing == 0 => {
+            format!("names: the numbers {first} to {last}, none missing")
+        }
+        Some(_) => format!(
+            "names: numbers from {first} to {last}, {} between them missing",
+            grouped(names.missing)
+        ),
+        None => format!("names: {first} to {last}"),
+    });
+    say(format!(
+        "classes: 0 to {}, {} of them without images",
+        report.identities - 1,
+        count(report.empty_identities)
+    ));
+    let spread = report.images_an_identity;
+    say(format!(
+        "images an identity: {} to {}, median {}, mean {:.1}; {} identities with one image, {} with fewer than 5",
+        spread.least,
+        spread.most,
+        spread.median,
+        spread.mean,
+        count(report.single_image_identities),
+        count(report.few_images_identities)
+    ));
+    let mut sizes: Vec<String> = (report.sizes.iter().take(NAMED))
+        .map(|size| format!("{}x{} ({})", size.width, size.height, count(size.images)))
+        .collect();
+    if report.sizes.len() > NAMED {
+        sizes.push(format!("and {} more", report.sizes.len() - NAMED));
+    }
+    say(format!("sizes: {}", sizes.join(", ")));
+    let duplicates = &report.duplicates;
+    say(format!(
+        "duplicates: {} images are byte for byte an earlier one of the same identity, {} one of another identity",
+        count(duplicates.same_identity),
+        count(duplicates.other_identity)
+    ));
+    for [image, earlier] in duplicates.examples.iter().take(NAMED) {
+        say(format!("  {image} = {earlier}"));
+    }
+    print_colour(report);
+    say(format!("broken: {} images", count(report.broken.len())));
+    for broken in report.broken.iter().take(NAMED) {
+        say(format!("  {}", broken.why));
+    }
+    if report.broken.len() > NAMED {
+        say(format!(
+            "  ... and {} more (--json names all)",
+            report.broken.len() - NAMED
+        ));
+    }
+    say(format!(
+        "time: {:.1} s to read and decode everything, {} img/s",
+        report.seconds,
+        grouped((report.images as f64 / report.seconds.max(1e-9)) as u64)
+    ));
+}
+
+fn print_colour(report: &Report) {
+    let colour = &report.colour;
+    let [r, g, b] = colour.mean;
+    say(format!(
+        "colour: {} of the images are grey; in the others mean red {r:.0}, green {g:.0}, blue {b:.0}, red above blue in {}",
+        percent(colour.grey_images),
+        percent(colour.red_above_blue)
+    ));
+    say(format!(
+        "  {} of the pixels are in the range of skin, {} if red and blue were exchanged{}",
+        percent(colour.skin),
+        percent(colour.skin_exchanged),
+        if colour.skin_exchanged > colour.skin {
+            ": look at some pictures, the channels may be in the wrong order (numbers cannot prove it)"
+        } else {
+            ""
+        }
+    ));
+}

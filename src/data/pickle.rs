@@ -1,0 +1,535 @@
+//! Python pickles, protocols 2 to 5, as far as lists, tuples, bytes, texts, numbers and truth values go. Nothing is executed.
+//!
+//! A pickle is a program for a stack machine, an opcode of one byte with its argument (integers little-endian):
+//!
+//! | opcodes | effect |
+//! |---|---|
+//! | `80`+1, `95`+8 | protocol; length of the frame that follows |
+//! | `]` `)` `(` | push an empty list, an empty tuple, a mark |
+//! | `a`, `e` | append the top, or all from the mark on, to the list below |
+//! | `t` `l`, `85` `86` `87` | a tuple or list of all from the mark on; a tuple of one, two, three |
+//! | `q`+1 `r`+4 `94`, `h`+1 `j`+4 | remember the top under a number; push what was remembered |
+//! | `C`+1 `B`+4 `8e`+8, `U`+1 `T`+4 | bytes by length (in Python 2, strings) |
+//! | `8c`+1 `X`+4 `8d`+8 | UTF-8 by length |
+//! | `N` `88` `89`, `K`+1 `M`+2 `J`+4 `8a`+1 | None, True, False; integers, the last by length |
+//! | `c`, `93`, `R` | a name of Python's, by two lines or two texts; call it |
+//! | `0`, `.` | drop the top; the end |
+//!
+//! Two names may be called, because protocol 2 writes bytes so: `_codecs.encode(text, "latin1")`, a character a byte, and
+//! `bytes()`, no bytes. Any other name, and any other opcode, is refused.
+//!
+//! Bytes stay in the file, a value takes 32 bytes here, no opcode makes more than one, and what is decoded is together
+//! not larger than the file: memory is bounded by the file's size.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+/// Why a pickle is not read: where, and a clause.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// Offset, what was expected, what found.
+    Malformed(usize, &'static str, String),
+    /// Well formed perhaps, but this is not read: a noun phrase.
+    Unsupported(String),
+}
+
+/// Number of a value in [`Values`].
+pub(crate) type Id = u32;
+
+/// What is pickled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Value {
+    /// None, or something that cannot be told by value.
+    None,
+    Bool(bool),
+    Int(i64),
+    /// Bytes of the file.
+    Bytes(Range<usize>),
+    /// Bytes that are not in the file as they are.
+    Decoded(Box<[u8]>),
+    /// UTF-8 in the file.
+    Text(Range<usize>),
+    List(Vec<Id>),
+    Tuple(Vec<Id>),
+    /// A name that may be called.
+    Function(Function),
+}
+
+/// What may be called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Function {
+    /// `_codecs.encode`
+    Encode,
+    /// `bytes`
+    Bytes,
+}
+
+/// All values of a pickle, and which of them it is.
+#[derive(Debug)]
+pub(crate) struct Values {
+    values: Vec<Value>,
+    top: Id,
+}
+
+impl Values {
+    /// What was pickled.
+    pub(crate) fn top(&self) -> &Value {
+        self.get(self.top)
+    }
+
+    pub(crate) fn get(&self, id: Id) -> &Value {
+        &self.values[id as usize]
+    }
+}
+
+/// Whether `bytes` begin as a pickle of a protocol that is read.
+pub(crate) fn is_pickle(bytes: &[u8]) -> bool {
+    matches!(bytes, [0x80, 2..=5, ..])
+}
+
+const NONE: Id = 0;
+const TRUE: Id = 1;
+const FALSE: Id = 2;
+
+/// Runs the pickle in `bytes`.
+pub(crate) fn load(bytes: &[u8]) -> Result<Values, Refusal> {
+    if !is_pickle(bytes) {
+        return Err(Refusal::Malformed(
+            0,
+            "a pickle of protocol 2 to 5",
+            format!("the bytes {:02x?}", &bytes[..bytes.len().min(4)]),
+        ));
+    }
+    if bytes.len() >= (u32::MAX - 8) as usize {
+        return Err(Refusal::Unsupported("a pickle of 4 GiB or more".into()));
+    }
+    let mut machine = Machine {
+        bytes,
+        at: 2,
+        values: vec![Value::None, Value::Bool(true), Value::Bool(false)],
+        stack: Vec::new(),
+        marks: Vec::new(),
+        memo: HashMap::new(),
+        decoded: 0,
+    };
+    while !machine.step()? {}
+    let top = machine.pop()?;
+    Ok(Values {
+        values: machine.values,
+        top,
+    })
+}
+
+struct Machine<'a> {
+    bytes: &'a [u8],
+    at: usize,
+    values: Vec<Value>,
+    stack: Vec<Id>,
+    /// Heights of the stack.
+    marks: Vec<usize>,
+    memo: HashMap<u32, Id>,
+    /// Bytes of all decoded values.
+    decoded: usize,
+}
+
+impl Machine<'_> {
+    /// One opcode; true at the end.
+    fn step(&mut self) -> Result<bool, Refusal> {
+        let opcode = self.take(1)?;
+        match self.bytes[opcode.start] {
+            b'.' => return Ok(true),
+            0x80 => {
+                self.take(1)?;
+            }
+            0x95 => {
+                self.take(8)?;
+            }
+            b'(' => self.marks.push(self.stack.len()),
+            b']' => self.push(Value::List(Vec::new())),
+            b')' => self.push(Value::Tuple(Vec::new())),
+            b'a' => {
+                let item = self.pop()?;
+                self.append(&[item])?;
+            }
+            b'e' => {
+                let items = self.pop_to_mark()?;
+                self.append(&items)?;
+            }
+            b't' => {
+                let items = self.pop_to_mark()?;
+                self.push(Value::Tuple(items));
+            }
+            b'l' => {
+                let items = self.pop_to_mark()?;
+                self.push(Value::List(items));
+            }
+            n @ 0x85..=0x87 => {
+                let mut items = Vec::with_capacity(3);
+                for _ in 0x84..n {
+                    items.push(self.pop()?);
+                }
+                items.reverse();
+                self.push(Value::Tuple(items));
+            }
+            b'q' => self.remember(1)?,
+            b'r' => self.remember(4)?,
+            0x94 => {
+                let key = self.memo.len() as u32;
+                let top = self.top()?;
+                self.memo.insert(key, top);
+            }
+            b'h' => self.recall(1)?,
+            b'j' => self.recall(4)?,
+            b'C' | b'U' => self.sized(1, Value::Bytes)?,
+            b'B' | b'T' => self.sized(4, Value::Bytes)?,
+            0x8e => self.sized(8, Value::Bytes)?,
+            0x8c => self.sized(1, Value::Text)?,
+            b'X' => self.sized(4, Value::Text)?,
+            0x8d => self.sized(8, Value::Text)?,
+            b'N' => self.stack.push(NONE),
+            0x88 => self.stack.push(TRUE),
+            0x89 => self.stack.push(FALSE),
+            b'K' => self.int(1)?,
+            b'M' => self.int(2)?,
+            b'J' => {
+                let number = self.number(4)? as u32;
+                self.push(Value::Int(i64::from(number.cast_signed())));
+            }
+            0x8a => self.long()?,
+            b'c' => {
+                let (module, name) = (self.line()?, self.line()?);
+                self.name(&module, &name)?;
+            }
+            0x93 => {
+                let (name, module) = (self.pop()?, self.pop()?);
+                let text = |id: Id| match &self.values[id as usize] {
+                    Value::Text(range) => {
+                        String::from_utf8_lossy(&self.bytes[range.clone()]).into_owned()
+                    }
+                    _ => String::new(),
+                };
+                let (module, name) = (text(module), text(name));
+                self.name(&module, &name)?;
+            }
+            b'R' => self.call()?,
+            b'0' => {
+                self.pop()?;
+            }
+            other => {
+                let shown = match other {
+                    b'!'..=b'~' => format!("'{}'", char::from(other)),
+                    other => format!("{other:#04x}"),
+                };
+                return Err(Refusal::Unsupported(format!(
+                    "the pickle opcode {shown} at byte {} (only lists, tuples, bytes, texts, numbers and truth values are read)",
+                    opcode.start
+                )));
+            }
+        }
+        Ok(false)
+    }
+
+    fn bad(&self, expected: &'static str, found: impl Into<String>) -> Refusal {
+        Refusal::Malformed(self.at, expected, found.into())
+    }
+
+    /// The next `n` bytes.
+    fn take(&mut self, n: u64) -> Result<Range<usize>, Refusal> {
+        let rest = self.bytes.len() - self.at;
+        let Some(n) = usize::try_from(n).ok().filter(|&n| n <= rest) else {
+            return Err(self.bad(
+                "more of the pickle",
+                format!("{rest} bytes to the end of the file, where {n} belong: it is truncated or damaged"),
+            ));
+        };
+        self.at += n;
+        Ok(self.at - n..self.at)
+    }
+
+    fn number(&mut self, width: u64) -> Result<u64, Refusal> {
+        let range = self.take(width)?;
+        let bytes = self.bytes[range].iter().rev();
+        Ok(bytes.fold(0, |n, &b| n << 8 | u64::from(b)))
+    }
+
+    fn push(&mut self, value: Value) {
+        // Fewer values than bytes, of which there are fewer than 2^32.
+        self.stack.push(self.values.len() as Id);
+        self.values.push(value);
+    }
+
+    /// The height below which the items of the innermost mark's outside lie.
+    fn floor(&self) -> usize {
+        self.marks.last().copied().unwrap_or(0)
+    }
+
+    fn top(&self) -> Result<Id, Refusal> {
+        match self.stack.last() {
+            Some(&top) if self.stack.len() > self.floor() => Ok(top),
+            _ => Err(self.bad("a value on the stack", "none")),
+        }
+    }
+
+    fn pop(&mut self) -> Result<Id, Refusal> {
+        let top = self.top()?;
+        self.stack.pop();
+        Ok(top)
+    }
+
+    fn pop_to_mark(&mut self) -> Result<Vec<Id>, Refusal> {
+        match self.marks.pop() {
+            Some(height) => Ok(self.stack.split_off(height)),
+            None => Err(self.bad("a mark on the stack", "none")),
+        }
+    }
+
+    fn append(&mut self, items: &[Id]) -> Result<(), Refusal> {
+        let list = self.top()?;
+        match &mut self.values[list as usize] {
+            Value::List(list) => {
+                list.extend(items);
+                Ok(())
+            }
+            _ => Err(self.bad("a list to append to", "something else")),
+        }
+    }
+
+    fn remember(&mut self, width: u64) -> Result<(), Refusal> {
+        let key = self.number(width)? as u32;
+        let top = self.top()?;
+        self.memo.insert(key, top);
+        Ok(())
+    }
+
+    fn recall(&mut self, width: u64) -> Result<(), Refusal> {
+        let key = self.number(width)? as u32;
+        match self.memo.get(&key) {
+            Some(&id) => {
+                self.stack.push(id);
+                Ok(())
+            }
+            None => Err(self.bad(
+                "a value that was remembered",
+                format!("none under the number {key}"),
+            )),
+        }
+    }
+
+    fn sized(&mut self, width: u64, kind: fn(Range<usize>) -> Value) -> Result<(), Refusal> {
+        let length = self.number(width)?;
+        let range = self.take(length)?;
+        self.push(kind(range));
+        Ok(())
+    }
+
+    fn int(&mut self, width: u64) -> Result<(), Refusal> {
+        let number = self.number(width)?;
+        self.push(Value::Int(number as i64));
+        Ok(())
+    }
+
+    /// An integer of up to 8 bytes, two's complement.
+    fn long(&mut self) -> Result<(), Refusal> {
+        let width = self.number(1)?;
+        if width > 8 {
+            return Err(Refusal::Unsupported(format!(
+                "an integer of {width} bytes in a pickle"
+            )));
+        }
+        let unused = 64 - 8 * width as u32;
+        let number = self.number(width)?.cast_signed();
+        // Shifting all 64 bits out is no shift in Rust.
+        let number = number.checked_shl(unused).map_or(0, |n| n >> unused);
+        self.push(Value::Int(number));
+        Ok(())
+    }
+
+    /// Up to the next line feed, which is dropped.
+    fn line(&mut self) -> Result<String, Refusal> {
+        let rest = &self.bytes[self.at..];
+        let Some(end) = rest.iter().take(200).position(|&b| b == b'\n') else {
+            return Err(self.bad("a line with a name", "none of up to 200 bytes"));
+        };
+        let line = String::from_utf8_lossy(&rest[..end]).into_owned();
+        self.at += end + 1;
+        Ok(line)
+    }
+
+    fn name(&mut self, module: &str, name: &str) -> Result<(), Refusal> {
+        let function = match (module, name) {
+            ("_codecs", "encode") => Function::Encode,
+            ("__builtin__" | "builtins", "bytes") => Function::Bytes,
+            ("numpy" | "numpy.core.multiarray" | "numpy._core.multiarray", _) => {
+                return Err(Refusal::Unsupported(format!(
+                    "a NumPy object ({module}.{name}) in a pickle; save images as bytes and truth values as Python's bool"
+                )));
+            }
+            _ => {
+                return Err(Refusal::Unsupported(format!(
+                    "{module}.{name} in a pickle, which would have to be executed,"
+                )));
+            }
+        };
+        self.push(Value::Function(function));
+        Ok(())
+    }
+
+    fn call(&mut self) -> Result<(), Refusal> {
+        let (arguments, function) = (self.pop()?, self.pop()?);
+        let value = |id: Id| &self.values[id as usize];
+        let (Value::Function(function), Value::Tuple(arguments)) =
+            (value(function), value(arguments))
+        else {
+            return Err(self.bad("a function and its arguments", "something else"));
+        };
+        let decoded = match (function, &arguments[..]) {
+            (Function::Bytes, []) => Some(Vec::new()),
+            (Function::Encode, &[text, encoding]) => match (value(text), value(encoding)) {
+                (Value::Text(text), Value::Text(encoding))
+                    if matches!(
+                        &self.bytes[encoding.clone()],
+                        b"latin1" | b"latin-1" | b"iso-8859-1"
+                    ) =>
+                {
+                    latin1(&self.bytes[text.clone()])
+                }
+                _ => None,
+            },
+            _ => None,
+        };
+        let decoded = decoded.ok_or_else(|| {
+            self.bad(
+                "_codecs.encode(text, \"latin1\") or bytes()",
+                "other arguments, or a character above 255",
+            )
+        })?;
+        // A text is decoded once where bytes are meant; over and over again it would fill any memory.
+        self.decoded += decoded.len();
+        if self.decoded > self.bytes.len() {
+            return Err(self.bad(
+                "each text decoded once",
+                "one that is decoded over and over again",
+            ));
+        }
+        self.push(Value::Decoded(decoded.into()));
+        Ok(())
+    }
+}
+
+/// The bytes that UTF-8 stands for, a character a byte.
+fn latin1(text: &[u8]) -> Option<Vec<u8>> {
+    let text = std::str::from_utf8(text).ok()?;
+    text.chars().map(|c| u8::try_from(c).ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Python's notation of a value.
+    fn show(values: &Values, bytes: &[u8], value: &Value) -> String {
+        let all = |ids: &[Id]| {
+            let items: Vec<String> = ids
+                .iter()
+                .map(|&id| show(values, bytes, values.get(id)))
+                .collect();
+            items.join(",")
+        };
+        match value {
+            Value::None => "None".into(),
+            Value::Bool(true) => "True".into(),
+            Value::Bool(false) => "False".into(),
+            Value::Int(i) => i.to_string(),
+            Value::Bytes(range) => {
+                format!("b{:?}", bytes[range.clone()].escape_ascii().to_string())
+            }
+            Value::Decoded(decoded) => format!("b{:?}", decoded.escape_ascii().to_string()),
+            Value::Text(range) => format!("{:?}", String::from_utf8_lossy(&bytes[range.clone()])),
+            Value::List(ids) => format!("[{}]", all(ids)),
+            Value::Tuple(ids) => format!("({})", all(ids)),
+            Value::Function(function) => format!("{function:?}"),
+        }
+    }
+
+    fn loaded(bytes: &[u8]) -> String {
+        match load(bytes) {
+            Ok(values) => show(&values, bytes, values.top()),
+            Err(refusal) => format!("{refusal:?}"),
+        }
+    }
+
+    /// `pickle.dumps(([b"\xff\xd8", b"", b"\xff\xd8"], [True, False], "\xf6", -3, 300, 70000, None), protocol)` of Python 3.11 (the
+    /// first and third item the same object), and of Python 2.7 with the text left out.
+    #[test]
+    fn what_python_writes() {
+        let expected = r#"([b"\\xff\\xd8",b"",b"\\xff\\xd8"],[True,False],"ö",-3,300,70000,None)"#;
+        for pickle in [PROTOCOL_2, PROTOCOL_3, PROTOCOL_4, PROTOCOL_5] {
+            assert_eq!(loaded(pickle), expected);
+            for length in 0..pickle.len() {
+                assert!(load(&pickle[..length]).is_err(), "{length}");
+            }
+        }
+        assert_eq!(
+            loaded(PYTHON_2),
+            r#"([b"\\xff\\xd8",b""],[True,False],-3,300,70000,None)"#
+        );
+    }
+
+    const PROTOCOL_2: &[u8] = b"\x80\x02(]q\x00(c_codecs\x0aencode\x0aq\x01X\x04\x00\x00\x00\xc3\xbf\xc3\x98q\x02X\x06\x00\x00\x00latin1q\x03\x86q\x04Rq\x05c__builtin__\x0abytes\x0aq\x06)Rq\x07h\x05e]q\x08(\x88\x89eX\x02\x00\x00\x00\xc3\xb6q\x09J\xfd\xff\xff\xffM,\x01Jp\x11\x01\x00Ntq\x0a.";
+    const PROTOCOL_3: &[u8] = b"\x80\x03(]q\x00(C\x02\xff\xd8q\x01C\x00q\x02h\x01e]q\x03(\x88\x89eX\x02\x00\x00\x00\xc3\xb6q\x04J\xfd\xff\xff\xffM,\x01Jp\x11\x01\x00Ntq\x05.";
+    const PROTOCOL_4: &[u8] = b"\x80\x04\x95+\x00\x00\x00\x00\x00\x00\x00(]\x94(C\x02\xff\xd8\x94C\x00\x94h\x01e]\x94(\x88\x89e\x8c\x02\xc3\xb6\x94J\xfd\xff\xff\xffM,\x01Jp\x11\x01\x00Nt\x94.";
+    const PROTOCOL_5: &[u8] = b"\x80\x05\x95+\x00\x00\x00\x00\x00\x00\x00(]\x94(C\x02\xff\xd8\x94C\x00\x94h\x01e]\x94(\x88\x89e\x8c\x02\xc3\xb6\x94J\xfd\xff\xff\xffM,\x01Jp\x11\x01\x00Nt\x94.";
+    const PYTHON_2: &[u8] = b"\x80\x02(]q\x01(U\x02\xff\xd8q\x02U\x00e]q\x03(\x88\x89eJ\xfd\xff\xff\xffM,\x01Jp\x11\x01\x00Nt.";
+
+    #[test]
+    fn nothing_is_executed() {
+        let says = |bytes: &[u8], words: &str| {
+            let found = loaded(bytes);
+            assert!(found.contains(words), "{words:?} is not in {found:?}");
+        };
+        says(
+            b"\x80\x02cos\nsystem\nX\x02\0\0\0ls\x85R.",
+            "os.system in a pickle",
+        );
+        says(b"\x80\x04\x8c\x05posix\x8c\x06system\x93.", "posix.system");
+        says(b"\x80\x02cnumpy.core.multiarray\nscalar\n.", "NumPy object");
+        says(
+            b"\x80\x02c_codecs\nencode\nX\x01\0\0\0aX\x05\0\0\0utf-8\x86R.",
+            "other arguments",
+        );
+        says("\u{80}\x02".as_bytes(), "protocol 2 to 5");
+        says(b"\x80\x02}.", "opcode '}' at byte 2");
+        says(b"(lp0\n.", "protocol 2 to 5");
+        says(b"\x80\x02.", "a value on the stack");
+        says(b"\x80\x02]((a.", "a value on the stack");
+        says(b"\x80\x02(t(K\x01e.", "a list to append to");
+        says(b"\x80\x02e.", "a mark on the stack");
+        says(b"\x80\x02h\x07.", "none under the number 7");
+        says(
+            b"\x80\x04\x8e\xff\xff\xff\xff\xff\xff\xff\xff.",
+            "truncated or damaged",
+        );
+        // A list in itself, and integers of odd widths.
+        assert_eq!(
+            load(b"\x80\x02]q\0h\0a.").unwrap().top(),
+            &Value::List(vec![3])
+        );
+        assert_eq!(
+            loaded(b"\x80\x02\x8a\x00\x8a\x01\xff\x8a\x03\x00\x00\x80\x87."),
+            "(0,-1,-8388608)"
+        );
+        says(b"\x80\x02\x8a\x09123456789.", "an integer of 9 bytes");
+    }
+
+    #[test]
+    fn a_text_is_not_decoded_without_end() {
+        let mut bytes = b"\x80\x02(c_codecs\nencode\nq\0X\xe8\x03\0\0".to_vec();
+        bytes.extend([b'x'; 1000]);
+        bytes.extend(b"q\x01X\x06\0\0\0latin1q\x020");
+        for _ in 0..200 {
+            bytes.extend(b"h\0h\x01h\x02\x86R");
+        }
+        bytes.extend(b"t.");
+        assert!(loaded(&bytes).contains("over and over"));
+    }
+}

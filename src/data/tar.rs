@@ -1,0 +1,245 @@
+//! Tar archives, as far as files in them go: ustar, GNU's long names, pax headers.
+//!
+//! An archive is a sequence of members, each a header of 512 bytes and its content, padded to a multiple of 512:
+//!
+//! | bytes of the header | content |
+//! |---|---|
+//! | 0-99 | name |
+//! | 124-135 | size: octal digits, or, with the top bit of the first byte set, a big-endian number |
+//! | 148-155 | sum of the header's bytes, these eight taken as spaces, in octal |
+//! | 156 | kind: `0` or 0 a file, `L` its content is the name of the next member, `x` pax records for the next member |
+//! | 257-262 | `ustar` |
+//! | 345-499 | what stands before the name, with a `/` between (ustar, not GNU) |
+//!
+//! A pax record is `length key=value\n`; `path` and `size` replace what the next header says. A block of zeros ends the
+//! archive; after it there may be more zeros.
+
+use crate::{Error, Result};
+use std::path::Path;
+
+const BLOCK: usize = 512;
+
+/// The longest name that is believed.
+const MAX_NAME: u64 = 1 << 16;
+
+/// A file in an archive.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Member<'a> {
+    pub(crate) name: String,
+    /// Where its header begins.
+    pub(crate) header: u64,
+    /// Where its content begins.
+    pub(crate) offset: u64,
+    pub(crate) content: &'a [u8],
+}
+
+/// Whether `bytes` begin as an archive does.
+pub(crate) fn is_tar(bytes: &[u8]) -> bool {
+    bytes.get(257..262) == Some(b"ustar") && bytes.get(..BLOCK).is_some_and(sum_fits)
+}
+
+/// The files of the archive `bytes`, one after the other.
+pub(crate) struct Members<'a> {
+    path: &'a Path,
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Members<'a> {
+    pub(crate) fn new(path: &'a Path, bytes: &'a [u8]) -> Self {
+        Members { path, bytes, at: 0 }
+    }
+
+    /// How far the walk has come.
+    pub(crate) fn position(&self) -> usize {
+        self.at
+    }
+
+    /// The next file, or none at the end.
+    pub(crate) fn next(&mut self) -> Result<Option<Member<'a>>> {
+        let (mut name, mut size) = (None, None);
+        let begin = self.at as u64;
+        loop {
+            let at = self.at;
+            let header = self.header()?;
+            if header.iter().all(|&b| b == 0) {
+                return self.end().map(|()| None);
+            }
+            if !sum_fits(header) {
+                return Err(self.bad(
+                    at,
+                    "the header of an archive's member",
+                    "bytes that do not have its sum",
+                ));
+            }
+            let stored = match size.take() {
+                Some(size) => size,
+                None => number(&header[124..136]).ok_or_else(|| {
+                    self.bad(at + 124, "a size in octal", &show(&header[124..136]))
+                })?,
+            };
+            let content = self.content(at, stored)?;
+            match header[156] {
+                b'L' => name = Some(self.long_name(at, content)?),
+                b'x' => {
+                    let pax = pax(content).ok_or_else(|| {
+                        self.bad(
+                            at + BLOCK,
+                            "pax records \"length key=value\"",
+                            &show(content),
+                        )
+                    })?;
+                    name = pax.path.or(name);
+                    size = pax.size;
+                }
+                b'0' | 0 | b'7' => {
+                    return Ok(Some(Member {
+                        name: name.unwrap_or_else(|| short_name(header)),
+                        header: begin,
+                        offset: (at + BLOCK) as u64,
+                        content,
+                    }));
+                }
+                // Folders, links, and pax records for all members, which name none.
+                b'g' => {}
+                _ => name = None,
+            }
+        }
+    }
+
+    fn header(&mut self) -> Result<&'a [u8]> {
+        let Some(header) = self.bytes[self.at..].get(..BLOCK) else {
+            let rest = self.bytes.len() - self.at;
+            return Err(self.bad(
+                self.at,
+                "a member's header, or the zeros that end an archive",
+                &format!("{rest} bytes to the end of the file: it is truncated"),
+            ));
+        };
+        self.at += BLOCK;
+        Ok(header)
+    }
+
+    fn content(&mut self, header: usize, size: u64) -> Result<&'a [u8]> {
+        let rest = &self.bytes[self.at..];
+        let content = usize::try_from(size).ok().and_then(|size| rest.get(..size));
+        let Some(content) = content else {
+            return Err(self.bad(
+                header,
+                &format!("a member of {size} bytes"),
+                &format!(
+                    "{} bytes to the end of the file: it is truncated",
+                    rest.len()
+                ),
+            ));
+        };
+        self.at = (self.at + content.len().next_multiple_of(BLOCK)).min(self.bytes.len());
+        Ok(content)
+    }
+
+    fn long_name(&self, at: usize, content: &[u8]) -> Result<String> {
+        if content.len() as u64 > MAX_NAME {
+            return Err(self.bad(at, "a name", &format!("one of {} bytes", content.len())));
+        }
+        Ok(until_zero(content))
+    }
+
+    /// After the block of zeros nothing may come that would be passed over.
+    fn end(&self) -> Result<()> {
+        match self.bytes[self.at..].iter().position(|&b| b != 0) {
+            None => Ok(()),
+            Some(more) => Err(self.bad(
+                self.at + more,
+                "nothing but zeros after the end of the archive",
+                "more: several archives in one file are not read, make them several files",
+            )),
+        }
+    }
+
+    fn bad(&self, at: usize, expected: &str, found: &str) -> Error {
+        Error::malformed(self.path, at as u64, expected, found)
+    }
+}
+
+fn show(bytes: &[u8]) -> String {
+    format!(
+        "{:?}",
+        String::from_utf8_lossy(&bytes[..bytes.len().min(40)])
+    )
+}
+
+fn until_zero(bytes: &[u8]) -> String {
+    let end = bytes.iter().position(|&b| b == 0).unwrap_or(bytes.len());
+    String::from_utf8_lossy(&bytes[..end]).into_owned()
+}
+
+fn short_name(header: &[u8]) -> String {
+    let name = until_zero(&header[..100]);
+    // GNU's magic is "ustar  ", and there the field is something else.
+    let prefix = match &header[257..263] {
+        b"ustar\0" => until_zero(&header[345..500]),
+        _ => String::new(),
+    };
+    match &prefix[..] {
+        "" => name,
+        prefix => format!("{prefix}/{name}"),
+    }
+}
+
+/// Octal digits with spaces or zero bytes around them, or a big-endian number behind a set top bit.
+fn number(field: &[u8]) -> Option<u64> {
+    if let [0x80, digits @ ..] = field {
+        // Twelve bytes of the size; the sum's eight bytes hold no such number.
+        let (high, low) = digits.split_at_checked(digits.len().checked_sub(8)?)?;
+        let fits = high.iter().all(|&b| b == 0);
+        return fits.then(|| low.iter().fold(0, |n, &b| n << 8 | u64::from(b)));
+    }
+    let text = std::str::from_utf8(field).ok()?;
+    let digits = text.trim_matches(['\0', ' ']);
+    match digits {
+        "" => Some(0),
+        digits if digits.starts_with('+') => None,
+        digits => u64::from_str_radix(digits, 8).ok(),
+    }
+}
+
+fn sum_fits(header: &[u8]) -> bool {
+    let Some(stored) = number(&header[148..156]) else {
+        return false;
+    };
+    let sum = |add: fn(u8) -> i64| {
+        let outside = header[..148].iter().chain(&header[156..]);
+        outside.map(|&b| add(b)).sum::<i64>() + 8 * i64::from(b' ')
+    };
+    // Some old programs took bytes as signed.
+    i64::try_from(stored)
+        .is_ok_and(|stored| stored == sum(i64::from) || stored == sum(|b| i64::from(b as i8)))
+}
+
+#[derive(Default)]
+struct Pax {
+    path: Option<String>,
+    size: Option<u64>,
+}
+
+fn pax(mut rest: &[u8]) -> Option<Pax> {
+    let mut found = Pax::default();
+    while !rest.is_empty() {
+        let space = rest.iter().take(20).position(|&b| b == b' ')?;
+        let length: usize = std::str::from_utf8(&rest[..space]).ok()?.parse().ok()?;
+        let record = rest.get(space + 1..length)?;
+        rest = &rest[length..];
+        let record = record.strip_suffix(b"\n")?;
+        let equals = record.iter().position(|&b| b == b'=')?;
+        let value = &record[equals + 1..];
+        match &record[..equals] {
+            b"path" if value.len() as u64 <= MAX_NAME => {
+                found.path = Some(String::from_utf8_lossy(value).into_owned());
+            }
+            b"path" => return None,
+            b"size" => found.size = Some(std::str::from_utf8(value).ok()?.parse().ok()?),
+            _ => {}
+        }
+    }
+    Some(found)
+}
