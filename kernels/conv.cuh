@@ -127,7 +127,8 @@ struct WindowsAlong {
     Image image;
     Reader<4> reader;
     Radix taps;
-    Digits place[P];
+    // Of the quad's first term.
+    Digits place;
     // Of each row's origin; an impossible height where the row is not there.
     u32 h[ROWS], w[ROWS];
     long long base[ROWS];
@@ -139,9 +140,7 @@ struct WindowsAlong {
     template <class Pending, class Origin>
     __device__ __forceinline__ WindowsAlong(const Image& image, const Pending& pending, u32 first, Origin origin)
         : image(image), reader(pending), taps(radix(image.taps_across, image.channels, TILE_K)) {
-        u32 q = threadIdx.x % 4;
-#pragma unroll
-        for (u32 j = 0; j < P; j++) place[j] = digits(first + 4 * q + j, image.taps_across, image.channels);
+        place = digits(first + threadIdx.x % 4 * 4, image.taps_across, image.channels);
 #pragma unroll
         for (u32 i = 0; i < ROWS; i++) {
             u64 start = 0;
@@ -153,9 +152,9 @@ struct WindowsAlong {
 
     __device__ __forceinline__ void fetch() {
         valid = 0;
+        Digits at = place;
 #pragma unroll
         for (u32 j = 0; j < P; j++) {
-            Digits& at = place[j];
             bool inside = at.high < image.taps_down;
             u32 c = inside ? at.low : 0;
             set_place<VECTOR>(reader, image.channels, j, c);
@@ -167,8 +166,9 @@ struct WindowsAlong {
                 valid |= (u32)meets << (i * P + j);
                 fetch_place<VECTOR>(reader, meets ? base[i] + offset : 0, j, raw[i]);
             }
-            advance(at, taps);
+            if (j + 1 < P) next(at, taps);
         }
+        advance(place, taps);
     }
 
     __device__ __forceinline__ void store(float (&tile)[TILE_K][TILE_M]) {

@@ -172,6 +172,8 @@ __device__ __forceinline__ void wgrad(const PerChannel& g, const PendingGrad& dy
                                       float* dw, float* dbias) {
     // The block's taps: all, or the one of blockIdx.z.
     constexpr u32 SIDE = TAPS ? TAPS : 1, SUMS = SIDE * SIDE + 1;
+    // The columns that a run meets; of a single tap every stride-th, one a pixel.
+    constexpr u32 PITCH = TAPS ? STRIDE : 1, COLUMNS = (RUN - 1) * PITCH + SIDE;
     Sizes<TAPS, STRIDE> size(g);
     u32 tap = blockIdx.z, tap_row = tap / size.s, tap_column = tap % size.s;
     u32 lane = threadIdx.x % lanes, slot = threadIdx.x / lanes, slots = THREADS / lanes;
@@ -207,20 +209,19 @@ __device__ __forceinline__ void wgrad(const PerChannel& g, const PendingGrad& dy
                 u32 h = at.mid * size.stride - g.top + tap_row + r;
                 if (h >= g.h) continue;
                 u64 row = (u64)((at.high * g.h + h) * g.w) * g.c + c;
-                // A single tap meets every stride-th column.
-#pragma unroll(TAPS ? 32 : 1)
-                for (u32 i = 0; i < (RUN - 1) * size.stride + SIDE; i += TAPS ? 1 : size.stride) {
-                    u32 column = q * size.stride - g.left + tap_column + i;
+#pragma unroll
+                for (u32 i = 0; i < COLUMNS; i++) {
+                    u32 column = q * size.stride - g.left + tap_column + i * (TAPS ? 1 : size.stride);
                     if (column >= g.w) continue;
                     float v[V];
                     read<V>(values, row + column * g.c, v);
 #pragma unroll
                     for (u32 j = 0; j < RUN; j++) {
-                        u32 s = i - j * size.stride;
+                        u32 s = i - j * PITCH;
                         if (s >= SIDE) continue;
 #pragma unroll
                         for (u32 e = 0; e < V; e++) {
-                            float& to = sum[r * SIDE + (TAPS ? s : 0)][e];
+                            float& to = sum[r * SIDE + s][e];
                             to = fmaf(grad[j][e], v[e], to);
                         }
                     }

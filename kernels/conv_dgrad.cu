@@ -7,7 +7,7 @@
 // dx  N x H x W x C  float32, replaced or added to; close_grad.cu finishes it
 //
 // The input falls into stride x stride phases, pixels (a + stride i, b + stride j). A phase meets only the taps
-// r = r0 + stride t with r0 = (a + top) mod stride, each at p = i + (a + top - r0) / stride - t: within a phase dx is a
+// r = r0 + stride t with r0 = (a + top) mod stride, each at p = i + floor((a + top) / stride) - t: within a phase dx is a
 // convolution of dy with stride 1 and the window reversed. No product with a zero between strides is made, no two blocks
 // write the same pixel, and a phase that meets no tap (three of four of 1x1/2) writes its zeros.
 // An implicit matrix product (conv.cuh) a phase: M = the phase's pixels, N = C, terms (t, u, k). Bound as fprop.
@@ -26,7 +26,7 @@ struct Phase {
 __device__ __forceinline__ Phase phase(u32 first, u32 size, u32 taps, u32 stride, u32 pad) {
     u32 tap = (first + pad) % stride;
     return {first, first < size ? (size - first + stride - 1) / stride : 0, tap,
-            tap < taps ? (taps - tap + stride - 1) / stride : 0, (first + pad - tap) / stride};
+            tap < taps ? (taps - tap + stride - 1) / stride : 0, (first + pad) / stride};
 }
 
 // The filters seen from a phase: terms (t, u, k), neighbours (channels) across the sum.

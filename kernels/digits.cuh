@@ -33,3 +33,14 @@ __device__ __forceinline__ void advance(Digits& d, const Radix& radix) {
     d.mid -= carry ? radix.mid : 0;
     d.high += radix.step_high + carry;
 }
+
+// Advances by one.
+__device__ __forceinline__ void next(Digits& d, const Radix& radix) {
+    d.low++;
+    bool carry = d.low == radix.low;
+    d.low = carry ? 0 : d.low;
+    d.mid += carry;
+    carry = d.mid == radix.mid;
+    d.mid = carry ? 0 : d.mid;
+    d.high += carry;
+}

@@ -10,15 +10,21 @@ mod support;
 
 use arcface_cu::backend::Backend;
 use arcface_cu::backend::cpu::Cpu;
-use arcface_cu::backend::cuda::Cuda;
+use arcface_cu::backend::cuda::{Compiler, Cuda};
 use arcface_cu::checkpoint::Checkpoint;
+use arcface_cu::cli::{self, Gpus};
 use arcface_cu::config::Config;
+use arcface_cu::data::image::encode_jpeg;
+use arcface_cu::data::npy::{self, Elements};
+use arcface_cu::eval;
 use arcface_cu::train::{DataOptions, Trainer};
+use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
-use support::Pictures;
 use support::devices::compiler_or_skip;
 use support::emulator::Emulator;
+use support::{Pictures, picture};
 
 const FACTOR: f64 = 16.0;
 
@@ -121,4 +127,89 @@ fn mobilenet_v2_trains_five_steps_like_the_cpu() {
 #[test]
 fn a_full_resnet50_step_is_the_cpus() {
     trains_like_the_cpu("a_full_resnet50_step_is_the_cpus", "seed-resnet50", 1);
+}
+
+/// The emulated GPU, for the program's own commands.
+struct Emulated(&'static Compiler);
+
+impl Gpus for Emulated {
+    type Driver = Emulator;
+
+    fn open(&self, _ordinal: usize) -> arcface_cu::Result<Cuda<Emulator>> {
+        Ok(Cuda::new(Emulator::with(self.0, "compute_80", false)))
+    }
+}
+
+#[test]
+fn the_programs_commands_run_on_an_emulated_gpu() {
+    let test = "the_programs_commands_run_on_an_emulated_gpu";
+    let Some(compiler) = compiler_or_skip(test) else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_string_lossy().into_owned();
+    let run = |words: &[&str]| {
+        let words = ["arcface-cu"].iter().chain(words);
+        cli::run_on(words.copied().map(String::from), &Emulated(compiler)).unwrap();
+    };
+    let [faces, trained, sets] = ["faces", "trained", "sets"].map(path);
+    for n in 0..8 {
+        let folder = dir.path().join(format!("faces/{:02}", n / 2));
+        fs::create_dir_all(&folder).unwrap();
+        let jpeg = encode_jpeg(&picture(n, 112, 112), 90);
+        fs::write(folder.join(format!("{n}.jpg")), jpeg).unwrap();
+    }
+    let pairs: Vec<_> = (0..10)
+        .map(|k| (2 * k, 2 * k + 1 + k % 2, k % 2 == 0))
+        .collect();
+    eval::write_set(
+        Path::new(&sets),
+        "lfw",
+        &Pictures(20),
+        &pairs,
+        112,
+        &mut |_| {},
+    )
+    .unwrap();
+
+    // Trained on the GPU, with dropout and augmentation as the preset has them; then used on either device.
+    run(&[
+        "train",
+        "--device",
+        "cuda",
+        "--preset",
+        "demo",
+        "--data",
+        &faces,
+        "--out",
+        &trained,
+        "--batch-size",
+        "4",
+        "--steps",
+        "2",
+    ]);
+    let weights = format!("{trained}/weights.safetensors");
+    let [cpu, cuda] = ["cpu", "cuda"].map(|device| {
+        let [out, json] =
+            [format!("{device}-out"), format!("{device}.json")].map(|name| path(&name));
+        let common = ["--device", device, "--weights", &weights];
+        run(&[&["embed", "--images", &faces, "--out", &out], &common[..]].concat());
+        run(&[&["eval", "--data", &sets, "--json", &json], &common[..]].concat());
+        let embeddings = npy::read(&Path::new(&out).join("embeddings.npy")).unwrap();
+        let Elements::F32(embeddings) = embeddings.elements else {
+            panic!("embeddings are float32")
+        };
+        (embeddings, fs::read_to_string(json).unwrap())
+    });
+    assert!(cpu.0.len() == cuda.0.len() && !cpu.0.is_empty());
+    for (cpu, cuda) in cpu.0.iter().zip(&cuda.0) {
+        // Unit vectors, through a few dozen layers of float32.
+        assert!((cpu - cuda).abs() <= 1e-4, "{cpu} and {cuda}");
+    }
+    // Distances move by about as much, and no pair lies that near a threshold.
+    let accuracy = |json: &str| {
+        let json: serde_json::Value = serde_json::from_str(json).unwrap();
+        json["sets"][0]["accuracy"].as_f64().unwrap()
+    };
+    assert_eq!(accuracy(&cpu.1), accuracy(&cuda.1));
 }

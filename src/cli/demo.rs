@@ -1,12 +1,11 @@
 //! `arcface-cu demo`: the whole road on generated faces.
 
 use super::counter::counter;
-use super::device::Device;
+use super::device::{Device, Gpus};
 use super::output::say;
-use super::{Cli, interrupt, run as run_command};
+use super::{interrupt, run_on};
 use crate::demo::{Demo, SET, Size, shell_line};
 use crate::{Error, Result};
-use clap::Parser;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
@@ -33,7 +32,7 @@ fn device(text: &str) -> std::result::Result<String, String> {
     text.parse::<Device>().map(|_| text.to_owned())
 }
 
-pub(super) fn run(args: Args) -> Result<()> {
+pub(super) fn run(args: Args, gpus: &impl Gpus) -> Result<()> {
     let began = Instant::now();
     let demo = Demo {
         out: args.out,
@@ -67,9 +66,9 @@ pub(super) fn run(args: Args) -> Result<()> {
     say(format!(
         "\n# The last {held_out} people are kept out of training."
     ));
-    execute(&pack)?;
+    execute(&pack, gpus)?;
     say("\n# A small network learns to tell the others apart.");
-    execute(&train)?;
+    execute(&train, gpus)?;
     say(format!(
         "\n# {pairs} pairs of the {held_out} people it has never seen, as a bcolz array in {out}/eval/{SET}"
     ));
@@ -77,9 +76,9 @@ pub(super) fn run(args: Args) -> Result<()> {
     demo.write_pairs(&mut |images| counter.advance(images as u64))?;
     counter.finish();
     say("\n# Does a pair show one person or two?");
-    execute(&eval)?;
+    execute(&eval, gpus)?;
     say("\n# How similar are pictures of people it has never seen?");
-    execute(&embed)?;
+    execute(&embed, gpus)?;
     say(format!(
         "\n# Done in {:.0} s. Look at {out}/similarity.png and {out}/pairs.png; the commands are in {out}/commands.txt.",
         began.elapsed().as_secs_f64()
@@ -92,13 +91,12 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 /// Shows a command as it is typed, reads it as if it had been, and runs it.
-fn execute(command: &[String]) -> Result<()> {
+fn execute(command: &[String], gpus: &impl Gpus) -> Result<()> {
     // While a command runs, it is training alone that looks for this.
     if interrupt::asked() {
         return Err(Error::Interrupted);
     }
     say(format!("$ {}", shell_line(command)));
     let words = std::iter::once("arcface-cu").chain(command.iter().map(String::as_str));
-    let cli = Cli::try_parse_from(words).map_err(|e| Error::Usage(e.to_string()))?;
-    run_command(cli)
+    run_on(words, gpus)
 }

@@ -3,6 +3,7 @@
 use crate::Result;
 use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
+use crate::backend::cuda::driver::Driver;
 use crate::backend::cuda::gpu::Gpu;
 use crate::backend::cuda::{Cache, Cuda, Search};
 use std::ffi::OsString;
@@ -49,14 +50,41 @@ pub(super) trait OnDevice {
     fn run<B: Backend>(self, backend: B) -> Result<()>;
 }
 
+/// Where GPUs come from.
+pub trait Gpus {
+    /// What they are driven by.
+    type Driver: Driver;
+
+    /// GPU number `ordinal`.
+    ///
+    /// # Errors
+    /// It cannot be used; the sentence says what is missing.
+    fn open(&self, ordinal: usize) -> Result<Cuda<Self::Driver>>;
+}
+
+/// The machine's own, with compiler and cache where the environment says.
+pub(super) struct Installed;
+
+impl Gpus for Installed {
+    type Driver = Gpu;
+
+    fn open(&self, ordinal: usize) -> Result<Cuda<Gpu>> {
+        let gpu = Gpu::open(ordinal, &Search::new(variable), Cache::new(variable))?;
+        // What is wrong with the cache is no error, and said once.
+        if let Err(why) = gpu.compiler().cache().folder() {
+            eprintln!("{why}");
+        }
+        Ok(Cuda::new(gpu))
+    }
+}
+
 /// Opens the device and runs the task on it; says on standard error what `auto` chose and why.
-pub(super) fn with_device(device: Device, task: impl OnDevice) -> Result<()> {
+pub(super) fn with_device(device: Device, gpus: &impl Gpus, task: impl OnDevice) -> Result<()> {
     match device {
         Device::Cpu => task.run(Cpu::new()),
-        Device::Cuda(n) => task.run(opened(gpu(n)?)),
-        Device::Auto => match gpu(0) {
-            Ok(gpu) => {
-                let cuda = opened(gpu);
+        Device::Cuda(n) => task.run(gpus.open(n)?),
+        Device::Auto => match gpus.open(0) {
+            Ok(cuda) => {
                 eprintln!("--device auto: cuda:0, {}", cuda.describe());
                 task.run(cuda)
             }
@@ -71,17 +99,4 @@ pub(super) fn with_device(device: Device, task: impl OnDevice) -> Result<()> {
 /// An environment variable, for whoever wants to know where things lie.
 pub(super) fn variable(name: &str) -> Option<OsString> {
     std::env::var_os(name)
-}
-
-/// GPU number `ordinal`, with compiler and cache where the environment says.
-pub(super) fn gpu(ordinal: usize) -> Result<Gpu> {
-    Gpu::open(ordinal, &Search::new(variable), Cache::new(variable))
-}
-
-/// The backend of a GPU that was opened; what is wrong with the cache is said here, once.
-fn opened(gpu: Gpu) -> Cuda<Gpu> {
-    if let Err(why) = gpu.compiler().cache().folder() {
-        eprintln!("{why}");
-    }
-    Cuda::new(gpu)
 }

@@ -1,7 +1,7 @@
 //! `arcface-cu embed`: embeddings of test identities or of any pictures, and their similarity matrix.
 
 use super::counter::counter;
-use super::device::{DeviceArgs, OnDevice, with_device};
+use super::device::{DeviceArgs, Gpus, OnDevice, with_device};
 use super::output::say;
 use super::source;
 use crate::Result;
@@ -59,9 +59,9 @@ pub(super) struct Args {
     device: DeviceArgs,
 }
 
-pub(super) fn run(args: Args) -> Result<()> {
+pub(super) fn run(args: Args, gpus: &impl Gpus) -> Result<()> {
     let weights = Weights::load(&args.weights)?;
-    with_device(args.device.device, Task { args, weights })
+    with_device(args.device.device, gpus, Task { args, weights })
 }
 
 struct Task {

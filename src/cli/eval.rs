@@ -1,7 +1,7 @@
 //! `arcface-cu eval`: verification accuracy on bcolz arrays.
 
 use super::counter::counter;
-use super::device::{DeviceArgs, OnDevice, with_device};
+use super::device::{DeviceArgs, Gpus, OnDevice, with_device};
 use super::output::say;
 use crate::Result;
 use crate::backend::Backend;
@@ -53,13 +53,14 @@ pub(super) struct Args {
     device: DeviceArgs,
 }
 
-pub(super) fn run(args: Args) -> Result<()> {
+pub(super) fn run(args: Args, gpus: &impl Gpus) -> Result<()> {
     // What can be wrong with the data is said before the network is built.
     let sets = eval::find(&args.data, args.sets.as_deref())?;
     let sets = sets.iter().map(EvalSet::open).collect::<Result<_>>()?;
     let weights = Weights::load(&args.weights)?;
     with_device(
         args.device.device,
+        gpus,
         Task {
             args,
             weights,

@@ -1,6 +1,6 @@
 //! `info`: what this machine offers and what will be used of it.
 
-use super::device::{gpu, variable};
+use super::device::{Gpus, variable};
 use super::output::{say, size};
 use crate::Result;
 use crate::backend::cpu::Cpu;
@@ -12,7 +12,7 @@ use crate::backend::{Backend, KERNELS};
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {}
 
-pub(super) fn run(_args: Args) -> Result<()> {
+pub(super) fn run(_args: Args, gpus: &impl Gpus) -> Result<()> {
     let cpu = Cpu::new();
     say(format!(
         "arcface-cu {} ({}, {})",
@@ -58,7 +58,7 @@ pub(super) fn run(_args: Args) -> Result<()> {
         PROGRAMS.len(),
         KERNELS.len()
     ));
-    say(match gpu(0) {
+    say(match gpus.open(0) {
         Ok(_) => "--device auto takes cuda:0".to_owned(),
         Err(_) => {
             "--device auto takes the CPU, since the above lacks something for a GPU".to_owned()

@@ -18,8 +18,12 @@ mod source;
 mod train;
 mod verify;
 
-use crate::Result;
+pub use device::Gpus;
+
+use crate::{Error, Result};
 use clap::{Parser, Subcommand};
+use device::Installed;
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 /// Face recognition with ArcFace: train, evaluate and embed, on a GPU or on a machine without one.
@@ -51,7 +55,7 @@ enum Command {
 /// Runs the program: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
 pub fn main() -> ExitCode {
     // Wrong usage and --help end inside `parse`, with 2 and 0.
-    match run(Cli::parse()) {
+    match run(Cli::parse(), &Installed) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
@@ -60,14 +64,26 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(cli: Cli) -> Result<()> {
+/// Runs a command line, the program's name first, on GPUs of the caller's: the program's own path on any device.
+///
+/// # Errors
+/// Wrong usage, or what the command says.
+pub fn run_on<S: Into<OsString> + Clone>(
+    words: impl IntoIterator<Item = S>,
+    gpus: &impl Gpus,
+) -> Result<()> {
+    let cli = Cli::try_parse_from(words).map_err(|e| Error::Usage(e.to_string()))?;
+    run(cli, gpus)
+}
+
+fn run(cli: Cli, gpus: &impl Gpus) -> Result<()> {
     match cli.command {
-        Command::Demo(args) => demo::run(args),
-        Command::Train(args) => train::run(args),
-        Command::Eval(args) => eval::run(args),
-        Command::Embed(args) => embed::run(args),
+        Command::Demo(args) => demo::run(args, gpus),
+        Command::Train(args) => train::run(args, gpus),
+        Command::Eval(args) => eval::run(args, gpus),
+        Command::Embed(args) => embed::run(args, gpus),
         Command::Pack(args) => pack::run(args),
-        Command::Plan(args) => plan::run(args),
-        Command::Info(args) => info::run(args),
+        Command::Plan(args) => plan::run(args, gpus),
+        Command::Info(args) => info::run(args, gpus),
     }
 }

@@ -1,6 +1,6 @@
 //! `plan`: memory and arithmetic before running.
 
-use super::device::{DeviceArgs, OnDevice, with_device};
+use super::device::{DeviceArgs, Gpus, OnDevice, with_device};
 use super::output::{grouped, say, size};
 use super::recipe::RecipeArgs;
 use crate::backend::Backend;
@@ -41,7 +41,7 @@ impl OnDevice for MemoryOf<'_> {
     }
 }
 
-pub(super) fn run(args: Args) -> Result<()> {
+pub(super) fn run(args: Args, gpus: &impl Gpus) -> Result<()> {
     let config = args.recipe.config(None, &[])?;
     let (batch, margin) = (config.train.batch_size, &config.head.margin);
     let available = match args.memory {
@@ -53,7 +53,7 @@ pub(super) fn run(args: Args) -> Result<()> {
         }
         None => {
             let mut free = 0;
-            with_device(args.device.device, MemoryOf(&mut free))?;
+            with_device(args.device.device, gpus, MemoryOf(&mut free))?;
             free
         }
     };

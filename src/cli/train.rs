@@ -1,6 +1,6 @@
 //! `train`: fits a network to faces, with progress, metrics and checkpoints on the way.
 
-use super::device::{DeviceArgs, OnDevice, with_device};
+use super::device::{DeviceArgs, Gpus, OnDevice, with_device};
 use super::output::{self, grouped, say, size};
 use super::recipe::{RecipeArgs, presets_table};
 use super::run_folder::RunFolder;
@@ -73,7 +73,7 @@ pub(super) struct Args {
     print_config: bool,
 }
 
-pub(super) fn run(args: Args) -> Result<()> {
+pub(super) fn run(args: Args, gpus: &impl Gpus) -> Result<()> {
     if args.print_config {
         let config = args.recipe.config(None, &args.flags())?;
         say(config.to_toml().trim_end());
@@ -87,7 +87,7 @@ pub(super) fn run(args: Args) -> Result<()> {
     }
     let _watch =
         interrupt::watch("saving after this step; once more ends at once, without saving")?;
-    with_device(args.device.device, Train(args))
+    with_device(args.device.device, gpus, Train(args))
 }
 
 impl Args {
