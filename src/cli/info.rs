@@ -51,7 +51,7 @@ pub(super) fn run(_args: Args, gpus: &impl Gpus) -> Result<()> {
     }
     say(match Cache::new(variable).folder() {
         Ok(folder) => format!("compiled kernels: kept in {}", folder.display()),
-        Err(why) => format!("compiled kernels: {why}"),
+        Err(why) => why.to_owned(),
     });
     say(format!(
         "kernels: {} programs of {} source files, in this binary",

@@ -266,7 +266,12 @@ impl Nvrtc {
         let library = match unsafe { Library::new(path) } {
             Ok(library) => library,
             Err(_) if named => return Ok(None),
-            Err(error) => return Err(format!("cannot be loaded ({error})")),
+            Err(error) => {
+                // The linker's own words, where libloading has them.
+                let cause = std::error::Error::source(&error).map(ToString::to_string);
+                let cause = cause.unwrap_or_else(|| error.to_string());
+                return Err(format!("cannot be loaded ({cause})"));
+            }
         };
         let (mut major, mut minor) = (0, 0);
         // SAFETY: `nvrtcResult nvrtcVersion(int*, int*)`, with two integers that outlive the call.
