@@ -1,6 +1,7 @@
 //! `train`: fits a network to faces, with progress, metrics and checkpoints on the way.
 
 use super::device::{DeviceArgs, Gpus, OnDevice, with_device};
+use super::interrupt;
 use super::output::{self, grouped, say, size};
 use super::recipe::{RecipeArgs, presets_table};
 use super::run_folder::RunFolder;
