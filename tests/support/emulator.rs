@@ -119,12 +119,15 @@ impl Driver for Emulator {
 
     fn alloc(&self, bytes: usize) -> Result<Allocation> {
         let address = self.machine.alloc(bytes.max(1) as u64).map_err(fault)?;
-        let allocation = Allocation {
+        Ok(Allocation {
             machine: self.machine.clone(),
             address,
-        };
-        self.machine.memset(address, 0, bytes).map_err(fault)?;
-        Ok(allocation)
+        })
+    }
+
+    fn clear(&self, memory: &mut Allocation, bytes: usize) -> Result<()> {
+        let cleared = self.machine.memset(memory.address, 0, bytes);
+        cleared.map_err(fault)
     }
 
     fn upload(&mut self, src: &[u8], dst: &mut Allocation, offset: usize) -> Result<()> {

@@ -69,11 +69,17 @@ pub trait Driver: Send {
     /// Bytes that can still be allocated.
     fn memory_free(&self) -> u64;
 
-    /// `bytes` zero bytes.
+    /// `bytes` bytes that nobody has written.
     ///
     /// # Errors
     /// Not enough memory.
     fn alloc(&self, bytes: usize) -> Result<Self::Memory>;
+
+    /// Fills the first `bytes` bytes with zeros.
+    ///
+    /// # Errors
+    /// A device that fails.
+    fn clear(&self, memory: &mut Self::Memory, bytes: usize) -> Result<()>;
 
     /// Copies to the device; `src` may be reused when the call returns.
     ///

@@ -208,10 +208,9 @@ impl<D: Driver> Backend for Cuda<D> {
     }
 
     fn alloc(&self, len: usize) -> Result<Buffer<D::Memory>> {
-        Ok(Buffer {
-            memory: self.driver.alloc(4 * len)?,
-            len,
-        })
+        let mut memory = self.driver.alloc(4 * len)?;
+        self.driver.clear(&mut memory, 4 * len)?;
+        Ok(Buffer { memory, len })
     }
 
     fn len(&self, buffer: &Buffer<D::Memory>) -> usize {

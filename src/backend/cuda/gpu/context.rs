@@ -96,12 +96,12 @@ impl Memory for Block {
 }
 
 impl Block {
-    /// `bytes` zeros.
+    /// `bytes` bytes that hold anything.
     pub(super) fn new(context: &Arc<Context>, bytes: usize) -> Result<Self> {
         context.bind()?;
         // An allocation of nothing is refused, but has an address here like any other.
         let room = bytes.max(1);
-        // SAFETY: the stream is alive; the memory is filled below, before anything reads it.
+        // SAFETY: the stream is alive.
         let address = unsafe {
             if context.pooled {
                 result::malloc_async(context.stream, room)
@@ -120,14 +120,22 @@ impl Block {
             };
             failed(format_args!("allocating {} MiB on the GPU{free}", room >> 20))(error)
         })?;
-        let block = Block {
+        Ok(Block {
             context: context.clone(),
             address,
-        };
-        // SAFETY: the block has `room` bytes.
-        let filled = unsafe { result::memset_d8_async(address, 0, room, context.stream) };
-        filled.map_err(failed("clearing memory on the GPU"))?;
-        Ok(block)
+        })
+    }
+
+    /// Fills the first `bytes` bytes with zeros.
+    pub(super) fn clear(&mut self, bytes: usize) -> Result<()> {
+        if bytes == 0 {
+            return Ok(());
+        }
+        self.context.bind()?;
+        // SAFETY: the caller allocated at least so many; the stream is alive.
+        let filled =
+            unsafe { result::memset_d8_async(self.address, 0, bytes, self.context.stream) };
+        filled.map_err(failed("clearing memory on the GPU"))
     }
 }
 

@@ -79,6 +79,26 @@ impl Gpu {
     pub fn compiler(&self) -> &Compiler {
         &self.compiler
     }
+
+    /// Loads PTX that is not one of the engine's programs; the driver compiles it.
+    ///
+    /// # Errors
+    /// PTX that the driver refuses, or that lacks one of `kernels`.
+    pub fn load_ptx(&self, name: &str, ptx: &str, kernels: &[&'static str]) -> Result<Module> {
+        let mut image = ptx.as_bytes().to_vec();
+        image.push(0);
+        self.module(name, &image, kernels.iter().copied())
+    }
+
+    fn module(
+        &self,
+        name: &str,
+        image: &[u8],
+        kernels: impl Iterator<Item = &'static str>,
+    ) -> Result<Module> {
+        let shared = self.properties.shared_per_block;
+        Module::new(&self.context, name, image, kernels, shared)
+    }
 }
 
 /// A program on the device.
@@ -93,18 +113,25 @@ pub struct Module {
 unsafe impl Send for Module {}
 
 impl Module {
-    fn new(context: &Arc<Context>, program: &Program, image: &[u8], shared: u32) -> Result<Self> {
+    /// `image` is a whole cubin, or PTX that ends in a zero byte; `shared` is what the card allows a block.
+    fn new(
+        context: &Arc<Context>,
+        name: &str,
+        image: &[u8],
+        kernels: impl Iterator<Item = &'static str>,
+        shared: u32,
+    ) -> Result<Self> {
         context.bind()?;
-        let loading = || failed(format_args!("loading {} on the GPU", program.name).to_string());
-        // SAFETY: a whole cubin, whose length its own header tells; it is copied.
+        let loading = || failed(format_args!("loading {name} on the GPU").to_string());
+        // SAFETY: a cubin's own header tells its length, and a zero byte ends PTX; it is copied.
         let module = unsafe { result::module::load_data(image.as_ptr().cast()) };
         let mut module = Module {
             context: context.clone(),
             module: module.map_err(loading())?,
             functions: HashMap::new(),
         };
-        for signature in SIGNATURES.iter().filter(|s| s.file == program.file) {
-            let name = CString::new(signature.kernel)
+        for kernel in kernels {
+            let name = CString::new(kernel)
                 .map_err(|_| Error::Device("a kernel's name holds a zero byte".to_owned()))?;
             // SAFETY: the module is loaded, and the function lives as long as it.
             let function = unsafe { result::module::get_function(module.module, name) };
@@ -126,7 +153,7 @@ impl Module {
                 })
             };
             allowed.map_err(loading())?;
-            module.functions.insert(signature.kernel, function);
+            module.functions.insert(kernel, function);
         }
         Ok(module)
     }
@@ -160,6 +187,10 @@ impl Driver for Gpu {
         Block::new(&self.context, bytes)
     }
 
+    fn clear(&self, memory: &mut Block, bytes: usize) -> Result<()> {
+        memory.clear(bytes)
+    }
+
     fn upload(&mut self, src: &[u8], dst: &mut Block, offset: usize) -> Result<()> {
         self.staging.upload(src, dst.address() + offset as u64)
     }
@@ -173,8 +204,8 @@ impl Driver for Gpu {
     fn load(&mut self, program: &'static Program) -> Result<Module> {
         let architecture = nvrtc::architecture(self.properties.capability);
         let compiled = self.compiler.compile(program, &architecture)?;
-        let shared = self.properties.shared_per_block;
-        Module::new(&self.context, program, &compiled.image, shared)
+        let signatures = SIGNATURES.iter().filter(|s| s.file == program.file);
+        self.module(program.name, &compiled.image, signatures.map(|s| s.kernel))
     }
 
     fn launch(
