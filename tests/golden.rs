@@ -3,6 +3,7 @@
 //! weight, ten losses; then the state saved and restored, and the same bits on any number of threads.
 
 mod oracles;
+mod support;
 
 use arcface_cu::backend::cpu::Cpu;
 use arcface_cu::backend::geometry::Padding;
@@ -12,6 +13,7 @@ use arcface_cu::graph::train::TrainGraph;
 use arcface_cu::graph::{BatchNorm, Builder, Model, NodeId, Op};
 use arcface_cu::head::{ArcFace, ClassInit, Distribution, Margin, MarginGradient, PiGuard};
 use safetensors::{Dtype, SafeTensors};
+use support::devices::on_each_device;
 
 /// Every start is replaced by golden numbers.
 const INIT: Init = Init::GlorotUniform;
@@ -612,35 +614,36 @@ fn matches_pytorch<B: Backend>(backend: &mut B, case: &Case) {
     }
 }
 
-#[test]
-fn networks_match_pytorch() {
-    let mut backend = Cpu::new();
+fn all_match_pytorch<B: Backend>(backend: &mut B) {
     for case in cases() {
-        matches_pytorch(&mut backend, &case);
+        matches_pytorch(backend, &case);
     }
 }
 
 /// The state restored in new buffers, with other numbers in them, goes on to the bit.
-#[test]
-fn a_restored_state_goes_on_to_the_bit() {
-    let mut backend = Cpu::new();
+fn restored_state<B: Backend>(backend: &mut B) {
     for case in cases() {
         let golden = Golden::open(case.name);
-        let mut run = Run::new(&mut backend, &case, &golden);
+        let mut run = Run::new(backend, &case, &golden);
         for i in 0..3 {
-            run.step(&mut backend, i);
+            run.step(backend, i);
         }
-        let saved = run.state(&mut backend);
-        let mut other = Run::new(&mut backend, &case, &golden);
-        other.step(&mut backend, 1);
-        other.restore(&mut backend, &saved);
+        let saved = run.state(backend);
+        let mut other = Run::new(backend, &case, &golden);
+        other.step(backend, 1);
+        other.restore(backend, &saved);
         for i in 3..7 {
-            let losses = [&mut run, &mut other].map(|run| run.step(&mut backend, i).to_bits());
+            let losses = [&mut run, &mut other].map(|run| run.step(backend, i).to_bits());
             assert_eq!(losses[0], losses[1], "{}: the loss of step {i}", case.name);
         }
-        let states = [&mut run, &mut other].map(|run| bits(&run.state(&mut backend)));
+        let states = [&mut run, &mut other].map(|run| bits(&run.state(backend)));
         assert!(states[0] == states[1], "{}: the states differ", case.name);
     }
+}
+
+on_each_device! {
+    networks_match_pytorch: all_match_pytorch,
+    a_restored_state_goes_on_to_the_bit: restored_state,
 }
 
 /// The same bits with one, two and three threads.
