@@ -3,8 +3,9 @@
 //!
 //! `cargo bench --bench kernels [-- [--emulate] [--card NAME] [--batch N] [PART OF A NAME]...]`
 //!
-//! On a machine with a GPU: microseconds of the fastest of several rounds, by the device's own clock, with the rate in
-//! GFLOP/s and GB/s that follows from the operation's arithmetic and its operands' bytes (each read or written once).
+//! On a machine with a GPU: microseconds of the fastest of several rounds of a millisecond, by the device's own clock, with
+//! the rate in GFLOP/s and GB/s that follows from the operation's arithmetic and its operands' bytes (each read or written
+//! once). The operands are the same each time: what fits the card's L2 cache is read from there.
 //! With `--emulate`, on any machine: what the kernels' PTX does when it is interpreted, counted a launch, and from the
 //! counts a *modelled* time on a named card (the model: `ptx_emulator::model`). Nothing modelled is a measurement.
 
@@ -109,19 +110,22 @@ fn measured(list: &[Operation], batch: usize) {
     for operation in list {
         check(operation, &mut cuda);
         let mut operands = operation.operands(&mut cuda).expect("operands");
-        let mut best = f64::INFINITY;
-        for _ in 0..ROUNDS {
+        // As many runs between two marks as take about a millisecond: the host queues faster than the device works, and
+        // what it does before the first launch does not count.
+        let mut seconds = |runs: usize| {
             let from = cuda.driver().record().expect("an event");
-            operation
-                .run(&mut cuda, &mut operands)
-                .expect("the operation runs");
+            for _ in 0..runs {
+                operation
+                    .run(&mut cuda, &mut operands)
+                    .expect("the operation runs");
+            }
             let to = cuda.driver().record().expect("an event");
-            best = best.min(
-                cuda.driver()
-                    .elapsed(&from, &to)
-                    .expect("the time between events"),
-            );
-        }
+            let elapsed = cuda.driver().elapsed(&from, &to);
+            elapsed.expect("the time between events") / runs as f64
+        };
+        seconds(1);
+        let runs = (1e-3 / seconds(10)).ceil().clamp(1.0, 1000.0) as usize;
+        let best = (0..ROUNDS).fold(f64::INFINITY, |best, _| best.min(seconds(runs)));
         println!(
             "{:<46} {:>10.1} {:>9.0} {:>8.0}",
             operation.name,

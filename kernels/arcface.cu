@@ -514,7 +514,7 @@ __device__ __forceinline__ void store_line(float* to, u32 end, const float (&v)[
 }
 
 // partials[split] (N x D) = or += G w over `chunk` of the stretch's classes: blockIdx.y is the split, `begins` is 1 for the
-// first stretch. `chunk` is a multiple of 4.
+// first stretch. `chunk` is a multiple of DEPTH.
 template <bool VECTOR>
 __device__ __forceinline__ void dx(const float* gradient, const float* classes, const u32* refused, u32 n, u32 d, u32 count,
                                    u32 stride, u32 chunk, u32 begins, float* partials) {

@@ -115,15 +115,6 @@ __device__ __forceinline__ float warp_sum(float v) {
     return v;
 }
 
-// The largest value of a warp, in every lane; NaN wins.
-__device__ __forceinline__ float warp_max(float v) {
-    for (u32 step = WARP / 2; step > 0; step /= 2) {
-        float other = __shfl_xor_sync(FULL_MASK, v, step);
-        v = (other > v || other != other) ? other : v;
-    }
-    return v;
-}
-
 // Sum over a block of whole warps, in every thread; `shared` holds WARP floats and may be used again after the call.
 __device__ __forceinline__ float block_sum(float v, float* shared) {
     u32 lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, warps = blockDim.x / WARP;

@@ -11,7 +11,7 @@
 // dw       tiles x R x S x C  float32, replaced: a tile's sums; dbias tiles x C, or null. reduce.cu adds the tiles in order
 //
 // Bound by bytes: every product has its own number, and nothing is used more than R S times. A thread takes V = 4
-// neighbouring channels (1 where C is odd), lanes are channels, and RUN neighbouring pixels of a row: it reads each column
+// neighbouring channels (1 where C is no multiple of 4), lanes are channels, and RUN neighbouring pixels of a row: it reads each column
 // of a window row once for all of them, from registers after that; rows of a window meet in L1. Windows of 3x3 with stride
 // 1 or 2 are kernels of their own, with all loops over columns unrolled; all others share one. wgrad keeps the sums of all
 // 3x3 taps in registers; for other windows a block takes one tap.

@@ -1,7 +1,7 @@
 // pending.cuh - pending values and gradients whose coefficients stay in registers, and what is done before an output is written.
 //
 // A thread that reads many pixels of the same V channels loads their coefficients once (common.cuh's `read` loads them for
-// every element). The V channels are neighbours, or each is set by itself where C is odd.
+// every element). The V channels are neighbours, or each is set by itself where C is no multiple of 4.
 
 #pragma once
 

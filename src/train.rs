@@ -5,7 +5,7 @@ use crate::checkpoint::{Checkpoint, Weights};
 use crate::config::{Config, IMAGE_SIZE};
 use crate::data::Dataset;
 use crate::data::augment::Augment;
-use crate::data::loader::{Loader, LoaderOptions};
+use crate::data::loader::{Batch, Loader, LoaderOptions};
 use crate::embedder::Embedder;
 use crate::graph::train::TrainGraph;
 use crate::head::{ArcFace, ClassInit, expected_initial_loss};
@@ -209,19 +209,7 @@ impl<B: Backend> Trainer<B> {
         let total = steps_per_epoch * epochs;
         let sgd = self.config.optimizer.step(step, steps_per_epoch, total);
 
-        let input = &self.config.model.input;
-        if batch.changes.is_empty() {
-            self.graph.forward(backend, &batch.pixels, input, step)?;
-        } else {
-            let pictures = Augmented {
-                pixels: &batch.pixels,
-                side: batch.side,
-                size: IMAGE_SIZE,
-                changes: &batch.changes,
-            };
-            self.graph
-                .forward_augmented(backend, pictures, input, step)?;
-        }
+        forward(backend, &mut self.graph, &self.config, &batch, step)?;
         let (x, dx) = self.graph.embeddings();
         self.head.forward(backend, x, &batch.labels)?;
         self.head
@@ -235,7 +223,7 @@ impl<B: Backend> Trainer<B> {
         let (output, norms) = (self.head.output(), self.graph.norms());
         if !output.loss.is_finite() {
             // The backward pass has used the activations' memory again; from the same parameters come the same ones.
-            self.graph.forward(backend, &batch.pixels, input, step)?;
+            forward(backend, &mut self.graph, &self.config, &batch, step)?;
             return Err(Error::NotFinite {
                 step: step + 1,
                 what: "the loss",
@@ -326,4 +314,25 @@ impl<B: Backend> Trainer<B> {
         let weights = self.weights()?;
         Embedder::new(&mut self.backend, &weights, max_batch)
     }
+}
+
+/// The forward pass on a batch as the loader left it: changed already, or to be changed by the device.
+fn forward<B: Backend>(
+    backend: &mut B,
+    graph: &mut TrainGraph<B>,
+    config: &Config,
+    batch: &Batch,
+    step: u64,
+) -> Result<()> {
+    let input = &config.model.input;
+    if batch.changes.is_empty() {
+        return graph.forward(backend, &batch.pixels, input, step);
+    }
+    let pictures = Augmented {
+        pixels: &batch.pixels,
+        side: batch.side,
+        size: IMAGE_SIZE,
+        changes: &batch.changes,
+    };
+    graph.forward_augmented(backend, pictures, input, step)
 }

@@ -213,3 +213,42 @@ fn the_programs_commands_run_on_an_emulated_gpu() {
     };
     assert_eq!(accuracy(&cpu.1), accuracy(&cuda.1));
 }
+
+/// A loss that is not finite stops the run with a sentence, pictures changed on the device or not, and changes nothing.
+#[test]
+fn a_loss_that_is_not_finite_is_reported_from_the_device() {
+    let test = "a_loss_that_is_not_finite_is_reported_from_the_device";
+    let Some(compiler) = compiler_or_skip(test) else {
+        return;
+    };
+    let settings = [
+        "train.batch_size=2",
+        "augment.resize=128",
+        "augment.flip=true",
+    ];
+    let config = Config::load("demo", None, &settings.map(String::from)).unwrap();
+    let emulator = || Cuda::new(Emulator::with(compiler, "compute_80", false));
+    let options = DataOptions::default();
+    let mut trainer = Trainer::new(emulator(), config, data(), options).unwrap();
+    let mut start = trainer.checkpoint().unwrap();
+    start.weights.params[0] = f32::NAN;
+    let mut trainer = Trainer::resume(emulator(), &start, data(), options).unwrap();
+    let error = trainer.step().unwrap_err();
+    assert!(
+        matches!(
+            &error,
+            arcface_cu::Error::NotFinite {
+                step: 1,
+                what: "the loss",
+                layer: Some(_)
+            }
+        ),
+        "{error}"
+    );
+    let end = trainer.checkpoint().unwrap();
+    assert_eq!(end.steps_done, 0);
+    let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+    assert_eq!(bits(&end.weights.params), bits(&start.weights.params));
+    assert_eq!(bits(&end.class_rows), bits(&start.class_rows));
+    assert_eq!(bits(&end.class_momentum), bits(&start.class_momentum));
+}

@@ -143,37 +143,50 @@ fn check<B: Backend>(backend: &mut B, name: &str, model: &Model) {
     assert_eq!(from_values, from_pixels, "{name}");
 }
 
-/// Every network (ResNet101 is ResNet152 with fewer blocks) on odd and even sizes, with each embedding at least once.
-fn every_network<B: Backend>(backend: &mut B) {
-    let pool = Embedding::PoolDropoutDense {
-        size: 24,
-        dropout: 0.5,
-    };
-    let flat = Embedding::BatchNormDropoutFlattenDense {
-        size: 20,
-        dropout: 0.4,
-    };
-    let e = Embedding::InsightFaceE {
-        size: 16,
-        dropout: 0.3,
-    };
-    let depthwise = Embedding::GlobalDepthwise { size: 12 };
-    for (network, size, embedding) in [
-        (Network::Resnet50, 33, pool),
-        (Network::Resnet50, 48, flat),
-        (Network::Resnet50, 32, e),
-        (Network::Resnet152, 32, pool),
-        (Network::MobilenetV2, 32, pool),
-        (Network::MobilenetV2, 49, flat),
-        (Network::MobilenetV2, 40, e),
-        (Network::Mobilefacenet, 32, depthwise),
-        (Network::Mobilefacenet, 45, e),
-        (Network::MobilefacenetTiny, 32, depthwise),
-    ] {
+const POOL: Embedding = Embedding::PoolDropoutDense {
+    size: 24,
+    dropout: 0.5,
+};
+const FLAT: Embedding = Embedding::BatchNormDropoutFlattenDense {
+    size: 20,
+    dropout: 0.4,
+};
+const E: Embedding = Embedding::InsightFaceE {
+    size: 16,
+    dropout: 0.3,
+};
+const DEPTHWISE: Embedding = Embedding::GlobalDepthwise { size: 12 };
+
+fn check_all<B: Backend>(backend: &mut B, networks: &[(Network, usize, Embedding)]) {
+    for &(network, size, embedding) in networks {
         let model = models::build(network, size, embedding).expect("a model");
         let name = format!("{network:?} {size} {embedding:?}");
         check(backend, &name, &model);
     }
+}
+
+/// On odd and even sizes, with each embedding at least once.
+fn mobile_networks<B: Backend>(backend: &mut B) {
+    let networks = [
+        (Network::MobilenetV2, 32, POOL),
+        (Network::MobilenetV2, 49, FLAT),
+        (Network::MobilenetV2, 40, E),
+        (Network::Mobilefacenet, 32, DEPTHWISE),
+        (Network::Mobilefacenet, 45, E),
+        (Network::MobilefacenetTiny, 32, DEPTHWISE),
+    ];
+    check_all(backend, &networks);
+}
+
+/// ResNet101 is ResNet152 with fewer blocks.
+fn resnets<B: Backend>(backend: &mut B) {
+    let networks = [
+        (Network::Resnet50, 33, POOL),
+        (Network::Resnet50, 48, FLAT),
+        (Network::Resnet50, 32, E),
+        (Network::Resnet152, 32, POOL),
+    ];
+    check_all(backend, &networks);
 }
 
 fn small_models<B: Backend>(backend: &mut B) {
@@ -187,6 +200,8 @@ fn small_models<B: Backend>(backend: &mut B) {
 }
 
 on_each_device! {
-    every_network_folds: every_network,
+    mobile_networks_fold: mobile_networks,
     small_models_that_are_hard_on_fusion: small_models,
+    ; not emulated:
+    resnets_fold: resnets,
 }

@@ -5,6 +5,7 @@
 //! consumers as they read ([`Pending`]). Gradients travel the same way: what an operation writes for its input
 //! is already behind the activation's derivative, with batch norm's two channel sums taken on the way out
 //! ([`GradTarget`]), and the step through batch norm itself is applied by the next reader ([`PendingGrad`]).
+//! Whether sums are taken in the loop that writes (the CPU) or in a pass of their own (CUDA, so far) is a device's choice.
 
 pub mod cpu;
 pub mod cuda;
@@ -325,7 +326,7 @@ pub trait Backend: Send {
     /// One line for people: which device, with which features.
     fn describe(&self) -> String;
 
-    /// Bytes that can still be allocated.
+    /// Bytes that can still be allocated, besides what the device needs for itself.
     fn memory_available(&self) -> u64;
 
     /// A buffer of `len` zeros.

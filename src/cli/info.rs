@@ -41,8 +41,8 @@ pub(super) fn run(_args: Args, gpus: &impl Gpus) -> Result<()> {
         }
         Err(why) => say(format!("cuda: {why}")),
     }
-    let newest = found.as_ref().ok().map(|found| found.driver.0);
-    match Nvrtc::open(&Search::new(variable), newest) {
+    let card = found.as_ref().ok().and_then(|found| found.devices.first());
+    match Nvrtc::open(&Search::new(variable), card) {
         Ok(compiler) => {
             let ((major, minor), path) = (compiler.version(), compiler.path().display());
             say(format!("compiler: NVRTC {major}.{minor}, {path}"));
@@ -60,9 +60,7 @@ pub(super) fn run(_args: Args, gpus: &impl Gpus) -> Result<()> {
     ));
     say(match gpus.open(0) {
         Ok(_) => "--device auto takes cuda:0".to_owned(),
-        Err(_) => {
-            "--device auto takes the CPU, since the above lacks something for a GPU".to_owned()
-        }
+        Err(why) => format!("--device auto takes the CPU: {why}"),
     });
     Ok(())
 }

@@ -52,7 +52,7 @@ pub(crate) fn on_emulator(test: &str, body: impl FnOnce(&mut Cuda<Emulator>)) {
 pub(crate) fn on_gpu(test: &str, body: impl FnOnce(&mut Cuda<Gpu>)) {
     match Found::new() {
         Err(why) if required("ARCFACE_CU_REQUIRE_GPU") => panic!("{why}"),
-        Err(_) => skip(test, "no GPU is here"),
+        Err(why) => skip(test, &why.to_string()),
         Ok(_) => {
             let gpu = Gpu::open(0, &Search::new(variable), cache());
             body(&mut Cuda::new(gpu.expect("the GPU opens")));
@@ -60,15 +60,20 @@ pub(crate) fn on_gpu(test: &str, body: impl FnOnce(&mut Cuda<Gpu>)) {
     }
 }
 
-/// Makes tests of bodies `fn body<B: Backend>(backend: &mut B)`: `on_cpu::name`, `emulated::name` and `on_gpu::name`.
+/// Makes tests of bodies `fn body<B: Backend>(backend: &mut B)`: `on_cpu::name`, `emulated::name` and `on_gpu::name`. What
+/// stands behind `not emulated:` would take minutes there.
 #[allow(unused_macros, reason = "each test file uses a part of this")]
 macro_rules! on_each_device {
-    ($($name:ident: $body:ident),* $(,)?) => {
+    ($($name:ident: $body:ident),* $(,)? $(; not emulated: $($slow:ident: $slow_body:ident),* $(,)?)?) => {
         mod on_cpu {
             $(#[test]
             fn $name() {
                 super::$body(&mut arcface_cu::backend::cpu::Cpu::new());
             })*
+            $($(#[test]
+            fn $slow() {
+                super::$slow_body(&mut arcface_cu::backend::cpu::Cpu::new());
+            })*)?
         }
 
         mod emulated {
@@ -85,6 +90,11 @@ macro_rules! on_each_device {
                 let test = concat!(module_path!(), "::", stringify!($name));
                 crate::support::devices::on_gpu(test, |backend| super::$body(backend));
             })*
+            $($(#[test]
+            fn $slow() {
+                let test = concat!(module_path!(), "::", stringify!($slow));
+                crate::support::devices::on_gpu(test, |backend| super::$slow_body(backend));
+            })*)?
         }
     };
 }

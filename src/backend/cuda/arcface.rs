@@ -103,7 +103,7 @@ fn margin_arg(margin: &Margin) -> Arg {
 
 /// The address of the labels on the device.
 fn upload_labels<D: Driver>(cuda: &mut Cuda<D>, labels: &[u32]) -> Result<u64> {
-    let memory = cuda.labels.reserve(&cuda.driver, size_of_val(labels))?;
+    let memory = cuda.labels.reserve(&mut cuda.driver, size_of_val(labels))?;
     cuda.driver.upload(bytes_of(labels), memory, 0)?;
     Ok(memory.address())
 }

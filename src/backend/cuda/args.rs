@@ -39,11 +39,12 @@ pub struct Signature {
 /// The heads of all kernels, read from their sources by the build script.
 pub const SIGNATURES: &[Signature] = include!(concat!(env!("OUT_DIR"), "/signatures.rs"));
 
-/// One argument.
+/// One argument; aligned as any of its fields may have to be.
 #[derive(Clone, Copy, Debug)]
+#[repr(C, align(8))]
 pub(super) struct Arg {
-    param: Param,
     bytes: [u8; Arg::CAPACITY],
+    param: Param,
     len: usize,
 }
 

@@ -1,7 +1,7 @@
 //! The thin line under the CUDA backend: what a device must do. Small enough to read in a minute.
 //!
 //! Everything is queued in the order of the calls and runs in that order; only [`Driver::download`],
-//! [`Driver::synchronize`] and [`Driver::elapsed`] wait. A GPU implements it through the CUDA driver, the tests through
+//! [`Driver::synchronize`] and [`Driver::elapsed`] wait for all of it ([`Driver::upload`] may wait for earlier uploads). A GPU implements it through the CUDA driver, the tests through
 //! an interpreter of the same kernels.
 
 use super::tiles::Program;

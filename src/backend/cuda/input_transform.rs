@@ -23,7 +23,7 @@ pub(super) fn apply<D: Driver>(
     transform: &InputTransform,
     y: &mut Buffer<D::Memory>,
 ) -> Result<()> {
-    let memory = cuda.pixels.reserve(&cuda.driver, pixels.len())?;
+    let memory = cuda.pixels.reserve(&mut cuda.driver, pixels.len())?;
     cuda.driver.upload(pixels, memory, 0)?;
     let args = [
         args::address(memory.address()),
@@ -58,7 +58,7 @@ pub(super) fn apply_augmented<D: Driver>(
     // The changes lie behind the pixels.
     let at = pixels.len().next_multiple_of(16);
     let bytes: Vec<u8> = changes.iter().flat_map(pack).collect();
-    let memory = cuda.pixels.reserve(&cuda.driver, at + bytes.len())?;
+    let memory = cuda.pixels.reserve(&mut cuda.driver, at + bytes.len())?;
     cuda.driver.upload(pixels, memory, 0)?;
     cuda.driver.upload(&bytes, memory, at)?;
     let args = [

@@ -80,12 +80,16 @@ impl<D: Driver> Staging<D> {
     };
 
     /// At least `bytes` bytes; what was there before may be gone.
-    fn reserve(&mut self, driver: &D, bytes: usize) -> Result<&mut D::Memory> {
+    fn reserve(&mut self, driver: &mut D, bytes: usize) -> Result<&mut D::Memory> {
         let memory = match self.memory.take() {
             Some(memory) if self.bytes >= bytes => memory,
             outgrown => {
-                // Given back first: the two need not fit together. The driver frees in stream order.
-                drop(outgrown);
+                // Given back first: the two need not fit together. Memory that was freed in stream order is free when
+                // the stream has come so far; growth happens in the first step alone.
+                if outgrown.is_some() {
+                    drop(outgrown);
+                    driver.synchronize()?;
+                }
                 self.bytes = bytes;
                 driver.alloc(bytes)?
             }
@@ -93,6 +97,11 @@ impl<D: Driver> Staging<D> {
         Ok(self.memory.insert(memory))
     }
 }
+
+/// Bytes of the device that are left to the backend itself: partial results (the most at a head's forward pass, N V / 16:
+/// 64 MB at 512 images and two million identities; convolutions and the head's backward pass 16 to 32 MB), the batch's
+/// pixels (25 MB at 512 images), compiled kernels, and what allocation rounds up.
+const OWN_MEMORY: u64 = 192 << 20;
 
 /// Blocks in x, y, z, before the limits of a launch are checked.
 type Grid = [u64; 3];
@@ -122,7 +131,7 @@ impl<D: Driver> Cuda<D> {
 
     /// Address of `len` floats for partial results. The next call may give the same ones: an operation asks once.
     fn scratch(&mut self, len: usize) -> Result<u64> {
-        Ok(self.scratch.reserve(&self.driver, 4 * len)?.address())
+        Ok(self.scratch.reserve(&mut self.driver, 4 * len)?.address())
     }
 
     /// Queues `kernel` of `program`. A grid without blocks is no launch.
@@ -204,7 +213,7 @@ impl<D: Driver> Backend for Cuda<D> {
     }
 
     fn memory_available(&self) -> u64 {
-        self.driver.memory_free()
+        self.driver.memory_free().saturating_sub(OWN_MEMORY)
     }
 
     fn alloc(&self, len: usize) -> Result<Buffer<D::Memory>> {

@@ -28,12 +28,12 @@ fn table<D: Driver>(cuda: &mut Cuda<D>, segments: &[Segment]) -> Result<(u64, us
         // Forgotten first: an upload that fails must not look like one that was done.
         table.segments.clear();
         let (bytes, blocks) = pack(segments);
-        let memory = table.memory.reserve(&cuda.driver, bytes.len())?;
+        let memory = table.memory.reserve(&mut cuda.driver, bytes.len())?;
         cuda.driver.upload(&bytes, memory, 0)?;
         table.blocks = blocks;
         table.segments.extend_from_slice(segments);
     }
-    let address = table.memory.reserve(&cuda.driver, 0)?.address();
+    let address = table.memory.reserve(&mut cuda.driver, 0)?.address();
     Ok((address, segments.len(), table.blocks))
 }
 

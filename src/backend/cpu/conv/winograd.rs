@@ -44,7 +44,8 @@ fn tiles(geometry: &Conv2d) -> (usize, usize) {
     (geometry.window.p.div_ceil(2), geometry.window.q.div_ceil(2))
 }
 
-/// Whether a convolution can be computed, and is computed faster, this way.
+/// Whether a convolution can be computed, and is computed faster, this way. That asks for the batch as well, so the last
+/// bits of an image's values may differ between a full batch and one of a few images.
 pub(super) fn fits(geometry: &Conv2d) -> bool {
     let window = &geometry.window;
     let (rows, cols) = tiles(geometry);
@@ -52,6 +53,8 @@ pub(super) fn fits(geometry: &Conv2d) -> bool {
         && [geometry.c, geometry.k]
             .iter()
             .all(|c| *c >= PANEL_ALIGN && c.is_multiple_of(LANES))
+        // Without vector instructions a panel is narrower than what is transformed at a time.
+        && panel_width().is_multiple_of(LANES)
         && geometry.n >= 4
         && geometry.n * rows * cols >= FEWEST_TILES
 }

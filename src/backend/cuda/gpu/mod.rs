@@ -65,7 +65,7 @@ impl Gpu {
         let device = library::device(ordinal)?;
         let properties = library::properties(device, driver)?;
         library::check_capability(ordinal, &properties)?;
-        let compiler = Compiler::new(Nvrtc::open(search, Some(driver.0))?, cache);
+        let compiler = Compiler::new(Nvrtc::open(search, Some(&properties))?, cache);
         let context = Context::new(device)?;
         Ok(Gpu {
             staging: Staging::new(&context)?,

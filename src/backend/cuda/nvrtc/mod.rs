@@ -12,6 +12,7 @@ mod find;
 pub use cache::Cache;
 pub use find::Search;
 
+use super::driver::Properties;
 use super::tiles::Program;
 use crate::backend::KERNELS;
 use crate::{Error, Result};
@@ -92,8 +93,12 @@ impl Compiled {
 
 /// The architecture to compile for on a card of this compute capability.
 pub fn architecture((major, minor): (u32, u32)) -> String {
-    // Hopper's own instructions belong to sm_90a alone, and no other card has compute capability 9.
-    let suffix = if major == 9 { "a" } else { "" };
+    // The own instructions of Hopper and of the large Blackwell belong to sm_90a and sm_100a alone, which no other card
+    // runs.
+    let suffix = match (major, minor) {
+        (9, 0) | (10, 0) => "a",
+        _ => "",
+    };
     format!("sm_{major}{minor}{suffix}")
 }
 
@@ -233,15 +238,23 @@ unsafe fn function<T: Copy>(library: &Library, name: &CStr) -> Result<T, String>
 }
 
 impl Nvrtc {
-    /// The first NVRTC that can be used, where `newest` is the last major version whose cubins the driver loads.
+    /// The first NVRTC that can be used; where a card is given, one that knows it, and whose code its driver loads.
     ///
     /// # Errors
     /// None was found; says where it was looked for, what was wrong with those found, and what to install.
-    pub fn open(search: &Search, newest: Option<u32>) -> Result<Self> {
+    pub fn open(search: &Search, card: Option<&Properties>) -> Result<Self> {
+        let newest = card.map(|card| card.driver.0);
         let mut refused = Vec::new();
         for path in search.libraries() {
+            let suits = |nvrtc: &Self| match card {
+                Some(card) => nvrtc.check_architecture(&architecture(card.capability)),
+                None => Ok(()),
+            };
             match Self::load(&path, newest) {
-                Ok(Some(nvrtc)) => return Ok(nvrtc),
+                Ok(Some(nvrtc)) => match suits(&nvrtc) {
+                    Ok(()) => return Ok(nvrtc),
+                    Err(why) => refused.push(format!("{}: {why}", nvrtc.path.display())),
+                },
                 Ok(None) => {}
                 Err(why) => refused.push(format!("{} {why}", path.display())),
             }
@@ -549,6 +562,7 @@ ptxas info    : Used 40 registers, used 1 barriers, 3072 bytes smem
     fn a_card_has_its_architecture() {
         assert_eq!(architecture((7, 5)), "sm_75");
         assert_eq!(architecture((9, 0)), "sm_90a");
+        assert_eq!(architecture((10, 0)), "sm_100a");
         assert_eq!(architecture((12, 0)), "sm_120");
     }
 }
