@@ -139,6 +139,10 @@ impl Dataset for List {
         self.path(index).display().to_string()
     }
 
+    fn files(&self, index: usize) -> Vec<PathBuf> {
+        vec![self.path(index)]
+    }
+
     fn encoded(&self, index: usize) -> Result<Option<Encoded>> {
         read_whole(&self.path(index)).map(|bytes| Some(Encoded::new(bytes)))
     }

@@ -32,7 +32,7 @@ pub mod webdataset;
 use crate::{Error, Result};
 use std::fs::{self, File};
 use std::io::Read as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// An RGB picture, 8 bits a channel, rows from top to bottom, pixels from left to right (HWC).
 ///
@@ -120,6 +120,12 @@ pub trait Dataset: Send + Sync {
 
     /// Where image `index` comes from, for messages ("train.rec, record 17 at byte 1234").
     fn describe(&self, index: usize) -> String;
+
+    /// The files that image `index` is read from, its own or one of many records; none for generated sets.
+    fn files(&self, index: usize) -> Vec<PathBuf> {
+        let _ = index;
+        Vec::new()
+    }
 
     /// Image `index` as it is stored, or `None` where the set stores no encoded files (generated sets).
     ///

@@ -177,6 +177,10 @@ impl Dataset for WebDataset {
         self.records.describe(index)
     }
 
+    fn files(&self, index: usize) -> Vec<PathBuf> {
+        vec![self.records.record(index).path.into()]
+    }
+
     fn encoded(&self, index: usize) -> Result<Option<Encoded>> {
         Ok(Some(Encoded::new(
             self.records.record(index).bytes.to_vec(),

@@ -16,19 +16,20 @@
 //!
 //! Everything is written under temporary names and renamed at the end.
 
+mod files;
 mod recordio;
 mod tfrecord;
 
+use self::files::{Files, IDENTITIES, RESERVED};
 use self::recordio::RecordIoSink;
-use self::tfrecord::{IMAGES, TfRecordSink};
+use self::tfrecord::TfRecordSink;
 use crate::data::tfrecord::Schema;
 use crate::data::{Dataset, Encoded, Image, image};
 use crate::random::{Purpose, Random};
 use crate::{Error, Result};
 use rayon::prelude::*;
 use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Quality of the JPEG files that are made here (of generated or resized pictures).
 const JPEG_QUALITY: u8 = 95;
@@ -59,9 +60,9 @@ pub struct PackOptions {
     pub reserve_last: usize,
     /// Resize every picture of another size to this many pixels square, as JPEG; none: all pictures stay as they are.
     pub resize: Option<usize>,
-    /// Leave out images that cannot be read, instead of stopping.
+    /// Decode every image, and leave out those that cannot be, instead of stopping at one without a sound header.
     pub skip_bad: bool,
-    /// Replace files of an earlier run.
+    /// Replace files of an earlier run, whatever its format; all else in the folder stays.
     pub overwrite: bool,
 }
 
@@ -85,7 +86,8 @@ pub struct Packed {
 /// Packs `source` into the folder `out`. `progress` is called with the images done and to do.
 ///
 /// # Errors
-/// An image cannot be read, a file cannot be written, `out` holds earlier files, or no identity would be left.
+/// An image cannot be read, a file cannot be written, `out` holds earlier files (or, where they may be replaced, such as
+/// `source` is read from), or no identity would be left.
 pub fn pack(
     source: &dyn Dataset,
     out: &Path,
@@ -103,7 +105,7 @@ pub fn pack(
     let groups = Groups::new(source);
     // Where the images to train on end and the reserved ones begin.
     let train = groups.starts[kept];
-    let files = Files::create(out, options)?;
+    let files = Files::create(out, options, source)?;
     let mut packed = Packed {
         identities: kept,
         reserved_identities: options.reserve_last,
@@ -289,100 +291,13 @@ fn reserve(
     Ok(())
 }
 
-const IDENTITIES: &str = "identities.tsv";
-const RESERVED: &str = "reserved";
-
-/// Whether a run makes a file or folder of this name, in any format.
-fn is_ours(name: &str) -> bool {
-    let names = [
-        IDENTITIES,
-        RESERVED,
-        IMAGES,
-        "property",
-        "train.idx",
-        "train.rec",
-    ];
-    let tfrecord = name.starts_with("train") && name.contains(".tfrecord");
-    // Those of a run that was ended count as nothing, and are written over.
-    (names.contains(&name) || tfrecord) && !name.ends_with(".tmp")
-}
-
-/// The folder of a run.
-struct Files {
-    out: PathBuf,
-    /// What an earlier run left there.
-    earlier: Vec<PathBuf>,
-}
-
-impl Files {
-    fn create(out: &Path, options: &PackOptions) -> Result<Self> {
-        fs::create_dir_all(out).map_err(Error::io("creating the folder", out))?;
-        let mut earlier = Vec::new();
-        for entry in fs::read_dir(out).map_err(Error::io("listing the folder", out))? {
-            let entry = entry.map_err(Error::io("listing the folder", out))?;
-            if entry.file_name().to_str().is_some_and(is_ours) {
-                earlier.push(entry.path());
-            }
-        }
-        earlier.sort();
-        if let Some(path) = earlier.first()
-            && !options.overwrite
-        {
-            return Err(Error::data(
-                path,
-                "is there already; choose another folder, or ask for it to be overwritten",
-            ));
-        }
-        let files = Files {
-            out: out.into(),
-            earlier,
-        };
-        for folder in [RESERVED, IMAGES] {
-            remove(&files.temporary(folder))?;
-        }
-        Ok(files)
-    }
-
-    /// The name that a file has until all are whole.
-    fn temporary(&self, name: &str) -> PathBuf {
-        self.out.join(format!("{name}.tmp"))
-    }
-
-    /// Gives the files their names. Old files go first, so that no mixture of old and new is ever taken for a whole.
-    fn rename(&self, names: &[String]) -> Result<()> {
-        for path in self.earlier.iter().rev() {
-            remove(path)?;
-        }
-        for name in names {
-            let (from, to) = (self.temporary(name), self.out.join(name));
-            let folder = [RESERVED, IMAGES].contains(&&name[..]);
-            if !folder || from.exists() {
-                fs::rename(&from, &to).map_err(Error::io("renaming the temporary file to", &to))?;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Removes a file or folder that may not be there.
-fn remove(path: &Path) -> Result<()> {
-    let result = if path.is_dir() {
-        fs::remove_dir_all(path)
-    } else {
-        fs::remove_file(path)
-    };
-    match result {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io("removing", path)(e)),
-        _ => Ok(()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::data::image_folder::ImageFolder;
     use crate::data::open;
     use crate::data::recordio::{MAGIC, RecordIo};
+    use std::path::PathBuf;
 
     /// 5 identities with 1 to 5 images; some are PNM, one JPEG holds RecordIO's magic in a comment at every alignment.
     fn folder() -> tempfile::TempDir {
@@ -495,6 +410,9 @@ mod tests {
         let dir = folder();
         let bad = dir.path().join("person 2").join("0.jpg");
         fs::write(&bad, b"\xff\xd8\xff\xe0 no end").unwrap();
+        // One whose header is sound.
+        let cut = dir.path().join("person 3").join("0.jpg");
+        let whole = fs::read(&cut).unwrap();
         let source = ImageFolder::open(dir.path()).unwrap();
         let out = tempfile::tempdir().unwrap();
         let mut options = PackOptions {
