@@ -12,7 +12,7 @@ fn run(dir: &Path, words: &str) -> std::process::Output {
     std::process::Command::new(env!("CARGO_BIN_EXE_arcface-cu"))
         .args(words.split(' '))
         .current_dir(dir)
-        .env("XDG_CACHE_HOME", dir.join("cache"))
+        .env("ARCFACE_CU_CACHE", dir.join("cache"))
         .output()
         .expect("the program starts")
 }
