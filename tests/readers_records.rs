@@ -552,7 +552,7 @@ fn lists_name_images_and_labels() {
         &["faces.txt, byte 8", "without a label", "b.jpg"],
     );
     says(b"a.jpg 1\nb.jpg -1", &["byte 8", "the label -1"]);
-    says(b"a.jpg\t\n", &["byte 0", "without a label"]);
+    says(b"a.jpg\t\n", &["byte 0", "no label"]);
     says(b"\"a.jpg 1", &["not closed"]);
     says(b"\"\" 1", &["without a path"]);
     says(b"a.jpg 1\n\xff\xfe 3", &["byte 8", "not UTF-8"]);

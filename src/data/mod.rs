@@ -173,7 +173,12 @@ pub fn open_with(path: &Path, opening: &Opening<'_>) -> Result<Box<dyn Dataset>>
     if path.is_dir() {
         return open_folder(path, opening);
     }
-    let files = shards::resolve(path)?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let files = match kind_by_name(&name) {
+        // One of a numbered row is that file: these are never several.
+        Some(Kind::RecordIo | Kind::List) if path.is_file() => vec![path.into()],
+        _ => shards::resolve(path)?,
+    };
     let first = &files[0];
     let start = start_of(first)?;
     match kind_of(first, &start) {
