@@ -70,7 +70,7 @@ pub(super) struct Args {
     /// Replace the files of an earlier run.
     #[arg(long)]
     overwrite: bool,
-    /// Leave out pictures that cannot be read, instead of stopping.
+    /// Decode every picture, and leave out those that cannot be, instead of stopping at one whose header is broken.
     #[arg(long)]
     skip_bad: bool,
 }

@@ -124,7 +124,7 @@ pub fn pack(
     for (i, places) in order.chunks(AT_ONCE).enumerate() {
         let read: Vec<_> = places
             .par_iter()
-            .map(|&place| encoded(source, groups.images[place as usize], options.resize))
+            .map(|&place| encoded(source, groups.images[place as usize], options))
             .collect();
         for (&place, result) in places.iter().zip(read) {
             let Some((encoded, size)) = packed.keep(result, options)? else {
@@ -205,7 +205,7 @@ impl Groups {
 fn encoded(
     source: &dyn Dataset,
     index: u32,
-    resize: Option<usize>,
+    options: &PackOptions,
 ) -> Result<(Encoded, (usize, usize))> {
     let index = index as usize;
     let broken = |why: String| {
@@ -217,12 +217,16 @@ fn encoded(
     let stored = source.encoded(index)?;
     if let Some(stored) = stored {
         let size = image::dimensions(&stored.bytes).map_err(broken)?;
-        if resize.is_none_or(|r| size == (r, r)) {
-            if !stored.bytes.starts_with(b"P") {
+        if options.resize.is_none_or(|r| size == (r, r)) {
+            let pnm = stored.bytes.starts_with(b"P");
+            let mut picture = Image::default();
+            // One that is to be left out may be broken anywhere.
+            if pnm || options.skip_bad {
+                image::decode(&stored.bytes, &mut picture).map_err(broken)?;
+            }
+            if !pnm {
                 return Ok((stored, size));
             }
-            let mut picture = Image::default();
-            image::decode(&stored.bytes, &mut picture).map_err(broken)?;
             let png = Encoded {
                 bytes: image::encode_png(&picture),
                 extension: "png".into(),
@@ -232,7 +236,7 @@ fn encoded(
     }
     let mut picture = Image::default();
     source.read(index, &mut picture)?;
-    if let Some(r) = resize
+    if let Some(r) = options.resize
         && (picture.width, picture.height) != (r, r)
     {
         picture = image::resize(&picture, r, r);
@@ -275,7 +279,7 @@ fn reserve(
     fs::create_dir_all(&dir).map_err(Error::io("creating the folder", &dir))?;
     let mut number = 0;
     for &index in &groups.images[groups.starts[label]..groups.starts[label + 1]] {
-        let Some((image, _)) = packed.keep(encoded(source, index, options.resize), options)? else {
+        let Some((image, _)) = packed.keep(encoded(source, index, options), options)? else {
             continue;
         };
         number += 1;
@@ -431,6 +435,11 @@ mod tests {
                 (14, 1, 0)
             );
         }
+        fs::write(&cut, &whole[..whole.len() / 2]).unwrap();
+        let packed = pack(&source, out.path(), &options, &mut |_, _| {}).unwrap();
+        assert_eq!((packed.images, packed.skipped.len()), (13, 2));
+        fs::write(&cut, &whole).unwrap();
+        pack(&source, out.path(), &options, &mut |_, _| {}).unwrap();
         let set = RecordIo::open(out.path()).unwrap();
         let labels: Vec<_> = (0..14).map(|i| set.label(i)).collect();
         assert_eq!(labels, [0, 1, 1, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4, 4]);
