@@ -11,7 +11,7 @@
 
 mod sets;
 
-pub use sets::{DEFAULT_SETS, EvalSet, SetFiles, SetKind, find};
+pub use sets::{DEFAULT_SETS, EvalSet, SetFiles, SetKind, find, find_all};
 
 use crate::backend::Backend;
 use crate::data::bcolz::CarrayWriter;

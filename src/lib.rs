@@ -48,6 +48,7 @@ pub mod graph;
 pub mod head;
 pub mod models;
 pub mod optim;
+mod own_file;
 pub mod presets;
 pub mod random;
 pub mod report;

@@ -12,7 +12,7 @@ fn run(dir: &Path, words: &str) -> std::process::Output {
     std::process::Command::new(env!("CARGO_BIN_EXE_arcface-cu"))
         .args(words.split(' '))
         .current_dir(dir)
-        .env("XDG_CACHE_HOME", dir.join("cache"))
+        .env("ARCFACE_CU_CACHE", dir.join("cache"))
         .output()
         .expect("the program starts")
 }
@@ -165,6 +165,10 @@ fn evaluation_sets_of_every_form_give_the_same_result() {
     );
     let again = run(dir, "pack --pairs own.txt --image-root faces --out arrays");
     assert!(stderr_of_failure(&again, 1).contains("is there already"));
+    fs::rename(dir.join("arrays/own"), dir.join("own")).unwrap();
+    let again = run(dir, "pack --pairs own.txt --image-root faces --out arrays");
+    assert!(stderr_of_failure(&again, 1).contains("own_list.npy: is there already"));
+    fs::rename(dir.join("own"), dir.join("arrays/own")).unwrap();
     let results = [
         "own.txt --image-root faces",
         "bins",

@@ -256,6 +256,27 @@ fn sets_are_found_in_every_layout() {
     );
     write_set(root, "lfw", &pairs(1));
     fails(root, None, "holds the set lfw twice");
+    let error = eval::find_all(root).unwrap_err().to_string();
+    assert!(error.contains("holds the set lfw twice"), "{error}");
+    // All, whatever they are called; beside the `.bin` that it was made from a carray counts.
+    let folder = root.join("lfw_align_112");
+    write_set(&folder, "vgg2_fp", &pairs(1));
+    let found = |all: arcface_cu::Result<Vec<eval::SetFiles>>| -> Vec<String> {
+        all.unwrap().into_iter().map(|set| set.name).collect()
+    };
+    assert_eq!(found(eval::find_all(&folder)), ["lfw", "vgg2_fp"]);
+    fs::write(folder.join("lfw.bin"), b"\x80\x02.").unwrap();
+    let one = eval::find(&folder, None).unwrap();
+    assert_eq!((one.len(), one[0].kind), (1, eval::SetKind::Carray));
+    assert!(eval::find_all(&folder).is_err());
+    // A link is called by its own name.
+    #[cfg(unix)]
+    {
+        let link = root.join("linked.bin");
+        fs::rename(folder.join("lfw.bin"), root.join("blob")).unwrap();
+        std::os::unix::fs::symlink(root.join("blob"), &link).unwrap();
+        assert_eq!(found(eval::find(&link, None)), ["linked"]);
+    }
 }
 
 #[test]

@@ -27,7 +27,15 @@ else
 fi
 
 card=$(nvidia-smi --id=0 --query-gpu=name --format=csv,noheader)
-record=benches/record/$(date +%F)-$(tr 'A-Z ' 'a-z-' <<<"$card").md
+base=benches/record/$(date +%F)-$(tr 'A-Z ' 'a-z-' <<<"$card")
+# An earlier record of this day and card stays.
+record=$base.md
+for ((n = 2; ; n++)); do
+    [[ -e $record ]] || break
+    record=$base-$n.md
+done
+errors=$(mktemp)
+trap 'rm -f "$errors"' EXIT
 {
     printf '# %s, %s\n\n```text\n' "$card" "$(date +%F)"
     nvidia-smi --id=0 --query-gpu=name,driver_version,clocks.sm,clocks.mem,power.limit --format=csv
@@ -43,7 +51,8 @@ for file in $benches; do
     printf '\n== cargo bench --bench %s\n' "$name"
     {
         printf '\n`cargo bench --bench %s`\n\n```text\n' "$name"
-        cargo bench --bench "$name" 2>/dev/null
+        # What cargo says is no part of the record, but the reason where a bench fails.
+        cargo bench --bench "$name" 2>"$errors" || { cat "$errors" >&2; exit 1; }
         printf '```\n'
     } | tee -a "$record"
 done

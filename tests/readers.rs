@@ -2,6 +2,7 @@
 
 #[path = "support/hostile.rs"]
 mod hostile;
+mod support;
 
 use arcface_cu::data::bcolz::{Carray, CarrayWriter};
 use arcface_cu::data::image_folder::ImageFolder;
@@ -178,7 +179,10 @@ fn recordio_says_what_is_wrong_and_where() {
 
 #[test]
 fn genuine_recordio_has_the_labels_that_were_listed() {
-    let Some(dir) = genuine("lfw3d") else { return };
+    let test = "genuine_recordio_has_the_labels_that_were_listed";
+    let Some(dir) = support::shared_data(test, "lfw3d") else {
+        return;
+    };
     let set = open(&dir).unwrap();
     assert_eq!((set.len(), set.classes()), (5669, 1224));
     let listed = fs::read_to_string(dir.join("labels.tsv")).unwrap();
@@ -207,7 +211,10 @@ fn genuine_recordio_has_the_labels_that_were_listed() {
 
 #[test]
 fn genuine_image_folder_is_read() {
-    let Some(dir) = genuine("orl") else { return };
+    let test = "genuine_image_folder_is_read";
+    let Some(dir) = support::shared_data(test, "orl") else {
+        return;
+    };
     let set = open(&dir).unwrap();
     assert_eq!((set.len(), set.classes()), (400, 40));
     let mut image = Image::default();
@@ -217,7 +224,10 @@ fn genuine_image_folder_is_read() {
 
 #[test]
 fn genuine_carrays_of_every_codec_hold_the_expected_array() {
-    let Some(dir) = genuine("bcolz") else { return };
+    let test = "genuine_carrays_of_every_codec_hold_the_expected_array";
+    let Some(dir) = support::shared_data(test, "bcolz") else {
+        return;
+    };
     let array = npy::read(&dir.join("expected.npy")).unwrap();
     let Elements::F32(expected) = array.elements else {
         panic!("expected.npy holds float32");
@@ -252,7 +262,10 @@ fn genuine_carrays_of_every_codec_hold_the_expected_array() {
 
 #[test]
 fn genuine_evaluation_sets_are_read() {
-    let Some(dir) = genuine("eval") else { return };
+    let test = "genuine_evaluation_sets_are_read";
+    let Some(dir) = support::shared_data(test, "eval") else {
+        return;
+    };
     for (folder, name, pairs) in [
         ("lfw_align_112", "lfw", 600),
         ("agedb_align_112", "agedb_30", 60),

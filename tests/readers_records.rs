@@ -360,6 +360,8 @@ fn archive() -> Vec<u8> {
         member("set/", b'5', b""),
         member("README.md", b'0', b"nothing of interest"),
         member("set/000000.cls", b'0', b"20\n"),
+        // What macOS's tar puts beside a file.
+        member("set/._000000.ppm", b'0', b"attributes"),
         member("set/000000.ppm", b'0', &ppm(0)),
         member("set/000000.json", b'0', b"{}"),
         member("@LongLink", b'L', format!("{long}.PPM\0").as_bytes()),
@@ -539,6 +541,11 @@ fn lists_name_images_and_labels() {
         ..Opening::default()
     };
     assert_eq!(named(&*open_with(&moved, &opening).unwrap()), expected);
+    // One of several numbered lists is that list.
+    for name in ["l-0-of-2.txt", "l-1-of-2.txt"] {
+        fs::copy(&list, dir.path().join(name)).unwrap();
+    }
+    assert_eq!(open(&dir.path().join("l-1-of-2.txt")).unwrap().len(), 3);
 
     let says = |bytes: &[u8], parts: &[&str]| {
         fs::write(&list, bytes).unwrap();
@@ -552,7 +559,7 @@ fn lists_name_images_and_labels() {
         &["faces.txt, byte 8", "without a label", "b.jpg"],
     );
     says(b"a.jpg 1\nb.jpg -1", &["byte 8", "the label -1"]);
-    says(b"a.jpg\t\n", &["byte 0", "without a label"]);
+    says(b"a.jpg\t\n", &["byte 0", "no label"]);
     says(b"\"a.jpg 1", &["not closed"]);
     says(b"\"\" 1", &["without a path"]);
     says(b"a.jpg 1\n\xff\xfe 3", &["byte 8", "not UTF-8"]);

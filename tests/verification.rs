@@ -1,6 +1,7 @@
 //! Verification against the original evaluation code's answers for real embeddings.
 
-use std::io::Write;
+mod support;
+
 use std::path::Path;
 
 use arcface_cu::verification::verify_embeddings;
@@ -23,16 +24,10 @@ fn npy<const SIZE: usize>(path: &Path, dtype: &str) -> Vec<[u8; SIZE]> {
 
 #[test]
 fn folds_equal_those_of_the_original_code() {
-    let eval = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/eval");
-    if !eval.is_dir() {
-        // Straight to the descriptor: the test harness swallows what `println!` prints in a passing test.
-        let _ = writeln!(
-            std::io::stderr(),
-            "SKIPPED folds_equal_those_of_the_original_code: {} is not there",
-            eval.display()
-        );
+    let test = "folds_equal_those_of_the_original_code";
+    let Some(eval) = support::shared_data(test, "eval") else {
         return;
-    }
+    };
     let same: Vec<bool> = npy::<1>(&eval.join("lfw_align_112/lfw_list.npy"), "|b1")
         .iter()
         .map(|b| b[0] != 0)

@@ -1,5 +1,6 @@
 //! The one match on the device.
 
+use super::source::cache_folder;
 use crate::Result;
 use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
@@ -69,7 +70,11 @@ impl Gpus for Installed {
     type Driver = Gpu;
 
     fn open(&self, ordinal: usize) -> Result<Cuda<Gpu>> {
-        let gpu = Gpu::open(ordinal, &Search::new(variable), Cache::new(variable))?;
+        let gpu = Gpu::open(
+            ordinal,
+            &Search::new(variable),
+            Cache::new(cache_folder(variable)),
+        )?;
         // What is wrong with the cache is no error, and said once.
         if let Err(why) = gpu.compiler().cache().folder() {
             eprintln!("{why}");

@@ -2,6 +2,7 @@
 
 use super::device::{Gpus, variable};
 use super::output::{say, size};
+use super::source::cache_folder;
 use crate::Result;
 use crate::backend::cpu::Cpu;
 use crate::backend::cuda::gpu::Found;
@@ -49,7 +50,7 @@ pub(super) fn run(_args: Args, gpus: &impl Gpus) -> Result<()> {
         }
         Err(why) => say(format!("compiler: {why}")),
     }
-    say(match Cache::new(variable).folder() {
+    say(match Cache::new(cache_folder(variable)).folder() {
         Ok(folder) => format!("compiled kernels: kept in {}", folder.display()),
         Err(why) => why.to_owned(),
     });

@@ -70,7 +70,7 @@ pub(super) struct Args {
     /// Replace the files of an earlier run.
     #[arg(long)]
     overwrite: bool,
-    /// Leave out pictures that cannot be read, instead of stopping.
+    /// Decode every picture, and leave out those that cannot be, instead of stopping at one whose header is broken.
     #[arg(long)]
     skip_bad: bool,
 }
@@ -110,15 +110,18 @@ fn pack_data(data: &Path, args: &Args) -> Result<()> {
 }
 
 fn pack_pairs(pairs: &Path, args: &Args) -> Result<()> {
-    let all = eval::find(pairs, None)?;
-    for files in &all {
-        let path = args.out.join(&files.name);
-        if path.exists() && !args.overwrite {
-            return Err(Error::data(
-                path,
-                "is there already; choose another folder, or --overwrite",
-            ));
-        }
+    let all = eval::find_all(pairs)?;
+    let there = (all.iter())
+        .flat_map(|files| [files.name.clone(), format!("{}_list.npy", files.name)])
+        .map(|name| args.out.join(name))
+        .find(|path| path.exists());
+    if let Some(path) = there
+        && !args.overwrite
+    {
+        return Err(Error::data(
+            path,
+            "is there already; choose another folder, or --overwrite",
+        ));
     }
     for files in &all {
         let mut set = EvalSet::open(files, args.root.image_root.as_deref())?;

@@ -178,7 +178,7 @@ impl<B: Backend> Session<B> {
         };
         let path = args.data.as_deref().expect("the parser requires --data");
         let dataset: Arc<dyn Dataset> = Arc::from(source::open(path, &args.root)?);
-        let verifier = Verifier::open(&args.verify)?;
+        let verifier = Verifier::open(&args.verify, args.root.image_root.as_deref())?;
 
         say(backend.describe());
         say(format!(

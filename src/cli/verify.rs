@@ -5,7 +5,7 @@ use crate::backend::Backend;
 use crate::eval::{self, EvalOptions, EvalSet};
 use crate::train::Trainer;
 use crate::verification::SetResult;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Pictures in one pass over the network.
 const BATCH: usize = 32;
@@ -27,18 +27,18 @@ pub(super) struct Verifier {
 }
 
 impl Verifier {
-    /// Opens what the arguments name, which may be nothing.
+    /// Opens what the arguments name, which may be nothing. Paths in a pairs file start from `image_root`, if it is given.
     ///
     /// # Errors
     /// A set is not there or cannot be read.
-    pub(super) fn open(args: &VerifyArgs) -> Result<Self> {
+    pub(super) fn open(args: &VerifyArgs, image_root: Option<&Path>) -> Result<Self> {
         let files = match &args.eval {
             Some(folder) => eval::find(folder, args.eval_sets.as_deref())?,
             None => Vec::new(),
         };
         Ok(Verifier {
             sets: (files.iter())
-                .map(|files| EvalSet::open(files, None))
+                .map(|files| EvalSet::open(files, image_root))
                 .collect::<Result<_>>()?,
         })
     }

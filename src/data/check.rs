@@ -93,9 +93,9 @@ pub struct Broken {
 /// Images whose files are byte for byte those of an earlier one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Duplicates {
-    /// Those of the same identity.
+    /// Those of which an earlier one is of the same identity.
     pub same_identity: usize,
-    /// Those of another identity: one of the two labels is wrong.
+    /// Those of which all earlier ones are of other identities: one of the two labels is wrong.
     pub other_identity: usize,
     /// Some of them, those of other identities first: the image and the earlier one.
     pub examples: Vec<[String; 2]>,
@@ -305,16 +305,21 @@ fn duplicates(dataset: &dyn Dataset, mut hashes: Vec<(u64, u32)>) -> Result<Dupl
     {
         let first = group[0].1;
         let bytes = content(first)?;
+        // The first image of each identity that is in the group.
+        let mut firsts = BTreeMap::from([(dataset.label(first as usize), first)]);
         for &(_, index) in &group[1..] {
             if content(index)? != bytes {
                 continue;
             }
-            let same = dataset.label(index as usize) == dataset.label(first as usize);
+            let label = dataset.label(index as usize);
+            let own = firsts.get(&label).copied();
+            firsts.entry(label).or_insert(index);
+            let same = own.is_some();
             found.same_identity += usize::from(same);
             found.other_identity += usize::from(!same);
             let examples = &mut examples[usize::from(same)];
             if examples.len() < EXAMPLES {
-                examples.push([index, first].map(|i| dataset.describe(i as usize)));
+                examples.push([index, own.unwrap_or(first)].map(|i| dataset.describe(i as usize)));
             }
         }
     }
@@ -486,6 +491,21 @@ mod tests {
         assert_eq!(colour.mean, [192.0, 160.0, 178.0]);
         assert_eq!(report.problems.len(), 1, "{:?}", report.problems);
         assert!(report.problems[0].starts_with("2 of 7 images"));
+    }
+
+    #[test]
+    fn a_duplicate_is_one_of_any_earlier_image() {
+        let copies = [0, 1, 1, 0].map(|label| (label, picture(4, false)));
+        let report = check(&Set(copies.to_vec(), 2), &mut |_| {}).unwrap();
+        let pair = |image, earlier| [format!("image {image}"), format!("image {earlier}")];
+        assert_eq!(
+            report.duplicates,
+            Duplicates {
+                same_identity: 2,
+                other_identity: 1,
+                examples: vec![pair(1, 0), pair(2, 1), pair(3, 0)],
+            }
+        );
     }
 
     #[test]

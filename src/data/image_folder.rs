@@ -206,6 +206,10 @@ impl Dataset for ImageFolder {
         self.path(index).display().to_string()
     }
 
+    fn files(&self, index: usize) -> Vec<PathBuf> {
+        vec![self.path(index)]
+    }
+
     fn encoded(&self, index: usize) -> Result<Option<Encoded>> {
         let path = self.path(index);
         let bytes = fs::read(&path).map_err(Error::io("reading", &path))?;

@@ -18,7 +18,7 @@
 
 use crate::data::labels::Interner;
 use crate::data::{Opening, crc32c::crc32c};
-use crate::{Error, Result};
+use crate::{Error, Result, own_file};
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
@@ -85,14 +85,15 @@ pub(crate) struct Index {
 
 /// What tells one state of a file from another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stamp {
+pub(crate) struct Stamp {
     size: u64,
     seconds: u64,
     nanoseconds: u32,
 }
 
 impl Stamp {
-    fn of(path: &Path) -> Result<Self> {
+    /// The state of the file now.
+    pub(crate) fn of(path: &Path) -> Result<Self> {
         let metadata = fs::metadata(path).map_err(Error::io("reading", path))?;
         let changed = metadata.modified().map_err(Error::io("reading", path))?;
         let changed = changed.duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -121,18 +122,23 @@ fn places(path: &Path, opening: &Opening<'_>) -> Vec<PathBuf> {
     places
 }
 
-/// The index of `path`: the one that was kept, or what `walk` finds, which is then kept.
+/// The index of `path`: the one that was kept, or what `walk` finds, which is then kept. `stamp` is that of before the file
+/// was mapped: one that was changed since then is walked as it was mapped, and its index is not kept.
 ///
 /// # Errors
-/// The file cannot be looked at, or `walk` fails.
+/// `walk` fails.
 pub(crate) fn load_or_walk(
     path: &Path,
     format: Format,
+    stamp: Stamp,
     opening: &Opening<'_>,
     walk: impl FnOnce() -> Result<Index>,
 ) -> Result<Index> {
-    let stamp = Stamp::of(path)?;
-    let places = places(path, opening);
+    let unchanged = || Stamp::of(path).is_ok_and(|now| now == stamp);
+    let mut places = places(path, opening);
+    if !unchanged() {
+        places.clear();
+    }
     for place in &places {
         if let Some(index) = fs::read(place)
             .ok()
@@ -142,6 +148,9 @@ pub(crate) fn load_or_walk(
         }
     }
     let index = walk()?;
+    if !unchanged() {
+        return Ok(index);
+    }
     let bytes = encode(&index, format, stamp);
     for place in &places {
         // Only time is lost where it cannot be kept.
@@ -156,14 +165,7 @@ fn keep(place: &Path, bytes: &[u8]) -> std::io::Result<()> {
     if let Some(folder) = place.parent() {
         fs::create_dir_all(folder)?;
     }
-    // Two processes may be at it at the same time; each writes its own file, and the last one's stays.
-    let mut temporary = place.as_os_str().to_owned();
-    temporary.push(format!(".{}.tmp", std::process::id()));
-    let result = fs::write(&temporary, bytes).and_then(|()| fs::rename(&temporary, place));
-    if result.is_err() {
-        let _ = fs::remove_file(&temporary);
-    }
-    result
+    own_file::replace(place, bytes)
 }
 
 fn encode(index: &Index, format: Format, stamp: Stamp) -> Vec<u8> {
@@ -269,7 +271,8 @@ mod tests {
         fs::write(&file, [7; 50]).unwrap();
         let walks = Cell::new(0);
         let load = |format| {
-            load_or_walk(&file, format, &Opening::default(), || {
+            let stamp = Stamp::of(&file).unwrap();
+            load_or_walk(&file, format, stamp, &Opening::default(), || {
                 walks.set(walks.get() + 1);
                 Ok(built(walks.get()))
             })
@@ -306,6 +309,27 @@ mod tests {
     }
 
     #[test]
+    fn the_index_of_a_file_that_changes_meanwhile_is_neither_kept_nor_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("x.tar");
+        let kept = dir.path().join("x.tar.arcface-index");
+        fs::write(&file, [7; 50]).unwrap();
+        let old = Stamp::of(&file).unwrap();
+        let load = |stamp, salt, then: &dyn Fn()| {
+            load_or_walk(&file, Format::Tar, stamp, &Opening::default(), || {
+                then();
+                Ok(built(salt))
+            })
+            .unwrap()
+        };
+        load(old, 0, &|| fs::write(&file, [7; 60]).unwrap());
+        assert!(!kept.exists(), "changed during the walk");
+        load(Stamp::of(&file).unwrap(), 1, &|| {});
+        assert!(kept.exists());
+        assert_eq!(load(old, 2, &|| {}), built(2), "changed before it");
+    }
+
+    #[test]
     fn a_folder_that_cannot_be_written_to_leaves_the_cache() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("x");
@@ -319,10 +343,16 @@ mod tests {
         };
         let walks = Cell::new(0);
         for _ in 0..2 {
-            let index = load_or_walk(&file, Format::Tar, &opening, || {
-                walks.set(walks.get() + 1);
-                Ok(built(0))
-            });
+            let index = load_or_walk(
+                &file,
+                Format::Tar,
+                Stamp::of(&file).unwrap(),
+                &opening,
+                || {
+                    walks.set(walks.get() + 1);
+                    Ok(built(0))
+                },
+            );
             assert_eq!(index.unwrap(), built(0));
         }
         assert_eq!(walks.get(), 1);

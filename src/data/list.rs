@@ -8,6 +8,8 @@
 //! | `my faces/0001.jpg<tab>Jane Doe` | what stands before the last tab, as it is | what stands behind it |
 //! | empty, or `# remark` | | |
 //!
+//! In a `.lst` file a line with two tabs or more is refused: it is MXNet's `number label path` or InsightFace's `1 path label`.
+//!
 //! A label is a number or a name; labels are ranked (`data/labels.rs`). A path that is not absolute starts from
 //! [`Opening::image_root`], or from the list's own folder. Whether an image is there is seen when it is read.
 
@@ -34,6 +36,7 @@ fn parse(line: &str) -> Result<(Cow<'_, str>, &str), &'static str> {
     if let Some((path, label)) = line.rsplit_once('\t') {
         return Ok((path.into(), label));
     }
+    let line = line.trim_end();
     let Some(quoted) = line.strip_prefix('"') else {
         let (path, label) = line
             .rsplit_once(char::is_whitespace)
@@ -42,6 +45,19 @@ fn parse(line: &str) -> Result<(Cow<'_, str>, &str), &'static str> {
     };
     let (path, label) = unquote(quoted)?;
     Ok((path.into(), label))
+}
+
+/// Whose format a line of a `.lst` file is that has three fields or more.
+fn other_program(line: &str) -> Option<&'static str> {
+    let fields: Vec<&str> = line.split('\t').collect();
+    let number = |field: &str| field.trim().parse::<f64>().is_ok();
+    match fields[..] {
+        [] | [_] | [_, _] => None,
+        [_, label, ..] if number(label) => {
+            Some("what looks like MXNet's number, label and path; write path and label")
+        }
+        _ => Some("what looks like InsightFace's 1, path and label; write path and label"),
+    }
 }
 
 impl List {
@@ -62,6 +78,7 @@ impl List {
             names: Vec::new(),
         };
         let mut names = Interner::default();
+        let lst = path.extension().is_some_and(|ending| ending == "lst");
         let mut at = 0;
         for line in bytes.split(|&b| b == b'\n') {
             let bad = |found: &str| {
@@ -77,8 +94,12 @@ impl List {
             if text.contains('\0') {
                 return Err(bad("a zero byte"));
             }
-            let text = text.trim();
-            if !text.is_empty() && !text.starts_with('#') {
+            // A tab at the end stands before a label that is not there.
+            let text = text.trim_end_matches('\r').trim_start_matches(' ');
+            if !text.trim().is_empty() && !text.starts_with('#') {
+                if lst && let Some(program) = other_program(text) {
+                    return Err(bad(program));
+                }
                 let (file, label) = parse(text).map_err(bad)?;
                 let label = labels::check(label).map_err(|found| bad(&found))?;
                 if file.is_empty() {
@@ -139,6 +160,10 @@ impl Dataset for List {
         self.path(index).display().to_string()
     }
 
+    fn files(&self, index: usize) -> Vec<PathBuf> {
+        vec![self.path(index)]
+    }
+
     fn encoded(&self, index: usize) -> Result<Option<Encoded>> {
         read_whole(&self.path(index)).map(|bytes| Some(Encoded::new(bytes)))
     }
@@ -161,6 +186,7 @@ mod tests {
             (r#""a\"b\\c.jpg" 1"#, r#"a"b\c.jpg"#, "1"),
             ("\"a.jpg\tJane Doe", "\"a.jpg", "Jane Doe"),
             ("a\tb.jpg\t3", "a\tb.jpg", "3"),
+            ("a.jpg 17 ", "a.jpg", "17"),
         ] {
             let (found, rest) = parse(line).unwrap();
             assert_eq!(
@@ -172,5 +198,27 @@ mod tests {
         for line in ["a.jpg", "\"a.jpg 1", r#""a\b.jpg" 1"#] {
             assert!(parse(line).is_err(), "{line}");
         }
+    }
+
+    #[test]
+    fn lines_that_would_be_misread_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let opened = |name: &str, text: &str| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            List::open(&path, &Opening::default())
+        };
+        for (name, text, expected) in [
+            ("a.txt", "my faces/1.jpg 7\t\r\n", "no label"),
+            ("a.txt", "\tJane Doe\n", "without a path"),
+            ("a.lst", "0\t17.000000\ta/1.jpg\n", "MXNet's"),
+            ("a.lst", "1\ta/1.jpg\t17\n", "InsightFace's"),
+        ] {
+            let error = opened(name, text).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+        let list = opened("b.lst", "  \t\r\n  a.jpg\tJane Doe\r\nb.jpg 1 \r\n").unwrap();
+        assert_eq!(list.path(0), dir.path().join("a.jpg"));
+        assert_eq!([list.class_name(0), list.class_name(1)], ["1", "Jane Doe"]);
     }
 }

@@ -32,7 +32,7 @@ pub mod webdataset;
 use crate::{Error, Result};
 use std::fs::{self, File};
 use std::io::Read as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// An RGB picture, 8 bits a channel, rows from top to bottom, pixels from left to right (HWC).
 ///
@@ -121,6 +121,12 @@ pub trait Dataset: Send + Sync {
     /// Where image `index` comes from, for messages ("train.rec, record 17 at byte 1234").
     fn describe(&self, index: usize) -> String;
 
+    /// The files that image `index` is read from, its own or one of many records; none for generated sets.
+    fn files(&self, index: usize) -> Vec<PathBuf> {
+        let _ = index;
+        Vec::new()
+    }
+
     /// Image `index` as it is stored, or `None` where the set stores no encoded files (generated sets).
     ///
     /// # Errors
@@ -167,7 +173,12 @@ pub fn open_with(path: &Path, opening: &Opening<'_>) -> Result<Box<dyn Dataset>>
     if path.is_dir() {
         return open_folder(path, opening);
     }
-    let files = shards::resolve(path)?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let files = match kind_by_name(&name) {
+        // One of a numbered row is that file: these are never several.
+        Some(Kind::RecordIo | Kind::List) if path.is_file() => vec![path.into()],
+        _ => shards::resolve(path)?,
+    };
     let first = &files[0];
     let start = start_of(first)?;
     match kind_of(first, &start) {

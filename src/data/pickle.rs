@@ -19,7 +19,8 @@
 //! `bytes()`, no bytes. Any other name, and any other opcode, is refused.
 //!
 //! Bytes stay in the file, a value takes 32 bytes here, no opcode makes more than one, and what is decoded is together
-//! not larger than the file: memory is bounded by the file's size.
+//! not larger than the file. Values and remembered numbers are at most 2^24 together, hundreds of times those of LFW's set, and
+//! an opcode puts one number of 4 bytes on a stack or list: memory is bounded by some 2 GiB and ten times the file's size.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -91,6 +92,9 @@ const NONE: Id = 0;
 const TRUE: Id = 1;
 const FALSE: Id = 2;
 
+/// The most values, with the numbers under which some are remembered.
+const MOST: usize = 1 << 24;
+
 /// Runs the pickle in `bytes`.
 pub(crate) fn load(bytes: &[u8]) -> Result<Values, Refusal> {
     if !is_pickle(bytes) {
@@ -112,7 +116,13 @@ pub(crate) fn load(bytes: &[u8]) -> Result<Values, Refusal> {
         memo: HashMap::new(),
         decoded: 0,
     };
-    while !machine.step()? {}
+    while !machine.step()? {
+        if machine.values.len() + machine.memo.len() > MOST {
+            return Err(Refusal::Unsupported(format!(
+                "a pickle of more than {MOST} values"
+            )));
+        }
+    }
     let top = machine.pop()?;
     Ok(Values {
         values: machine.values,
@@ -519,6 +529,14 @@ mod tests {
             "(0,-1,-8388608)"
         );
         says(b"\x80\x02\x8a\x09123456789.", "an integer of 9 bytes");
+    }
+
+    #[test]
+    fn values_are_not_made_without_end() {
+        let mut bytes = vec![b']'; MOST];
+        bytes.splice(..0, [0x80, 2]);
+        bytes.push(b'.');
+        assert!(matches!(load(&bytes), Err(Refusal::Unsupported(_))));
     }
 
     #[test]

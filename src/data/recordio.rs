@@ -209,6 +209,10 @@ impl Dataset for RecordIo {
         format!("{}, record {key} at byte {offset}", self.path.display())
     }
 
+    fn files(&self, _index: usize) -> Vec<PathBuf> {
+        vec![self.path.clone()]
+    }
+
     fn encoded(&self, index: usize) -> Result<Option<Encoded>> {
         Ok(Some(Encoded::new(self.body(index)?.into_owned())))
     }

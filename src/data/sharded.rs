@@ -1,6 +1,6 @@
 //! Records in one file or several, with random access over all of them: what TFRecord and WebDataset sets share.
 
-use crate::data::index::{self, Format, Index, IndexBuilder, Record};
+use crate::data::index::{self, Format, Index, IndexBuilder, Record, Stamp};
 use crate::data::map::Map;
 use crate::data::{Opening, labels};
 use crate::{Error, Result};
@@ -48,6 +48,8 @@ impl Sharded {
         walk: Walk,
         opening: &Opening<'_>,
     ) -> Result<Self> {
+        // Before they are mapped: an index is good for what is mapped only if the file is then still the same.
+        let stamps = (paths.iter().map(|path| Stamp::of(path))).collect::<Result<Vec<_>>>()?;
         let maps = (paths.iter().map(|path| Map::open(path))).collect::<Result<Vec<_>>>()?;
         let total = maps.iter().map(|map| map.len() as u64).sum();
         let done = AtomicU64::new(0);
@@ -55,10 +57,10 @@ impl Sharded {
             let done = done.fetch_add(bytes, Ordering::Relaxed) + bytes;
             (opening.progress)(done, total);
         };
-        let indices: Vec<Result<Index>> = (paths.par_iter().zip(&maps))
-            .map(|(path, map)| {
+        let indices: Vec<Result<Index>> = (paths.par_iter().zip(&maps).zip(&stamps))
+            .map(|((path, map), &stamp)| {
                 let mut walked = false;
-                let index = index::load_or_walk(path, format, opening, || {
+                let index = index::load_or_walk(path, format, stamp, opening, || {
                     walked = true;
                     let mut builder = IndexBuilder::default();
                     walk(path, map, &mut builder, &passed)?;

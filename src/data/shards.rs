@@ -3,14 +3,14 @@
 //! | given | read |
 //! |---|---|
 //! | `dir/faces.tfrecord` | that file |
-//! | `dir/*.tfrecord`, `dir/part-?.tar` | the files in `dir` whose names fit (`*` any characters, `?` one), by name |
+//! | `dir/*.tfrecord`, `dir/part-?.tar` | the files in `dir` whose names fit (`*` any characters, `?` one), by name; of a row each must be there |
 //! | `dir/faces-00003-of-00010`, with or without an ending behind it | all ten of the row; each must be there |
 //! | `dir/faces`, where `dir/faces-00000-of-00010` is | all ten of the row |
 //! | `dir` | its files of the format, if they are one row: names that differ in their numbers only |
 
 use crate::data::index;
 use crate::{Error, Result};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -148,14 +148,18 @@ pub(crate) fn resolve(path: &Path) -> Result<Vec<PathBuf>> {
     }
     let there = files(&dir)?;
     if name.contains(['*', '?']) {
-        let found: Vec<PathBuf> = (there.iter())
-            .filter(|file| fits(name, file))
-            .map(|file| dir.join(file))
-            .collect();
+        let found: Vec<&String> = there.iter().filter(|file| fits(name, file)).collect();
         if found.is_empty() {
             return Err(Error::data(path, "fits no file"));
         }
-        return Ok(found);
+        let rows: BTreeSet<Numbered<'_>> = (found.iter())
+            .filter_map(|file| numbered(file))
+            .map(|one| Numbered { number: 0, ..one })
+            .collect();
+        for one in rows {
+            row(&dir, one)?;
+        }
+        return Ok(found.into_iter().map(|file| dir.join(file)).collect());
     }
     match there
         .iter()
@@ -259,11 +263,11 @@ mod tests {
         assert_eq!(names("nothing"), ["nothing"]);
         assert!(resolve(&dir.path().join("*.jpg")).is_err());
         fs::remove_file(dir.path().join("f-1-of-3")).unwrap();
-        let error = resolve(&dir.path().join("f-0-of-3")).unwrap_err();
-        assert!(
-            error.to_string().contains("f-1-of-3: is missing"),
-            "{error}"
-        );
+        for given in ["f-0-of-3", "f-*-of-3"] {
+            let error = resolve(&dir.path().join(given)).unwrap_err();
+            let said = error.to_string();
+            assert!(said.contains("f-1-of-3: is missing"), "{said}");
+        }
     }
 
     #[test]

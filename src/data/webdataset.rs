@@ -2,7 +2,7 @@
 //!
 //! A sample is a run of files whose names are the same up to the first dot of the last part: `set/000123.jpg` with
 //! `set/000123.cls`. The image is the file ending in jpg, jpeg, png, pgm, ppm or pnm, the label the text in the file ending
-//! in `.cls`, a number or a name; other files of a sample are passed over, and samples with neither. Labels are ranked
+//! in `.cls`, a number or a name; other files of a sample are passed over, samples with neither, and hidden files (`.name`). Labels are ranked
 //! (`data/labels.rs`). Archives must not be compressed. Where the samples are is found once and kept
 //! (`data/index.rs`).
 
@@ -61,6 +61,13 @@ fn split_name(name: &str) -> (&str, &str) {
         Some(dot) => (&name[..last + dot], &name[last + dot + 1..]),
         None => (name, ""),
     }
+}
+
+/// Whether the last part begins with a dot, as `._0001.jpg`, which macOS's tar puts beside `0001.jpg`.
+fn is_hidden(name: &str) -> bool {
+    name.rsplit('/')
+        .next()
+        .is_some_and(|last| last.starts_with('.'))
 }
 
 impl Sample {
@@ -129,6 +136,9 @@ fn walk(path: &Path, bytes: &[u8], builder: &mut IndexBuilder, passed: &dyn Fn(u
     let mut sample = Sample::default();
     let mut reported = 0;
     while let Some(member) = members.next()? {
+        if is_hidden(&member.name) {
+            continue;
+        }
         let (key, ending) = split_name(&member.name);
         if key != sample.key {
             let next = Sample {
@@ -177,6 +187,10 @@ impl Dataset for WebDataset {
         self.records.describe(index)
     }
 
+    fn files(&self, index: usize) -> Vec<PathBuf> {
+        vec![self.records.record(index).path.into()]
+    }
+
     fn encoded(&self, index: usize) -> Result<Option<Encoded>> {
         Ok(Some(Encoded::new(
             self.records.record(index).bytes.to_vec(),
@@ -198,9 +212,10 @@ mod tests {
             ("a.b/0001.seg.png", "a.b/0001", "seg.png"),
             ("x.jpg", "x", "jpg"),
             ("dir/x", "dir/x", ""),
-            (".hidden", "", "hidden"),
         ] {
             assert_eq!(split_name(name), (key, ending));
+            assert!(!is_hidden(name));
         }
+        assert!(is_hidden(".x") && is_hidden("a.b/._0001.jpg") && !is_hidden("./x"));
     }
 }

@@ -74,11 +74,17 @@ fn starts_as_bin(path: &Path) -> bool {
 
 /// Finds evaluation sets: `data` itself, or what lies in it (`data/NAME`, `data/NAME.bin`) and in the folders in it
 /// (`data/lfw_align_112/lfw`). A pairs file (`.txt`, `.tsv`, `.lst`) must be named itself. With no names given: of [`DEFAULT_SETS`] those that are there; where there is none of them, all.
+/// Of a carray and a `.bin` side by side, which `pack` made the one of the other, the carray counts.
 ///
 /// # Errors
 /// A set that is asked for is not there or is there twice; there is no set at all.
 pub fn find(data: &Path, names: Option<&[String]>) -> Result<Vec<SetFiles>> {
-    let all = all_sets(data)?;
+    let mut all = all_sets(data)?;
+    let carrays: Vec<PathBuf> = (all.iter())
+        .filter(|set| set.kind == SetKind::Carray)
+        .map(|set| set.path.clone())
+        .collect();
+    all.retain(|set| set.kind != SetKind::Bin || !carrays.contains(&set.path.with_extension("")));
     let there = || {
         let names: Vec<&str> = all.iter().map(|s| &s.name[..]).collect();
         if names.is_empty() {
@@ -90,14 +96,7 @@ pub fn find(data: &Path, names: Option<&[String]>) -> Result<Vec<SetFiles>> {
     let one = |name: &str| -> Result<Option<SetFiles>> {
         let mut found = all.iter().filter(|s| s.name == name);
         match (found.next(), found.next()) {
-            (Some(a), Some(b)) => Err(Error::data(
-                data,
-                format!(
-                    "holds the set {name} twice, in {} and {}; name one of them itself",
-                    a.path.display(),
-                    b.path.display()
-                ),
-            )),
+            (Some(a), Some(b)) => Err(twice(data, a, b)),
             (first, _) => Ok(first.cloned()),
         }
     };
@@ -105,14 +104,10 @@ pub fn find(data: &Path, names: Option<&[String]>) -> Result<Vec<SetFiles>> {
         let default: Vec<Option<SetFiles>> =
             DEFAULT_SETS.into_iter().map(one).collect::<Result<_>>()?;
         let default: Vec<SetFiles> = default.into_iter().flatten().collect();
-        return match (default.is_empty(), all.is_empty()) {
-            (false, _) => Ok(default),
-            (true, false) => Ok(all),
-            (true, true) => Err(Error::data(
-                data,
-                "holds no evaluation set (a bcolz carray in a folder NAME, with NAME_list.npy beside it, \
-                 for example lfw_align_112/lfw and lfw_align_112/lfw_list.npy; or InsightFace's NAME.bin)",
-            )),
+        return if default.is_empty() {
+            each_once(data, all)
+        } else {
+            Ok(default)
         };
     };
     names
@@ -128,11 +123,48 @@ pub fn find(data: &Path, names: Option<&[String]>) -> Result<Vec<SetFiles>> {
         .collect()
 }
 
+/// Finds every evaluation set that [`find`] looks for, whatever its name.
+///
+/// # Errors
+/// There is none, or two have one name.
+pub fn find_all(data: &Path) -> Result<Vec<SetFiles>> {
+    each_once(data, all_sets(data)?)
+}
+
+fn each_once(data: &Path, all: Vec<SetFiles>) -> Result<Vec<SetFiles>> {
+    if all.is_empty() {
+        return Err(Error::data(
+            data,
+            "holds no evaluation set (a bcolz carray in a folder NAME, with NAME_list.npy beside it, \
+             for example lfw_align_112/lfw and lfw_align_112/lfw_list.npy; or InsightFace's NAME.bin)",
+        ));
+    }
+    for (i, set) in all.iter().enumerate() {
+        if let Some(before) = all[..i].iter().find(|before| before.name == set.name) {
+            return Err(twice(data, before, set));
+        }
+    }
+    Ok(all)
+}
+
+fn twice(data: &Path, a: &SetFiles, b: &SetFiles) -> Error {
+    Error::data(
+        data,
+        format!(
+            "holds the set {} twice, in {} and {}; name one of them itself",
+            a.name,
+            a.path.display(),
+            b.path.display()
+        ),
+    )
+}
+
 /// Every set at most two folders deep, by path.
 fn all_sets(data: &Path) -> Result<Vec<SetFiles>> {
-    // "." has a name, too.
     let full = fs::canonicalize(data).map_err(Error::io("opening", data))?;
-    if let Some(set) = SetFiles::at(&full) {
+    // A link's own name counts; but "." has a name, too.
+    let named = data.file_name().map_or(full.as_path(), |_| data);
+    if let Some(set) = SetFiles::at(named) {
         return Ok(vec![set]);
     }
     if !data.is_dir() {

@@ -5,8 +5,7 @@ use arcface_cu::data::{Dataset, Image};
 use proptest::prelude::*;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::fs;
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Remembers the largest single allocation of the process, whichever thread made it.
@@ -53,23 +52,6 @@ pub(crate) fn small<T>(f: impl FnOnce() -> T) -> T {
     let largest = LARGEST.load(Ordering::Relaxed);
     assert!(largest <= 65 << 20, "an allocation of {largest} bytes");
     result
-}
-
-/// The folder of genuine data, or a loud line.
-pub(crate) fn genuine(name: &str) -> Option<PathBuf> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../shared/data")
-        .join(name);
-    if path.exists() {
-        return Some(path);
-    }
-    // Not `eprintln!`, which the test harness would hide.
-    let _ = writeln!(
-        std::io::stderr(),
-        "SKIPPED: {} is not there, so genuine files were not read",
-        path.display()
-    );
-    None
 }
 
 /// Label and pixels of every image, or why not.

@@ -16,19 +16,20 @@
 //!
 //! Everything is written under temporary names and renamed at the end.
 
+mod files;
 mod recordio;
 mod tfrecord;
 
+use self::files::{Files, IDENTITIES, RESERVED};
 use self::recordio::RecordIoSink;
-use self::tfrecord::{IMAGES, TfRecordSink};
+use self::tfrecord::TfRecordSink;
 use crate::data::tfrecord::Schema;
 use crate::data::{Dataset, Encoded, Image, image};
 use crate::random::{Purpose, Random};
 use crate::{Error, Result};
 use rayon::prelude::*;
 use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Quality of the JPEG files that are made here (of generated or resized pictures).
 const JPEG_QUALITY: u8 = 95;
@@ -59,9 +60,9 @@ pub struct PackOptions {
     pub reserve_last: usize,
     /// Resize every picture of another size to this many pixels square, as JPEG; none: all pictures stay as they are.
     pub resize: Option<usize>,
-    /// Leave out images that cannot be read, instead of stopping.
+    /// Decode every image, and leave out those that cannot be, instead of stopping at one without a sound header.
     pub skip_bad: bool,
-    /// Replace files of an earlier run.
+    /// Replace files of an earlier run, whatever its format; all else in the folder stays.
     pub overwrite: bool,
 }
 
@@ -85,7 +86,8 @@ pub struct Packed {
 /// Packs `source` into the folder `out`. `progress` is called with the images done and to do.
 ///
 /// # Errors
-/// An image cannot be read, a file cannot be written, `out` holds earlier files, or no identity would be left.
+/// An image cannot be read, a file cannot be written, `out` holds earlier files (or, where they may be replaced, such as
+/// `source` is read from), or no identity would be left.
 pub fn pack(
     source: &dyn Dataset,
     out: &Path,
@@ -103,7 +105,7 @@ pub fn pack(
     let groups = Groups::new(source);
     // Where the images to train on end and the reserved ones begin.
     let train = groups.starts[kept];
-    let files = Files::create(out, options)?;
+    let files = Files::create(out, options, source)?;
     let mut packed = Packed {
         identities: kept,
         reserved_identities: options.reserve_last,
@@ -122,7 +124,7 @@ pub fn pack(
     for (i, places) in order.chunks(AT_ONCE).enumerate() {
         let read: Vec<_> = places
             .par_iter()
-            .map(|&place| encoded(source, groups.images[place as usize], options.resize))
+            .map(|&place| encoded(source, groups.images[place as usize], options))
             .collect();
         for (&place, result) in places.iter().zip(read) {
             let Some((encoded, size)) = packed.keep(result, options)? else {
@@ -203,7 +205,7 @@ impl Groups {
 fn encoded(
     source: &dyn Dataset,
     index: u32,
-    resize: Option<usize>,
+    options: &PackOptions,
 ) -> Result<(Encoded, (usize, usize))> {
     let index = index as usize;
     let broken = |why: String| {
@@ -215,12 +217,16 @@ fn encoded(
     let stored = source.encoded(index)?;
     if let Some(stored) = stored {
         let size = image::dimensions(&stored.bytes).map_err(broken)?;
-        if resize.is_none_or(|r| size == (r, r)) {
-            if !stored.bytes.starts_with(b"P") {
+        if options.resize.is_none_or(|r| size == (r, r)) {
+            let pnm = stored.bytes.starts_with(b"P");
+            let mut picture = Image::default();
+            // One that is to be left out may be broken anywhere.
+            if pnm || options.skip_bad {
+                image::decode(&stored.bytes, &mut picture).map_err(broken)?;
+            }
+            if !pnm {
                 return Ok((stored, size));
             }
-            let mut picture = Image::default();
-            image::decode(&stored.bytes, &mut picture).map_err(broken)?;
             let png = Encoded {
                 bytes: image::encode_png(&picture),
                 extension: "png".into(),
@@ -230,7 +236,7 @@ fn encoded(
     }
     let mut picture = Image::default();
     source.read(index, &mut picture)?;
-    if let Some(r) = resize
+    if let Some(r) = options.resize
         && (picture.width, picture.height) != (r, r)
     {
         picture = image::resize(&picture, r, r);
@@ -273,7 +279,7 @@ fn reserve(
     fs::create_dir_all(&dir).map_err(Error::io("creating the folder", &dir))?;
     let mut number = 0;
     for &index in &groups.images[groups.starts[label]..groups.starts[label + 1]] {
-        let Some((image, _)) = packed.keep(encoded(source, index, options.resize), options)? else {
+        let Some((image, _)) = packed.keep(encoded(source, index, options), options)? else {
             continue;
         };
         number += 1;
@@ -289,100 +295,13 @@ fn reserve(
     Ok(())
 }
 
-const IDENTITIES: &str = "identities.tsv";
-const RESERVED: &str = "reserved";
-
-/// Whether a run makes a file or folder of this name, in any format.
-fn is_ours(name: &str) -> bool {
-    let names = [
-        IDENTITIES,
-        RESERVED,
-        IMAGES,
-        "property",
-        "train.idx",
-        "train.rec",
-    ];
-    let tfrecord = name.starts_with("train") && name.contains(".tfrecord");
-    // Those of a run that was ended count as nothing, and are written over.
-    (names.contains(&name) || tfrecord) && !name.ends_with(".tmp")
-}
-
-/// The folder of a run.
-struct Files {
-    out: PathBuf,
-    /// What an earlier run left there.
-    earlier: Vec<PathBuf>,
-}
-
-impl Files {
-    fn create(out: &Path, options: &PackOptions) -> Result<Self> {
-        fs::create_dir_all(out).map_err(Error::io("creating the folder", out))?;
-        let mut earlier = Vec::new();
-        for entry in fs::read_dir(out).map_err(Error::io("listing the folder", out))? {
-            let entry = entry.map_err(Error::io("listing the folder", out))?;
-            if entry.file_name().to_str().is_some_and(is_ours) {
-                earlier.push(entry.path());
-            }
-        }
-        earlier.sort();
-        if let Some(path) = earlier.first()
-            && !options.overwrite
-        {
-            return Err(Error::data(
-                path,
-                "is there already; choose another folder, or ask for it to be overwritten",
-            ));
-        }
-        let files = Files {
-            out: out.into(),
-            earlier,
-        };
-        for folder in [RESERVED, IMAGES] {
-            remove(&files.temporary(folder))?;
-        }
-        Ok(files)
-    }
-
-    /// The name that a file has until all are whole.
-    fn temporary(&self, name: &str) -> PathBuf {
-        self.out.join(format!("{name}.tmp"))
-    }
-
-    /// Gives the files their names. Old files go first, so that no mixture of old and new is ever taken for a whole.
-    fn rename(&self, names: &[String]) -> Result<()> {
-        for path in self.earlier.iter().rev() {
-            remove(path)?;
-        }
-        for name in names {
-            let (from, to) = (self.temporary(name), self.out.join(name));
-            let folder = [RESERVED, IMAGES].contains(&&name[..]);
-            if !folder || from.exists() {
-                fs::rename(&from, &to).map_err(Error::io("renaming the temporary file to", &to))?;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Removes a file or folder that may not be there.
-fn remove(path: &Path) -> Result<()> {
-    let result = if path.is_dir() {
-        fs::remove_dir_all(path)
-    } else {
-        fs::remove_file(path)
-    };
-    match result {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io("removing", path)(e)),
-        _ => Ok(()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::data::image_folder::ImageFolder;
     use crate::data::open;
     use crate::data::recordio::{MAGIC, RecordIo};
+    use std::path::PathBuf;
 
     /// 5 identities with 1 to 5 images; some are PNM, one JPEG holds RecordIO's magic in a comment at every alignment.
     fn folder() -> tempfile::TempDir {
@@ -495,6 +414,9 @@ mod tests {
         let dir = folder();
         let bad = dir.path().join("person 2").join("0.jpg");
         fs::write(&bad, b"\xff\xd8\xff\xe0 no end").unwrap();
+        // One whose header is sound.
+        let cut = dir.path().join("person 3").join("0.jpg");
+        let whole = fs::read(&cut).unwrap();
         let source = ImageFolder::open(dir.path()).unwrap();
         let out = tempfile::tempdir().unwrap();
         let mut options = PackOptions {
@@ -513,6 +435,11 @@ mod tests {
                 (14, 1, 0)
             );
         }
+        fs::write(&cut, &whole[..whole.len() / 2]).unwrap();
+        let packed = pack(&source, out.path(), &options, &mut |_, _| {}).unwrap();
+        assert_eq!((packed.images, packed.skipped.len()), (13, 2));
+        fs::write(&cut, &whole).unwrap();
+        pack(&source, out.path(), &options, &mut |_, _| {}).unwrap();
         let set = RecordIo::open(out.path()).unwrap();
         let labels: Vec<_> = (0..14).map(|i| set.label(i)).collect();
         assert_eq!(labels, [0, 1, 1, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4, 4]);

@@ -70,13 +70,17 @@ impl TfRecord {
         match picture {
             Picture::Encoded(bytes) => Ok(Cow::Borrowed(bytes)),
             Picture::Path(path) => {
-                let folder = match &self.image_root {
-                    Some(root) => root,
-                    None => found.path.parent().unwrap_or(Path::new("")),
-                };
                 // An absolute path replaces the folder.
-                read_whole(&folder.join(path)).map(Cow::Owned)
+                read_whole(&self.folder(found.path).join(path)).map(Cow::Owned)
             }
+        }
+    }
+
+    /// Where the paths in the records of `file` start from.
+    fn folder<'a>(&'a self, file: &'a Path) -> &'a Path {
+        match &self.image_root {
+            Some(root) => root,
+            None => file.parent().unwrap_or(Path::new("")),
         }
     }
 }
@@ -229,6 +233,19 @@ impl Dataset for TfRecord {
 
     fn describe(&self, index: usize) -> String {
         self.records.describe(index)
+    }
+
+    fn files(&self, index: usize) -> Vec<PathBuf> {
+        let found = self.records.record(index);
+        let mut files = vec![found.path.into()];
+        if let Ok(Example {
+            picture: Picture::Path(path),
+            ..
+        }) = read_data(&found)
+        {
+            files.push(self.folder(found.path).join(path));
+        }
+        files
     }
 
     fn encoded(&self, index: usize) -> Result<Option<Encoded>> {

@@ -14,16 +14,12 @@
 //! torn or foreign nevertheless counts as absent, and is replaced by the compilation that follows.
 
 use super::{Compiled, Source};
-use std::ffi::OsString;
-use std::io::{Read, Write};
+use crate::own_file;
+use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 const MAGIC: [u8; 16] = *b"arcface-cu/1\0\0\0\0";
 const HEADER: usize = 64;
-
-/// The environment variable that names the folder.
-const VARIABLE: &str = "ARCFACE_CU_CACHE";
 
 /// Everything that decides what a compilation gives, in 128 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,29 +72,26 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// The folder by the environment: `ARCFACE_CU_CACHE`, or `arcface-cu` in the user's cache folder.
-    pub fn new(variable: impl Fn(&str) -> Option<OsString>) -> Self {
-        let path = |name: &str| {
-            let value = variable(name).filter(|value| !value.is_empty());
-            value.map(PathBuf::from)
-        };
-        let folder = path(VARIABLE)
-            .or_else(|| path("XDG_CACHE_HOME").map(|folder| folder.join("arcface-cu")))
-            .or_else(|| path("HOME").map(|home| home.join(".cache/arcface-cu")));
-        match folder {
-            Some(folder) => Self::at(folder),
-            None => Cache {
+    /// The environment variable by which people name the folder.
+    pub const VARIABLE: &str = "ARCFACE_CU_CACHE";
+
+    /// A cache in this folder, if there is one.
+    pub fn new(folder: Option<PathBuf>) -> Self {
+        folder.map_or_else(
+            || Cache {
                 folder: Err(format!(
-                    "there is no folder for compiled kernels, since neither {VARIABLE} nor HOME is set"
+                    "there is no folder for compiled kernels, since neither {} nor HOME is set",
+                    Self::VARIABLE
                 )),
             },
-        }
+            Self::at,
+        )
     }
 
     /// A cache in this folder, which is made where it is not there.
     pub fn at(folder: PathBuf) -> Self {
         let probe = std::fs::create_dir_all(&folder).and_then(|()| {
-            let (file, path) = own_file(&folder, "probe")?;
+            let (file, path) = own_file::create(&folder.join("probe"))?;
             drop(file);
             std::fs::remove_file(path)
         });
@@ -106,8 +99,9 @@ impl Cache {
             folder: probe
                 .map_err(|error| {
                     format!(
-                        "compiled kernels cannot be kept in {} ({error}); set {VARIABLE} to a folder that can be written",
-                        folder.display()
+                        "compiled kernels cannot be kept in {} ({error}); set {} to a folder that can be written",
+                        folder.display(),
+                        Self::VARIABLE
                     )
                 })
                 .map(|()| folder),
@@ -155,10 +149,7 @@ impl Cache {
 
     /// Keeps what was compiled; where that fails, it is compiled again next time.
     pub(super) fn write(&self, name: &str, key: Key, compiled: &Compiled) {
-        let (Ok(folder), Some(path)) = (&self.folder, self.path(name, key)) else {
-            return;
-        };
-        let Ok((mut file, own)) = own_file(folder, name) else {
+        let Some(path) = self.path(name, key) else {
             return;
         };
         let (log, image) = (compiled.log.as_bytes(), &compiled.image[..]);
@@ -174,23 +165,8 @@ impl Cache {
             log,
             image,
         ];
-        let written = file.write_all(&parts.concat());
-        drop(file);
-        if written.and_then(|()| std::fs::rename(&own, path)).is_err() {
-            // A full disk, most likely: not even the remains are to stay. Nothing is left to be done if they do.
-            let _ = std::fs::remove_file(own);
-        }
+        let _ = own_file::replace(&path, &parts.concat());
     }
-}
-
-/// A new file that is no other writer's, in this process or another.
-fn own_file(folder: &Path, name: &str) -> std::io::Result<(std::fs::File, PathBuf)> {
-    static COUNT: AtomicU64 = AtomicU64::new(0);
-    let (process, count) = (std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-    // The time too: containers that share a folder may share process numbers.
-    let time = std::time::UNIX_EPOCH.elapsed().unwrap_or_default();
-    let path = folder.join(format!("{name}.{process}.{count}.{}.tmp", time.as_nanos()));
-    Ok((std::fs::File::create_new(&path)?, path))
 }
 
 #[cfg(test)]
@@ -284,14 +260,14 @@ mod tests {
         std::fs::write(&file, "").unwrap();
         let cache = Cache::at(file.join("below"));
         let said = cache.folder().unwrap_err();
-        assert!(said.contains("below") && said.contains(VARIABLE), "{said}");
+        assert!(
+            said.contains("below") && said.contains(Cache::VARIABLE),
+            "{said}"
+        );
         cache.write("add", KEY, &compiled(3, 10));
         assert_eq!(cache.read("add", KEY), None);
 
-        let nowhere = Cache::new(|_| None);
-        assert!(nowhere.folder().unwrap_err().contains("HOME"));
-        let home = Cache::new(|name| (name == "HOME").then(|| dir.path().into()));
-        assert_eq!(home.folder(), Ok(&*dir.path().join(".cache/arcface-cu")));
+        assert!(Cache::new(None).folder().unwrap_err().contains("HOME"));
     }
 
     #[test]
