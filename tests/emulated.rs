@@ -26,7 +26,7 @@ use support::devices::compiler_or_skip;
 use support::emulator::Emulator;
 use support::{Pictures, picture};
 
-const FACTOR: f64 = 16.0;
+const FACTOR: f64 = 8.0;
 
 /// What a run leaves: the loss of each step, and all weights.
 struct Run {
@@ -36,7 +36,13 @@ struct Run {
 
 /// A run before its first step, in batches of 2, with dropout and augmentation off.
 fn start(preset: &str) -> Checkpoint {
-    let settings = ["train.batch_size=2", "model.embedding.dropout=0.0"].map(String::from);
+    // Small steps: with the preset's rate a batch of 2 jumps about, and tells nothing after the second step.
+    let settings = [
+        "train.batch_size=2",
+        "model.embedding.dropout=0.0",
+        "optimizer.lr=1e-4",
+    ]
+    .map(String::from);
     let mut config = Config::load(preset, None, &settings).unwrap();
     config.augment = Default::default();
     let mut trainer = Trainer::new(Cpu::new(), config, data(), DataOptions::default()).unwrap();
@@ -100,14 +106,16 @@ fn trains_like_the_cpu(test: &str, preset: &str, steps: usize) {
         found <= allowed,
         "{test}: weights differ by {found}, allowed {allowed}"
     );
+    // The nudged run may agree in one step by luck, and not in all; float32 holds a loss to 6e-8 of it, its sums to 2e-6.
+    let mut near = 0.0f64;
     for step in 0..steps {
-        let [found, near] = [&cuda, &other].map(|run| (run.losses[step] - cpu.losses[step]).abs());
-        // The nudged run's first loss may agree by luck; float32 holds a loss of 30 to 2e-6 of it.
-        let allowed = FACTOR * near.max(2e-6 * cpu.losses[step].abs());
-        println!(
-            "step {step}: loss {} and {}",
-            cuda.losses[step], cpu.losses[step]
+        let [expected, cuda, other] = [&cpu, &cuda, &other].map(|run| run.losses[step]);
+        near = near.max((other - expected).abs());
+        let (found, allowed) = (
+            (cuda - expected).abs(),
+            FACTOR * near.max(2e-6 * expected.abs()),
         );
+        println!("step {step}: loss {cuda}, off by {found:.1e}, allowed {allowed:.1e}");
         assert!(
             found <= allowed,
             "{test}: step {step}: losses differ by {found}, allowed {allowed}"
