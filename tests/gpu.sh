@@ -8,8 +8,10 @@ export ARCFACE_CU_REQUIRE_GPU=1 ARCFACE_CU_REQUIRE_NVRTC=1 CARGO_NET_OFFLINE=tru
 
 step() { printf '\n== %s\n' "$*"; "$@"; }
 
+# What fails is remembered, and what comes after is run all the same: it is then that the sanitizer is wanted.
+failed=()
 step cargo run --release --quiet -- info
-step cargo test --release --workspace --no-fail-fast
+step cargo test --release --workspace --no-fail-fast || failed+=("the tests")
 
 operations=()
 for file in tests/ops_*.rs; do operations+=(--test "$(basename "$file" .rs)"); done
@@ -20,7 +22,7 @@ if [[ -n $sanitizer ]]; then
         printf '\n== compute-sanitizer %s\n' "$tool"
         # One test at a time: the sanitizer serialises launches anyway, and its reports stay apart.
         env "CARGO_TARGET_${host}_RUNNER=$sanitizer --tool $tool --error-exitcode 1" \
-            cargo test --release "${operations[@]}" on_gpu -- --test-threads 1
+            cargo test --release --no-fail-fast "${operations[@]}" on_gpu -- --test-threads 1 || failed+=("$tool")
     done
 else
     printf '\n!! compute-sanitizer is not here: memcheck and racecheck were NOT run\n' >&2
@@ -57,3 +59,7 @@ for file in $benches; do
     } | tee -a "$record"
 done
 printf '\nrecorded in %s\n' "$record"
+if ((${#failed[@]})); then
+    printf '!! failed: %s\n' "${failed[*]}" >&2
+    exit 1
+fi
