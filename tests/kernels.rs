@@ -138,3 +138,22 @@ fn a_cached_program_is_the_compiled_one() {
         assert_eq!(first.resources().is_empty(), ptx);
     }
 }
+
+/// What runs in an emulated operation is the code for one architecture; what is compiled for the others is known too.
+#[test]
+fn the_emulator_knows_every_instruction_for_every_architecture() {
+    let test = "the_emulator_knows_every_instruction_for_every_architecture";
+    let Some(compiler) = compiler_or_skip(test) else {
+        return;
+    };
+    let machine = ptx_emulator::Machine::new(ptx_emulator::Options::default());
+    for architecture in CAPABILITIES.map(|c| architecture(c).replace("sm_", "compute_")) {
+        PROGRAMS.par_iter().for_each(|program| {
+            let compiled = compiler.compile(program, &architecture).unwrap();
+            let ptx = String::from_utf8(compiled.image).unwrap();
+            if let Err(error) = machine.load(&ptx) {
+                panic!("{} for {architecture}: {error}", program.name);
+            }
+        });
+    }
+}
