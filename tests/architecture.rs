@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 
 /// What each top-level module may use besides itself, `error` and `random`. Everything that is not here is a command
 /// (or `cli`) and may use all of these.
-const ARROWS: [(&str, &[&str]); 10] = [
+const ARROWS: [(&str, &[&str]); 11] = [
     ("error", &[]),
     ("random", &[]),
-    ("data", &[]),
+    ("own_file", &[]),
+    ("data", &["own_file"]),
     ("verification", &[]),
     ("report", &["verification"]),
-    ("backend", &["data"]),
+    ("backend", &["data", "own_file"]),
     ("optim", &["backend"]),
     ("graph", &["backend", "optim"]),
     ("models", &["backend", "graph"]),
