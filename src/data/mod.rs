@@ -26,6 +26,7 @@ pub mod npy;
 pub mod pack;
 pub mod pairs;
 pub mod recordio;
+pub mod tensors;
 pub mod tfrecord;
 pub mod webdataset;
 
