@@ -1,11 +1,23 @@
 //! Weights and checkpoints: safetensors files that carry their configuration.
 //!
 //! Tensors have the names of the parameter table (`conv1/kernel`, `bn/moving_mean`, ...; KRSC, RSC, KC). A checkpoint adds
-//! `momentum/NAME` for every learnt parameter, `head/classes` and `head/momentum` (V x D). The metadata entry `arcface_cu`
-//! is JSON: format version, configuration, number of classes, and for a checkpoint its progress and the number of images. A file is written
-//! beside its place, synced, and renamed, so that at any moment the old file or the new one is there, whole.
+//! `momentum/NAME` for every learnt parameter, `head/classes` and `head/momentum` (V x D). Weights may have `head/classes`,
+//! too. The metadata entry `arcface_cu` is JSON:
+//!
+//! | key | what |
+//! |---|---|
+//! | `format` | 1 |
+//! | `config` | the whole configuration: preset, network, embedding, input transform, ... |
+//! | `input_size`, `channel_order`, `embedding_size` | 112, "rgb" (always: what is imported is turned), D; for whoever reads the file |
+//! | `classes` | V; 0 where unknown |
+//! | `trained_on` | the training data's fingerprint, where known |
+//! | `imported_from` | the file that the weights come from, where they were not trained here |
+//! | `progress` | of a checkpoint: steps done, images of the data |
+//!
+//! A file is written beside its place, synced, and renamed, so that at any moment the old file or the new one is there, whole.
 
-use crate::config::Config;
+use crate::config::{Config, IMAGE_SIZE};
+use crate::data::fingerprint::Fingerprint;
 use crate::graph::Model;
 use crate::graph::params::ParamTable;
 use crate::{Error, Result};
@@ -18,14 +30,34 @@ use std::path::{Path, PathBuf};
 
 const METADATA_KEY: &str = "arcface_cu";
 const FORMAT: u32 = 1;
+const CHANNEL_ORDER: &str = "rgb";
 
 #[derive(Serialize, Deserialize)]
 struct Metadata {
     format: u32,
     config: Config,
+    #[serde(default = "image_size")]
+    input_size: usize,
+    #[serde(default = "channel_order")]
+    channel_order: String,
+    // Follows from the configuration.
+    #[serde(skip_deserializing)]
+    embedding_size: usize,
     classes: usize,
     #[serde(skip_serializing_if = "Option::is_none", default)]
+    trained_on: Option<Fingerprint>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    imported_from: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
     progress: Option<Progress>,
+}
+
+fn image_size() -> usize {
+    IMAGE_SIZE
+}
+
+fn channel_order() -> String {
+    CHANNEL_ORDER.into()
 }
 
 /// How far a checkpoint's run had come.
@@ -40,8 +72,12 @@ struct Progress {
 pub struct Weights {
     /// How they were made; holds the network and its input transform.
     pub config: Config,
-    /// Number of identities that they were trained on.
+    /// Number of identities that they were trained on; 0 where that is unknown.
     pub classes: usize,
+    /// The data that they were trained on, where that is known.
+    pub trained_on: Option<Fingerprint>,
+    /// The name of the file that they were imported from.
+    pub imported_from: Option<String>,
     /// The parameter slab.
     pub params: Vec<f32>,
     /// The statistics slab.
@@ -79,8 +115,39 @@ impl Weights {
     /// # Errors
     /// The file cannot be written.
     pub fn save(&self, path: &Path) -> Result<()> {
+        self.save_with_classes(path, None)
+    }
+
+    /// Writes the file, with the class rows (V x D) that belong to the network, if there are any.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn save_with_classes(&self, path: &Path, class_rows: Option<&[f32]>) -> Result<()> {
         let table = ParamTable::new(&self.model()?);
-        save(path, &self.tensors(&table), &self.metadata(None))
+        let mut tensors = self.tensors(&table);
+        if let Some(rows) = class_rows {
+            tensors.push(Tensor::new(CLASSES.into(), self.head_shape(), rows));
+        }
+        save(path, &tensors, &self.metadata(None))
+    }
+
+    /// The class rows (V x D) in a weights file or a checkpoint, if it has any.
+    ///
+    /// # Errors
+    /// As [`Weights::load`].
+    pub fn load_classes(path: &Path) -> Result<Option<Vec<f32>>> {
+        let file = Opened::read(path)?;
+        let (weights, _) = file.weights()?;
+        let tensors = file.tensors()?;
+        if tensors.names().iter().all(|name| *name != CLASSES) {
+            return Ok(None);
+        }
+        file.tensor(&tensors, CLASSES, &weights.head_shape())
+            .map(Some)
+    }
+
+    fn head_shape(&self) -> Vec<usize> {
+        vec![self.classes, self.config.model.embedding.size()]
     }
 
     /// Reads a weights file or the weights in a checkpoint.
@@ -96,7 +163,12 @@ impl Weights {
         Metadata {
             format: FORMAT,
             config: self.config.clone(),
+            input_size: image_size(),
+            channel_order: channel_order(),
+            embedding_size: self.config.model.embedding.size(),
             classes: self.classes,
+            trained_on: self.trained_on.clone(),
+            imported_from: self.imported_from.clone(),
             progress,
         }
     }
@@ -120,8 +192,7 @@ impl Checkpoint {
         let table = ParamTable::new(&self.weights.model()?);
         let mut tensors = self.weights.tensors(&table);
         tensors.extend(slab(MOMENTUM, &table, &self.momentum));
-        let d = self.weights.config.model.embedding.size();
-        let rows = vec![self.weights.classes, d];
+        let rows = self.weights.head_shape();
         tensors.push(Tensor::new(CLASSES.into(), rows.clone(), &self.class_rows));
         tensors.push(Tensor::new(
             CLASS_MOMENTUM.into(),
@@ -150,7 +221,7 @@ impl Checkpoint {
         })?;
         let tensors = file.tensors()?;
         let table = ParamTable::new(&weights.model()?);
-        let rows = [weights.classes, weights.config.model.embedding.size()];
+        let rows = weights.head_shape();
         Ok(Checkpoint {
             momentum: file.slab(&tensors, MOMENTUM, &table)?,
             class_rows: file.tensor(&tensors, CLASSES, &rows)?,
@@ -286,6 +357,15 @@ impl Opened {
                 ),
             });
         }
+        let (side, order) = (metadata.input_size, &metadata.channel_order);
+        if side != IMAGE_SIZE || order != CHANNEL_ORDER {
+            return Err(Error::Unsupported {
+                path: self.path.clone(),
+                what: format!(
+                    "a network for pictures of {side} pixels with channels in the order {order} (this version takes {IMAGE_SIZE} and {CHANNEL_ORDER})"
+                ),
+            });
+        }
         let table = ParamTable::new(&metadata.config.model.build()?);
         let tensors = self.tensors()?;
         let mut statistics = vec![0.0; table.statistics_len()];
@@ -298,6 +378,8 @@ impl Opened {
             statistics,
             config: metadata.config,
             classes: metadata.classes,
+            trained_on: metadata.trained_on,
+            imported_from: metadata.imported_from,
         };
         Ok((weights, metadata.progress))
     }
@@ -363,6 +445,12 @@ mod tests {
             weights: Weights {
                 config,
                 classes: 5,
+                trained_on: Some(Fingerprint {
+                    images: 40,
+                    classes: 5,
+                    hash: "ab".into(),
+                }),
+                imported_from: None,
                 params,
                 statistics,
             },
@@ -377,8 +465,11 @@ mod tests {
         saved.save(&path).unwrap();
         assert_eq!(Checkpoint::load(&path).unwrap(), saved);
         assert_eq!(Weights::load(&path).unwrap(), saved.weights);
+        let rows = Weights::load_classes(&path).unwrap();
+        assert_eq!(rows.as_ref(), Some(&saved.class_rows));
         saved.weights.save(&path).unwrap();
         assert_eq!(Weights::load(&path).unwrap(), saved.weights);
+        assert_eq!(Weights::load_classes(&path).unwrap(), None);
         let error = Checkpoint::load(&path).unwrap_err().to_string();
         assert!(error.contains("weights alone"), "{error}");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);

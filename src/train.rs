@@ -5,6 +5,7 @@ use crate::checkpoint::{Checkpoint, Weights};
 use crate::config::{Config, IMAGE_SIZE};
 use crate::data::Dataset;
 use crate::data::augment::Augment;
+use crate::data::fingerprint::Fingerprint;
 use crate::data::loader::{Batch, Loader, LoaderOptions};
 use crate::embedder::Embedder;
 use crate::graph::train::TrainGraph;
@@ -34,8 +35,7 @@ pub struct Trainer<B: Backend> {
     /// The class rows' decay.
     class_decay: f32,
     loader: Loader,
-    /// Images in the data.
-    images: usize,
+    trained_on: Fingerprint,
     steps_done: u64,
 }
 
@@ -66,8 +66,10 @@ impl<B: Backend> Trainer<B> {
         let Weights {
             config,
             classes,
+            trained_on,
             params,
             statistics,
+            ..
         } = &checkpoint.weights;
         let trained = (checkpoint.images, *classes);
         if (dataset.len(), dataset.classes()) != trained {
@@ -82,6 +84,13 @@ impl<B: Backend> Trainer<B> {
         let steps_done = checkpoint.steps_done;
         let mut trainer = Self::start(backend, config.clone(), dataset, data, steps_done)?;
         let state = [&params[..], statistics, &checkpoint.momentum];
+        if let Some(trained_on) = trained_on
+            && *trained_on != trainer.trained_on
+        {
+            return Err(Error::Invalid(
+                "the checkpoint was trained on other images or labels, of the same number; a run goes on with its own data only".into(),
+            ));
+        }
         trainer.graph.set_state(&mut trainer.backend, state)?;
         let (backend, head) = (&mut trainer.backend, &mut trainer.head);
         backend.upload(&checkpoint.class_rows, head.weights_mut(), 0)?;
@@ -119,6 +128,7 @@ impl<B: Backend> Trainer<B> {
             skip_bad: data.skip_bad,
             shuffle: true,
         };
+        let trained_on = Fingerprint::of(&*dataset);
         let loader = Loader::new(dataset, options, epoch as u32, step)?;
         let init = ClassInit {
             distribution: config.head.init,
@@ -140,7 +150,7 @@ impl<B: Backend> Trainer<B> {
             graph,
             head,
             loader,
-            images,
+            trained_on,
             steps_done,
         })
     }
@@ -278,6 +288,8 @@ impl<B: Backend> Trainer<B> {
         Weights {
             config: self.config.clone(),
             classes: self.head.classes(),
+            trained_on: Some(self.trained_on.clone()),
+            imported_from: None,
             params,
             statistics,
         }
@@ -301,7 +313,7 @@ impl<B: Backend> Trainer<B> {
             momentum,
             class_rows,
             class_momentum,
-            images: self.images,
+            images: self.trained_on.images,
             steps_done: self.steps_done,
         })
     }

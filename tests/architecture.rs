@@ -6,17 +6,19 @@ use std::path::{Path, PathBuf};
 
 /// What each top-level module may use besides itself, `error` and `random`. Everything that is not here is a command
 /// (or `cli`) and may use all of these.
-const ARROWS: [(&str, &[&str]); 11] = [
+const ARROWS: [(&str, &[&str]); 13] = [
     ("error", &[]),
     ("random", &[]),
+    ("fnv", &[]),
     ("own_file", &[]),
-    ("data", &["own_file"]),
+    ("data", &["fnv", "own_file"]),
     ("verification", &[]),
     ("report", &["verification"]),
-    ("backend", &["data", "own_file"]),
+    ("backend", &["data", "fnv", "own_file"]),
     ("optim", &["backend"]),
     ("graph", &["backend", "optim"]),
     ("models", &["backend", "graph"]),
+    ("convention", &["graph"]),
     ("head", &["backend"]),
 ];
 

@@ -202,6 +202,8 @@ mod tests {
             weights: Weights {
                 config,
                 classes: 3,
+                trained_on: None,
+                imported_from: None,
                 params,
                 statistics,
             },

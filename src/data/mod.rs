@@ -18,6 +18,7 @@ pub mod bcolz;
 pub mod bin;
 pub mod check;
 pub mod faces;
+pub mod fingerprint;
 pub mod image;
 pub mod image_folder;
 pub mod list;

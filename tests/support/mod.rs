@@ -54,6 +54,8 @@ pub(crate) fn random_weights() -> Weights {
     Weights {
         config,
         classes: 3,
+        trained_on: None,
+        imported_from: None,
         params,
         statistics,
     }
