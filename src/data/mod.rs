@@ -21,6 +21,7 @@ pub mod faces;
 pub mod fingerprint;
 pub mod image;
 pub mod image_folder;
+pub mod keras;
 pub mod list;
 pub mod loader;
 pub mod npy;
