@@ -25,7 +25,7 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{Read as _, Write};
 use std::path::{Path, PathBuf};
 
 const METADATA_KEY: &str = "arcface_cu";
@@ -231,6 +231,30 @@ impl Checkpoint {
             weights,
         })
     }
+}
+
+/// Whether a safetensors file was written by this program.
+///
+/// # Errors
+/// The file cannot be read, or is cut off in its header.
+pub(crate) fn is_own(path: &Path) -> Result<bool> {
+    let io = || Error::io("reading", path);
+    let mut file = File::open(path).map_err(io())?;
+    let whole = file.metadata().map_err(io())?.len();
+    let mut start = [0; 8];
+    file.read_exact(&mut start).map_err(io())?;
+    let header = u64::from_le_bytes(start);
+    if header > whole - 8 {
+        let expected = format!("a header of at most {} bytes", whole - 8);
+        return Err(Error::malformed(path, 0, expected, header.to_string()));
+    }
+    let mut bytes = start.to_vec();
+    file.take(header).read_to_end(&mut bytes).map_err(io())?;
+    let metadata = SafeTensors::read_metadata(&bytes);
+    Ok(metadata.is_ok_and(|(_, header)| {
+        let entries = header.metadata().as_ref();
+        entries.is_some_and(|entries| entries.contains_key(METADATA_KEY))
+    }))
 }
 
 const MOMENTUM: &str = "momentum/";

@@ -24,6 +24,8 @@ pub enum Convention {
     Keras,
     /// PyTorch's, as in a state dict.
     Torch,
+    /// Our own.
+    Own,
 }
 
 /// What a foreign tensor is here.
@@ -65,6 +67,12 @@ impl Foreign {
     /// Whether there is no element.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Which of the other side's axes of a kernel counts its outputs.
+    pub(crate) fn units_axis(&self) -> usize {
+        let outputs = self.order.iter().position(|&axis| axis == 0);
+        outputs.expect("an order has every axis")
     }
 
     /// The tensor's elements in our order.
@@ -188,6 +196,7 @@ fn mark_embedding(model: &Model, all: &mut [Foreign]) {
 fn rename(layer: &str, ours: &str, convention: Convention) -> String {
     let (_, parameter) = ours.rsplit_once('/').unwrap_or(("", ours));
     match convention {
+        Convention::Own => ours.to_owned(),
         Convention::Keras => format!("{layer}/{parameter}:0"),
         Convention::Torch => {
             let parameter = match parameter {

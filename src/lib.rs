@@ -48,6 +48,7 @@ pub mod eval;
 mod fnv;
 pub mod graph;
 pub mod head;
+pub mod import;
 pub mod models;
 pub mod optim;
 mod own_file;

@@ -31,6 +31,69 @@ pub const SYMMETRIC_INPUT: InputTransform = InputTransform {
     shift: [-1.0; 3],
 };
 
+/// (x - 127.5) / 128, MXNet's.
+pub const MXNET_INPUT: InputTransform = InputTransform {
+    scale: [1.0 / 128.0; 3],
+    shift: [-127.5 / 128.0; 3],
+};
+
+/// (x / 255 - mean) / deviation of each channel of ImageNet, torchvision's.
+pub const IMAGENET_INPUT: InputTransform = InputTransform {
+    scale: [
+        1.0 / (255.0 * 0.229),
+        1.0 / (255.0 * 0.224),
+        1.0 / (255.0 * 0.225),
+    ],
+    shift: [-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225],
+};
+
+/// An input transform that has a name.
+#[derive(Clone, Copy, Debug)]
+pub struct NamedInput {
+    /// Its name.
+    pub name: &'static str,
+    /// What it makes of a pixel x of 0..255.
+    pub formula: &'static str,
+    /// Its numbers.
+    pub transform: InputTransform,
+}
+
+/// The input transforms in use.
+pub const INPUTS: [NamedInput; 4] = [
+    NamedInput {
+        name: "unit",
+        formula: "x/255",
+        transform: UNIT_INPUT,
+    },
+    NamedInput {
+        name: "symmetric",
+        formula: "x/127.5 - 1",
+        transform: SYMMETRIC_INPUT,
+    },
+    NamedInput {
+        name: "mxnet",
+        formula: "(x - 127.5)/128",
+        transform: MXNET_INPUT,
+    },
+    NamedInput {
+        name: "imagenet",
+        formula: "(x/255 - mean)/std of ImageNet",
+        transform: IMAGENET_INPUT,
+    },
+];
+
+/// An input transform by name.
+///
+/// # Errors
+/// There is none of that name; the sentence lists them.
+pub fn input(name: &str) -> Result<InputTransform> {
+    let known = INPUTS.iter().find(|known| known.name == name);
+    let names = || INPUTS.map(|known| known.name).join(", ");
+    known
+        .map(|known| known.transform)
+        .ok_or_else(|| Error::Usage(format!("there is no input {name}; there are {}", names())))
+}
+
 /// A preset by name.
 ///
 /// # Errors

@@ -10,6 +10,7 @@ use crate::data::loader::{Batch, Loader, LoaderOptions};
 use crate::embedder::Embedder;
 use crate::graph::train::TrainGraph;
 use crate::head::{ArcFace, ClassInit, expected_initial_loss};
+use crate::import::Start;
 use crate::optim::Role;
 use crate::report::StepReport;
 use crate::{Error, Result};
@@ -36,6 +37,8 @@ pub struct Trainer<B: Backend> {
     class_decay: f32,
     loader: Loader,
     trained_on: Fingerprint,
+    /// The file that the weights began with.
+    imported_from: Option<String>,
     steps_done: u64,
 }
 
@@ -67,9 +70,9 @@ impl<B: Backend> Trainer<B> {
             config,
             classes,
             trained_on,
+            imported_from,
             params,
             statistics,
-            ..
         } = &checkpoint.weights;
         let trained = (checkpoint.images, *classes);
         if (dataset.len(), dataset.classes()) != trained {
@@ -83,6 +86,7 @@ impl<B: Backend> Trainer<B> {
         }
         let steps_done = checkpoint.steps_done;
         let mut trainer = Self::start(backend, config.clone(), dataset, data, steps_done)?;
+        trainer.imported_from.clone_from(imported_from);
         let state = [&params[..], statistics, &checkpoint.momentum];
         if let Some(trained_on) = trained_on
             && *trained_on != trainer.trained_on
@@ -96,6 +100,17 @@ impl<B: Backend> Trainer<B> {
         backend.upload(&checkpoint.class_rows, head.weights_mut(), 0)?;
         backend.upload(&checkpoint.class_momentum, head.momentum_mut(), 0)?;
         Ok(trainer)
+    }
+
+    /// Puts other weights in the place of a new run's random ones.
+    ///
+    /// # Errors
+    /// A device that fails.
+    pub fn begin_with(&mut self, start: Start) -> Result<()> {
+        let momentum = vec![0.0; start.params.len()];
+        let state = [&start.params[..], &start.statistics, &momentum];
+        self.imported_from = Some(start.file);
+        self.graph.set_state(&mut self.backend, state)
     }
 
     fn start(
@@ -151,6 +166,7 @@ impl<B: Backend> Trainer<B> {
             head,
             loader,
             trained_on,
+            imported_from: None,
             steps_done,
         })
     }
@@ -289,7 +305,7 @@ impl<B: Backend> Trainer<B> {
             config: self.config.clone(),
             classes: self.head.classes(),
             trained_on: Some(self.trained_on.clone()),
-            imported_from: None,
+            imported_from: self.imported_from.clone(),
             params,
             statistics,
         }

@@ -4,6 +4,7 @@ use super::counter::counter;
 use super::device::{DeviceArgs, Gpus, OnDevice, with_device};
 use super::output::say;
 use super::source::{self, ImageRoot};
+use super::weights::WeightsArgs;
 use crate::Result;
 use crate::backend::Backend;
 use crate::checkpoint::Weights;
@@ -15,9 +16,8 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, clap::Args)]
 #[group(id = "source", required = true, multiple = false, args = ["data", "images"])]
 pub(super) struct Args {
-    /// Weights or checkpoint of the network (.safetensors).
-    #[arg(long, value_name = "FILE")]
-    weights: PathBuf,
+    #[command(flatten)]
+    weights: WeightsArgs,
     /// Data set of test identities, of any format that `train` reads. Their numbers are the identities' names where those are numbers, else their places.
     #[arg(long, value_name = "PATH")]
     data: Option<PathBuf>,
@@ -61,7 +61,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: Args, gpus: &impl Gpus) -> Result<()> {
-    let weights = Weights::load(&args.weights)?;
+    let weights = args.weights.load()?;
     with_device(args.device.device, gpus, Task { args, weights })
 }
 

@@ -3,6 +3,7 @@
 use super::counter::counter;
 use super::device::{DeviceArgs, Gpus, OnDevice, with_device};
 use super::output::say;
+use super::weights::WeightsArgs;
 use crate::Result;
 use crate::backend::Backend;
 use crate::checkpoint::{Weights, write_atomically};
@@ -17,9 +18,8 @@ const EXAMPLES: usize = 8;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Weights or checkpoint of the network (.safetensors).
-    #[arg(long, value_name = "FILE")]
-    weights: PathBuf,
+    #[command(flatten)]
+    weights: WeightsArgs,
     /// Folder of evaluation sets: PATH/NAME or PATH/ANY/NAME are bcolz carrays, with NAME_list.npy beside each, or
     /// InsightFace's NAME.bin. Or one of them itself, or a pairs file (.txt): LFW's format, or a line "image image 0|1"
     /// for each pair of aligned pictures.
@@ -64,7 +64,7 @@ pub(super) fn run(args: Args, gpus: &impl Gpus) -> Result<()> {
     let sets = (sets.iter())
         .map(|files| EvalSet::open(files, root))
         .collect::<Result<_>>()?;
-    let weights = Weights::load(&args.weights)?;
+    let weights = args.weights.load()?;
     with_device(
         args.device.device,
         gpus,

@@ -8,6 +8,7 @@ mod demo;
 mod device;
 mod embed;
 mod eval;
+mod import;
 mod info;
 mod interrupt;
 mod output;
@@ -18,6 +19,7 @@ mod run_folder;
 mod source;
 mod train;
 mod verify;
+mod weights;
 
 pub use device::Gpus;
 
@@ -50,6 +52,8 @@ enum Command {
     /// Read all of a data set: counts, labels, broken and double images, sizes, colours, time. Exit code 1 where training
     /// would fail.
     Check(check::Args),
+    /// Make weights of another program's model file: Keras .h5, PyTorch .pt and .pth, safetensors, ONNX.
+    Import(import::Args),
     /// Memory before running: the table of tensors, and the largest batch that fits.
     Plan(plan::Args),
     /// Devices, what was found, and what will be used.
@@ -88,6 +92,7 @@ fn run(cli: Cli, gpus: &impl Gpus) -> Result<()> {
         Command::Embed(args) => embed::run(args, gpus),
         Command::Pack(args) => pack::run(args),
         Command::Check(args) => check::run(args),
+        Command::Import(args) => import::run(&args),
         Command::Plan(args) => plan::run(args, gpus),
         Command::Info(args) => info::run(args, gpus),
     }

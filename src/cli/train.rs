@@ -1,6 +1,7 @@
 //! `train`: fits a network to faces, with progress, metrics and checkpoints on the way.
 
 use super::device::{DeviceArgs, Gpus, OnDevice, with_device};
+use super::import::tell_rest;
 use super::interrupt;
 use super::output::{self, grouped, say, size};
 use super::recipe::{RecipeArgs, presets_table};
@@ -12,6 +13,7 @@ use crate::backend::margin::Margin;
 use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::data::Dataset;
+use crate::import::{self, Start};
 use crate::report::StepReport;
 use crate::report::metrics::MetricsLog;
 use crate::report::progress::{Progress, RunLength};
@@ -42,6 +44,10 @@ pub(super) struct Args {
     /// there, begin at the beginning. Default: off, and a folder that holds a run is refused.
     #[arg(long)]
     resume: bool,
+    /// Begin with the weights in FILE, of any kind that `import` reads, instead of random ones. The ArcFace layer begins
+    /// anew; what the file does not have, or has in another shape, is listed and begins anew, too. Default: none.
+    #[arg(long, value_name = "FILE")]
+    init: Option<PathBuf>,
     #[command(flatten)]
     device: DeviceArgs,
     /// Passes over the data. Default: the preset's.
@@ -207,7 +213,12 @@ impl<B: Backend> Session<B> {
                 if args.resume {
                     say("no checkpoint to resume from: beginning at step 1");
                 }
-                Trainer::new(backend, config, dataset, data)?
+                let start = args.start(&config)?;
+                let mut trainer = Trainer::new(backend, config, dataset, data)?;
+                if let Some(start) = start {
+                    trainer.begin_with(start)?;
+                }
+                trainer
             }
         };
         let length = RunLength {
@@ -379,6 +390,17 @@ impl<B: Backend> Session<B> {
 }
 
 impl Args {
+    /// What --init gives a new run, said to the user.
+    fn start(&self, config: &Config) -> Result<Option<Start>> {
+        let Some(path) = &self.init else {
+            return Ok(None);
+        };
+        let start = import::start(path, config, config.train.seed)?;
+        say(format!("beginning with {}:", path.display()));
+        tell_rest(&start.report);
+        Ok(Some(start))
+    }
+
     /// The configuration to go on with: `stored`, unless the arguments ask for other numbers.
     ///
     /// # Errors

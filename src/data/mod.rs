@@ -28,6 +28,7 @@ pub mod npy;
 pub mod pack;
 pub mod pairs;
 pub mod recordio;
+pub mod safe;
 pub mod tensors;
 pub mod tfrecord;
 pub mod webdataset;
@@ -244,8 +245,8 @@ fn kind_by_name(name: &str) -> Option<Kind> {
     }
 }
 
-/// The first bytes of a file.
-fn start_of(path: &Path) -> Result<Vec<u8>> {
+/// The first bytes of a file, 512 at most.
+pub(crate) fn start_of(path: &Path) -> Result<Vec<u8>> {
     let metadata = fs::metadata(path).map_err(Error::io("opening", path))?;
     if !metadata.is_file() {
         return Err(Error::data(path, "is not a regular file"));

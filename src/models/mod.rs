@@ -110,6 +110,17 @@ impl Embedding {
         }
     }
 
+    /// The same layers for embeddings of another size.
+    pub fn with_size(mut self, d: usize) -> Self {
+        match &mut self {
+            Embedding::PoolDropoutDense { size, .. }
+            | Embedding::BatchNormDropoutFlattenDense { size, .. }
+            | Embedding::InsightFaceE { size, .. }
+            | Embedding::GlobalDepthwise { size } => *size = d,
+        }
+        self
+    }
+
     /// Appends the layers to a backbone whose batch norms have these constants.
     fn append(self, g: &mut Builder, x: NodeId, norm: BatchNorm, init: Init) {
         match self {

@@ -1,0 +1,107 @@
+//! `arcface-cu import`: other programs' model files as weights of this one.
+
+use super::output::{grouped, say};
+use super::weights;
+use crate::import::{self, ImportOptions, Report};
+use crate::presets::{self, INPUTS};
+use crate::{Error, Result};
+use std::path::PathBuf;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Keras .h5 (weights or whole model), PyTorch .pt or .pth, safetensors, or ONNX.
+    file: PathBuf,
+    /// Where the weights go (.safetensors).
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    #[arg(long, value_name = "NAME", help = preset_help())]
+    preset: Option<String>,
+    /// A setting over the preset, for example --set model.network=resnet101; may be given again. Default: none.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    settings: Vec<String>,
+    #[arg(long, value_name = "NAME", help = input_help(), value_parser = presets::input)]
+    input: Option<crate::backend::InputTransform>,
+    /// The network takes blue, green, red: the input channels of its first filters are turned. Default: red, green, blue.
+    #[arg(long)]
+    bgr: bool,
+}
+
+fn preset_help() -> String {
+    format!(
+        "The preset whose network it is: {} [default: the one that fits]",
+        presets::NAMES.join(", ")
+    )
+}
+
+fn input_help() -> String {
+    let names: Vec<String> = (INPUTS.iter())
+        .map(|known| format!("{} ({})", known.name, known.formula))
+        .collect();
+    format!(
+        "What the network takes for a pixel x of 0..255: {} [default: what the file says, else the preset's]",
+        names.join(", ")
+    )
+}
+
+pub(super) fn run(args: &Args) -> Result<()> {
+    if args.out.is_dir() {
+        return Err(Error::Usage(format!(
+            "--out {} is a folder; name a file, for example {}",
+            args.out.display(),
+            args.out.join("weights.safetensors").display()
+        )));
+    }
+    let options = ImportOptions {
+        preset: args.preset.clone(),
+        settings: args.settings.clone(),
+        input: args.input,
+        bgr: args.bgr,
+    };
+    let imported = import::open(&args.file, &options)?;
+    say(weights::describe(&imported));
+    tell(&imported.report);
+    let rows = imported.class_rows.as_deref();
+    imported.weights.save_with_classes(&args.out, rows)?;
+    say(format!(
+        "{}{}",
+        args.out.display(),
+        match rows {
+            Some(_) => format!(
+                ", with {} class rows",
+                grouped(imported.weights.classes as u64)
+            ),
+            None => String::new(),
+        }
+    ));
+    Ok(())
+}
+
+/// A line for each tensor, and the counts.
+pub(super) fn tell(report: &Report) {
+    for mapped in &report.mapped {
+        say(format!(
+            "  {} {:?} -> {}",
+            mapped.from, mapped.shape, mapped.to
+        ));
+    }
+    tell_rest(report);
+}
+
+/// A line for each tensor that did not come through, and the counts.
+pub(super) fn tell_rest(report: &Report) {
+    for missing in &report.missing {
+        say(format!(
+            "  not mapped: {} ({}): {}",
+            missing.to, missing.from, missing.why
+        ));
+    }
+    for (name, why) in &report.unused {
+        say(format!("  not used: {name}: {why}"));
+    }
+    say(format!(
+        "{} tensors mapped, {} of the network's missing, {} of the file's not used",
+        report.mapped.len(),
+        report.missing.len(),
+        report.unused.len()
+    ));
+}

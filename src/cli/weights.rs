@@ -1,0 +1,80 @@
+//! `--weights`, for the commands that use a network.
+
+use super::output::{grouped, say};
+use crate::Result;
+use crate::backend::InputTransform;
+use crate::checkpoint::Weights;
+use crate::import::{self, ImportOptions, Imported};
+use crate::presets::INPUTS;
+use std::path::PathBuf;
+
+/// The network in use.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct WeightsArgs {
+    /// Weights or checkpoint of the network (.safetensors); or Keras .h5, PyTorch .pt or .pth, or ONNX of a network that
+    /// is known here (`import` says more of such files, and lets you say what they do not).
+    #[arg(long, value_name = "FILE")]
+    pub(super) weights: PathBuf,
+}
+
+impl WeightsArgs {
+    /// Reads the file, and says what network it is.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub(super) fn load(&self) -> Result<Weights> {
+        Ok(self.load_with_classes()?.weights)
+    }
+
+    /// The same, with the class rows, if there are any.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub(super) fn load_with_classes(&self) -> Result<Imported> {
+        let imported = import::open(&self.weights, &ImportOptions::default())?;
+        say(describe(&imported));
+        Ok(imported)
+    }
+}
+
+/// `network: mobilefacenet, 128-d embedding (preset small), RGB as x/127.5 - 1, trained on ...`
+pub(super) fn describe(imported: &Imported) -> String {
+    let Weights {
+        config,
+        classes,
+        trained_on,
+        imported_from,
+        ..
+    } = &imported.weights;
+    let mut text = format!(
+        "network: {}, {}-d embedding (preset {}), takes RGB as {}",
+        import::name(&config.model.network),
+        config.model.embedding.size(),
+        config.preset,
+        describe_input(&config.model.input)
+    );
+    match (trained_on, imported_from) {
+        (Some(data), _) => {
+            text += &format!(
+                "; trained on {} images of {} identities",
+                grouped(data.images as u64),
+                grouped(data.classes as u64)
+            );
+        }
+        (None, Some(file)) => text += &format!("; {} from {file}", imported.kind),
+        (None, None) if *classes > 0 => {
+            text += &format!("; trained on {} identities", grouped(*classes as u64));
+        }
+        (None, None) => {}
+    }
+    text
+}
+
+/// An input transform by its name, or by its numbers.
+pub(super) fn describe_input(input: &InputTransform) -> String {
+    let known = INPUTS.iter().find(|known| known.transform == *input);
+    known.map_or_else(
+        || format!("{:?} x + {:?}", input.scale, input.shift),
+        |known| known.formula.to_owned(),
+    )
+}
