@@ -46,6 +46,7 @@ pub mod embedder;
 pub mod error;
 pub mod eval;
 mod fnv;
+mod framing;
 pub mod graph;
 pub mod head;
 pub mod import;

@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 
 /// What each top-level module may use besides itself, `error` and `random`. Everything that is not here is a command
 /// (or `cli`) and may use all of these.
-const ARROWS: [(&str, &[&str]); 13] = [
+const ARROWS: [(&str, &[&str]); 14] = [
     ("error", &[]),
     ("random", &[]),
     ("fnv", &[]),
+    ("framing", &[]),
     ("own_file", &[]),
-    ("data", &["fnv", "own_file"]),
+    ("data", &["fnv", "framing", "own_file"]),
     ("verification", &[]),
     ("report", &["verification"]),
     ("backend", &["data", "fnv", "own_file"]),

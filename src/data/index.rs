@@ -17,7 +17,8 @@
 //! An index that does not fit the file (another size or time) or itself (its CRC) is made anew.
 
 use crate::data::labels::Interner;
-use crate::data::{Opening, crc32c::crc32c};
+use crate::data::Opening;
+use crate::framing::crc32c;
 use crate::{Error, Result, own_file};
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};

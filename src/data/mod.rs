@@ -4,7 +4,6 @@
 //! or a list. [`loader::Loader`] makes shuffled, augmented batches of one.
 
 mod blosc;
-mod crc32c;
 mod index;
 mod labels;
 mod map;

@@ -1,13 +1,6 @@
 //! TensorFlow's TFRecord files, with the examples of face_recognition_tf2 and arcface-tf2.
 //!
-//! A file is a sequence of records, little-endian:
-//!
-//! | bytes | content |
-//! |---|---|
-//! | 8 | length of the data |
-//! | 4 | masked CRC-32C of those 8 bytes |
-//! | length | data: a `tf.train.Example` (`proto.rs`) |
-//! | 4 | masked CRC-32C of the data |
+//! A file is a sequence of records (`framing.rs`), whose data are a `tf.train.Example` (`proto.rs`) each.
 //!
 //! Labels may be int64 or text, and have gaps: the names that occur are ranked (`data/labels.rs`). A path
 //! in `image/img_path` that is not absolute starts from [`Opening::image_root`], or from the folder of its TFRecord file.
@@ -24,15 +17,12 @@ use self::example::{Example, Picture};
 use self::proto::Malformed;
 use crate::data::index::{Format, IndexBuilder};
 use crate::data::sharded::{Found, Sharded};
-use crate::data::{Dataset, Encoded, Image, Opening, crc32c, image, read_whole, shards};
+use crate::data::{Dataset, Encoded, Image, Opening, image, read_whole, shards};
+use crate::framing::{HEAD, TAIL, masked};
 use crate::{Error, Result};
 use rayon::prelude::*;
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
-
-/// Bytes of a record before its data, and after.
-const HEAD: usize = 12;
-const TAIL: usize = 4;
 
 /// Records that are checked at the same time, and the bytes of them that are walked over before that.
 const BLOCK_RECORDS: usize = 8192;
@@ -109,7 +99,7 @@ fn malformed(
 }
 
 fn check_crc(path: &Path, data: &[u8], crc: [u8; 4], at: u64, what: &str) -> Result<()> {
-    let (stored, computed) = (u32::from_le_bytes(crc), crc32c::masked(data));
+    let (stored, computed) = (u32::from_le_bytes(crc), masked(data));
     if stored == computed {
         return Ok(());
     }
@@ -123,7 +113,7 @@ fn check_crc(path: &Path, data: &[u8], crc: [u8; 4], at: u64, what: &str) -> Res
 
 /// Whether `bytes` begin as a TFRecord file does: a length with its CRC.
 pub(crate) fn is_tfrecord(bytes: &[u8]) -> bool {
-    bytes.len() >= HEAD && bytes[8..HEAD] == crc32c::masked(&bytes[..8]).to_le_bytes()
+    bytes.len() >= HEAD && bytes[8..HEAD] == masked(&bytes[..8]).to_le_bytes()
 }
 
 /// Finds all records of a file: a walk from head to head, then a look at each block of records on all cores.
@@ -196,17 +186,6 @@ fn head<'a>(path: &'a Path, bytes: &'a [u8], at: usize) -> Result<Found<'a>> {
         offset: (at + HEAD) as u64,
         bytes: held,
     })
-}
-
-/// A record as it is stored.
-pub(crate) fn frame(data: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(data.len() + HEAD + TAIL);
-    let length = (data.len() as u64).to_le_bytes();
-    bytes.extend(length);
-    bytes.extend(crc32c::masked(&length).to_le_bytes());
-    bytes.extend(data);
-    bytes.extend(crc32c::masked(data).to_le_bytes());
-    bytes
 }
 
 impl Dataset for TfRecord {

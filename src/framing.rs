@@ -1,6 +1,29 @@
-//! CRC-32C (Castagnoli, polynomial 0x1edc6f41, reflected), eight bytes a step by tables, and TensorFlow's masked form.
+//! How TensorFlow frames records, in TFRecord files and in TensorBoard's event files, little-endian:
 //!
+//! | bytes | content |
+//! |---|---|
+//! | 8 | length of the data |
+//! | 4 | masked CRC-32C of those 8 bytes |
+//! | length | data |
+//! | 4 | masked CRC-32C of the data |
+//!
+//! CRC-32C (Castagnoli, polynomial 0x1edc6f41, reflected) is computed eight bytes a step by tables.
 //! Some 2 GB/s a core: a face crop takes 2 us, a fiftieth of its decoding.
+
+/// Bytes of a record before its data, and after.
+pub(crate) const HEAD: usize = 12;
+pub(crate) const TAIL: usize = 4;
+
+/// A record as it is stored.
+pub(crate) fn frame(data: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(data.len() + HEAD + TAIL);
+    let length = (data.len() as u64).to_le_bytes();
+    bytes.extend(length);
+    bytes.extend(masked(&length).to_le_bytes());
+    bytes.extend(data);
+    bytes.extend(masked(data).to_le_bytes());
+    bytes
+}
 
 /// `TABLES[k][b]`: what byte `b` adds to the remainder when `k` bytes follow it in the same step.
 const TABLES: [[u32; 256]; 8] = {
