@@ -24,6 +24,7 @@ pub mod keras;
 pub mod list;
 pub mod loader;
 pub mod npy;
+pub mod onnx;
 pub mod pack;
 pub mod pairs;
 pub mod recordio;
