@@ -81,7 +81,8 @@ pub(crate) fn frozen(layer: &BatchNormLayer, params: &[f32], statistics: &[f32])
     forward
 }
 
-fn scale_and_shift(
+/// What a batch norm does to each channel with its running statistics: `x * scale + shift`.
+pub(crate) fn scale_and_shift(
     at: BatchNormAt,
     c: usize,
     params: &[f32],

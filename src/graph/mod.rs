@@ -147,6 +147,13 @@ impl Model {
         &self.nodes[id.0]
     }
 
+    /// The nodes that read a node, once for each time they do.
+    pub fn readers(&self, id: NodeId) -> impl Iterator<Item = NodeId> {
+        let reads = move |node: &Node| node.inputs.iter().filter(|input| **input == id).count();
+        (self.nodes.iter().enumerate())
+            .flat_map(move |(reader, node)| std::iter::repeat_n(NodeId(reader), reads(node)))
+    }
+
     /// The input's shape.
     pub fn input_shape(&self) -> Shape {
         self.nodes[0].shape

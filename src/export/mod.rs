@@ -1,0 +1,3 @@
+//! Weights as other programs' files.
+
+pub mod onnx;
