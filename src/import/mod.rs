@@ -14,6 +14,7 @@
 
 mod fit;
 mod keras;
+pub mod onnx;
 
 use crate::backend::InputTransform;
 use crate::checkpoint::{self, Weights};

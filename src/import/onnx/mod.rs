@@ -1,0 +1,393 @@
+//! Weights from an ONNX graph by its structure: names in the graph do not matter.
+//!
+//! A candidate [`Model`] is walked in order. For each of its layers the node is looked for that reads the values which the
+//! layer's inputs were found to be, computes the same, and has weights of the same shape; what only moves numbers is seen
+//! through (`flow.rs`). A batch norm that the exporter folded into the layer before it becomes one that changes nothing but
+//! by its beta. Constants that are subtracted from the input, multiplied and so on, are the input transform.
+
+mod flow;
+mod layer;
+
+use crate::backend::InputTransform;
+use crate::convention::{Convention, Foreign, foreign};
+use crate::data::onnx::{Axis, Elements, Graph};
+use crate::graph::params::ParamTable;
+use crate::graph::{Model, NodeId, Op, Shape};
+use flow::{Floats, Flow, Layout, Use, View};
+use std::fmt;
+
+/// What a graph gave for a model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Slabs {
+    /// The parameter slab.
+    pub params: Vec<f32>,
+    /// The statistics slab.
+    pub statistics: Vec<f32>,
+    /// What the graph does to its input before the first layer; none where it does nothing.
+    pub input: Option<InputTransform>,
+}
+
+/// Where a graph is not the model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mismatch {
+    /// The place of the model's node that was not found; as many as there are where the graph goes on behind the last.
+    pub node: usize,
+    /// What was expected, and what is there.
+    pub sentence: String,
+}
+
+impl fmt::Display for Mismatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.sentence)
+    }
+}
+
+/// The parameters of `model` in `graph`.
+///
+/// # Errors
+/// The graph is another network: the first node that differs. Tried with several models, the one with the largest
+/// [`Mismatch::node`] is nearest.
+pub fn match_model(model: &Model, graph: &Graph) -> Result<Slabs, Mismatch> {
+    let table = ParamTable::new(model);
+    let mut matcher = Matcher {
+        model,
+        graph,
+        flow: Flow::new(graph),
+        params: vec![0.0; table.params_len()],
+        statistics: vec![0.0; table.statistics_len()],
+        foreign: foreign(model, &table, Convention::Torch),
+        table,
+        found: Vec::new(),
+        taken: vec![false; graph.nodes.len()],
+        input: None,
+    };
+    for index in 0..model.nodes().len() {
+        let found = matcher.node(index).map_err(|sentence| Mismatch {
+            node: index,
+            sentence,
+        })?;
+        matcher.found.push(found);
+    }
+    matcher.end().map_err(|sentence| Mismatch {
+        node: model.nodes().len(),
+        sentence,
+    })?;
+    Ok(Slabs {
+        params: matcher.params,
+        statistics: matcher.statistics,
+        input: matcher.input,
+    })
+}
+
+/// The embedding size of a graph: the last axis of its output or, where the file does not say, what the last node with
+/// weights gives.
+pub fn embedding_size(graph: &Graph) -> Option<usize> {
+    let output = graph.outputs.first()?.shape.as_deref();
+    if let Some([_, Axis::Length(n)]) = output {
+        return Some(*n);
+    }
+    let shape = |name: &str| {
+        let tensor = graph.initializers.iter().find(|t| t.name == name)?;
+        matches!(tensor.elements, Elements::Floats(_)).then_some(&tensor.shape[..])
+    };
+    graph.nodes.iter().rev().find_map(|node| {
+        let weights = shape(node.input(1)?)?;
+        match (&node.op[..], weights) {
+            ("BatchNormalization", [k]) | ("Conv", [k, _, _, _]) | ("MatMul", [_, k]) => Some(*k),
+            ("Gemm", [rows, columns]) => match node.attribute("transB") {
+                Some(crate::data::onnx::Attribute::Int(1)) => Some(*rows),
+                _ => Some(*columns),
+            },
+            _ => None,
+        }
+    })
+}
+
+/// The input transform that a file of this program's own says the caller applies (`export/onnx.rs`).
+pub fn noted_input(graph: &Graph) -> Option<InputTransform> {
+    let three = |key: &str| {
+        let numbers: Result<Vec<f32>, _> =
+            graph.note(key)?.split(' ').map(str::parse::<f32>).collect();
+        <[f32; 3]>::try_from(numbers.ok()?).ok()
+    };
+    Some(InputTransform {
+        scale: three("input_scale")?,
+        shift: three("input_shift")?,
+    })
+}
+
+/// What one of our nodes was found to be.
+#[derive(Clone, Debug)]
+struct Found<'a> {
+    /// Its value in the graph.
+    root: &'a str,
+    /// The map that was flattened into it.
+    map: Option<Shape>,
+    /// A bias that the graph's filter layer has and ours has not: the batch norm behind it takes it.
+    bias: Option<Vec<f32>>,
+}
+
+/// Why a node is not the one looked for.
+struct Unfit {
+    /// It computes something else altogether.
+    other: bool,
+    why: String,
+}
+
+impl Unfit {
+    fn other() -> Self {
+        Unfit {
+            other: true,
+            why: String::new(),
+        }
+    }
+
+    fn because(why: impl Into<String>) -> Self {
+        Unfit {
+            other: false,
+            why: why.into(),
+        }
+    }
+}
+
+struct Matcher<'a> {
+    model: &'a Model,
+    graph: &'a Graph,
+    flow: Flow<'a>,
+    table: ParamTable,
+    /// The parameters in PyTorch's layouts, which are ONNX's.
+    foreign: Vec<Foreign>,
+    params: Vec<f32>,
+    statistics: Vec<f32>,
+    /// By our node.
+    found: Vec<Found<'a>>,
+    /// The graph's nodes that are one of ours already.
+    taken: Vec<bool>,
+    input: Option<InputTransform>,
+}
+
+impl<'a> Matcher<'a> {
+    /// Finds our node `index`, or says what is there instead.
+    fn node(&mut self, index: usize) -> Result<Found<'a>, String> {
+        let model = self.model;
+        let node = &model.nodes()[index];
+        let x = node.inputs.first().map(|x| self.found[x.0].clone());
+        let Some(x) = x else {
+            return self.start();
+        };
+        match &node.op {
+            Op::Input => unreachable!("the input reads nothing"),
+            Op::Conv2d { .. } | Op::DepthwiseConv2d { .. } | Op::Linear { .. } => {
+                self.filter(index, &x)
+            }
+            Op::BatchNorm(_) => self.batch_norm(index, x),
+            Op::Relu | Op::Relu6 | Op::PRelu => self.activation(index, x),
+            Op::Add => {
+                let b = self.found[node.inputs[1].0].clone();
+                self.add(index, x, &b)
+            }
+            Op::MaxPool(_) | Op::GlobalAvgPool => self.pool(index, x),
+            Op::Dropout { .. } => Ok(x),
+            Op::Flatten => {
+                let map = model.node(node.inputs[0]).shape;
+                let map = (map.pixels() > 1).then_some(map).or(x.map);
+                Ok(Found { map, ..x })
+            }
+        }
+    }
+
+    /// The graph's input, of the right size, and the transform behind it.
+    fn start(&mut self) -> Result<Found<'a>, String> {
+        let Shape { h, w, .. } = self.model.input_shape();
+        let [input] = &self.graph.inputs[..] else {
+            return Err(format!(
+                "the graph has {} inputs; a network here has one, the picture",
+                self.graph.inputs.len()
+            ));
+        };
+        if let Some(axes) = &input.shape {
+            let is = |axis: &Axis, n: usize| match axis {
+                Axis::Length(length) => *length == n,
+                Axis::Any(_) => true,
+            };
+            let fits = match &axes[..] {
+                [_, a, b, c] => {
+                    is(a, 3) && is(b, h) && is(c, w) || is(a, h) && is(b, w) && is(c, 3)
+                }
+                _ => false,
+            };
+            if !fits {
+                let axis = |axis: &Axis| match axis {
+                    Axis::Length(n) => n.to_string(),
+                    Axis::Any(name) if name.is_empty() => "?".into(),
+                    Axis::Any(name) => name.clone(),
+                };
+                let found: Vec<String> = axes.iter().map(axis).collect();
+                return Err(format!(
+                    "the graph's input {} is {}; the network takes N x 3 x {h} x {w}",
+                    input.name,
+                    found.join(" x ")
+                ));
+            }
+        }
+        let mut root = &input.name[..];
+        let (mut scale, mut shift, mut any) = ([1.0_f64; 3], [0.0_f64; 3], false);
+        while let Some((node, view, constant)) = self.arithmetic(root) {
+            let Some(by) = three(constant, view) else {
+                break;
+            };
+            for c in 0..3 {
+                match &self.graph.nodes[node].op[..] {
+                    "Add" => shift[c] += by[c],
+                    "Sub" => shift[c] -= by[c],
+                    "Mul" => (scale[c], shift[c]) = (scale[c] * by[c], shift[c] * by[c]),
+                    _ => (scale[c], shift[c]) = (scale[c] / by[c], shift[c] / by[c]),
+                }
+            }
+            (root, any) = (self.take(node), true);
+        }
+        if any {
+            let transform = InputTransform {
+                scale: scale.map(|x| x as f32),
+                shift: shift.map(|x| x as f32),
+            };
+            if !(transform.scale.iter().chain(&transform.shift)).all(|x| x.is_finite()) {
+                return Err(format!(
+                    "the constants that {} is transformed with give no finite numbers",
+                    input.name
+                ));
+            }
+            self.input = Some(transform);
+        }
+        Ok(Found {
+            root,
+            map: None,
+            bias: None,
+        })
+    }
+
+    /// The one reader of `root`, if it adds a constant to it, or subtracts, multiplies or divides by one.
+    fn arithmetic(&self, root: &str) -> Option<(usize, View<'a>, &Floats<'a>)> {
+        let [Use { node, view }] = self.flow.uses(root) else {
+            return None;
+        };
+        let inputs = &self.graph.nodes[*node];
+        let constant = match &inputs.op[..] {
+            "Add" | "Mul" => (self.flow.floats(inputs, 1)).or_else(|| self.flow.floats(inputs, 0)),
+            "Sub" | "Div" => self.flow.floats(inputs, 1),
+            _ => None,
+        }?;
+        view.is_bare().then_some((*node, *view, constant))
+    }
+
+    /// Notes that a node of the graph is one of ours; the name of its value.
+    fn take(&mut self, node: usize) -> &'a str {
+        self.taken[node] = true;
+        self.graph.nodes[node]
+            .outputs
+            .first()
+            .map_or("", |name| name)
+    }
+
+    /// The first node that reads `root` and that `fits` says is the one; or the sentence which says that our layer `index`,
+    /// which is `wanted`, is not there.
+    fn find<T>(
+        &self,
+        index: usize,
+        wanted: &str,
+        root: &str,
+        fits: impl Fn(&Use<'a>) -> Result<T, Unfit>,
+    ) -> Result<(usize, T), String> {
+        let mut nearest: Option<(usize, Unfit)> = None;
+        for reader in self.flow.uses(root) {
+            if self.taken[reader.node] {
+                continue;
+            }
+            match fits(reader) {
+                Ok(found) => return Ok((reader.node, found)),
+                Err(unfit) => {
+                    let nearer = match &nearest {
+                        None => true,
+                        Some((_, nearest)) => nearest.other && !unfit.other,
+                    };
+                    if nearer {
+                        nearest = Some((reader.node, unfit));
+                    }
+                }
+            }
+        }
+        let layer = &self.model.nodes()[index].name;
+        let found = match nearest {
+            None => "no other node reads it".into(),
+            Some((node, Unfit { other: true, .. })) => {
+                format!("found node {}", self.graph.describe(node))
+            }
+            Some((node, unfit)) => {
+                format!(
+                    "found node {}, which {}",
+                    self.graph.describe(node),
+                    unfit.why
+                )
+            }
+        };
+        Err(format!(
+            "layer {layer}: expected {wanted} on {root}, {found}"
+        ))
+    }
+
+    /// The graph ends where the model does.
+    fn end(&self) -> Result<(), String> {
+        let last = &self.found[self.found.len() - 1];
+        let Some(output) = self.graph.outputs.first() else {
+            return Err("the graph has no output".into());
+        };
+        if last.map.is_some() {
+            return Err("the embedding is a flattened map, in another order than here".into());
+        }
+        match self.flow.view(&output.name) {
+            Some(view) if view.root == last.root && view.is_bare() => Ok(()),
+            _ => {
+                let next = self
+                    .flow
+                    .uses(last.root)
+                    .iter()
+                    .find(|reader| !self.taken[reader.node]);
+                Err(match next {
+                    Some(reader) => format!(
+                        "the network ends with {}, but the graph goes on with node {}",
+                        last.root,
+                        self.graph.describe(reader.node)
+                    ),
+                    None => format!(
+                        "the network ends with {}, which is not the graph's output {}",
+                        last.root, output.name
+                    ),
+                })
+            }
+        }
+    }
+
+    /// Whether a filter layer of ours is read by a batch norm alone, which can take a bias.
+    fn batch_norm_follows(&self, index: usize) -> bool {
+        let mut readers = self.model.readers(NodeId(index));
+        let first = readers.next();
+        first.is_some_and(|id| matches!(self.model.node(id).op, Op::BatchNorm(_)))
+            && readers.next().is_none()
+    }
+}
+
+/// A constant of one number, or of one for each of the picture's channels in `view`.
+fn three(constant: &Floats<'_>, view: View<'_>) -> Option<[f64; 3]> {
+    match constant.values[..] {
+        [x] => Some([f64::from(x); 3]),
+        [a, b, c] => {
+            let behind = match view.layout {
+                Layout::Chw => 2,
+                Layout::Hwc => 0,
+            };
+            let place = constant.shape.len().checked_sub(behind + 1)?;
+            (constant.shape[place] == 3).then(|| [a, b, c].map(f64::from))
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,466 @@
+//! ONNX files: what is exported reads back as the same network, PyTorch's files are recognised by their structure, other
+//! networks are refused with a sentence. Damaged files: `onnx_hostile.rs`.
+
+mod support;
+#[path = "support/onnx.rs"]
+mod support_onnx;
+
+use arcface_cu::backend::InputTransform;
+use arcface_cu::backend::cpu::Cpu;
+use arcface_cu::backend::geometry::Padding;
+use arcface_cu::checkpoint::Weights;
+use arcface_cu::config::Config;
+use arcface_cu::data::npy::{self, Elements, Npy};
+use arcface_cu::data::onnx::{Attribute, Axis, Graph, Node, Tensor};
+use arcface_cu::export::onnx::{self as export, OnnxOptions};
+use arcface_cu::graph::infer::InferGraph;
+use arcface_cu::graph::params::{Init, ParamTable};
+use arcface_cu::graph::{Builder, Model};
+use arcface_cu::import::onnx::{self as import, Mismatch, match_model};
+use arcface_cu::models::{self, Embedding, Network};
+use arcface_cu::presets;
+use arcface_cu::random::{Purpose, Random};
+use std::path::{Path, PathBuf};
+use support::{picture, shared_data, skip};
+use support_onnx::{FILES, network, reference};
+
+/// Every preset, with small embeddings.
+fn networks() -> Vec<Config> {
+    let load = |name: &&str| Config::load(name, None, &["model.embedding.size=8".into()]).unwrap();
+    presets::NAMES.iter().map(load).collect()
+}
+
+/// Weights of which none is what it starts as.
+fn weights(config: &Config) -> Weights {
+    let table = ParamTable::new(&config.model.build().unwrap());
+    let (mut params, mut statistics) = table.init(7);
+    let mut random = Random::new(3, Purpose::Init, 99);
+    for param in table.params() {
+        let values = &mut params[param.offset..][..param.len()];
+        let last = param.name.rsplit('/').next().unwrap();
+        for value in values {
+            match last {
+                "gamma" => *value = random.range(0.7, 1.3),
+                "beta" | "bias" => *value = 0.2 * random.normal(),
+                "alpha" => *value = random.range(-0.2, 0.6),
+                _ => {}
+            }
+        }
+    }
+    for s in table.statistics() {
+        for value in &mut statistics[s.offset..][..s.len] {
+            *value = match s.name.ends_with("mean") {
+                true => 0.2 * random.normal(),
+                false => random.range(0.5, 1.5),
+            };
+        }
+    }
+    Weights {
+        config: config.clone(),
+        classes: 0,
+        trained_on: None,
+        imported_from: None,
+        params,
+        statistics,
+    }
+}
+
+fn pixels(images: usize) -> Vec<u8> {
+    (0..images)
+        .flat_map(|i| picture(i, 112, 112).pixels)
+        .collect()
+}
+
+/// Embeddings of two pictures.
+fn embed(model: &Model, [params, statistics]: [&[f32]; 2], input: &InputTransform) -> Vec<f32> {
+    let mut cpu = Cpu::new();
+    let mut graph = InferGraph::new(&mut cpu, model, params, statistics, 2).unwrap();
+    graph.embed(&mut cpu, &pixels(2), input).unwrap()
+}
+
+fn reread(graph: &Graph) -> Graph {
+    let again = Graph::decode(Path::new("again.onnx"), &graph.encode()).unwrap();
+    assert_eq!(again, *graph);
+    again
+}
+
+#[test]
+fn what_is_exported_reads_back_as_the_same_network() {
+    for config in networks() {
+        let weights = weights(&config);
+        let model = weights.model().unwrap();
+        let slabs = [&weights.params[..], &weights.statistics];
+        let input = config.model.input;
+        let expected = embed(&model, slabs, &input);
+        assert!(expected.iter().all(|x| x.is_finite()) && expected[0] != expected[8]);
+        for (keep_batch_norm, transform_inside) in [(true, true), (false, false)] {
+            let options = OnnxOptions {
+                keep_batch_norm,
+                transform_inside,
+            };
+            let name = format!("{}, {options:?}", config.preset);
+            let graph = reread(&export::graph(&weights, options).unwrap());
+            assert_eq!(import::embedding_size(&graph), Some(8));
+            assert_eq!(import::noted_input(&graph), Some(input));
+            let place = graph.note("input_transform");
+            assert_eq!(
+                place,
+                Some(if transform_inside {
+                    "inside"
+                } else {
+                    "outside"
+                })
+            );
+            let kept = graph
+                .nodes
+                .iter()
+                .filter(|node| node.op == "BatchNormalization");
+            assert_eq!(kept.count() > 1, keep_batch_norm, "{name}");
+            let found = match_model(&model, &graph).unwrap_or_else(|e| panic!("{name}: {e}"));
+            assert_eq!(found.input, transform_inside.then_some(input), "{name}");
+            if keep_batch_norm {
+                assert!(found.params == weights.params, "{name}");
+                assert!(found.statistics == weights.statistics, "{name}");
+            }
+            // A folded batch norm comes back as one that changes no bit of any weight.
+            let slabs = [&found.params[..], &found.statistics];
+            let embeddings = embed(&model, slabs, &input);
+            assert!(
+                embeddings == expected,
+                "{name}: {embeddings:?}, not {expected:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn no_network_is_another() {
+    // The networks and embeddings of all presets, each once.
+    let mut different: Vec<(String, Model, Graph)> = Vec::new();
+    for config in networks() {
+        let model = config.model.build().unwrap();
+        if different.iter().all(|(_, known, _)| *known != model) {
+            let graph = export::graph(&weights(&config), OnnxOptions::default()).unwrap();
+            different.push((config.preset, model, graph));
+        }
+    }
+    for (a, model, _) in &different {
+        for (b, _, graph) in &different {
+            let found = match_model(model, graph);
+            assert_eq!(found.is_ok(), a == b, "{a} in the file of {b}");
+            if let Err(Mismatch { node, sentence }) = found {
+                assert!(
+                    node <= model.nodes().len() && sentence.contains("found node"),
+                    "{sentence}"
+                );
+            }
+        }
+    }
+}
+
+fn floats(path: &Path) -> Vec<f32> {
+    match npy::read(path).unwrap().elements {
+        Elements::F32(values) => values,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn pytorchs_files_are_recognised() {
+    let model = network();
+    // N C H W to N H W C.
+    let nchw = floats(&reference("input.npy"));
+    let nhwc: Vec<f32> = (0..nchw.len())
+        .map(|i| nchw[i / 192 * 192 + i % 3 * 64 + i % 192 / 3])
+        .collect();
+    let expected = floats(&reference("output.npy"));
+    for name in FILES {
+        let graph = Graph::read(&reference(name)).unwrap();
+        assert_eq!(import::embedding_size(&graph), Some(5), "{name}");
+        let found = match_model(&model, &graph).unwrap_or_else(|e| panic!("{name}: {e}"));
+        match (name, found.input) {
+            ("inside.onnx", Some(InputTransform { scale, shift })) => {
+                assert!((scale[1] * 127.5 - 1.0).abs() <= 1e-6 && shift == [-1.0; 3]);
+            }
+            (_, input) => assert_eq!(input, None, "{name}"),
+        }
+        let mut cpu = Cpu::new();
+        let slabs = [&found.params[..], &found.statistics];
+        let mut infer = InferGraph::new(&mut cpu, &model, slabs[0], slabs[1], 2).unwrap();
+        let embeddings = infer.embed_values(&mut cpu, &nhwc).unwrap();
+        let largest = expected.iter().fold(0.0_f32, |m, x| m.max(x.abs()));
+        for (found, expected) in embeddings.iter().zip(&expected) {
+            // float32, a dozen layers, sums of up to 72 products.
+            let error = (found - expected).abs() / largest;
+            assert!(error <= 3e-6, "{name}: {found}, not {expected}");
+        }
+        assert_eq!(embeddings.len(), expected.len());
+    }
+    // Batch norms that were kept are ours, number by number.
+    let graph = Graph::read(&reference("legacy_kept.onnx")).unwrap();
+    let found = match_model(&model, &graph).unwrap();
+    let again = export::network(&model, [&found.params, &found.statistics], true, None).unwrap();
+    let theirs = graph.tensor_file();
+    for (name, value) in [("bn1.running_var", 0.3), ("b_bn1.weight", 0.5)] {
+        let (a, b) = (theirs.get(name).unwrap(), again.tensor_file());
+        assert_eq!(Some(a), b.get(name), "{name}");
+        assert!(a.values.iter().all(|x| *x >= value));
+    }
+}
+
+/// Changes a graph, and gives what the matcher says of it.
+fn mismatch(change: impl FnOnce(&mut Graph)) -> String {
+    let mut graph = Graph::read(&reference("legacy_kept.onnx")).unwrap();
+    change(&mut graph);
+    // It must still be a graph.
+    let graph = Graph::decode(Path::new("x"), &graph.encode()).unwrap();
+    match_model(&network(), &graph).unwrap_err().sentence
+}
+
+fn set(graph: &mut Graph, op: &str, attribute: &str, value: Attribute) {
+    let node = graph.nodes.iter_mut().find(|node| node.op == op).unwrap();
+    node.attributes.retain(|(name, _)| name != attribute);
+    node.attributes.push((attribute.into(), value));
+}
+
+#[test]
+fn the_first_node_that_differs_is_named() {
+    let ints = |values: &[i64]| Attribute::Ints(values.to_vec());
+    for (attribute, value, words) in [
+        (
+            "strides",
+            ints(&[2, 2]),
+            "has the strides [2, 2], not [1, 1]",
+        ),
+        (
+            "pads",
+            ints(&[0, 1, 1, 1]),
+            "has the pads [0, 1, 1, 1], not [1, 1, 1, 1]",
+        ),
+        ("pads", ints(&[1]), "has 1 pads"),
+        ("pads", ints(&[i64::MAX; 4]), "has the pads"),
+        ("group", Attribute::Int(3), "has group 3, not 1"),
+        ("dilations", ints(&[2, 2]), "has the dilations"),
+        ("auto_pad", Attribute::Text("SAME".into()), "has auto_pad"),
+        (
+            "kernel_shape",
+            Attribute::Float(3.0),
+            "kernel_shape that are no whole numbers",
+        ),
+    ] {
+        let text = mismatch(|graph| set(graph, "Conv", attribute, value.clone()));
+        let begin = "layer conv1: expected a 3x3 Conv from 3 to 4 channels on input, found node /conv1/Conv (Conv), which ";
+        assert!(text.starts_with(begin) && text.contains(words), "{text}");
+    }
+    let epsilon = Attribute::Float(1e-3);
+    let text = mismatch(|graph| set(graph, "BatchNormalization", "epsilon", epsilon));
+    assert!(
+        text.contains("layer bn1") && text.contains("the epsilon 0.001, not 1e-5"),
+        "{text}"
+    );
+    let text = mismatch(|graph| {
+        let relu = graph
+            .nodes
+            .iter_mut()
+            .find(|node| node.op == "PRelu")
+            .unwrap();
+        relu.op = "Relu".into();
+        relu.inputs.truncate(1);
+    });
+    let words =
+        "layer prelu: expected a PRelu of 4 slopes on /bn1/BatchNormalization_output_0, found node";
+    assert!(
+        text.starts_with(words) && text.ends_with("(Relu)"),
+        "{text}"
+    );
+    let text = mismatch(|graph| {
+        let output = graph.outputs[0].name.clone();
+        graph
+            .nodes
+            .push(Node::new("LpNormalization", "norm", &[&output], "unit"));
+        graph.outputs[0].name = "unit".into();
+    });
+    assert!(
+        text.ends_with("but the graph goes on with node norm (LpNormalization)"),
+        "{text}"
+    );
+    let text = mismatch(|graph| {
+        let add = graph
+            .nodes
+            .iter_mut()
+            .find(|node| node.op == "Add")
+            .unwrap();
+        add.inputs[1] = add.inputs[0].clone();
+    });
+    assert!(text.contains("layer add: expected an Add of"), "{text}");
+    let text = mismatch(|graph| {
+        graph.inputs[0].shape = Some([1, 3, 9, 8].map(Axis::Length).to_vec());
+    });
+    assert!(
+        text.contains("is 1 x 3 x 9 x 8; the network takes N x 3 x 8 x 8"),
+        "{text}"
+    );
+    let text = mismatch(|graph| {
+        let weight = graph
+            .initializers
+            .iter_mut()
+            .find(|t| t.name == "features.weight");
+        *weight.unwrap() = Tensor::floats("features.weight", vec![5], vec![1.5; 5]);
+    });
+    assert!(
+        text.contains("layer features") && text.contains("a scale other than 1"),
+        "{text}"
+    );
+}
+
+/// A convolution as TensorFlow's converters write it: NHWC input, Transpose, Pad, a bias of its own, Transpose back, a mean
+/// over H and W, MatMul.
+#[test]
+fn layouts_pads_and_separate_biases_are_seen_through() {
+    let (mut g, x) = Builder::new(6, 6);
+    let pad = Padding::keras_strided(6, 6, 3);
+    let x = g.conv2d("conv", x, 2, 3, 2, pad, true, Init::HeFanOut);
+    let x = g.global_avg_pool("pool", x);
+    g.linear("dense", x, 4, true, Init::HeFanOut);
+    let model = g.finish().unwrap();
+    let (params, statistics) = ParamTable::new(&model).init(1);
+    let mut graph = export::network(&model, [&params, &statistics], false, None).unwrap();
+    let shape = [1, 6, 6, 3].map(Axis::Length).to_vec();
+    graph.inputs[0].shape = Some(shape);
+    let constant = |graph: &Graph, name: &str| {
+        graph
+            .initializers
+            .iter()
+            .find(|t| t.name == name)
+            .unwrap()
+            .as_floats()
+            .unwrap()
+            .to_vec()
+    };
+    let (bias, dense) = (
+        constant(&graph, "conv.bias"),
+        constant(&graph, "dense.weight"),
+    );
+    graph
+        .initializers
+        .push(Tensor::floats("bias4", vec![1, 2, 1, 1], bias));
+    let turned = (0..8).map(|i| dense[i % 4 * 2 + i / 4]).collect();
+    graph
+        .initializers
+        .push(Tensor::floats("turned", vec![2, 4], turned));
+    let ints = |values: &[i64]| Attribute::Ints(values.to_vec());
+    let perm = |name: &str, from: &str, perm: &[i64]| {
+        Node::new("Transpose", name, &[from], name).with("perm", ints(perm))
+    };
+    let pool = Node::new("ReduceMean", "mean", &["nhwc"], "mean");
+    graph.nodes = vec![
+        perm("nchw", "input", &[0, 3, 1, 2]),
+        Node::new("Pad", "pad", &["nchw"], "pad").with("pads", ints(&[0, 0, 0, 0, 0, 0, 1, 1])),
+        Node::new("Conv", "conv", &["pad", "conv.weight"], "raw").with("strides", ints(&[2, 2])),
+        Node::new("Add", "offset", &["raw", "bias4"], "offset"),
+        perm("nhwc", "offset", &[0, 2, 3, 1]),
+        pool.with("axes", ints(&[1, 2]))
+            .with("keepdims", Attribute::Int(0)),
+        Node::new("MatMul", "product", &["mean", "turned"], "product"),
+        Node::new("Add", "sum", &["dense.bias", "product"], "embedding"),
+    ];
+    let found = match_model(&model, &reread(&graph)).unwrap();
+    assert!(found.params == params && found.input.is_none());
+    let auto = |how: &str| {
+        let mut graph = graph.clone();
+        graph.nodes[2].inputs[0] = "nchw".into();
+        graph.nodes[2]
+            .attributes
+            .push(("auto_pad".into(), Attribute::Text(how.into())));
+        match_model(&model, &graph)
+    };
+    assert!(auto("SAME_UPPER").is_ok_and(|found| found.params == params));
+    assert!(auto("SAME_LOWER").is_err() && auto("VALID").is_err());
+}
+
+#[test]
+fn the_foreign_mobilefacenet_is_refused_at_its_first_relu6() {
+    let name = "the_foreign_mobilefacenet_is_refused_at_its_first_relu6";
+    let Some(folder) = shared_data(name, "weights") else {
+        return;
+    };
+    let path = folder.join("mobilefacenet_foamliu.onnx");
+    if !path.exists() {
+        skip(name, &format!("{} is not there", path.display()));
+        return;
+    }
+    let graph = Graph::read(&path).unwrap();
+    let d = import::embedding_size(&graph).unwrap();
+    assert_eq!(d, 128);
+    let embedding = Embedding::GlobalDepthwise { size: d };
+    let model = models::build(Network::Mobilefacenet, 112, embedding).unwrap();
+    let Mismatch { node, sentence } = match_model(&model, &graph).unwrap_err();
+    // It has ReLU6 where the paper has PReLU, and a pointwise convolution behind the first depthwise one.
+    assert_eq!(
+        (node, &sentence[..]),
+        (
+            3,
+            "layer conv1_prelu: expected a PRelu of 64 slopes on /conv1/conv1.0/Conv_output_0, \
+             found node /conv1/conv1.2/Clip (Clip)"
+        )
+    );
+}
+
+/// Writes every network here, folded and not, with the input transform inside and outside, with pictures and embeddings for
+/// `tests/reference/check_onnx.py`, into the folder named by ARCFACE_CU_ONNX_OUT:
+///
+/// ```sh
+/// ARCFACE_CU_ONNX_OUT=/tmp/onnx cargo test --release --test onnx -- --ignored
+/// ```
+#[test]
+#[ignore = "writes files for a script"]
+fn files_for_onnx_runtime() {
+    let out = PathBuf::from(
+        std::env::var_os("ARCFACE_CU_ONNX_OUT").expect("ARCFACE_CU_ONNX_OUT names a folder"),
+    );
+    std::fs::create_dir_all(&out).unwrap();
+    let write = |name: String, shape: Vec<usize>, elements| {
+        npy::write(&out.join(name), &Npy { shape, elements }).unwrap();
+    };
+    write(
+        "pixels.npy".into(),
+        vec![3, 112, 112, 3],
+        Elements::U8(pixels(3)),
+    );
+    for config in networks() {
+        let weights = weights(&config);
+        let model = weights.model().unwrap();
+        let mut cpu = Cpu::new();
+        let mut graph =
+            InferGraph::new(&mut cpu, &model, &weights.params, &weights.statistics, 3).unwrap();
+        let embeddings = graph
+            .embed(&mut cpu, &pixels(3), &config.model.input)
+            .unwrap();
+        let name = config.preset.clone();
+        write(
+            format!("{name}.npy"),
+            vec![3, embeddings.len() / 3],
+            Elements::F32(embeddings),
+        );
+        for (keep_batch_norm, transform_inside) in
+            [(false, false), (false, true), (true, false), (true, true)]
+        {
+            let options = OnnxOptions {
+                keep_batch_norm,
+                transform_inside,
+            };
+            let norm = if keep_batch_norm { "kept" } else { "folded" };
+            let place = if transform_inside {
+                "inside"
+            } else {
+                "outside"
+            };
+            export::write(
+                &weights,
+                options,
+                &out.join(format!("{name}.{norm}.{place}.onnx")),
+            )
+            .unwrap();
+        }
+    }
+}
