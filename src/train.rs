@@ -3,10 +3,10 @@
 use crate::backend::{Augmented, Backend, Segment};
 use crate::checkpoint::{Checkpoint, Weights};
 use crate::config::{Config, IMAGE_SIZE};
-use crate::data::Dataset;
 use crate::data::augment::Augment;
 use crate::data::fingerprint::Fingerprint;
 use crate::data::loader::{Batch, Loader, LoaderOptions};
+use crate::data::{Dataset, Image};
 use crate::embedder::Embedder;
 use crate::graph::train::TrainGraph;
 use crate::head::{ArcFace, ClassInit, expected_initial_loss};
@@ -40,6 +40,10 @@ pub struct Trainer<B: Backend> {
     /// The file that the weights began with.
     imported_from: Option<String>,
     steps_done: u64,
+    /// How many pictures of the next step's batch are kept.
+    keep: usize,
+    /// Those that were kept.
+    kept: Vec<Image>,
 }
 
 impl<B: Backend> Trainer<B> {
@@ -168,6 +172,8 @@ impl<B: Backend> Trainer<B> {
             trained_on,
             imported_from: None,
             steps_done,
+            keep: 0,
+            kept: Vec::new(),
         })
     }
 
@@ -209,6 +215,16 @@ impl<B: Backend> Trainer<B> {
     /// Pictures that were replaced because they could not be read, and why.
     pub fn skipped(&self) -> &std::collections::BTreeMap<u32, String> {
         self.loader.skipped()
+    }
+
+    /// Keeps the first `count` pictures of the next step's batch as the network is trained on them, augmented.
+    pub fn keep_pictures(&mut self, count: usize) {
+        self.keep = count;
+    }
+
+    /// The pictures that were kept since the last call.
+    pub fn take_pictures(&mut self) -> Vec<Image> {
+        std::mem::take(&mut self.kept)
     }
 
     /// What the loss should be near at step 0, if labels and input are what they should be.
@@ -266,6 +282,9 @@ impl<B: Backend> Trainer<B> {
         self.steps_done += 1;
 
         let images = batch.labels.len();
+        let kept = std::mem::take(&mut self.keep).min(images);
+        self.kept
+            .extend((0..kept).map(|i| batch.picture(i, IMAGE_SIZE)));
         self.loader.recycle(batch);
         Ok(StepReport {
             epoch: step / steps_per_epoch + 1,

@@ -14,7 +14,7 @@ const ARROWS: [(&str, &[&str]); 14] = [
     ("own_file", &[]),
     ("data", &["fnv", "framing", "own_file"]),
     ("verification", &[]),
-    ("report", &["verification"]),
+    ("report", &["framing", "verification"]),
     ("backend", &["data", "fnv", "own_file"]),
     ("optim", &["backend"]),
     ("graph", &["backend", "optim"]),

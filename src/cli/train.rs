@@ -17,9 +17,11 @@ use crate::import::{self, Start};
 use crate::report::StepReport;
 use crate::report::metrics::MetricsLog;
 use crate::report::progress::{Progress, RunLength};
+use crate::report::tensorboard::EventFile;
 use crate::train::{DataOptions, Trainer};
 use crate::{Error, Result};
 use clap::ValueEnum;
+use image::RgbImage;
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::PathBuf;
@@ -78,6 +80,10 @@ pub(super) struct Args {
     /// the run.
     #[arg(long)]
     skip_bad: bool,
+    /// Folder for TensorBoard: every step's numbers, the results of --eval, and once an epoch some augmented pictures. A new
+    /// run needs one without event files, --resume goes on in the old one. Default: none.
+    #[arg(long, value_name = "DIR")]
+    tensorboard: Option<PathBuf>,
     /// Print the configuration that the other arguments make, as TOML, and end.
     #[arg(long)]
     print_config: bool,
@@ -132,6 +138,9 @@ impl OnDevice for Train {
     }
 }
 
+/// Pictures of an epoch's first batch that TensorBoard is given.
+const SHOWN: usize = 8;
+
 /// A run in progress.
 struct Session<B: Backend> {
     trainer: Trainer<B>,
@@ -139,6 +148,8 @@ struct Session<B: Backend> {
     /// Keeps other processes out of the folder.
     _lock: File,
     log: MetricsLog,
+    /// TensorBoard's file, if it is asked for.
+    events: Option<EventFile>,
     progress: Progress,
     verifier: Verifier,
     /// The steps of the newest checkpoint.
@@ -231,6 +242,11 @@ impl<B: Backend> Session<B> {
             Some(lock) => lock,
             None => folder.lock()?,
         };
+        let events = args.tensorboard.as_deref().map(|folder| match args.resume {
+            true => EventFile::resume(folder, saved.unwrap_or(0)),
+            false => EventFile::create(folder),
+        });
+        let events = events.transpose()?;
         folder.begin(trainer.config())?;
         let typed: Vec<String> = std::env::args().skip(1).collect();
         let resume_command = if typed.first().is_some_and(|command| command == "train") {
@@ -249,6 +265,7 @@ impl<B: Backend> Session<B> {
             folder,
             _lock: lock,
             log,
+            events,
             progress: Progress::new(length, output::progress()),
             verifier,
             saved,
@@ -265,11 +282,17 @@ impl<B: Backend> Session<B> {
             if interrupt::asked() {
                 return self.stop();
             }
+            let steps_per_epoch = self.trainer.steps_per_epoch();
+            let epoch_begins = self.trainer.steps_done().is_multiple_of(steps_per_epoch);
+            if self.events.is_some() && epoch_begins {
+                self.trainer.keep_pictures(SHOWN);
+            }
             let report = match self.trainer.step() {
                 Ok(report) => report,
                 Err(error) => return Err(self.explain(error)),
             };
             self.log.step(&report)?;
+            self.show(&report)?;
             self.progress.step(&report);
             self.list_skipped();
             if report.step == 1 {
@@ -281,7 +304,7 @@ impl<B: Backend> Session<B> {
                 self.progress
                     .message(&first_loss(&report, expected, tolerance));
             }
-            let epoch_ends = report.step.is_multiple_of(self.trainer.steps_per_epoch());
+            let epoch_ends = report.step.is_multiple_of(steps_per_epoch);
             if epoch_ends {
                 self.progress.epoch_end();
                 // Before the checkpoint, so that a run resumed from it need not do it again.
@@ -307,6 +330,25 @@ impl<B: Backend> Session<B> {
         Ok(())
     }
 
+    /// Writes a step, and the pictures kept from it, for TensorBoard.
+    fn show(&mut self, report: &StepReport) -> Result<()> {
+        let Some(events) = &mut self.events else {
+            return Ok(());
+        };
+        events.step(report)?;
+        let pictures: Vec<RgbImage> = (self.trainer.take_pictures().into_iter())
+            .map(|picture| {
+                let size = [picture.width, picture.height].map(|n| n as u32);
+                let picture = RgbImage::from_raw(size[0], size[1], picture.pixels);
+                picture.expect("three bytes a pixel")
+            })
+            .collect();
+        match pictures.is_empty() {
+            true => Ok(()),
+            false => events.pictures(report.step, &pictures),
+        }
+    }
+
     /// Verifies the sets of --eval and logs their results.
     fn verify(&mut self, report: &StepReport) -> Result<()> {
         let progress = &mut self.progress;
@@ -317,6 +359,9 @@ impl<B: Backend> Session<B> {
             match result {
                 Ok(result) => {
                     self.log.eval(report.epoch, report.step, &result)?;
+                    if let Some(events) = &mut self.events {
+                        events.eval(report.step, &result)?;
+                    }
                     self.progress.message(&verify::line(&result));
                 }
                 Err(error) => self.progress.message(&format!("not verified: {error}")),
@@ -327,6 +372,9 @@ impl<B: Backend> Session<B> {
 
     fn save(&mut self) -> Result<PathBuf> {
         self.log.sync()?;
+        if let Some(events) = &mut self.events {
+            events.flush()?;
+        }
         let checkpoint: Checkpoint = self.trainer.checkpoint()?;
         let keep = self.trainer.config().train.keep_checkpoints;
         self.saved = Some(checkpoint.steps_done);

@@ -16,8 +16,8 @@
 //!
 //! An index that does not fit the file (another size or time) or itself (its CRC) is made anew.
 
-use crate::data::labels::Interner;
 use crate::data::Opening;
+use crate::data::labels::Interner;
 use crate::framing::crc32c;
 use crate::{Error, Result, own_file};
 use std::fs;

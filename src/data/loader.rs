@@ -75,6 +75,31 @@ pub struct Batch {
     bad: Vec<(u32, String)>,
 }
 
+impl Batch {
+    /// Picture `i` as the network is trained on it, `size` x `size`: the loader's, or what the device makes of it.
+    ///
+    /// # Panics
+    /// There is no such picture, or `size` is not what the loader was asked for.
+    pub fn picture(&self, i: usize, size: usize) -> Image {
+        let bytes = self.side * self.side * 3;
+        let picture = &self.pixels[i * bytes..][..bytes];
+        let pixels = match self.changes.get(i) {
+            None => picture.to_vec(),
+            Some(changes) => {
+                let mut pixels = vec![0; size * size * 3];
+                changes.apply(picture, self.side, size, &mut pixels);
+                pixels
+            }
+        };
+        assert_eq!(pixels.len(), size * size * 3, "a picture of the asked size");
+        Image {
+            width: size,
+            height: size,
+            pixels,
+        }
+    }
+}
+
 /// Batches of a data set, made ahead by worker threads. Dropping it ends and joins them.
 pub struct Loader {
     shared: Arc<Shared>,

@@ -5,6 +5,7 @@ pub mod metrics;
 pub mod pairs;
 pub mod progress;
 pub mod similarity;
+pub mod tensorboard;
 pub mod viridis;
 
 /// What one training step did: the source of a line in `metrics.csv` and of the progress bar.

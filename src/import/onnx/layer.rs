@@ -92,7 +92,7 @@ impl<'a> Matcher<'a> {
         let weights = self.weights(node)?;
         let expected = [k, a_filter, window.r, window.s];
         if weights.shape != expected || weights.transposed {
-            return Err(wrong("weights of the shape", &weights.shape, &expected));
+            return Err(wrong("weights of the shape", &weights.shape, expected));
         }
         if int(node, "group", 1) != group as i64 {
             return Err(wrong("group", int(node, "group", 1), group));
@@ -145,7 +145,7 @@ impl<'a> Matcher<'a> {
         let weights = self.weights(node)?;
         let expected = if by_rows { [k, c] } else { [c, k] };
         if weights.shape != expected {
-            return Err(wrong("weights of the shape", &weights.shape, &expected));
+            return Err(wrong("weights of the shape", &weights.shape, expected));
         }
         let bias = if gemm { self.bias(node, k)? } else { None };
         Ok(Filter {
@@ -171,7 +171,7 @@ impl<'a> Matcher<'a> {
             Some(bias) if bias.values.len() == k && bias.shape.last() == Some(&k) => {
                 Ok(Some(bias.values.to_vec()))
             }
-            Some(bias) => Err(wrong("a bias of the shape", &bias.shape, &[k])),
+            Some(bias) => Err(wrong("a bias of the shape", &bias.shape, [k])),
             None => Err(Unfit::because("has a bias that is not constant")),
         }
     }
@@ -377,7 +377,7 @@ impl<'a> Matcher<'a> {
         let fits = place.is_some_and(|place| slope.shape[place] == c);
         match fits && slope.values.len() == c {
             true => Ok(slope.values.to_vec()),
-            false => Err(wrong("slopes of the shape", &slope.shape, &[c, 1, 1])),
+            false => Err(wrong("slopes of the shape", &slope.shape, [c, 1, 1])),
         }
     }
 
