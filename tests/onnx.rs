@@ -378,6 +378,72 @@ fn layouts_pads_and_separate_biases_are_seen_through() {
     assert!(auto("SAME_LOWER").is_err() && auto("VALID").is_err());
 }
 
+/// A map flattened as N x H x W x C has our order of elements, one flattened as N x C x H x W another; and a convolution as
+/// large as the map is the linear layer behind a flatten.
+#[test]
+fn a_flatten_is_taken_in_either_order() {
+    let (mut g, x) = Builder::new(3, 2);
+    let x = g.conv2d(
+        "conv",
+        x,
+        4,
+        1,
+        1,
+        Padding::default(),
+        false,
+        Init::HeFanOut,
+    );
+    let x = g.flatten("flatten", x);
+    g.linear("dense", x, 5, true, Init::HeFanOut);
+    let model = g.finish().unwrap();
+    let table = ParamTable::new(&model);
+    let (params, statistics) = table.init(1);
+    let graph = export::network(&model, [&params, &statistics], false, None).unwrap();
+    let found = match_model(&model, &graph).unwrap();
+    assert!(found.params == params);
+    let pairs: Vec<(&str, &str)> = found.layers.iter().map(|(a, b)| (&a[..], &b[..])).collect();
+    assert_eq!(pairs, [("conv (Conv)", "conv"), ("dense (Gemm)", "dense")]);
+    let (_, at, _) = table.find("dense/kernel").unwrap();
+    let ours = &params[at..][..5 * 24];
+    // N x H x W x C, flattened, times C x K.
+    let mut other = graph.clone();
+    let turned = (0..120).map(|i| ours[i % 5 * 24 + i / 5]).collect();
+    other
+        .initializers
+        .push(Tensor::floats("turned", vec![24, 5], turned));
+    let perm = Attribute::Ints(vec![0, 2, 3, 1]);
+    other.nodes.truncate(1);
+    other.nodes.extend([
+        Node::new("Transpose", "nhwc", &["conv/output"], "nhwc").with("perm", perm),
+        Node::new("Flatten", "flat", &["nhwc"], "flat"),
+        Node::new(
+            "Gemm",
+            "dense",
+            &["flat", "turned", "dense.bias"],
+            "embedding",
+        ),
+    ]);
+    assert!(match_model(&model, &reread(&other)).unwrap().params == params);
+    // The whole map at once, K x C x H x W.
+    let whole = (0..120)
+        .map(|i| ours[i / 24 * 24 + i % 6 * 4 + i / 6 % 4])
+        .collect();
+    other
+        .initializers
+        .push(Tensor::floats("whole", vec![5, 4, 3, 2], whole));
+    other.nodes.truncate(1);
+    other.nodes.extend([
+        Node::new(
+            "Conv",
+            "dense",
+            &["conv/output", "whole", "dense.bias"],
+            "raw",
+        ),
+        Node::new("Squeeze", "squeeze", &["raw"], "embedding"),
+    ]);
+    assert!(match_model(&model, &reread(&other)).unwrap().params == params);
+}
+
 #[test]
 fn the_foreign_mobilefacenet_is_refused_at_its_first_relu6() {
     let name = "the_foreign_mobilefacenet_is_refused_at_its_first_relu6";

@@ -25,8 +25,7 @@ fn masked_crc(bytes: &[u8]) -> u32 {
             crc = crc >> 1 ^ (0x82f6_3b78 & (crc & 1).wrapping_neg());
         }
     }
-    let crc = !crc;
-    (crc >> 15 | crc << 17).wrapping_add(0xa282_ead8)
+    (!crc).rotate_right(15).wrapping_add(0xa282_ead8)
 }
 
 fn records(bytes: &[u8]) -> Vec<&[u8]> {

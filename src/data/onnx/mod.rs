@@ -25,6 +25,12 @@ use std::path::Path;
 /// The version of the format that is written.
 const IR_VERSION: i64 = 8;
 
+/// Whether a file that begins so may be an ONNX file: they have no mark, but the version of the format comes first, and is
+/// small.
+pub fn may_be_onnx(start: &[u8]) -> bool {
+    matches!(start, [0x08, 1..=0x7f, ..])
+}
+
 /// A network's file.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Graph {

@@ -239,4 +239,58 @@ mod tests {
         }
         assert_eq!(bf16_to_f32(0x3fc0), 1.5);
     }
+
+    /// Each type, as little-endian bytes and in its field.
+    #[test]
+    fn every_float_type_becomes_float32() {
+        let tensor = |data_type| TensorProto {
+            dims: vec![2],
+            data_type,
+            ..TensorProto::default()
+        };
+        let raw = |data_type, raw: &[u8]| TensorProto {
+            raw_data: raw.to_vec(),
+            ..tensor(data_type)
+        };
+        let halves = vec![0x3e00, 0xc000];
+        for proto in [
+            raw(data_type::FLOAT, &[0, 0, 0xc0, 0x3f, 0, 0, 0, 0xc0]),
+            raw(data_type::FLOAT16, &[0, 0x3e, 0, 0xc0]),
+            raw(data_type::BFLOAT16, &[0xc0, 0x3f, 0, 0xc0]),
+            raw(
+                data_type::DOUBLE,
+                &[0, 0, 0, 0, 0, 0, 0xf8, 0x3f, 0, 0, 0, 0, 0, 0, 0, 0xc0],
+            ),
+            TensorProto {
+                float_data: vec![1.5, -2.0],
+                ..tensor(data_type::FLOAT)
+            },
+            TensorProto {
+                double_data: vec![1.5, -2.0],
+                ..tensor(data_type::DOUBLE)
+            },
+            TensorProto {
+                int32_data: halves,
+                ..tensor(data_type::FLOAT16)
+            },
+        ] {
+            let found = read(proto.clone()).unwrap();
+            assert_eq!(found.as_floats(), Some(&[1.5, -2.0][..]), "{proto:?}");
+        }
+        for proto in [
+            raw(data_type::INT8, &[1, 0xfe]),
+            raw(data_type::INT32, &[1, 0, 0, 0, 0xfe, 0xff, 0xff, 0xff]),
+            TensorProto {
+                int64_data: vec![1, -2],
+                ..tensor(data_type::INT64)
+            },
+        ] {
+            let found = read(proto.clone()).unwrap();
+            assert_eq!(found.as_ints(), Some(&[1, -2][..]), "{proto:?}");
+        }
+        let text = read(tensor(8)).unwrap();
+        assert_eq!(text.elements, Elements::Unread(8));
+        assert!(read(raw(data_type::FLOAT, &[0; 7])).is_err());
+        assert!(read(tensor(data_type::FLOAT)).is_err());
+    }
 }

@@ -60,9 +60,9 @@ impl<'a> Matcher<'a> {
                 false => Ok(filter),
             }
         })?;
-        let mut root = self.take(taken);
+        let mut root = self.take(index, taken);
         if filter.bias.is_none() && bias_fits {
-            (root, filter.bias) = self.added_bias(root, k, filter.dense);
+            (root, filter.bias) = self.added_bias(index, root, k, filter.dense);
         }
         self.store(index, at, &filter);
         let bias = match (at.bias, filter.bias) {
@@ -177,7 +177,13 @@ impl<'a> Matcher<'a> {
     }
 
     /// A bias that is a node of its own behind the layer: that node's value, and the bias.
-    fn added_bias(&mut self, root: &'a str, k: usize, flat: bool) -> (&'a str, Option<Vec<f32>>) {
+    fn added_bias(
+        &mut self,
+        index: usize,
+        root: &'a str,
+        k: usize,
+        flat: bool,
+    ) -> (&'a str, Option<Vec<f32>>) {
         let Some((node, view, constant)) = self.arithmetic(root) else {
             return (root, None);
         };
@@ -192,7 +198,7 @@ impl<'a> Matcher<'a> {
             return (root, None);
         }
         let bias = constant.values.to_vec();
-        (self.take(node), Some(bias))
+        (self.take(index, node), Some(bias))
     }
 
     /// Puts weights into the slab.
@@ -238,6 +244,9 @@ impl<'a> Matcher<'a> {
             // Folded: scale 1, and the bias as beta.
             let beta = x.bias.unwrap_or_else(|| vec![0.0; c]);
             self.set_batch_norm(at, c, &identity(at.epsilon, c, &beta));
+            if let Some((into, _)) = self.layers.last() {
+                self.layers.push((into.clone(), node.name.clone()));
+            }
             return Ok(Found { bias: None, ..x });
         }
         let wanted = format!("a BatchNormalization of {c} channels");
@@ -257,7 +266,7 @@ impl<'a> Matcher<'a> {
         }
         self.set_batch_norm(at, c, &vectors);
         Ok(Found {
-            root: self.take(taken),
+            root: self.take(index, taken),
             bias: None,
             ..x
         })
@@ -351,7 +360,7 @@ impl<'a> Matcher<'a> {
             self.params[at..][..c].copy_from_slice(&slopes);
         }
         Ok(Found {
-            root: self.take(taken),
+            root: self.take(index, taken),
             ..x
         })
     }
@@ -406,7 +415,7 @@ impl<'a> Matcher<'a> {
             }
         })?;
         Ok(Found {
-            root: self.take(taken),
+            root: self.take(index, taken),
             ..a
         })
     }
@@ -466,7 +475,7 @@ impl<'a> Matcher<'a> {
             }
         })?;
         Ok(Found {
-            root: self.take(taken),
+            root: self.take(index, taken),
             ..x
         })
     }

@@ -25,6 +25,9 @@ pub struct Slabs {
     pub statistics: Vec<f32>,
     /// What the graph does to its input before the first layer; none where it does nothing.
     pub input: Option<InputTransform>,
+    /// Which of the graph's nodes is which of our layers: its name and operator, the layer's name. A batch norm that was
+    /// folded is there with the node that it is folded into.
+    pub layers: Vec<(String, String)>,
 }
 
 /// Where a graph is not the model.
@@ -60,6 +63,7 @@ pub fn match_model(model: &Model, graph: &Graph) -> Result<Slabs, Mismatch> {
         found: Vec::new(),
         taken: vec![false; graph.nodes.len()],
         input: None,
+        layers: Vec::new(),
     };
     for index in 0..model.nodes().len() {
         let found = matcher.node(index).map_err(|sentence| Mismatch {
@@ -76,6 +80,7 @@ pub fn match_model(model: &Model, graph: &Graph) -> Result<Slabs, Mismatch> {
         params: matcher.params,
         statistics: matcher.statistics,
         input: matcher.input,
+        layers: matcher.layers,
     })
 }
 
@@ -164,6 +169,7 @@ struct Matcher<'a> {
     /// The graph's nodes that are one of ours already.
     taken: Vec<bool>,
     input: Option<InputTransform>,
+    layers: Vec<(String, String)>,
 }
 
 impl<'a> Matcher<'a> {
@@ -244,7 +250,7 @@ impl<'a> Matcher<'a> {
                     _ => (scale[c], shift[c]) = (scale[c] / by[c], shift[c] / by[c]),
                 }
             }
-            (root, any) = (self.take(node), true);
+            (root, any) = (self.take(0, node), true);
         }
         if any {
             let transform = InputTransform {
@@ -280,9 +286,11 @@ impl<'a> Matcher<'a> {
         view.is_bare().then_some((*node, *view, constant))
     }
 
-    /// Notes that a node of the graph is one of ours; the name of its value.
-    fn take(&mut self, node: usize) -> &'a str {
+    /// Notes that a node of the graph is our layer `index`, or a part of it; the name of its value.
+    fn take(&mut self, index: usize, node: usize) -> &'a str {
         self.taken[node] = true;
+        let layer = self.model.nodes()[index].name.clone();
+        self.layers.push((self.graph.describe(node), layer));
         self.graph.nodes[node]
             .outputs
             .first()
