@@ -378,6 +378,26 @@ fn layouts_pads_and_separate_biases_are_seen_through() {
     assert!(auto("SAME_LOWER").is_err() && auto("VALID").is_err());
 }
 
+/// Where the graph has a bias and a batch norm, and we have the batch norm alone, its mean takes the bias.
+#[test]
+fn a_bias_in_front_of_a_batch_norm_moves_its_mean() {
+    let model = network();
+    let mut graph = Graph::read(&reference("legacy_kept.onnx")).unwrap();
+    let before = match_model(&model, &graph).unwrap();
+    graph.nodes[0].inputs.push("offset".into());
+    let offset = vec![0.5, -1.0, 0.25, 2.0];
+    graph
+        .initializers
+        .push(Tensor::floats("offset", vec![4], offset.clone()));
+    let after = match_model(&model, &reread(&graph)).unwrap();
+    assert!(after.params == before.params);
+    let table = ParamTable::new(&model);
+    let (_, at, _) = table.find("bn1/moving_mean").unwrap();
+    for (i, offset) in offset.into_iter().enumerate() {
+        assert_eq!(after.statistics[at + i], before.statistics[at + i] - offset);
+    }
+}
+
 /// A map flattened as N x H x W x C has our order of elements, one flattened as N x C x H x W another; and a convolution as
 /// large as the map is the linear layer behind a flatten.
 #[test]
