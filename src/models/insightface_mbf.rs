@@ -6,7 +6,7 @@
 //! The second convolution is no depthwise one: the scale doubles its channels and leaves its 64 groups, so each output
 //! channel reads two. Output k of a pair of channels (k, k') is what its filter makes of channel k and of channel k': a
 //! depthwise convolution, plus another one on a map whose pairs are swapped. That is how it is built here. The filter
-//! (128, 2, 3, 3) of the state dict is [`OWN`] and [`OTHER`] together.
+//! (128, 2, 3, 3) of the state dict is both of these together (`convention.rs`); they lie side by side in the slab.
 
 use super::Embedding;
 use crate::Result;
@@ -20,11 +20,6 @@ const NORM: BatchNorm = BatchNorm {
     gamma: true,
 };
 const INIT: Init = Init::HeFanOut;
-
-/// The paired convolution's layer of the filters that read their own channel.
-pub(crate) const OWN: &str = "layers.1.layers.0";
-/// That of the filters that read the other channel of the pair.
-pub(crate) const OTHER: &str = "layers.1.layers.0.other";
 
 /// The network on `size` x `size` images.
 ///
@@ -66,8 +61,8 @@ fn paired(g: &mut Builder, x: NodeId) -> NodeId {
     let c = g.shape(x).c;
     let swapped = "layers.1.layers.0.swap";
     let swapped = g.conv2d(swapped, x, c, 1, 1, none, false, Init::SwapPairs);
-    let own = depthwise(g, OWN, x, (3, 1), one);
-    let other = depthwise(g, OTHER, swapped, (3, 1), one);
+    let own = depthwise(g, "layers.1.layers.0", x, (3, 1), one);
+    let other = depthwise(g, "layers.1.layers.0.other", swapped, (3, 1), one);
     g.add("layers.1.layers.0.add", own, other)
 }
 
