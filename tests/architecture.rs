@@ -18,7 +18,7 @@ const ARROWS: [(&str, &[&str]); 13] = [
     ("optim", &["backend"]),
     ("graph", &["backend", "optim"]),
     ("models", &["backend", "graph"]),
-    ("convention", &["graph"]),
+    ("convention", &["graph", "optim"]),
     ("head", &["backend"]),
 ];
 

@@ -261,7 +261,7 @@ impl ParamTable {
                     Start::Constant(constant) => constant,
                     Start::Uniform(limit) => random.range(-limit, limit),
                     Start::Normal(deviation) => deviation * random.normal(),
-                    Start::SwapPairs(c) => f32::from(i % c == i / c ^ 1),
+                    Start::SwapPairs(c) => f32::from(i % c == (i / c) ^ 1),
                 };
             }
         }

@@ -85,7 +85,6 @@ pub(super) fn open<'a>(path: &Path, bytes: &'a [u8]) -> Result<Parts<'a>> {
     }
     Ok(Parts {
         pickle,
-        start,
         values,
         storages,
     })

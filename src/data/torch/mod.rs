@@ -44,7 +44,7 @@ use std::ops::Range;
 use std::path::Path;
 
 /// Whether a file that begins with `start` may be one of PyTorch's.
-pub(crate) fn is_torch(start: &[u8]) -> bool {
+pub fn is_torch(start: &[u8]) -> bool {
     zip::is_zip(start) || legacy::is_legacy(start)
 }
 
@@ -64,10 +64,8 @@ pub fn read(path: &Path) -> Result<TensorFile> {
 
 /// Where the parts of a file are.
 struct Parts<'a> {
-    /// The pickle, and what follows it.
+    /// The pickle, whose values have places in it.
     pickle: &'a [u8],
-    /// Its first byte.
-    start: usize,
     values: Values,
     storages: HashMap<String, Range<usize>>,
 }
@@ -115,7 +113,6 @@ fn archive<'a>(path: &Path, bytes: &'a [u8]) -> Result<Parts<'a>> {
     }
     Ok(Parts {
         pickle: &bytes[range.clone()],
-        start: range.start,
         values: load(path, bytes, range.clone())?,
         storages,
     })

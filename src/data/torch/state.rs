@@ -363,9 +363,9 @@ fn last(offset: usize, shape: &[usize], strides: &[usize]) -> Option<(usize, usi
     if count == 0 {
         return Some((0, offset));
     }
-    let axes = shape.iter().zip(strides);
-    let last = axes.fold(Some(offset), |at, (size, stride)| {
-        at?.checked_add(stride.checked_mul(size - 1)?)
+    let mut axes = shape.iter().zip(strides);
+    let last = axes.try_fold(offset, |at, (size, stride)| {
+        at.checked_add(stride.checked_mul(size - 1)?)
     })?;
     Some((count, last.checked_add(1)?))
 }

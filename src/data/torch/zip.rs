@@ -127,12 +127,10 @@ fn part<'a>(
     len: usize,
     what: &'static str,
 ) -> Result<&'a [u8], Refusal> {
-    let rest = bytes.get(at..).unwrap_or_default();
-    rest.get(..len).ok_or_else(|| {
-        let found = format!(
-            "{} bytes to the end of the file, where {len} belong",
-            rest.len()
-        );
+    let rest = bytes.get(at..);
+    rest.and_then(|rest| rest.get(..len)).ok_or_else(|| {
+        let rest = bytes.len().saturating_sub(at);
+        let found = format!("{rest} bytes to the end of the file, where {len} belong");
         Refusal::Malformed(at, what, found)
     })
 }
