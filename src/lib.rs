@@ -46,6 +46,7 @@ pub mod embedder;
 pub mod error;
 pub mod eval;
 mod fnv;
+pub mod export;
 pub mod graph;
 pub mod head;
 pub mod import;

@@ -43,7 +43,7 @@ fn is_ignored(file: &TensorFile, name: &str, word: &str) {
 fn state_dicts() {
     for name in ["state_dict_zip.pth", "state_dict_legacy.pth"] {
         assert!(torch::is_torch(&fs::read(golden(name)).unwrap()[..16]));
-        let file = torch::read(&golden(name)).unwrap();
+        let file = torch::open(&golden(name)).unwrap();
         is(&file, "conv.weight", &[2, 3, 2, 2], 0..24);
         is(&file, "tied", &[2, 3, 2, 2], 0..24);
         is(&file, "half", &[5], 0..5);
@@ -68,7 +68,7 @@ fn state_dicts() {
 #[test]
 fn checkpoints_are_flattened() {
     for name in ["checkpoint_zip.pth", "checkpoint_legacy.pth"] {
-        let file = torch::read(&golden(name)).unwrap();
+        let file = torch::open(&golden(name)).unwrap();
         is(&file, "state_dict.weight", &[2, 3], 0..6);
         is(&file, "state_dict.bias", &[2], 0..2);
         is(&file, "optimizer.state.0.momentum_buffer", &[2, 3], 0..6);
@@ -87,7 +87,7 @@ fn checkpoints_are_flattened() {
 #[test]
 fn whole_models_are_refused_by_name() {
     for name in ["model_zip.pth", "model_legacy.pth"] {
-        let error = torch::read(&golden(name)).unwrap_err().to_string();
+        let error = torch::open(&golden(name)).unwrap_err().to_string();
         for word in [name, "torch.nn.modules.linear.Linear", "state_dict()"] {
             assert!(error.contains(word), "{word:?} is not in {error:?}");
         }
@@ -126,7 +126,7 @@ fn files_say_what_is_wrong() {
     let path = dir.path().join("a.pth");
     let read = |bytes: &[u8]| {
         fs::write(&path, bytes).unwrap();
-        small(|| torch::read(&path))
+        small(|| torch::open(&path))
     };
     let says = |bytes: &[u8], words: &[&str]| {
         let found = read(bytes).unwrap_err().to_string();
@@ -264,7 +264,7 @@ fn names_are_bounded() {
     (0..5000).for_each(|_| pickle.extend(b"h\0N"));
     pickle.extend(b"u");
     fs::write(&path, of_without_storage(&pickle)).unwrap();
-    let error = small(|| torch::read(&path)).unwrap_err().to_string();
+    let error = small(|| torch::open(&path)).unwrap_err().to_string();
     assert!(error.contains("twice as long as the file"), "{error}");
 }
 
@@ -274,7 +274,7 @@ fn truncated_and_damaged() {
     let path = dir.path().join("a.pth");
     let read = |bytes: &[u8]| {
         fs::write(&path, bytes).unwrap();
-        small(|| torch::read(&path)).ok()
+        small(|| torch::open(&path)).ok()
     };
     let names = [
         "state_dict_zip.pth",
@@ -334,7 +334,7 @@ fn safetensors_of_any_program() {
     });
     let bytes = safetensors::serialize(views, None).unwrap();
     fs::write(&path, &bytes).unwrap();
-    let file = safe::read(&path).unwrap();
+    let file = safe::open(&path).unwrap();
     for name in ["h", "b", "s", "d"] {
         let tensor = file.get(name).unwrap();
         assert_eq!(
@@ -346,12 +346,12 @@ fn safetensors_of_any_program() {
     is_ignored(&file, "i", "I64");
     for length in 0..bytes.len() {
         fs::write(&path, &bytes[..length]).unwrap();
-        let error = small(|| safe::read(&path)).unwrap_err().to_string();
+        let error = small(|| safe::open(&path)).unwrap_err().to_string();
         assert!(error.contains("a.safetensors"), "{error}");
     }
     proptest!(config(2000), |(flips in flips(), within in within())| {
         fs::write(&path, damage(&bytes, &flips, within)).unwrap();
-        if let Ok(file) = small(|| safe::read(&path)) {
+        if let Ok(file) = small(|| safe::open(&path)) {
             for tensor in &file.tensors {
                 prop_assert_eq!(tensor.values.len(), tensor.shape.iter().product::<usize>());
             }

@@ -141,7 +141,8 @@ impl Embedding {
             Embedding::PoolDropoutDense { size, .. }
             | Embedding::BatchNormDropoutFlattenDense { size, .. }
             | Embedding::InsightFaceE { size, .. }
-            | Embedding::GlobalDepthwise { size } => *size = d,
+            | Embedding::GlobalDepthwise { size }
+            | Embedding::InsightfaceGdc { size } => *size = d,
         }
         self
     }

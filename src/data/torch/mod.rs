@@ -52,7 +52,7 @@ pub fn is_torch(start: &[u8]) -> bool {
 ///
 /// # Errors
 /// It cannot be read, is damaged, or holds more than tensors in dicts, such as a whole model.
-pub fn read(path: &Path) -> Result<TensorFile> {
+pub fn open(path: &Path) -> Result<TensorFile> {
     let map = Map::open(path)?;
     let parts = if legacy::is_legacy(&map) {
         legacy::open(path, &map)?

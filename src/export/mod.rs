@@ -1,0 +1,3 @@
+//! Networks into other programs' files.
+
+pub mod torch;
