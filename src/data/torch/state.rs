@@ -84,10 +84,10 @@ pub(super) fn text<'a>(values: &Values, bytes: &'a [u8], id: Id) -> Option<&'a s
     }
 }
 
-fn tuple(values: &Values, id: Id) -> &[Id] {
+fn tuple(values: &Values, id: Id) -> Option<&[Id]> {
     match values.get(id) {
-        Value::Tuple(items) => items,
-        _ => &[],
+        Value::Tuple(items) => Some(items),
+        _ => None,
     }
 }
 
@@ -102,7 +102,7 @@ fn number(values: &Values, id: Id) -> Option<u64> {
 /// The storage with this key in the pickle, `("storage", type, KEY, device, elements, view)`.
 fn storage<'a>(values: &Values, pickle: &'a [u8], key: Id) -> Option<Storage<'a>> {
     use crate::data::pickle::Function::Named;
-    let (&[kind, storage_type, key, _, count], view) = tuple(values, key).split_first_chunk()?;
+    let (&[kind, storage_type, key, _, count], view) = tuple(values, key)?.split_first_chunk()?;
     let &Value::Function(Named(storage_type)) = values.get(storage_type) else {
         return None;
     };
@@ -255,7 +255,7 @@ impl Walk<'_> {
     fn name(&mut self, prefix: &str, key: &str) -> Result<String> {
         let name = format!("{prefix}{key}");
         self.name_bytes += name.len();
-        if name.len() > LONGEST || self.name_bytes > 2 * self.bytes.len() {
+        if name.len() > LONGEST || self.name_bytes > 2 * self.bytes.len() + (1 << 16) {
             let problem = format!(
                 "has names of more than {LONGEST} bytes, or names that together are more than twice as long as the file"
             );
@@ -273,7 +273,10 @@ impl Walk<'_> {
                 self.ignore(name, format!("{what}, no tensor"));
                 return Ok(());
             };
-            match (NAMES[function].1, tuple(values, arguments)) {
+            match (
+                NAMES[function].1,
+                tuple(values, arguments).unwrap_or_default(),
+            ) {
                 ("_rebuild_parameter", &[data, ..]) if data != id => id = data,
                 (
                     "_rebuild_tensor" | "_rebuild_tensor_v2",
@@ -303,9 +306,8 @@ impl Walk<'_> {
             }
         };
         let numbers = |id| -> Option<Vec<usize>> {
-            let numbers = tuple(values, id).iter();
             let number = |&id| usize::try_from(number(values, id)?).ok();
-            numbers.map(number).collect()
+            tuple(values, id)?.iter().map(number).collect()
         };
         let [Some(shape), Some(strides)] = layout.map(numbers) else {
             return Err(bad("sizes or strides are no tuples of numbers from 0"));
