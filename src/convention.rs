@@ -13,9 +13,14 @@
 //! | `layer/moving_mean`, `moving_variance` | the same with `:0` | `layer.running_mean`, `layer.running_var` |
 //! | `layer/alpha`, C | `layer/alpha:0`, 1 1 C | `layer.weight`, C |
 //! | batch norm of fixed scale | no gamma (`scale=False`) | `layer.weight`, all 1 |
+//!
+//! A convolution in groups of two channels is two depthwise ones here, one of them on swapped channels (see
+//! `models/insightface_mbf.rs`). They are one `layer.weight`, C 2 R S, under Torch's convention: filter k's slice j is of
+//! the first where j is k's lowest bit, else of the second. The fixed filter that swaps has no name there.
 
 use crate::graph::params::ParamTable;
 use crate::graph::{Model, Node, NodeId, Op, Shape};
+use crate::optim::Role;
 
 /// Whose names and layouts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +61,8 @@ pub struct Foreign {
     axes: Vec<usize>,
     /// The axes there, as places in `axes`.
     order: Vec<usize>,
+    /// Whether the axes are (half, R, S, C), where the other side has slices of pairs for halves.
+    pairs: bool,
 }
 
 impl Foreign {
@@ -114,7 +121,12 @@ impl Foreign {
         let mut index = vec![0; self.order.len()];
         (0..self.len()).map(move |_| {
             let at = index.iter().zip(&self.order);
-            let at = at.map(|(i, &axis)| i * strides[axis]).sum();
+            let mut at: usize = at.map(|(i, &axis)| i * strides[axis]).sum();
+            if self.pairs && index[0] % 2 == 1 {
+                // Filters of odd channels have their own channel in the second slice.
+                let half = strides[0];
+                at = if at < half { at + half } else { at - half };
+            }
             for (i, &axis) in index.iter_mut().zip(&self.order).rev() {
                 *i += 1;
                 if *i < self.axes[axis] {
@@ -130,11 +142,24 @@ impl Foreign {
 /// Every parameter and statistic of a model under a convention's names, in the order of the model's layers.
 pub fn foreign(model: &Model, table: &ParamTable, convention: Convention) -> Vec<Foreign> {
     let mut all = Vec::new();
-    for node in model.nodes() {
+    for (index, node) in model.nodes().iter().enumerate() {
         let own = |name: &&str| belongs(name, &node.name);
         let params = table.params().iter().filter(|p| own(&p.name.as_str()));
+        // Of a pair of halves the first stands for both, which lie side by side in the slab.
+        let is_torch = convention == Convention::Torch;
+        let pairs = is_torch && (model.nodes().get(index + 1)).is_some_and(|n| swapped(model, n));
         for param in params {
-            let (axes, order, shape) = layout(model, node, &param.name, &param.shape, convention);
+            if is_torch && (param.role == Role::Fixed || swapped(model, node)) {
+                continue;
+            }
+            let (axes, order, shape) = if pairs {
+                let &[r, s, c] = &param.shape[..] else {
+                    unreachable!("a depthwise filter has three axes")
+                };
+                (vec![2, r, s, c], vec![3, 0, 1, 2], vec![c, 2, r, s])
+            } else {
+                layout(model, node, &param.name, &param.shape, convention)
+            };
             all.push(Foreign {
                 name: rename(&node.name, &param.name, convention),
                 shape,
@@ -143,6 +168,7 @@ pub fn foreign(model: &Model, table: &ParamTable, convention: Convention) -> Vec
                 embedding: false,
                 axes,
                 order,
+                pairs,
             });
         }
         let vector = |name: String, ours: String, place, len| Foreign {
@@ -153,6 +179,7 @@ pub fn foreign(model: &Model, table: &ParamTable, convention: Convention) -> Vec
             embedding: false,
             axes: vec![len],
             order: vec![0],
+            pairs: false,
         };
         if let Op::BatchNorm(batch_norm) = &node.op
             && !batch_norm.gamma
@@ -174,6 +201,13 @@ pub fn foreign(model: &Model, table: &ParamTable, convention: Convention) -> Vec
     }
     mark_embedding(model, &mut all);
     all
+}
+
+/// Whether a node is the half of a pair that reads swapped channels.
+fn swapped(model: &Model, node: &Node) -> bool {
+    let fixed =
+        |id: &NodeId| matches!(&model.node(*id).op, Op::Conv2d { init, .. } if !init.is_learnt());
+    matches!(node.op, Op::DepthwiseConv2d { .. }) && node.inputs.iter().any(fixed)
 }
 
 /// Whether the parameter `name` is one of the layer `layer`.
@@ -372,6 +406,35 @@ mod tests {
             assert_eq!(dense[((h1 * 2 + w1) * 6 + c1) * 7 + k1], here);
             assert_eq!(linear[k1 * 36 + (c1 * 3 + h1) * 2 + w1], here);
         }
+    }
+
+    /// `y[k] = sum over j of w[k][j] * x[k with j for its lowest bit]` is the sum of the halves.
+    #[test]
+    fn pairs_are_two_halves() {
+        let gdc = crate::models::Embedding::InsightfaceGdc { size: 8 };
+        let model = crate::models::insightface_mbf(112, gdc).unwrap();
+        let table = ParamTable::new(&model);
+        let torch = foreign(&model, &table, Convention::Torch);
+        assert!(
+            torch
+                .iter()
+                .all(|f| !f.name.contains("swap") && !f.name.contains("other"))
+        );
+        let pairs = of(&torch, "layers.1.layers.0.weight");
+        assert_eq!(pairs.shape, [128, 2, 3, 3]);
+        let (_, own, _) = table.find("layers.1.layers.0/depthwise_kernel").unwrap();
+        let (_, other, _) = table
+            .find("layers.1.layers.0.other/depthwise_kernel")
+            .unwrap();
+        assert_eq!(pairs.place, Place::Param(own));
+        let mut params = vec![0.0; table.params_len()];
+        let theirs: Vec<f32> = (0..pairs.len()).map(|i| i as f32).collect();
+        params[own..][..pairs.len()].copy_from_slice(&pairs.to_ours(&theirs));
+        for (k, j, tap) in (0..2304).map(|i| (i / 18, i / 9 % 2, i % 9)) {
+            let at = if k % 2 == j { own } else { other };
+            assert_eq!(params[at + tap * 128 + k], theirs[(k * 2 + j) * 9 + tap]);
+        }
+        assert_eq!(pairs.read(&params, &[]), theirs);
     }
 
     #[test]

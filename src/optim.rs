@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 pub enum Role {
     /// A convolution's filter.
     Filter,
+    /// A filter that is part of the network's structure: it has no gradient and never changes.
+    Fixed,
     /// A convolution's bias.
     Bias,
     /// gamma or beta of a batch norm.
@@ -68,7 +70,7 @@ impl Decay {
     pub fn of(&self, role: Role) -> f32 {
         let covered = match self.coverage {
             Coverage::None => false,
-            Coverage::All => true,
+            Coverage::All => role != Role::Fixed,
             Coverage::WeightsOnly => {
                 matches!(role, Role::Filter | Role::EmbeddingFilter | Role::ClassRows)
             }

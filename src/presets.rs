@@ -10,13 +10,18 @@ use crate::optim::{Course, Coverage, Decay, DecayForm, Milestones, Optimizer, Sc
 use crate::{Error, Result};
 
 /// Names that [`get`] knows.
-pub const NAMES: [&str; 6] = [
+pub const NAMES: [&str; 11] = [
     "small",
     "demo",
     "seed-resnet50",
     "seed-mobilenetv2",
     "arcface-tf2-resnet50",
     "arcface-tf2-mobilenetv2",
+    "insightface-r18",
+    "insightface-r34",
+    "insightface-r50",
+    "insightface-r100",
+    "insightface-mbf",
 ];
 
 /// x / 255, in [0, 1].
@@ -106,6 +111,11 @@ pub fn get(name: &str) -> Result<Config> {
         "seed-mobilenetv2" => seed(Network::MobilenetV2),
         "arcface-tf2-resnet50" => arcface_tf2(Network::Resnet50),
         "arcface-tf2-mobilenetv2" => arcface_tf2(Network::MobilenetV2),
+        "insightface-r18" => insightface(Network::Iresnet18),
+        "insightface-r34" => insightface(Network::Iresnet34),
+        "insightface-r50" => insightface(Network::Iresnet50),
+        "insightface-r100" => insightface(Network::Iresnet100),
+        "insightface-mbf" => insightface_mbf(),
         _ => {
             return Err(Error::Usage(format!(
                 "there is no preset {name}; there are {}",
@@ -291,4 +301,61 @@ fn arcface_tf2(network: Network) -> Config {
         },
         ..seed
     }
+}
+
+/// InsightFace's arcface_torch on one device (`configs/ms1mv3_r50_onegpu.py`): its class rows and backbone share one
+/// optimizer, and only the backbone's gradient is clipped. Other batch sizes want a rate in proportion.
+fn insightface(network: Network) -> Config {
+    Config {
+        preset: String::new(),
+        model: ModelConfig {
+            network,
+            embedding: Embedding::insightface_e(512),
+            batch_norm_momentum: None,
+            input: SYMMETRIC_INPUT,
+        },
+        augment: Augment {
+            flip: true,
+            ..Augment::default()
+        },
+        head: HeadConfig {
+            margin: Margin {
+                clamp: 0.0,
+                gradient: MarginGradient::StraightThrough,
+                ..Margin::arcface(64.0, 0.5)
+            },
+            init: Distribution::Normal(0.01),
+        },
+        optimizer: Optimizer {
+            form: SgdForm::Torch,
+            momentum: 0.9,
+            lr: 0.02,
+            clip: Some(5.0),
+            decay: Decay {
+                value: 5e-4,
+                form: DecayForm::Torch,
+                coverage: Coverage::All,
+            },
+            schedule: Schedule {
+                course: Course::Linear,
+                warm_up: None,
+            },
+        },
+        train: TrainConfig {
+            batch_size: 128,
+            epochs: 20,
+            seed: 1,
+            checkpoint_every: 0,
+            keep_checkpoints: 2,
+        },
+    }
+}
+
+/// The same with what `configs/ms1mv3_mbf.py` changes: decay 1e-4 and 40 epochs. (Its rate, 0.1, is for several GPUs.)
+fn insightface_mbf() -> Config {
+    let mut config = insightface(Network::InsightfaceMbf);
+    config.model.embedding = Embedding::InsightfaceGdc { size: 512 };
+    config.optimizer.decay.value = 1e-4;
+    config.train.epochs = 40;
+    config
 }

@@ -19,7 +19,7 @@ const ARROWS: [(&str, &[&str]); 14] = [
     ("optim", &["backend"]),
     ("graph", &["backend", "optim"]),
     ("models", &["backend", "graph"]),
-    ("convention", &["graph"]),
+    ("convention", &["graph", "optim"]),
     ("head", &["backend"]),
 ];
 

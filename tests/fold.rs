@@ -156,6 +156,7 @@ const E: Embedding = Embedding::InsightFaceE {
     dropout: 0.3,
 };
 const DEPTHWISE: Embedding = Embedding::GlobalDepthwise { size: 12 };
+const GDC: Embedding = Embedding::InsightfaceGdc { size: 12 };
 
 fn check_all<B: Backend>(backend: &mut B, networks: &[(Network, usize, Embedding)]) {
     for &(network, size, embedding) in networks {
@@ -189,6 +190,15 @@ fn resnets<B: Backend>(backend: &mut B) {
     check_all(backend, &networks);
 }
 
+/// The other IResNets are IResNet18 with more blocks.
+fn insightface<B: Backend>(backend: &mut B) {
+    let networks = [
+        (Network::Iresnet18, 33, E),
+        (Network::InsightfaceMbf, 32, GDC),
+    ];
+    check_all(backend, &networks);
+}
+
 fn small_models<B: Backend>(backend: &mut B) {
     for (name, model) in graphs::all() {
         check(backend, name, &model);
@@ -204,4 +214,5 @@ on_each_device! {
     small_models_that_are_hard_on_fusion: small_models,
     ; not emulated:
     resnets_fold: resnets,
+    insightfaces_fold: insightface,
 }

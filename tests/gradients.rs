@@ -164,6 +164,10 @@ fn check<B: Backend>(backend: &mut B, name: &str, model: &Model) -> f64 {
     let mut random = Random::new(SEED, Purpose::Init, 4);
     for param in graph.table().params() {
         let gradient = &gradients[param.offset..][..param.len()];
+        if param.role == Role::Fixed {
+            assert!(gradient.iter().all(|g| *g == 0.0), "{name}: {}", param.name);
+            continue;
+        }
         let length = gradient.iter().map(|g| g * g).sum::<f64>().sqrt();
         for _ in 0..2 {
             let direction: Vec<f64> = gradient

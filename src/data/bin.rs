@@ -6,7 +6,7 @@
 //! | 1 | a list of M truth values, True (or 1) for the same person |
 
 use crate::data::map::Map;
-use crate::data::pickle::{self, Refusal, Value, Values};
+use crate::data::pickle::{self, Value, Values};
 use crate::data::{Image, image};
 use crate::{Error, Result};
 use std::path::{Path, PathBuf};
@@ -34,15 +34,7 @@ impl Bin {
     /// It cannot be read, is no such pickle or damaged, or has not two images a truth value.
     pub fn open(path: &Path) -> Result<Self> {
         let map = Map::open(path)?;
-        let values = pickle::load(&map).map_err(|refusal| match refusal {
-            Refusal::Malformed(at, expected, found) => {
-                Error::malformed(path, at as u64, expected, found)
-            }
-            Refusal::Unsupported(what) => Error::Unsupported {
-                path: path.into(),
-                what,
-            },
-        })?;
+        let values = pickle::load(&map, &[]).map_err(|refusal| refusal.error(path, 0))?;
         let bad = |found: String| {
             Error::data(
                 path,

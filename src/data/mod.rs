@@ -31,6 +31,7 @@ pub mod recordio;
 pub mod safe;
 pub mod tensors;
 pub mod tfrecord;
+pub mod torch;
 pub mod webdataset;
 
 use crate::{Error, Result};

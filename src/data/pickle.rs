@@ -1,29 +1,36 @@
-//! Python pickles, protocols 2 to 5, as far as lists, tuples, bytes, texts, numbers and truth values go. Nothing is executed.
+//! Python pickles, protocols 2 to 5, as far as lists, tuples, dicts, bytes, texts, numbers and truth values go, and calls
+//! that the caller knows. Nothing is executed.
 //!
 //! A pickle is a program for a stack machine, an opcode of one byte with its argument (integers little-endian):
 //!
 //! | opcodes | effect |
 //! |---|---|
 //! | `80`+1, `95`+8 | protocol; length of the frame that follows |
-//! | `]` `)` `(` | push an empty list, an empty tuple, a mark |
+//! | `]` `)` `}` `(` | push an empty list, an empty tuple, an empty dict, a mark |
 //! | `a`, `e` | append the top, or all from the mark on, to the list below |
+//! | `s`, `u` | set key and value on the top, or all from the mark on, in the dict below |
 //! | `t` `l`, `85` `86` `87` | a tuple or list of all from the mark on; a tuple of one, two, three |
 //! | `q`+1 `r`+4 `94`, `h`+1 `j`+4 | remember the top under a number; push what was remembered |
 //! | `C`+1 `B`+4 `8e`+8, `U`+1 `T`+4 | bytes by length (in Python 2, strings) |
 //! | `8c`+1 `X`+4 `8d`+8 | UTF-8 by length |
-//! | `N` `88` `89`, `K`+1 `M`+2 `J`+4 `8a`+1 | None, True, False; integers, the last by length |
+//! | `N` `88` `89`, `K`+1 `M`+2 `J`+4 `8a`+1, `G`+8 | None, True, False; integers, the last by length; a floating-point number |
 //! | `c`, `93`, `R` | a name of Python's, by two lines or two texts; call it |
+//! | `Q` | something outside the pickle, by the key on the top |
+//! | `b` | tell an object about itself: what is told is dropped |
 //! | `0`, `.` | drop the top; the end |
 //!
-//! Two names may be called, because protocol 2 writes bytes so: `_codecs.encode(text, "latin1")`, a character a byte, and
-//! `bytes()`, no bytes. Any other name, and any other opcode, is refused.
+//! Three names are called here: `_codecs.encode(text, "latin1")`, a character a byte, and `bytes()`, no bytes, because
+//! protocol 2 writes bytes so, and `collections.OrderedDict()`, an empty dict. Of names that the caller lists a call
+//! is a value, [`Value::Call`]. Any other name, and any other opcode, is refused.
 //!
 //! Bytes stay in the file, a value takes 32 bytes here, no opcode makes more than one, and what is decoded is together
 //! not larger than the file. Values and remembered numbers are at most 2^24 together, hundreds of times those of LFW's set, and
-//! an opcode puts one number of 4 bytes on a stack or list: memory is bounded by some 2 GiB and ten times the file's size.
+//! an opcode puts one number of 4 bytes on a stack or list, or two from the stack in a dict: memory is bounded by some 2 GiB and ten times the file's size.
 
+use crate::Error;
 use std::collections::HashMap;
 use std::ops::Range;
+use std::path::Path;
 
 /// Why a pickle is not read: where, and a clause.
 #[derive(Debug, PartialEq, Eq)]
@@ -32,6 +39,21 @@ pub(crate) enum Refusal {
     Malformed(usize, &'static str, String),
     /// Well formed perhaps, but this is not read: a noun phrase.
     Unsupported(String),
+}
+
+impl Refusal {
+    /// The error about the pickle that begins at byte `start` of the file at `path`.
+    pub(crate) fn error(self, path: &Path, start: usize) -> Error {
+        match self {
+            Refusal::Malformed(at, expected, found) => {
+                Error::malformed(path, (start + at) as u64, expected, found)
+            }
+            Refusal::Unsupported(what) => Error::Unsupported {
+                path: path.into(),
+                what,
+            },
+        }
+    }
 }
 
 /// Number of a value in [`Values`].
@@ -44,6 +66,8 @@ pub(crate) enum Value {
     None,
     Bool(bool),
     Int(i64),
+    /// A floating-point number, whose value nobody has asked for yet.
+    Float,
     /// Bytes of the file.
     Bytes(Range<usize>),
     /// Bytes that are not in the file as they are.
@@ -52,8 +76,14 @@ pub(crate) enum Value {
     Text(Range<usize>),
     List(Vec<Id>),
     Tuple(Vec<Id>),
+    /// Keys and values in the order in which they were set; a key may be there twice.
+    Dict(Vec<(Id, Id)>),
     /// A name that may be called.
     Function(Function),
+    /// What a call of the caller's name of this number would give, and the tuple of its arguments.
+    Call(usize, Id),
+    /// What the pickle's writer keeps elsewhere, by its key.
+    Outside(Id),
 }
 
 /// What may be called.
@@ -63,6 +93,10 @@ pub(crate) enum Function {
     Encode,
     /// `bytes`
     Bytes,
+    /// `collections.OrderedDict`
+    OrderedDict,
+    /// The caller's name of this number.
+    Named(usize),
 }
 
 /// All values of a pickle, and which of them it is.
@@ -70,12 +104,29 @@ pub(crate) enum Function {
 pub(crate) struct Values {
     values: Vec<Value>,
     top: Id,
+    /// Bytes from the pickle's beginning to its end.
+    len: usize,
 }
 
 impl Values {
+    /// How many bytes the pickle takes.
+    pub(crate) fn pickle_len(&self) -> usize {
+        self.len
+    }
+
+    /// All values, in the order in which they were made.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Value> {
+        self.values.iter()
+    }
+
     /// What was pickled.
     pub(crate) fn top(&self) -> &Value {
         self.get(self.top)
+    }
+
+    /// Its number.
+    pub(crate) fn top_id(&self) -> Id {
+        self.top
     }
 
     pub(crate) fn get(&self, id: Id) -> &Value {
@@ -95,8 +146,8 @@ const FALSE: Id = 2;
 /// The most values, with the numbers under which some are remembered.
 const MOST: usize = 1 << 24;
 
-/// Runs the pickle in `bytes`.
-pub(crate) fn load(bytes: &[u8]) -> Result<Values, Refusal> {
+/// Runs the pickle with which `bytes` begin. It may call the `names`, each a module and a name in it.
+pub(crate) fn load(bytes: &[u8], names: &[(&str, &str)]) -> Result<Values, Refusal> {
     if !is_pickle(bytes) {
         return Err(Refusal::Malformed(
             0,
@@ -109,6 +160,7 @@ pub(crate) fn load(bytes: &[u8]) -> Result<Values, Refusal> {
     }
     let mut machine = Machine {
         bytes,
+        names,
         at: 2,
         values: vec![Value::None, Value::Bool(true), Value::Bool(false)],
         stack: Vec::new(),
@@ -127,11 +179,13 @@ pub(crate) fn load(bytes: &[u8]) -> Result<Values, Refusal> {
     Ok(Values {
         values: machine.values,
         top,
+        len: machine.at,
     })
 }
 
 struct Machine<'a> {
     bytes: &'a [u8],
+    names: &'a [(&'a str, &'a str)],
     at: usize,
     values: Vec<Value>,
     stack: Vec<Id>,
@@ -157,6 +211,7 @@ impl Machine<'_> {
             b'(' => self.marks.push(self.stack.len()),
             b']' => self.push(Value::List(Vec::new())),
             b')' => self.push(Value::Tuple(Vec::new())),
+            b'}' => self.push(Value::Dict(Vec::new())),
             b'a' => {
                 let item = self.pop()?;
                 self.append(&[item])?;
@@ -164,6 +219,14 @@ impl Machine<'_> {
             b'e' => {
                 let items = self.pop_to_mark()?;
                 self.append(&items)?;
+            }
+            b's' => {
+                let (value, key) = (self.pop()?, self.pop()?);
+                self.set(&[key, value])?;
+            }
+            b'u' => {
+                let items = self.pop_to_mark()?;
+                self.set(&items)?;
             }
             b't' => {
                 let items = self.pop_to_mark()?;
@@ -206,6 +269,10 @@ impl Machine<'_> {
                 self.push(Value::Int(i64::from(number.cast_signed())));
             }
             0x8a => self.long()?,
+            b'G' => {
+                self.take(8)?;
+                self.push(Value::Float);
+            }
             b'c' => {
                 let (module, name) = (self.line()?, self.line()?);
                 self.name(&module, &name)?;
@@ -222,6 +289,14 @@ impl Machine<'_> {
                 self.name(&module, &name)?;
             }
             b'R' => self.call()?,
+            b'Q' => {
+                let key = self.pop()?;
+                self.push(Value::Outside(key));
+            }
+            b'b' => {
+                self.pop()?;
+                self.top()?;
+            }
             b'0' => {
                 self.pop()?;
             }
@@ -231,7 +306,7 @@ impl Machine<'_> {
                     other => format!("{other:#04x}"),
                 };
                 return Err(Refusal::Unsupported(format!(
-                    "the pickle opcode {shown} at byte {} (only lists, tuples, bytes, texts, numbers and truth values are read)",
+                    "the pickle opcode {shown} at byte {} (only lists, tuples, dicts, bytes, texts, numbers and truth values are read)",
                     opcode.start
                 )));
             }
@@ -304,6 +379,19 @@ impl Machine<'_> {
         }
     }
 
+    /// Keys and values in turn.
+    fn set(&mut self, items: &[Id]) -> Result<(), Refusal> {
+        let (pairs, rest) = items.as_chunks::<2>();
+        let dict = self.top()?;
+        match &mut self.values[dict as usize] {
+            Value::Dict(dict) if rest.is_empty() => {
+                dict.extend(pairs.iter().map(|&[key, value]| (key, value)));
+                Ok(())
+            }
+            _ => Err(self.bad("a dict, a key and a value", "something else")),
+        }
+    }
+
     fn remember(&mut self, width: u64) -> Result<(), Refusal> {
         let key = self.number(width)? as u32;
         let top = self.top()?;
@@ -369,9 +457,13 @@ impl Machine<'_> {
         let function = match (module, name) {
             ("_codecs", "encode") => Function::Encode,
             ("__builtin__" | "builtins", "bytes") => Function::Bytes,
+            ("collections", "OrderedDict") => Function::OrderedDict,
+            _ if let Some(i) = self.names.iter().position(|&known| known == (module, name)) => {
+                Function::Named(i)
+            }
             ("numpy" | "numpy.core.multiarray" | "numpy._core.multiarray", _) => {
                 return Err(Refusal::Unsupported(format!(
-                    "a NumPy object ({module}.{name}) in a pickle; save images as bytes and truth values as Python's bool"
+                    "a NumPy object ({module}.{name}) in a pickle (where Python's own bytes, numbers and bools could stand)"
                 )));
             }
             _ => {
@@ -387,12 +479,19 @@ impl Machine<'_> {
     fn call(&mut self) -> Result<(), Refusal> {
         let (arguments, function) = (self.pop()?, self.pop()?);
         let value = |id: Id| &self.values[id as usize];
-        let (Value::Function(function), Value::Tuple(arguments)) =
-            (value(function), value(arguments))
+        let (Value::Function(function), Value::Tuple(items)) = (value(function), value(arguments))
         else {
             return Err(self.bad("a function and its arguments", "something else"));
         };
-        let decoded = match (function, &arguments[..]) {
+        let decoded = match (*function, &items[..]) {
+            (Function::Named(name), _) => {
+                self.push(Value::Call(name, arguments));
+                return Ok(());
+            }
+            (Function::OrderedDict, []) => {
+                self.push(Value::Dict(Vec::new()));
+                return Ok(());
+            }
             (Function::Bytes, []) => Some(Vec::new()),
             (Function::Encode, &[text, encoding]) => match (value(text), value(encoding)) {
                 (Value::Text(text), Value::Text(encoding))
@@ -409,7 +508,7 @@ impl Machine<'_> {
         };
         let decoded = decoded.ok_or_else(|| {
             self.bad(
-                "_codecs.encode(text, \"latin1\") or bytes()",
+                "_codecs.encode(text, \"latin1\"), bytes() or OrderedDict()",
                 "other arguments, or a character above 255",
             )
         })?;
@@ -457,12 +556,26 @@ mod tests {
             Value::Text(range) => format!("{:?}", String::from_utf8_lossy(&bytes[range.clone()])),
             Value::List(ids) => format!("[{}]", all(ids)),
             Value::Tuple(ids) => format!("({})", all(ids)),
+            Value::Float => "float".into(),
+            Value::Dict(pairs) => {
+                let pairs = pairs.iter().map(|&(key, value)| {
+                    let text = |id| show(values, bytes, values.get(id));
+                    format!("{}:{}", text(key), text(value))
+                });
+                format!("{{{}}}", pairs.collect::<Vec<_>>().join(","))
+            }
             Value::Function(function) => format!("{function:?}"),
+            Value::Call(name, arguments) => {
+                format!("{}{}", NAMES[*name].1, all(&[*arguments]))
+            }
+            Value::Outside(key) => format!("<{}>", all(&[*key])),
         }
     }
 
+    const NAMES: &[(&str, &str)] = &[("torch", "FloatStorage"), ("torch.c", "f")];
+
     fn loaded(bytes: &[u8]) -> String {
-        match load(bytes) {
+        match load(bytes, NAMES) {
             Ok(values) => show(&values, bytes, values.top()),
             Err(refusal) => format!("{refusal:?}"),
         }
@@ -476,8 +589,10 @@ mod tests {
         for pickle in [PROTOCOL_2, PROTOCOL_3, PROTOCOL_4, PROTOCOL_5] {
             assert_eq!(loaded(pickle), expected);
             for length in 0..pickle.len() {
-                assert!(load(&pickle[..length]).is_err(), "{length}");
+                assert!(load(&pickle[..length], NAMES).is_err(), "{length}");
             }
+            let longer = [pickle, b"rest"].concat();
+            assert_eq!(load(&longer, NAMES).unwrap().pickle_len(), pickle.len());
         }
         assert_eq!(
             loaded(PYTHON_2),
@@ -508,7 +623,7 @@ mod tests {
             "other arguments",
         );
         says("\u{80}\x02".as_bytes(), "protocol 2 to 5");
-        says(b"\x80\x02}.", "opcode '}' at byte 2");
+        says(b"\x80\x02d.", "opcode 'd' at byte 2");
         says(b"(lp0\n.", "protocol 2 to 5");
         says(b"\x80\x02.", "a value on the stack");
         says(b"\x80\x02]((a.", "a value on the stack");
@@ -521,7 +636,7 @@ mod tests {
         );
         // A list in itself, and integers of odd widths.
         assert_eq!(
-            load(b"\x80\x02]q\0h\0a.").unwrap().top(),
+            load(b"\x80\x02]q\0h\0a.", NAMES).unwrap().top(),
             &Value::List(vec![3])
         );
         assert_eq!(
@@ -536,7 +651,30 @@ mod tests {
         let mut bytes = vec![b']'; MOST];
         bytes.splice(..0, [0x80, 2]);
         bytes.push(b'.');
-        assert!(matches!(load(&bytes), Err(Refusal::Unsupported(_))));
+        assert!(matches!(load(&bytes, NAMES), Err(Refusal::Unsupported(_))));
+    }
+
+    #[test]
+    fn dicts_and_the_callers_names() {
+        let pickle = b"\x80\x02ccollections\nOrderedDict\n)R(K\x01]K\x02G12345678u}K\x03\x88sbK\x04ctorch.c\nf\nK\x05\x85Rs.";
+        assert_eq!(loaded(pickle), "{1:[],2:float,4:f(5)}");
+        let pickle = b"\x80\x02(ctorch\nFloatStorage\nK\x07tQ.";
+        assert_eq!(loaded(pickle), "<(Named(0),7)>");
+        let says = |bytes: &[u8], words: &str| {
+            let found = loaded(bytes);
+            assert!(found.contains(words), "{words:?} is not in {found:?}");
+        };
+        says(b"\x80\x02}(K\x01u.", "a dict, a key and a value");
+        says(b"\x80\x02]K\x01K\x02s.", "a dict, a key and a value");
+        says(
+            b"\x80\x02ccollections\nOrderedDict\n]\x85R.",
+            "OrderedDict()",
+        );
+        says(
+            b"\x80\x02ctorch\nHalfStorage\n.",
+            "torch.HalfStorage in a pickle",
+        );
+        says(b"\x80\x02Nb.", "a value on the stack");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! u64 H | H bytes of JSON: {"name": {"dtype", "shape", "data_offsets"}, ..., "__metadata__": {...}} | data, row-major, little-endian
 //! ```
 
-use super::tensors::{NamedTensor, TensorFile, f32_from_f16};
+use super::tensors::{Float, NamedTensor, TensorFile};
 use crate::data::read_whole;
 use crate::{Error, Result};
 use safetensors::{Dtype, SafeTensors};
@@ -27,24 +27,11 @@ pub fn open(path: &Path) -> Result<TensorFile> {
     let mut tensors = file.tensors();
     tensors.sort_by(|(a, _), (b, _)| a.cmp(b));
     for (name, tensor) in tensors {
-        let data = tensor.data();
-        let halves = || {
-            data.as_chunks::<2>()
-                .0
-                .iter()
-                .map(|b| u16::from_le_bytes(*b))
-        };
-        let values: Vec<f32> = match tensor.dtype() {
-            Dtype::F32 => (data.as_chunks::<4>().0.iter())
-                .map(|b| f32::from_le_bytes(*b))
-                .collect(),
-            Dtype::F64 => (data.as_chunks::<8>().0.iter())
-                .map(|b| f64::from_le_bytes(*b) as f32)
-                .collect(),
-            Dtype::F16 => halves().map(f32_from_f16).collect(),
-            Dtype::BF16 => halves()
-                .map(|b| f32::from_bits(u32::from(b) << 16))
-                .collect(),
+        let float = match tensor.dtype() {
+            Dtype::F16 => Float::F16,
+            Dtype::BF16 => Float::Bf16,
+            Dtype::F32 => Float::F32,
+            Dtype::F64 => Float::F64,
             other => {
                 let why = format!("its elements are {other:?}, not floating-point numbers");
                 found.ignored.push((name, why));
@@ -54,7 +41,7 @@ pub fn open(path: &Path) -> Result<TensorFile> {
         found.tensors.push(NamedTensor {
             name,
             shape: tensor.shape().to_vec(),
-            values,
+            values: float.decode(tensor.data()),
         });
     }
     Ok(found)

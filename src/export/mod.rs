@@ -1,3 +1,4 @@
-//! Weights as other programs' files.
+//! Networks into other programs' files.
 
 pub mod onnx;
+pub mod torch;

@@ -70,6 +70,7 @@ pub(super) fn layer_of(model: &Model, table: &ParamTable, index: usize) -> Optio
         c,
         k,
         window,
+        learnt: !matches!(&node.op, Op::Conv2d { init, .. } if !init.is_learnt()),
     })
 }
 
@@ -341,7 +342,9 @@ impl<'a> Backward<'a> {
             Instruction::Conv { layer, x, y, .. } => {
                 let dy = self.value_of_tensor(y);
                 self.push(Instruction::ValueGrad { value: dy });
-                self.push(Instruction::ConvWgrad { layer, dy, x });
+                if self.program.layers[layer].learnt {
+                    self.push(Instruction::ConvWgrad { layer, dy, x });
+                }
                 if !self.is_input(x) {
                     let dx = self.target(i, x);
                     self.push(Instruction::ConvDgrad { layer, dy, dx });

@@ -18,6 +18,17 @@ pub enum Init {
     Normal(f32),
     /// Normal with variance 2 / fan out (He et al. 2015), usual for networks with ReLU or PReLU.
     HeFanOut,
+    /// Uniform in +-1 / sqrt(fan in), PyTorch's default.
+    FanInUniform,
+    /// Of a 1x1 convolution: output channel i is input channel i with its lowest bit flipped. It is not learnt.
+    SwapPairs,
+}
+
+impl Init {
+    /// Whether a filter that starts so is learnt.
+    pub fn is_learnt(self) -> bool {
+        self != Init::SwapPairs
+    }
 }
 
 /// One learnt parameter.
@@ -66,6 +77,8 @@ enum Start {
     Constant(f32),
     Uniform(f32),
     Normal(f32),
+    /// Rows of so many elements.
+    SwapPairs(usize),
 }
 
 /// Where one node's parameters are.
@@ -121,7 +134,12 @@ impl ParamTable {
                 let taps = window.r * window.s;
                 let start = start(*init, c * taps, filters * taps);
                 let shape = vec![*filters, window.r, window.s, c];
-                let weights = self.push(node, "kernel", shape, Role::Filter, start);
+                let role = if init.is_learnt() {
+                    Role::Filter
+                } else {
+                    Role::Fixed
+                };
+                let weights = self.push(node, "kernel", shape, role, start);
                 let bias = bias
                     .then(|| self.push(node, "bias", vec![*filters], Role::Bias, constant(0.0)));
                 At::Filter(FilterAt { weights, bias })
@@ -193,7 +211,7 @@ impl ParamTable {
             shape,
             offset,
             role,
-            lr_multiplier: 1.0,
+            lr_multiplier: if role == Role::Fixed { 0.0 } else { 1.0 },
             init,
         };
         // Each parameter begins on a cache line (and so on a 16-byte boundary for vector loads on a GPU).
@@ -238,11 +256,12 @@ impl ParamTable {
         for (i, param) in self.params.iter().enumerate() {
             let values = &mut params[param.offset..][..param.len()];
             let mut random = Random::new(seed, Purpose::Init, i as u64);
-            for value in values {
+            for (i, value) in values.iter_mut().enumerate() {
                 *value = match param.init {
                     Start::Constant(constant) => constant,
                     Start::Uniform(limit) => random.range(-limit, limit),
                     Start::Normal(deviation) => deviation * random.normal(),
+                    Start::SwapPairs(c) => f32::from(i % c == (i / c) ^ 1),
                 };
             }
         }
@@ -286,5 +305,7 @@ fn start(init: Init, fan_in: usize, fan_out: usize) -> Start {
         Init::GlorotUniform => Start::Uniform((6.0 / (fan_in + fan_out) as f32).sqrt()),
         Init::Normal(deviation) => Start::Normal(deviation),
         Init::HeFanOut => Start::Normal((2.0 / fan_out as f32).sqrt()),
+        Init::FanInUniform => Start::Uniform(1.0 / (fan_in as f32).sqrt()),
+        Init::SwapPairs => Start::SwapPairs(fan_in),
     }
 }

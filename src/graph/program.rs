@@ -87,6 +87,8 @@ pub(crate) struct Layer {
     /// Output channels; absent for a depthwise layer.
     pub(crate) k: Option<usize>,
     pub(crate) window: Window,
+    /// Whether its filter has a gradient.
+    pub(crate) learnt: bool,
 }
 
 /// A layer's geometry with its batch.

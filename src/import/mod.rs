@@ -7,6 +7,7 @@
 //! |---|---|---|
 //! | this program's weights and checkpoints | [`checkpoint`](crate::checkpoint) | as they are |
 //! | Keras `.h5` | [`data::keras`](crate::data::keras) | by layer name |
+//! | PyTorch `.pt`, `.pth` | [`data::torch`](crate::data::torch) | by name, below a prefix such as `state_dict.` |
 //! | other safetensors | [`data::safe`](crate::data::safe) | by PyTorch's or Keras's names |
 //!
 //! Which network it is, such a file does not say: it is one of the presets' of which every parameter is there. A preset
@@ -15,6 +16,7 @@
 mod fit;
 mod keras;
 pub mod onnx;
+mod torch;
 
 use crate::backend::InputTransform;
 use crate::checkpoint::{self, Weights};
@@ -29,6 +31,7 @@ use crate::presets;
 use crate::{Error, Result};
 use clap::ValueEnum;
 use fit::{Fitted, Names, fit};
+use std::borrow::Cow;
 use std::path::Path;
 
 /// A tensor that found its place.
@@ -99,6 +102,18 @@ enum Content {
     Tensors(TensorFile, &'static [Convention]),
 }
 
+impl Content {
+    /// The same without the prefix that the tensors of one of these networks have.
+    fn unprefixed(mut self, models: &[Model]) -> Self {
+        if let Content::Tensors(file, conventions) = &mut self
+            && conventions.contains(&Convention::Torch)
+        {
+            torch::strip_prefix(file, models);
+        }
+        self
+    }
+}
+
 /// Reads weights from any file, as the commands that only use a network do.
 ///
 /// # Errors
@@ -123,6 +138,8 @@ pub fn open(path: &Path, options: &ImportOptions) -> Result<Imported> {
         });
     }
     let candidates = candidates(options)?;
+    let models = candidates.iter().map(|config| config.model.build());
+    let content = content.unprefixed(&models.collect::<Result<Vec<Model>>>()?);
     let (mut config, fitted, class_rows) = match content {
         Content::Tensors(file, conventions) => by_name(path, &file, conventions, &candidates)?,
         Content::Own => unreachable!("returned above"),
@@ -162,7 +179,7 @@ pub fn open(path: &Path, options: &ImportOptions) -> Result<Imported> {
 /// The file cannot be read, or gives less than half of the network's tensors: then it is another network's.
 pub fn start(path: &Path, config: &Config, seed: u64) -> Result<Start> {
     let model = config.model.build()?;
-    let fitted = match read(path)?.1 {
+    let fitted = match read(path)?.1.unprefixed(std::slice::from_ref(&model)) {
         Content::Own => fit(&model, Convention::Own, &data::safe::open(path)?, seed),
         Content::Tensors(file, conventions) => {
             let each = conventions.iter().map(|&convention| {
@@ -218,6 +235,9 @@ fn read(path: &Path) -> Result<(&'static str, Content)> {
             true => Ok(("weights of this program", Content::Own)),
             false => tensors("safetensors", data::safe::open(path)?, &[Torch, Keras]),
         };
+    }
+    if data::torch::is_torch(&start) {
+        return tensors("PyTorch weights", data::torch::open(path)?, &[Torch]);
     }
     Err(Error::data(
         path,
@@ -301,10 +321,14 @@ fn by_name(
 }
 
 /// The tensors under the names that `model` has for them.
-fn prepared(file: &TensorFile, model: &Model, convention: Convention) -> TensorFile {
+fn prepared<'a>(
+    file: &'a TensorFile,
+    model: &Model,
+    convention: Convention,
+) -> Cow<'a, TensorFile> {
     match convention {
-        Convention::Keras => keras::renumbered(file, model),
-        _ => file.clone(),
+        Convention::Keras => Cow::Owned(keras::renumbered(file, model)),
+        _ => Cow::Borrowed(file),
     }
 }
 

@@ -1,10 +1,14 @@
 //! The networks, each as the framework it comes from builds it: layer names, paddings, epsilons, momenta, biases and
 //! initialisers.
 
+mod insightface_mbf;
+mod iresnet;
 mod mobilefacenet;
 mod mobilenet_v2;
 mod resnet;
 
+pub use insightface_mbf::insightface_mbf;
+pub use iresnet::{iresnet18, iresnet34, iresnet50, iresnet100};
 pub use mobilefacenet::{mobilefacenet, mobilefacenet_tiny};
 pub use mobilenet_v2::mobilenet_v2;
 pub use resnet::{resnet50, resnet101, resnet152};
@@ -30,6 +34,16 @@ pub enum Network {
     Mobilefacenet,
     /// MobileFaceNet with half the channels and fewer blocks, for demonstrations.
     MobilefacenetTiny,
+    /// InsightFace's IResNet18.
+    Iresnet18,
+    /// InsightFace's IResNet34.
+    Iresnet34,
+    /// InsightFace's IResNet50.
+    Iresnet50,
+    /// InsightFace's IResNet100.
+    Iresnet100,
+    /// InsightFace's MobileFaceNet.
+    InsightfaceMbf,
 }
 
 /// Builds a network on `size` x `size` images.
@@ -49,6 +63,11 @@ pub fn build(network: Network, size: usize, embedding: Embedding) -> Result<Mode
         Network::MobilenetV2 => mobilenet_v2(size, embedding),
         Network::Mobilefacenet => mobilefacenet(size, embedding),
         Network::MobilefacenetTiny => mobilefacenet_tiny(size, embedding),
+        Network::Iresnet18 => iresnet18(size, embedding),
+        Network::Iresnet34 => iresnet34(size, embedding),
+        Network::Iresnet50 => iresnet50(size, embedding),
+        Network::Iresnet100 => iresnet100(size, embedding),
+        Network::InsightfaceMbf => insightface_mbf(size, embedding),
     }
 }
 
@@ -82,6 +101,11 @@ pub enum Embedding {
         /// Embedding size D.
         size: usize,
     },
+    /// The same with the layers of InsightFace's MobileFaceNet: the linear one is fully connected.
+    InsightfaceGdc {
+        /// Embedding size D.
+        size: usize,
+    },
 }
 
 impl Embedding {
@@ -106,7 +130,8 @@ impl Embedding {
             Embedding::PoolDropoutDense { size, .. }
             | Embedding::BatchNormDropoutFlattenDense { size, .. }
             | Embedding::InsightFaceE { size, .. }
-            | Embedding::GlobalDepthwise { size } => size,
+            | Embedding::GlobalDepthwise { size }
+            | Embedding::InsightfaceGdc { size } => size,
         }
     }
 
@@ -116,7 +141,8 @@ impl Embedding {
             Embedding::PoolDropoutDense { size, .. }
             | Embedding::BatchNormDropoutFlattenDense { size, .. }
             | Embedding::InsightFaceE { size, .. }
-            | Embedding::GlobalDepthwise { size } => *size = d,
+            | Embedding::GlobalDepthwise { size }
+            | Embedding::InsightfaceGdc { size } => *size = d,
         }
         self
     }
@@ -144,7 +170,7 @@ impl Embedding {
                     x
                 };
                 let x = g.flatten("flatten", x);
-                let x = g.linear("fc", x, size, true, init);
+                let x = g.linear("fc", x, size, true, Init::FanInUniform);
                 let fixed = BatchNorm {
                     gamma: false,
                     ..norm
@@ -152,6 +178,7 @@ impl Embedding {
                 g.batch_norm("features", x, fixed);
             }
             Embedding::GlobalDepthwise { size } => mobilefacenet::embed(g, x, size),
+            Embedding::InsightfaceGdc { size } => insightface_mbf::embed(g, x, size),
         }
     }
 }

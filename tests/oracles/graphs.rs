@@ -44,6 +44,17 @@ pub fn all() -> Vec<(&'static str, Model)> {
             g.add(b, y)
         },
     );
+    model("a convolution in groups of two channels", |g, x| {
+        let x = g.conv(x, 6);
+        let x = g.norm(x);
+        let x = g.prelu(x);
+        let swapped = g.swap_pairs(x);
+        let own = g.depthwise(x, 1);
+        let other = g.depthwise(swapped, 1);
+        let x = g.add(own, other);
+        let x = g.norm(x);
+        g.prelu(x)
+    });
     model("PReLU directly on the input", |g, x| {
         let x = g.prelu(x);
         g.conv(x, 4)
@@ -410,6 +421,13 @@ impl Net {
         let name = self.name("depthwise");
         self.builder
             .depthwise(&name, x, 3, stride, Padding::same(1), INIT)
+    }
+
+    /// Pairs of channels exchanged by a filter that is not learnt.
+    fn swap_pairs(&mut self, x: NodeId) -> NodeId {
+        let (name, c) = (self.name("swap"), self.builder.shape(x).c);
+        let (none, init) = (Padding::default(), Init::SwapPairs);
+        self.builder.conv2d(&name, x, c, 1, 1, none, false, init)
     }
 
     fn norm(&mut self, x: NodeId) -> NodeId {

@@ -1,0 +1,151 @@
+//! InsightFace's networks against PyTorch in float64 (`reference/insightface.py`), with weights by the same formula.
+
+mod support;
+
+use arcface_cu::backend::cpu::Cpu;
+use arcface_cu::checkpoint::Weights;
+use arcface_cu::config::Config;
+use arcface_cu::convention::{Convention, Foreign, Place, foreign};
+use arcface_cu::data::safe;
+use arcface_cu::embedder::Embedder;
+use arcface_cu::export;
+use arcface_cu::graph::params::ParamTable;
+use arcface_cu::import::{self, ImportOptions};
+use std::path::Path;
+
+/// What float32 loses, relative to the largest element of an embedding: a hundred layers (r100), each off by some 6e-8 of
+/// its own largest element, add up to at most 6e-6; three times that. (3e-6 was found for r100, 7e-7 for mbf.)
+const TOLERANCE: f32 = 2e-5;
+
+/// Numbers in [0, 1), multiples of 2^-24: SplitMix64 of the name's FNV-1a hash and the index.
+fn hashed(name: &str, count: usize) -> impl Iterator<Item = f64> {
+    let seed = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
+    });
+    (1..=count as u64).map(move |i| {
+        let mut z = seed.wrapping_add(i.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ z >> 31) >> 40) as f64 / f64::from(1 << 24)
+    })
+}
+
+/// A state dict's tensor by its name and shape.
+fn value(Foreign { name, shape, .. }: &Foreign) -> Vec<f32> {
+    let count = shape.iter().product();
+    if name == "features.weight" {
+        return vec![1.0; count];
+    }
+    let fan_in: usize = shape[1..].iter().product();
+    let (low, high) = match name.rsplit('.').next() {
+        _ if shape.len() > 1 => {
+            let bound = (3.0 / fan_in as f64).sqrt();
+            (-bound, bound)
+        }
+        Some("weight") => (0.3, 1.2),
+        Some("bias" | "running_mean") => (-0.1, 0.1),
+        Some("running_var") => (0.5, 1.5),
+        _ => panic!("{name} is no tensor of a state dict"),
+    };
+    let numbers = hashed(name, count);
+    numbers.map(|u| (low + u * (high - low)) as f32).collect()
+}
+
+/// The preset's network with weights by the formula.
+fn weights(preset: &str) -> Weights {
+    let config = Config::load(preset, None, &[]).unwrap();
+    let model = config.model.build().unwrap();
+    let table = ParamTable::new(&model);
+    let (mut params, mut statistics) = table.init(0);
+    for tensor in foreign(&model, &table, Convention::Torch) {
+        let values = tensor.to_ours(&value(&tensor));
+        match tensor.place {
+            Place::Param(at) => params[at..][..values.len()].copy_from_slice(&values),
+            Place::Statistic(at) => statistics[at..][..values.len()].copy_from_slice(&values),
+            Place::Ones => assert!(values.iter().all(|&v| v == 1.0)),
+        }
+    }
+    Weights {
+        config,
+        params,
+        statistics,
+        ..support::random_weights()
+    }
+}
+
+fn is_pytorchs(name: &str) {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/reference/golden/insightface.safetensors");
+    let golden = safe::open(&golden).unwrap();
+    let expected = &golden.get(name).unwrap().values;
+    let weights = weights(&format!("insightface-{name}"));
+    let mut cpu = Cpu::new();
+    let mut embedder = Embedder::new(&mut cpu, &weights, 2).unwrap();
+    let pictures = [0, 1].map(|number| support::picture(number, 112, 112));
+    let found = embedder.embed(&pictures).unwrap();
+    assert_eq!(found.len(), expected.len());
+    let largest = expected.iter().fold(0.0_f32, |most, v| most.max(v.abs()));
+    let errors = found
+        .iter()
+        .zip(expected)
+        .map(|(a, b)| (a - b).abs() / largest);
+    let worst = errors.fold(
+        0.0_f32,
+        |most, error| if error <= most { most } else { error },
+    );
+    println!("{name}: largest error {worst:e} of the largest element");
+    assert!(worst <= TOLERANCE, "{name}: {worst}");
+}
+
+#[test]
+fn r18() {
+    is_pytorchs("r18");
+}
+
+#[test]
+fn r34() {
+    is_pytorchs("r34");
+}
+
+#[test]
+fn r50() {
+    is_pytorchs("r50");
+}
+
+#[test]
+#[ignore = "4.8 billion multiply-adds for what r50 shows as well"]
+fn r100() {
+    is_pytorchs("r100");
+}
+
+#[test]
+fn mbf() {
+    is_pytorchs("mbf");
+}
+
+/// An exported state dict is imported as the network that it is.
+#[test]
+fn export_and_import() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("state_dict.safetensors");
+    for preset in ["insightface-mbf", "insightface-r18"] {
+        let weights = weights(preset);
+        export::torch::write(&path, &weights).unwrap();
+        let imported = import::open(&path, &ImportOptions::default()).unwrap();
+        assert_eq!(imported.weights.config, weights.config);
+        assert_eq!(imported.weights.params, weights.params);
+        assert_eq!(imported.weights.statistics, weights.statistics);
+        assert_eq!(imported.report.unused, []);
+    }
+}
+
+/// Writes what `reference/read_torch_export.py` reads.
+#[test]
+#[ignore = "writes files for reference/read_torch_export.py into ARCFACE_CU_EXPORTS"]
+fn write_exports() {
+    let folder = std::env::var_os("ARCFACE_CU_EXPORTS").expect("ARCFACE_CU_EXPORTS is a folder");
+    for name in ["r18", "r50", "mbf"] {
+        let path = Path::new(&folder).join(format!("{name}.safetensors"));
+        export::torch::write(&path, &weights(&format!("insightface-{name}"))).unwrap();
+    }
+}
