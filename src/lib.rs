@@ -45,6 +45,7 @@ pub mod embed;
 pub mod embedder;
 pub mod error;
 pub mod eval;
+pub mod export;
 mod fnv;
 pub mod graph;
 pub mod head;

@@ -1,0 +1,3 @@
+//! Networks for other programs.
+
+pub mod keras_h5;
