@@ -185,6 +185,8 @@ fn truncated_and_damaged_files_do_no_harm() {
     ];
     let whole: Vec<Vec<u8>> = names.map(|name| fs::read(golden(name)).unwrap()).into();
     let read = |bytes: &[u8]| -> Option<TensorFile> {
+        // Some file systems sync a file that is overwritten, not a new one.
+        let _ = fs::remove_file(&path);
         fs::write(&path, bytes).unwrap();
         small(|| keras::open(&path)).ok()
     };
@@ -197,7 +199,7 @@ fn truncated_and_damaged_files_do_no_harm() {
     proptest!(config(4000), |(flips in flips(), within in within(), file in 0..5_usize)| {
         if let Some(found) = read(&damage(&whole[file], &flips, within)) {
             let numbers: usize = found.tensors.iter().map(|t| t.values.len()).sum();
-            prop_assert!(4 * numbers <= 8 * whole[file].len());
+            prop_assert!(4 * numbers <= 8 * whole[file].len() + (64 << 10));
         }
     });
     // Lengths and addresses are words of eight bytes: huge, small, and each other's.
