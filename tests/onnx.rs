@@ -541,12 +541,8 @@ fn files_for_onnx_runtime() {
             } else {
                 "outside"
             };
-            export::write(
-                &weights,
-                options,
-                &out.join(format!("{name}.{norm}.{place}.onnx")),
-            )
-            .unwrap();
+            let path = out.join(format!("{name}.{norm}.{place}.onnx"));
+            export::write(&path, &weights, options).unwrap();
         }
     }
 }

@@ -79,10 +79,11 @@ pub(super) fn run(args: &Args) -> Result<()> {
 /// A line for each tensor, and the counts.
 pub(super) fn tell(report: &Report) {
     for mapped in &report.mapped {
-        say(format!(
-            "  {} {:?} -> {}",
-            mapped.from, mapped.shape, mapped.to
-        ));
+        let shape = match &mapped.shape[..] {
+            [] => String::new(),
+            shape => format!(" {shape:?}"),
+        };
+        say(format!("  {}{shape} -> {}", mapped.from, mapped.to));
     }
     tell_rest(report);
 }

@@ -8,6 +8,7 @@ mod demo;
 mod device;
 mod embed;
 mod eval;
+mod export;
 mod import;
 mod info;
 mod interrupt;
@@ -54,6 +55,8 @@ enum Command {
     Check(check::Args),
     /// Make weights of another program's model file: Keras .h5, PyTorch .pt and .pth, safetensors, ONNX.
     Import(import::Args),
+    /// Write weights for other programs: ONNX, Keras .h5, PyTorch state dict.
+    Export(export::Args),
     /// Memory before running: the table of tensors, and the largest batch that fits.
     Plan(plan::Args),
     /// Devices, what was found, and what will be used.
@@ -93,6 +96,7 @@ fn run(cli: Cli, gpus: &impl Gpus) -> Result<()> {
         Command::Pack(args) => pack::run(args),
         Command::Check(args) => check::run(args),
         Command::Import(args) => import::run(&args),
+        Command::Export(args) => export::run(&args),
         Command::Plan(args) => plan::run(args, gpus),
         Command::Info(args) => info::run(args, gpus),
     }

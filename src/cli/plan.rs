@@ -9,7 +9,6 @@ use crate::graph::params::ParamTable;
 use crate::graph::{infer, train};
 use crate::head::ArcFace;
 use crate::{Error, Result};
-use clap::ValueEnum;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -59,10 +58,9 @@ pub(super) fn run(args: Args, gpus: &impl Gpus) -> Result<()> {
     };
     let model = config.model.build()?;
     let d = model.embedding_size();
-    let name = config.model.network.to_possible_value();
     say(format!(
         "network: {}, {d}-d embedding, {} parameters, {:.3} GMAC an image forward{}",
-        name.as_ref().map_or("unnamed", |name| name.get_name()),
+        config.model.network.name(),
         grouped(ParamTable::new(&model).count() as u64),
         model.macs() as f64 / 1e9,
         if args.infer {

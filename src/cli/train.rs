@@ -20,7 +20,6 @@ use crate::report::progress::{Progress, RunLength};
 use crate::report::tensorboard::EventFile;
 use crate::train::{DataOptions, Trainer};
 use crate::{Error, Result};
-use clap::ValueEnum;
 use image::RgbImage;
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -482,10 +481,9 @@ impl Args {
 fn describe_network(config: &Config) -> Result<String> {
     let model = config.model.build()?;
     let table = crate::graph::params::ParamTable::new(&model);
-    let name = config.model.network.to_possible_value();
     Ok(format!(
         "network: {}, {}-d embedding, {} parameters, {:.3} GMAC an image",
-        name.as_ref().map_or("unnamed", |name| name.get_name()),
+        config.model.network.name(),
         model.embedding_size(),
         grouped(table.count() as u64),
         model.macs() as f64 / 1e9

@@ -48,7 +48,7 @@ pub(super) fn describe(imported: &Imported) -> String {
     } = &imported.weights;
     let mut text = format!(
         "network: {}, {}-d embedding (preset {}), takes RGB as {}",
-        import::name(&config.model.network),
+        config.model.network.name(),
         config.model.embedding.size(),
         config.preset,
         describe_input(&config.model.input)

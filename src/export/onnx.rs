@@ -43,7 +43,7 @@ pub struct OnnxOptions {
 ///
 /// # Errors
 /// As [`graph`]; the file cannot be written.
-pub fn write(weights: &Weights, options: OnnxOptions, path: &Path) -> Result<()> {
+pub fn write(path: &Path, weights: &Weights, options: OnnxOptions) -> Result<()> {
     write_atomically(path, &graph(weights, options)?.encode())
 }
 

@@ -9,6 +9,7 @@
 //! | Keras `.h5` | [`data::keras`](crate::data::keras) | by layer name |
 //! | PyTorch `.pt`, `.pth` | [`data::torch`](crate::data::torch) | by name, below a prefix such as `state_dict.` |
 //! | other safetensors | [`data::safe`](crate::data::safe) | by PyTorch's or Keras's names |
+//! | ONNX | [`data::onnx`](crate::data::onnx) | by the structure of the graph |
 //!
 //! Which network it is, such a file does not say: it is one of the presets' of which every parameter is there. A preset
 //! that is named decides alone.
@@ -16,12 +17,14 @@
 mod fit;
 mod keras;
 pub mod onnx;
+mod structure;
 mod torch;
 
 use crate::backend::InputTransform;
 use crate::checkpoint::{self, Weights};
 use crate::config::Config;
 use crate::convention::Convention;
+use crate::data::onnx::Graph;
 use crate::data::tensors::TensorFile;
 use crate::data::{self, start_of};
 use crate::graph::params::ParamTable;
@@ -33,6 +36,7 @@ use clap::ValueEnum;
 use fit::{Fitted, Names, fit};
 use std::borrow::Cow;
 use std::path::Path;
+use structure::by_structure;
 
 /// A tensor that found its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,6 +104,8 @@ enum Content {
     Own,
     /// Tensors by name, under one of these conventions.
     Tensors(TensorFile, &'static [Convention]),
+    /// A graph, whose names do not matter.
+    Graph(Graph),
 }
 
 impl Content {
@@ -142,6 +148,10 @@ pub fn open(path: &Path, options: &ImportOptions) -> Result<Imported> {
     let content = content.unprefixed(&models.collect::<Result<Vec<Model>>>()?);
     let (mut config, fitted, class_rows) = match content {
         Content::Tensors(file, conventions) => by_name(path, &file, conventions, &candidates)?,
+        Content::Graph(graph) => {
+            let (config, fitted) = by_structure(path, &graph, &candidates)?;
+            (config, fitted, None)
+        }
         Content::Own => unreachable!("returned above"),
     };
     if let Some(input) = options.input {
@@ -188,6 +198,19 @@ pub fn start(path: &Path, config: &Config, seed: u64) -> Result<Start> {
             let best = each.min_by_key(|fitted| fitted.report.missing.len());
             best.expect("there is a convention for every kind of file")
         }
+        Content::Graph(graph) => {
+            let (found, fitted) = by_structure(path, &graph, std::slice::from_ref(config))?;
+            let (theirs, ours) = (found.model.embedding.size(), model.embedding_size());
+            if theirs != ours {
+                return Err(Error::data(
+                    path,
+                    format!(
+                        "makes embeddings of {theirs} numbers, and the run's have {ours}; --set model.embedding.size={theirs} would fit"
+                    ),
+                ));
+            }
+            fitted
+        }
     };
     let (given, missing) = (fitted.report.mapped.len(), fitted.report.missing.len());
     if given < missing {
@@ -196,7 +219,7 @@ pub fn start(path: &Path, config: &Config, seed: u64) -> Result<Start> {
             format!(
                 "gives {given} of the {} tensors of {}: this is another network; `arcface-cu import` tells which",
                 given + missing,
-                name(&config.model.network)
+                config.model.network.name()
             ),
         ));
     }
@@ -237,6 +260,9 @@ fn read(path: &Path) -> Result<(&'static str, Content)> {
     }
     if data::torch::is_torch(&start) {
         return tensors("PyTorch weights", data::torch::open(path)?, &[Torch]);
+    }
+    if data::onnx::may_be_onnx(&start) {
+        return Ok(("an ONNX graph", Content::Graph(Graph::read(path)?)));
     }
     Err(Error::data(
         path,
@@ -355,17 +381,11 @@ fn not_ours(path: &Path, config: &Config, report: &Report) -> Error {
         path,
         format!(
             "is none of the networks here. The nearest is {} as in preset {}, of whose {all} tensors these are missing:\n{}{more}",
-            name(&config.model.network),
+            config.model.network.name(),
             config.preset,
             first.join("\n")
         ),
     )
-}
-
-/// A network's name on the command line.
-pub(crate) fn name(network: &Network) -> String {
-    let value = network.to_possible_value();
-    value.map_or_else(String::new, |value| value.get_name().to_owned())
 }
 
 fn file_name(path: &Path) -> String {

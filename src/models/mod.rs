@@ -46,6 +46,14 @@ pub enum Network {
     InsightfaceMbf,
 }
 
+impl Network {
+    /// Its name on the command line and in configurations.
+    pub fn name(self) -> String {
+        let value = clap::ValueEnum::to_possible_value(&self);
+        value.map_or_else(String::new, |value| value.get_name().to_owned())
+    }
+}
+
 /// Builds a network on `size` x `size` images.
 ///
 /// # Errors

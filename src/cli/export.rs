@@ -1,0 +1,65 @@
+//! `arcface-cu export`: weights for other programs.
+
+use super::output::{say, size};
+use super::weights::WeightsArgs;
+use crate::export::onnx::{self, OnnxOptions};
+use crate::export::{keras_h5, torch};
+use crate::{Error, Result};
+use clap::ValueEnum;
+use std::fs;
+use std::path::PathBuf;
+
+/// Whose file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// ONNX, opset 17, any batch size: a network that runs anywhere.
+    Onnx,
+    /// Keras's HDF5 weights, by layer name.
+    KerasH5,
+    /// safetensors with PyTorch's state-dict names and layouts.
+    Torch,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    weights: WeightsArgs,
+    /// Whose file is written.
+    #[arg(long, value_enum)]
+    to: Format,
+    /// The file.
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// ONNX: keep batch norms as nodes of their own instead of folding them into the filters before them.
+    #[arg(long)]
+    keep_batch_norm: bool,
+    /// ONNX: put the input transform into the graph, which then takes pixels of 0..255. Default: outside, the graph takes
+    /// what the network takes.
+    #[arg(long)]
+    transform_inside: bool,
+}
+
+pub(super) fn run(args: &Args) -> Result<()> {
+    let onnx_alone = args.keep_batch_norm || args.transform_inside;
+    if onnx_alone && args.to != Format::Onnx {
+        return Err(Error::Usage(
+            "--keep-batch-norm and --transform-inside are for --to onnx".into(),
+        ));
+    }
+    let imported = args.weights.load_with_classes()?;
+    let (weights, rows) = (&imported.weights, imported.class_rows.as_deref());
+    match args.to {
+        Format::Onnx => {
+            let options = OnnxOptions {
+                keep_batch_norm: args.keep_batch_norm,
+                transform_inside: args.transform_inside,
+            };
+            onnx::write(&args.out, weights, options)?;
+        }
+        Format::KerasH5 => keras_h5::write(&args.out, weights, rows)?,
+        Format::Torch => torch::write(&args.out, weights)?,
+    }
+    let bytes = fs::metadata(&args.out).map_err(Error::io("looking at", &args.out))?;
+    say(format!("{}, {}", args.out.display(), size(bytes.len())));
+    Ok(())
+}

@@ -1,0 +1,69 @@
+//! Which of the networks an ONNX graph is.
+
+use super::fit::Fitted;
+use super::onnx::{Mismatch, embedding_size, match_model, noted_input};
+use super::{Mapped, Report};
+use crate::config::Config;
+use crate::data::onnx::Graph;
+use crate::{Error, Result};
+use std::path::Path;
+
+/// The first candidate whose structure the graph has, with embeddings of the graph's size.
+///
+/// # Errors
+/// There is none; of the candidate that it resembles for longest, the sentence tells where they part.
+pub(super) fn by_structure(
+    path: &Path,
+    graph: &Graph,
+    candidates: &[Config],
+) -> Result<(Config, Fitted)> {
+    let d = embedding_size(graph);
+    let mut nearest: Option<(Mismatch, Config)> = None;
+    for config in candidates {
+        let mut config = config.clone();
+        if let Some(d) = d {
+            config.model.embedding = config.model.embedding.with_size(d);
+        }
+        let Ok(model) = config.model.build() else {
+            continue;
+        };
+        match match_model(&model, graph) {
+            Ok(slabs) => {
+                let input = slabs.input.or_else(|| noted_input(graph));
+                config.model.input = input.unwrap_or(config.model.input);
+                let mapped = slabs.layers.into_iter().map(|(from, to)| Mapped {
+                    from,
+                    to,
+                    shape: Vec::new(),
+                });
+                let report = Report {
+                    mapped: mapped.collect(),
+                    ..Report::default()
+                };
+                let fitted = Fitted {
+                    params: slabs.params,
+                    statistics: slabs.statistics,
+                    report,
+                };
+                return Ok((config, fitted));
+            }
+            Err(mismatch) => {
+                let farther = |known: &Mismatch| mismatch.node > known.node;
+                if nearest.as_ref().is_none_or(|(known, _)| farther(known)) {
+                    nearest = Some((mismatch, config));
+                }
+            }
+        }
+    }
+    Err(Error::data(
+        path,
+        match nearest {
+            Some((mismatch, config)) => format!(
+                "is none of the networks here. It is like {} (preset {}) up to this: {mismatch}",
+                config.model.network.name(),
+                config.preset
+            ),
+            None => "there is no network to compare it with".into(),
+        },
+    ))
+}
