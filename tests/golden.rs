@@ -147,6 +147,7 @@ fn mobilenet_v2() -> Model {
     let x = net.pointwise("Conv_1", x, 24);
     let x = net.bn("Conv_1_bn", x);
     let x = net.act("out_relu", x, Op::Relu6);
+    net.norm.momentum = 0.99;
     let x = net.bn("batch_normalization", x);
     let x = net.g.dropout("dropout", x, 0.0);
     let x = net.g.flatten("flatten", x);

@@ -108,6 +108,13 @@ pub enum Embedding {
     },
 }
 
+/// What Keras's `BatchNormalization()` has where nothing else is said, as in arcface-tf2's output layer, whatever its backbone.
+const KERAS_NORM: BatchNorm = BatchNorm {
+    epsilon: 1e-3,
+    momentum: 0.99,
+    gamma: true,
+};
+
 impl Embedding {
     /// Global average pooling, dropout 0.5, dense.
     pub fn pool_dropout_dense(size: usize) -> Self {
@@ -147,7 +154,7 @@ impl Embedding {
         self
     }
 
-    /// Appends the layers to a backbone whose batch norms have these constants.
+    /// Appends the layers to a backbone whose batch norms have the constants `norm`.
     fn append(self, g: &mut Builder, x: NodeId, norm: BatchNorm, init: Init) {
         match self {
             Embedding::PoolDropoutDense { size, dropout } => {
@@ -156,6 +163,7 @@ impl Embedding {
                 g.linear("dense", x, size, true, init);
             }
             Embedding::BatchNormDropoutFlattenDense { size, dropout } => {
+                let norm = KERAS_NORM;
                 let x = g.batch_norm("batch_normalization", x, norm);
                 let x = g.dropout("dropout", x, dropout);
                 let x = g.flatten("flatten", x);

@@ -58,13 +58,13 @@ class Net:
         w = self.draw(f"{name}/kernel", (k, x.shape[1]), math.sqrt(1 / x.shape[1]))
         return F.linear(x, w, self.bias(name, k, True))
 
-    def bn(self, name, x, gamma=True, centre=1.0):
+    def bn(self, name, x, gamma=True, centre=1.0, kept=None):
         c = x.shape[1]
         g = self.draw(f"{name}/gamma", (c,), 0.3, centre) if gamma else torch.ones(c)
         b = self.draw(f"{name}/beta", (c,), 0.3)
         mean = self.statistics.setdefault(f"{name}/moving_mean", torch.zeros(c))
         variance = self.statistics.setdefault(f"{name}/moving_variance", torch.ones(c))
-        return F.batch_norm(x, mean, variance, g, b, True, 1 - self.kept, self.epsilon)
+        return F.batch_norm(x, mean, variance, g, b, True, 1 - (kept or self.kept), self.epsilon)
 
     def prelu(self, name, x):
         return F.prelu(x, self.draw(f"{name}/alpha", (x.shape[1],), 0.1, 0.25))
@@ -120,8 +120,9 @@ def mobilenet_v2(net, x):
         y = net.bn(f"{name}_project_BN", net.conv(f"{name}_project", y, k, 1))
         x = x + y if stride == 1 and x.shape[1] == k else y
     x = net.relu6("out_relu", net.bn("Conv_1_bn", net.conv("Conv_1", x, 24, 1), centre=2.0))
-    x = net.bn("batch_normalization", x)
-    return net.bn("batch_normalization_1", net.dense("dense", flatten_hwc(x), 14))
+    # arcface-tf2's output layer has Keras's default momentum, not the backbone's.
+    x = net.bn("batch_normalization", x, kept=0.99)
+    return net.bn("batch_normalization_1", net.dense("dense", flatten_hwc(x), 14), kept=0.99)
 
 
 def mobilefacenet(net, x):
