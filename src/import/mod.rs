@@ -182,10 +182,9 @@ pub fn start(path: &Path, config: &Config, seed: u64) -> Result<Start> {
     let fitted = match read(path)?.1.unprefixed(std::slice::from_ref(&model)) {
         Content::Own => fit(&model, Convention::Own, &data::safe::open(path)?, seed),
         Content::Tensors(file, conventions) => {
-            let each = conventions.iter().map(|&convention| {
-                let file = prepared(&file, &model, convention);
-                fit(&model, convention, &file, seed)
-            });
+            let each = conventions
+                .iter()
+                .map(|&convention| fitted(&file, &model, convention, seed));
             let best = each.min_by_key(|fitted| fitted.report.missing.len());
             best.expect("there is a convention for every kind of file")
         }
@@ -308,13 +307,12 @@ fn by_name(
     let (_, config, convention) =
         best.ok_or_else(|| Error::data(path, "there is no network to compare it with"))?;
     let model = config.model.build()?;
-    let prepared = prepared(file, &model, convention);
-    let mut fitted = fit(&model, convention, &prepared, config.train.seed);
+    let mut fitted = fitted(file, &model, convention, config.train.seed);
     if !fitted.report.missing.is_empty() {
         return Err(not_ours(path, &config, &fitted.report));
     }
     let class_rows = match convention {
-        Convention::Keras => keras::take_class_rows(file, &config, &mut fitted.report),
+        Convention::Keras => keras::take_class_rows(file, &model, &mut fitted.report),
         _ => None,
     };
     Ok((config, fitted, class_rows))
@@ -330,6 +328,15 @@ fn prepared<'a>(
         Convention::Keras => Cow::Owned(keras::renumbered(file, model)),
         _ => Cow::Borrowed(file),
     }
+}
+
+/// The tensors in the network's slabs, reported under their names in the file.
+fn fitted(file: &TensorFile, model: &Model, convention: Convention, seed: u64) -> Fitted {
+    let mut fitted = fit(model, convention, &prepared(file, model, convention), seed);
+    if convention == Convention::Keras {
+        keras::restore_names(file, model, &mut fitted.report);
+    }
+    fitted
 }
 
 fn not_ours(path: &Path, config: &Config, report: &Report) -> Error {

@@ -36,6 +36,16 @@ pub fn open(path: &Path) -> Result<TensorFile> {
         );
     let file = Hdf5File::from_storage_with_options(Arc::new(storage), options);
     let file = file.map_err(|e| trouble(path, "", e))?;
+    let superblock = file.superblock();
+    let whole = superblock
+        .eof_address
+        .saturating_add(superblock.base_address);
+    if whole > length {
+        return Err(Error::data(
+            path,
+            format!("is truncated: expected {whole} bytes, found {length}"),
+        ));
+    }
     let reader = Reader {
         path,
         file,
