@@ -1,4 +1,5 @@
 //! Networks into other programs' files.
 
+pub mod keras_h5;
 pub mod onnx;
 pub mod torch;
