@@ -77,13 +77,12 @@ fn flat(
 
 /// The backbone is a layer, and so is what makes the embedding of its map.
 fn nested(weights: &Weights, model: &Model, all: &[Foreign], order: &[usize]) -> Vec<Layer> {
-    let backbone = match weights.config.model.network {
-        Network::Resnet50 => "resnet50",
-        Network::Resnet101 => "resnet101",
-        Network::Resnet152 => "resnet152",
+    let network = weights.config.model.network;
+    let backbone = match network {
         // So named when it starts from ImageNet, as it does there unless told otherwise.
-        Network::MobilenetV2 => "mobilenetv2_1.00_224",
-        Network::Mobilefacenet | Network::MobilefacenetTiny => "mobilefacenet",
+        Network::MobilenetV2 => "mobilenetv2_1.00_224".into(),
+        // Keras's names are ours.
+        _ => crate::import::name(&network),
     };
     let output = |node: &usize| model.nodes()[*node].name == "batch_normalization";
     let at = order.iter().position(output).unwrap_or(order.len());
@@ -106,7 +105,7 @@ fn nested(weights: &Weights, model: &Model, all: &[Foreign], order: &[usize]) ->
     };
     vec![
         input,
-        layer(backbone, &order[..at]),
+        layer(&backbone, &order[..at]),
         layer("OutputLayer", &order[at..]),
     ]
 }
