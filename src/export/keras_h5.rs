@@ -77,10 +77,12 @@ fn flat(
 
 /// The backbone is a layer, and so is what makes the embedding of its map.
 fn nested(weights: &Weights, model: &Model, all: &[Foreign], order: &[usize]) -> Vec<Layer> {
-    let backbone = match weights.config.model.network {
+    let network = weights.config.model.network;
+    let backbone = match network {
         // So named when it starts from ImageNet, as it does there unless told otherwise.
         Network::MobilenetV2 => "mobilenetv2_1.00_224".into(),
-        other => other.name(),
+        // Keras's names are ours.
+        _ => network.name(),
     };
     let output = |node: &usize| model.nodes()[*node].name == "batch_normalization";
     let at = order.iter().position(output).unwrap_or(order.len());

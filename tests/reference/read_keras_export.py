@@ -31,7 +31,7 @@ SIZE = 112
 
 
 def arcface_layers(keras):
-    """The class layers of the two projects: what they are called, and their weights."""
+    """The class layers of the two projects: what they and their weights are called."""
 
     class ArcFaceLayer(keras.layers.Layer):
         def build(self, shape):
@@ -48,6 +48,7 @@ def arcface_layers(keras):
 
 
 def seed(keras, application, head):
+    keras.backend.clear_session()  # names are numbered by session
     layers = keras.layers
     image = layers.Input((SIZE, SIZE, 3), name="input_image")
     backbone = application(include_top=False, input_shape=(SIZE, SIZE, 3), weights=None, input_tensor=image)
@@ -59,6 +60,7 @@ def seed(keras, application, head):
 
 
 def arcface_tf2(keras, application, head):
+    keras.backend.clear_session()
     layers = keras.layers
     image = layers.Input((SIZE, SIZE, 3), name="input_image")
     backbone = application(include_top=False, input_shape=(SIZE, SIZE, 3), weights=None)
@@ -126,11 +128,6 @@ def same(what, model, expected, before):
     return f"{len(now)} weights with the same bits"
 
 
-def by_layer(model, values):
-    """Weights of a model by layer and name, whatever the version calls them."""
-    return {weight.name.split(":")[0]: value for weight, value in zip(model.weights, values)}
-
-
 def check(program, folder, name, build, application, head):
     random = np.random.default_rng(len(name))
     model = build(keras2, getattr(keras2.applications, application), head)
@@ -185,4 +182,3 @@ if __name__ == "__main__":
             with tempfile.TemporaryDirectory() as folder:
                 title = name + (" with its ArcFace layer" if head else "")
                 check(program, pathlib.Path(folder), title, build, application, head)
-            keras2.backend.clear_session()

@@ -10,7 +10,7 @@
 //! | dataset `/LAYER/LAYER/kernel:0` | a weight by its name, below its layer's group; floating-point, row-major |
 //! | group `/optimizer_weights` | the optimizer's state, in a whole model |
 //!
-//! Strings have a fixed length (NUL-padded) or, since TensorFlow 2.10 or so, a variable one (in a global heap). A list that
+//! Strings have a fixed length (NUL-padded; TensorFlow 2.4) or a variable one (in a global heap; TensorFlow 2.19). A list that
 //! does not fit the 64 KiB of an attribute is split: `layer_names0`, `layer_names1`, ... A model within a model is one layer,
 //! whose group has the weights of all layers in it. Keras 3 writes `LAYER/kernel` without `:0`; its `.weights.h5` files are
 //! another format, which has no layer names.

@@ -1,11 +1,13 @@
 //! The reader. [`hdf5_reader`] checks lengths against the file before it allocates; what it leaves to its caller is
 //! checked here: how much the arrays, names and attributes decode to, all together.
 
-use crate::data::tensors::{NamedTensor, TensorFile, f32_from_f16};
+use crate::data::tensors::{Float, NamedTensor, TensorFile};
 use crate::{Error, Result};
 use hdf5_reader::group::Group;
 use hdf5_reader::storage::FileStorage;
-use hdf5_reader::{Dataset, Datatype, Hdf5File, OpenOptions, RawAttribute, StringPadding};
+use hdf5_reader::{
+    ByteOrder, Dataset, Datatype, Hdf5File, OpenOptions, RawAttribute, StringPadding,
+};
 use hdf5_reader::{StringSize, VarLenKind};
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -166,7 +168,7 @@ impl Reader<'_> {
         self.spend(&object, name.len() + OBJECT)?;
         let dataset = self.file.dataset(&whole);
         let dataset = dataset.map_err(|e| self.trouble(&object, e))?;
-        let Some(number) = self.number(&object, &dataset)? else {
+        let Some((float, order)) = self.number(&object, &dataset)? else {
             ignored.push((name.into(), "it is not of floating-point numbers".into()));
             return Ok(None);
         };
@@ -179,14 +181,17 @@ impl Reader<'_> {
             let mut sides = shape.iter();
             sides.try_fold(1_usize, |n, &side| n.checked_mul(side))
         });
-        let bytes = elements.and_then(|n| n.checked_mul(number.size().max(4)));
+        let bytes = elements.and_then(|n| n.checked_mul(float.size().max(4)));
         let (Some(shape), Some(elements), Some(bytes)) = (shape, elements, bytes) else {
             return Err(self.bad(format!("{object} has sides {:?}", dataset.shape())));
         };
         self.spend(&object, bytes)?;
-        let raw = dataset.read_native_bytes();
-        let raw = raw.map_err(|e| self.trouble(&object, e))?;
-        let values = number.values(&raw);
+        let raw = dataset.read_raw_bytes();
+        let mut raw = raw.map_err(|e| self.trouble(&object, e))?;
+        if order == ByteOrder::BigEndian {
+            raw.chunks_mut(float.size()).for_each(<[u8]>::reverse);
+        }
+        let values = float.decode(&raw);
         if values.len() != elements {
             let found = values.len();
             return Err(self.bad(format!("{object} of shape {shape:?} holds {found} numbers")));
@@ -199,14 +204,14 @@ impl Reader<'_> {
     }
 
     /// How the numbers of a dataset are written; nothing where they are not floating-point.
-    fn number(&self, object: &str, dataset: &Dataset) -> Result<Option<Number>> {
-        if !matches!(dataset.dtype(), Datatype::FloatingPoint { .. }) {
+    fn number(&self, object: &str, dataset: &Dataset) -> Result<Option<(Float, ByteOrder)>> {
+        let Datatype::FloatingPoint { byte_order, .. } = dataset.dtype() else {
             return Ok(None);
-        }
+        };
         let raw = dataset.raw_datatype();
         let raw = raw.map_err(|e| self.trouble(object, e))?;
-        match Number::new(&raw) {
-            Some(number) => Ok(Some(number)),
+        match float(&raw) {
+            Some(float) => Ok(Some((float, *byte_order))),
             None => Err(Error::Unsupported {
                 path: self.path.into(),
                 what: format!(
@@ -375,74 +380,31 @@ fn short_names(weights: &[Weight]) -> Vec<String> {
         .collect()
 }
 
-/// The floating-point formats that are read.
-#[derive(Clone, Copy)]
-enum Number {
-    F16,
-    BF16,
-    F32,
-    F64,
-}
-
-impl Number {
-    /// From an HDF5 datatype message: class and flags (4 bytes), size (4), then bit offset and precision (2 each), exponent's place
-    /// and size, mantissa's place and size (1 each), exponent's bias (4).
-    fn new(message: &[u8]) -> Option<Self> {
-        let size = u32::from_le_bytes(message.get(4..8)?.try_into().ok()?);
-        let properties: [u8; 12] = message.get(8..20)?.try_into().ok()?;
-        let [
-            0,
-            0,
-            bits,
-            0,
-            exponent,
-            exponent_bits,
-            0,
-            mantissa_bits,
-            bias @ ..,
-        ] = properties
-        else {
-            return None;
-        };
-        let bias = u32::from_le_bytes(bias);
-        match (size, bits, exponent, exponent_bits, mantissa_bits, bias) {
-            (2, 16, 10, 5, 10, 15) => Some(Number::F16),
-            (2, 16, 7, 8, 7, 127) => Some(Number::BF16),
-            (4, 32, 23, 8, 23, 127) => Some(Number::F32),
-            (8, 64, 52, 11, 52, 1023) => Some(Number::F64),
-            _ => None,
-        }
-    }
-
-    fn size(self) -> usize {
-        match self {
-            Number::F16 | Number::BF16 => 2,
-            Number::F32 => 4,
-            Number::F64 => 8,
-        }
-    }
-
-    fn values(self, native: &[u8]) -> Vec<f32> {
-        let halves = || {
-            native
-                .as_chunks::<2>()
-                .0
-                .iter()
-                .map(|b| u16::from_ne_bytes(*b))
-        };
-        match self {
-            Number::F16 => halves().map(f32_from_f16).collect(),
-            Number::BF16 => halves()
-                .map(|b| f32::from_bits(u32::from(b) << 16))
-                .collect(),
-            Number::F32 => {
-                let words = native.as_chunks::<4>().0.iter();
-                words.map(|b| f32::from_ne_bytes(*b)).collect()
-            }
-            Number::F64 => {
-                let words = native.as_chunks::<8>().0.iter();
-                words.map(|b| f64::from_ne_bytes(*b) as f32).collect()
-            }
-        }
+/// The format of an HDF5 datatype message: class and flags (4 bytes), size (4), then bit offset and precision (2 each),
+/// exponent's place and size, mantissa's place and size (1 each), exponent's bias (4).
+fn float(message: &[u8]) -> Option<Float> {
+    let size = u32::from_le_bytes(message.get(4..8)?.try_into().ok()?);
+    let properties: [u8; 12] = message.get(8..20)?.try_into().ok()?;
+    let [
+        0,
+        0,
+        bits,
+        0,
+        exponent,
+        exponent_bits,
+        0,
+        mantissa_bits,
+        bias @ ..,
+    ] = properties
+    else {
+        return None;
+    };
+    let bias = u32::from_le_bytes(bias);
+    match (size, bits, exponent, exponent_bits, mantissa_bits, bias) {
+        (2, 16, 10, 5, 10, 15) => Some(Float::F16),
+        (2, 16, 7, 8, 7, 127) => Some(Float::Bf16),
+        (4, 32, 23, 8, 23, 127) => Some(Float::F32),
+        (8, 64, 52, 11, 52, 1023) => Some(Float::F64),
+        _ => None,
     }
 }
