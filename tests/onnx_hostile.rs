@@ -28,6 +28,11 @@ fn what_is_no_onnx_file_is_an_error() {
     says(b"\x89PNG\r\n\x1a\n0000000000", "ONNX model");
     says(&[0; 100], "ONNX model");
     says(b"PK\x03\x04 a zip file", "ONNX model");
+    // A graph that says it has 2^35 bytes.
+    says(
+        &[0x08, 8, 0x3a, 0x80, 0x80, 0x80, 0x80, 0x80, 1],
+        "expected an ONNX model",
+    );
     let with = |change: &dyn Fn(&mut Graph)| {
         let mut graph = Graph::read(&reference("legacy.onnx")).unwrap();
         change(&mut graph);
