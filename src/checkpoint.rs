@@ -92,6 +92,21 @@ impl Weights {
         Ok(file.weights()?.0)
     }
 
+    /// 16 hexadecimal digits that tell these weights from others, whatever file they were read from: FNV-1a, 64 bits, of
+    /// the model's configuration and of every number.
+    pub fn fingerprint(&self) -> String {
+        const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
+        const PRIME: u64 = 0x0000_0100_0000_01b3;
+        let model =
+            serde_json::to_string(&self.config.model).expect("a configuration is plain data");
+        let numbers = self.params.iter().chain(&self.statistics);
+        let words = (model.bytes().map(u32::from)).chain(numbers.map(|x| x.to_bits()));
+        let hash = words.fold(OFFSET, |hash, word| {
+            (hash ^ u64::from(word)).wrapping_mul(PRIME)
+        });
+        format!("{hash:016x}")
+    }
+
     fn metadata(&self, progress: Option<Progress>) -> Metadata {
         Metadata {
             format: FORMAT,
@@ -379,6 +394,10 @@ mod tests {
         assert_eq!(Weights::load(&path).unwrap(), saved.weights);
         saved.weights.save(&path).unwrap();
         assert_eq!(Weights::load(&path).unwrap(), saved.weights);
+        let mut other = saved.weights.clone();
+        assert_eq!(other.fingerprint(), saved.weights.fingerprint());
+        other.params[7] += 1.0;
+        assert_ne!(other.fingerprint(), saved.weights.fingerprint());
         let error = Checkpoint::load(&path).unwrap_err().to_string();
         assert!(error.contains("weights alone"), "{error}");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
