@@ -21,11 +21,12 @@ const ARROWS: [(&str, &[&str]); 11] = [
 ];
 
 /// The commands and what carries them; `cli` and `main` alone stand above.
-const COMMANDS: [&str; 13] = [
+const COMMANDS: [&str; 14] = [
     "train",
     "eval",
     "embed",
     "embedder",
+    "search",
     "demo",
     "checkpoint",
     "config",

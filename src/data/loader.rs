@@ -31,7 +31,8 @@ pub struct LoaderOptions {
     pub ahead: usize,
     /// Width and height of the images in a batch.
     pub size: usize,
-    /// Put another image in the place of one that cannot be read, instead of stopping.
+    /// Instead of stopping at an image that cannot be read, put another one in its place, or leave it out where images come
+    /// in order: a batch is then smaller, or empty.
     pub skip_bad: bool,
     /// With true: epoch after epoch without end, each in its own random order, full batches only. With false: the images
     /// in order, once, the last batch as small as it comes out (for evaluation).
@@ -71,8 +72,15 @@ pub struct Batch {
     pub epoch: u32,
     /// The step in the epoch, from 0.
     pub step: u64,
-    /// Images that could not be read and were replaced: index and reason.
+    /// Images that could not be read and were replaced or left out: index and reason.
     bad: Vec<(u32, String)>,
+}
+
+impl Batch {
+    /// The images that could not be read and were replaced or left out: index and reason.
+    pub fn bad(&self) -> &[(u32, String)] {
+        &self.bad
+    }
 }
 
 /// Batches of a data set, made ahead by worker threads. Dropping it ends and joins them.
@@ -180,10 +188,12 @@ impl Shared {
         batch.labels.clear();
         batch.indices.clear();
         batch.bad.clear();
-        for (i, out) in batch.pixels.chunks_exact_mut(bytes).enumerate() {
-            let place = first + i;
+        for place in first..first + count {
             let wanted = order.map_or(place as u32, |order| order[place]);
-            let index = self.read(wanted, batch.epoch, image, &mut batch.bad)?;
+            let Some(index) = self.read(wanted, batch.epoch, image, &mut batch.bad)? else {
+                continue;
+            };
+            let out = &mut batch.pixels[batch.indices.len() * bytes..][..bytes];
             let place = (o.seed, batch.epoch, index);
             if o.changes_on_device {
                 augment::resize_only(image, batch.side, out);
@@ -194,17 +204,19 @@ impl Shared {
             batch.labels.push(self.dataset.label(index as usize));
             batch.indices.push(index);
         }
+        batch.pixels.truncate(batch.indices.len() * bytes);
         Ok(())
     }
 
-    /// Reads image `wanted`, or with `skip_bad` the first readable one of a sequence that (seed, epoch, image) decides.
+    /// Reads image `wanted`, or with `skip_bad` the first readable one of a sequence that (seed, epoch, image) decides, or
+    /// none where images come in order.
     fn read(
         &self,
         wanted: u32,
         epoch: u32,
         image: &mut Image,
         bad: &mut Vec<(u32, String)>,
-    ) -> Result<u32> {
+    ) -> Result<Option<u32>> {
         /// With nine of ten images bad, all of so many attempts fail once in 10^11 times.
         const ATTEMPTS: usize = 256;
         let place = u64::from(epoch) << 32 | u64::from(wanted);
@@ -222,9 +234,12 @@ impl Shared {
                 Err(Error::Invalid(format!("{place}: the decoder panicked")))
             });
             match result {
-                Ok(()) => return Ok(index),
+                Ok(()) => return Ok(Some(index)),
                 Err(error) if !self.options.skip_bad => return Err(error),
                 Err(error) => bad.push((index, error.to_string())),
+            }
+            if !self.options.shuffle {
+                return Ok(None);
             }
             index = random.below(self.dataset.len() as u32);
         }
@@ -342,7 +357,7 @@ impl Loader {
         self.waited
     }
 
-    /// The images that were replaced in the batches so far, by index, and why.
+    /// The images that were replaced or left out in the batches so far, by index, and why.
     pub fn skipped(&self) -> &BTreeMap<u32, String> {
         &self.skipped
     }

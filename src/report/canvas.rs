@@ -8,9 +8,7 @@ use std::path::Path;
 use embedded_graphics::Pixel;
 use embedded_graphics::draw_target::DrawTarget;
 use embedded_graphics::geometry::{OriginDimensions, Point, Size};
-use embedded_graphics::mono_font::iso_8859_1::{
-    FONT_6X13, FONT_8X13, FONT_9X15_BOLD, FONT_9X18_BOLD, FONT_10X20,
-};
+use embedded_graphics::mono_font::iso_8859_1::{FONT_6X13, FONT_8X13, FONT_9X15_BOLD, FONT_10X20};
 use embedded_graphics::mono_font::{MonoFont, MonoTextStyle};
 use embedded_graphics::pixelcolor::BinaryColor;
 use embedded_graphics::text::renderer::TextRenderer;
@@ -40,8 +38,6 @@ pub(crate) enum Font {
     Title,
     /// 10x20: labels of figures, which have more pixels.
     Large,
-    /// 9x18, bold: titles of figures.
-    LargeTitle,
 }
 
 impl Font {
@@ -51,7 +47,6 @@ impl Font {
             Font::Medium => &FONT_8X13,
             Font::Title => &FONT_9X15_BOLD,
             Font::Large => &FONT_10X20,
-            Font::LargeTitle => &FONT_9X18_BOLD,
         }
     }
 

@@ -87,9 +87,9 @@ th:first-child,td:first-child{padding-left:0}
 tr.main td{font-weight:600}
 tr.main td small{font-weight:400}
 tr.first td{border-top:1px solid var(--grey)}
-td small{display:block}
+td small,th small{display:block;font-weight:400}
 .untold{color:var(--grey)}
-svg.figure{display:block;max-width:100%;height:auto;margin:12px 0}
+svg.figure{display:block;width:100%;max-width:860px;height:auto;margin:12px 0}
 .pairs{display:flex;flex-wrap:wrap;gap:16px 18px;margin:8px 0 4px}
 .pairs figure{margin:0}
 .pairs img{display:inline-block;width:112px;height:112px;object-fit:contain;vertical-align:top}

@@ -50,11 +50,14 @@ pub(super) fn draw(marks: &[Mark]) -> RgbImage {
                     Align::Middle => canvas::Align::Centre,
                     Align::End => canvas::Align::Right,
                 };
-                let font = if *bold { Font::LargeTitle } else { Font::Large };
-                let at = (whole(*x), whole(*y));
-                match upwards {
-                    true => canvas.text_upwards(text, at, align, font, paint.light()),
-                    false => canvas.text(text, at, align, font, paint.light()),
+                // The font has no bold face: struck twice.
+                let strokes = if *bold { 2 } else { 1 };
+                for stroke in 0..strokes {
+                    let at = (whole(*x) + stroke, whole(*y));
+                    match upwards {
+                        true => canvas.text_upwards(text, at, align, Font::Large, paint.light()),
+                        false => canvas.text(text, at, align, Font::Large, paint.light()),
+                    }
                 }
             }
         }
