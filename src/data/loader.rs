@@ -554,7 +554,26 @@ mod tests {
         let indices: Vec<u32> = batches.iter().flat_map(|b| b.indices.clone()).collect();
         assert_eq!(indices, (0..21).collect::<Vec<_>>());
         assert_eq!(batches[2].pixels.len(), 5 * 108);
-        assert_eq!(load(5, |_| false, sequential, 0, 0).count(), 1);
+        assert_eq!(load(5, |_| false, sequential.clone(), 0, 0).count(), 1);
+        // What cannot be read is left out: the others keep their batches.
+        let skipping = LoaderOptions {
+            skip_bad: true,
+            ..sequential
+        };
+        let bad = |i| i == 3 || i == 13 || i >= 16;
+        let left: Vec<Batch> = load(21, bad, skipping, 0, 0).map(Result::unwrap).collect();
+        let indices: Vec<&[u32]> = left.iter().map(|b| &b.indices[..]).collect();
+        let empty: &[u32] = &[];
+        assert_eq!(
+            indices,
+            [
+                &[0, 1, 2, 4, 5, 6, 7][..],
+                &[8, 9, 10, 11, 12, 14, 15],
+                empty
+            ]
+        );
+        assert_eq!(left[0].pixels[3 * 108..], batches[0].pixels[4 * 108..]);
+        assert_eq!((left[0].bad()[0].0, left[2].bad().len()), (3, 5));
     }
 
     #[test]
