@@ -18,6 +18,7 @@
 
 use crate::config::{Config, IMAGE_SIZE};
 use crate::data::fingerprint::Fingerprint;
+use crate::fnv::Fnv;
 use crate::graph::Model;
 use crate::graph::params::ParamTable;
 use crate::{Error, Result};
@@ -157,6 +158,18 @@ impl Weights {
     pub fn load(path: &Path) -> Result<Self> {
         let file = Opened::read(path)?;
         Ok(file.weights()?.0)
+    }
+
+    /// 32 hexadecimal digits that tell these weights from others, whatever file they were read from: a hash of the
+    /// network's configuration and of every number.
+    pub fn fingerprint(&self) -> String {
+        let model =
+            serde_json::to_string(&self.config.model).expect("a configuration is plain data");
+        let mut hash = Fnv::new();
+        hash.part(model.as_bytes());
+        hash.words(self.params.iter().map(|x| x.to_bits()));
+        hash.words(self.statistics.iter().map(|x| x.to_bits()));
+        format!("{:032x}", hash.0)
     }
 
     fn metadata(&self, progress: Option<Progress>) -> Metadata {
@@ -498,6 +511,10 @@ mod tests {
         saved.weights.save(&path).unwrap();
         assert_eq!(Weights::load(&path).unwrap(), saved.weights);
         assert_eq!(Weights::load_classes(&path).unwrap(), None);
+        let mut other = saved.weights.clone();
+        assert_eq!(other.fingerprint(), saved.weights.fingerprint());
+        other.params[7] += 1.0;
+        assert_ne!(other.fingerprint(), saved.weights.fingerprint());
         let error = Checkpoint::load(&path).unwrap_err().to_string();
         assert!(error.contains("weights alone"), "{error}");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);

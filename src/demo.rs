@@ -11,7 +11,7 @@
 //! | `weights.safetensors`, `config.toml`, `metrics.csv`, `checkpoints/` | train | |
 //! | `eval/faces`, `eval/faces_list.npy` | demo | pairs of the reserved people, a bcolz array |
 //! | `eval.json`, `pairs.png` | eval | |
-//! | `embeddings.npy`, `labels.npy`, `files.txt`, `similarity.png` | embed | reserved people |
+//! | `embeddings.npy`, `embeddings.json`, `labels.npy`, `files.txt`, `similarity.png` | embed | reserved people |
 
 use crate::checkpoint::write_atomically;
 use crate::config::IMAGE_SIZE;
@@ -32,7 +32,7 @@ const MARK: &str = "# Written by arcface-cu demo; running it again replaces what
 const COMMANDS: &str = "commands.txt";
 
 /// What a demonstration leaves in its folder.
-const OWN: [&str; 14] = [
+const OWN: [&str; 15] = [
     "faces",
     "packed",
     "eval",
@@ -44,6 +44,7 @@ const OWN: [&str; 14] = [
     "eval.json",
     "pairs.png",
     "embeddings.npy",
+    "embeddings.json",
     "labels.npy",
     "files.txt",
     "similarity.png",

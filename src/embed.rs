@@ -1,22 +1,46 @@
-//! Embedding test identities or any pictures, for the similarity matrix.
+//! Embedding: test identities for the similarity matrix, and whole data sets or any pictures as a stream.
+//!
+//! What is embedded lies in a folder, with a row a picture:
+//!
+//! | file | content |
+//! |---|---|
+//! | `embeddings.npy` | f4, N x D, unit vectors; or `embeddings.safetensors`: the tensors `embeddings` and `labels` |
+//! | `labels.npy` | i8, N: the identity's number |
+//! | `labels.tsv` | what the numbers are called |
+//! | `files.txt` | a line a row: where the picture comes from |
+//! | `embeddings.json` | the weights' fingerprint and the treatment of mirror images |
+//! | `skipped.txt` | pictures that could not be read, if any |
+//! | `similarity.png` | the similarity matrix, of up to [`SIMILARITY_LIMIT`] pictures |
 //!
 //! Identities are embedded from the last number downwards, as face_recognition_tf2 does with the people that it keeps out
 //! of training. Their numbers are their folders' names where all of those are different numbers (`85741/0001.jpg`), else
 //! their places in the data set. The first images of each, in name order, are embedded; identities with too few are skipped.
 
+mod partial;
+mod pictures;
+mod stored;
+mod stream;
+
+pub use partial::Format;
+pub use pictures::Pictures;
+pub use stored::{Stored, is_stored};
+pub use stream::{Step, StreamOptions, Summary, embed_all, embed_in_memory};
+
 use crate::backend::Backend;
 use crate::checkpoint::write_atomically;
 use crate::data::image::{flip, resize};
-use crate::data::image_folder::EXTENSIONS;
 use crate::data::npy::{self, Elements, Npy};
-use crate::data::{Dataset, Image, image};
+use crate::data::{Dataset, Image};
 use crate::embedder::Embedder;
 use crate::report::similarity::{Block, Means, Similarity};
 use crate::verification::{self, Tta};
 use crate::{Error, Result};
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+/// Of more pictures than this no similarity matrix is drawn: each has at least a pixel.
+pub const SIMILARITY_LIMIT: usize = 2000;
 
 /// Which identities of a data set are embedded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,10 +102,19 @@ pub fn embed_images<B: Backend>(
             pixels.extend(resize(image, side, side).pixels);
         }
     }
-    let plain = embedder.embed_pixels(&pixels)?;
+    embed_pixels(embedder, &mut pixels, tta)
+}
+
+/// Embeds RGB pixels of the network's input size, N x H x W x 3, which are mirrored in place, as unit vectors.
+fn embed_pixels<B: Backend>(
+    embedder: &mut Embedder<'_, B>,
+    pixels: &mut [u8],
+    tta: Tta,
+) -> Result<Vec<f32>> {
+    let plain = embedder.embed_pixels(pixels)?;
     let mirrored = if tta.needs_flip() {
-        flip(&mut pixels, side);
-        embedder.embed_pixels(&pixels)?
+        flip(pixels, embedder.image_size());
+        embedder.embed_pixels(pixels)?
     } else {
         Vec::new()
     };
@@ -158,6 +191,20 @@ pub fn embed_identities<B: Backend>(
     }
 }
 
+/// The number of each label, as it is written to `labels.npy`.
+fn label_numbers(dataset: &dyn Dataset) -> Vec<i64> {
+    let mut values = vec![0; dataset.classes()];
+    for (number, label) in numbers(dataset) {
+        values[label as usize] = number as i64;
+    }
+    values
+}
+
+/// A line of a list, which has a line a row: a file's name may hold a line break.
+fn one_line(text: &str) -> String {
+    text.replace(['\n', '\r'], "?")
+}
+
 /// The label of each identity, by number.
 fn numbers(dataset: &dyn Dataset) -> BTreeMap<u64, u32> {
     let labels = 0..dataset.classes() as u32;
@@ -172,109 +219,6 @@ fn numbers(dataset: &dyn Dataset) -> BTreeMap<u64, u32> {
     named
         .filter(|named| named.len() == dataset.classes())
         .unwrap_or_else(|| labels.map(|label| (u64::from(label), label)).collect())
-}
-
-/// Pictures that belong together.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PictureGroup {
-    /// What to write beside the block.
-    pub label: String,
-    /// The files.
-    pub files: Vec<PathBuf>,
-}
-
-/// Sorts files and folders into groups: a picture given by name, or lying directly in a folder that is given, stands for
-/// itself; the pictures in a subfolder are one group, of the subfolder's name.
-///
-/// # Errors
-/// A path does not exist or cannot be listed, or there is no picture in a folder.
-pub fn group_pictures(paths: &[PathBuf]) -> Result<Vec<PictureGroup>> {
-    let mut groups = Vec::new();
-    let alone = |path: PathBuf| PictureGroup {
-        label: path
-            .file_stem()
-            .map_or_else(String::new, |s| s.to_string_lossy().into_owned()),
-        files: vec![path],
-    };
-    for path in paths {
-        let metadata = fs::metadata(path).map_err(Error::io("opening", path))?;
-        if !metadata.is_dir() {
-            groups.push(alone(path.clone()));
-            continue;
-        }
-        let before = groups.len();
-        let (files, folders) = list(path)?;
-        groups.extend(files.into_iter().map(alone));
-        for folder in folders {
-            let (files, _) = list(&folder)?;
-            if !files.is_empty() {
-                let label = folder.file_name().unwrap_or_default().to_string_lossy();
-                groups.push(PictureGroup {
-                    label: label.into_owned(),
-                    files,
-                });
-            }
-        }
-        if groups.len() == before {
-            return Err(Error::data(
-                path,
-                format!(
-                    "holds no picture ({}), nor do the folders in it",
-                    EXTENSIONS.join(", ")
-                ),
-            ));
-        }
-    }
-    Ok(groups)
-}
-
-/// The pictures and the folders in a folder, by name; hidden ones are passed over.
-fn list(dir: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>)> {
-    let io = || Error::io("listing the folder", dir);
-    let (mut files, mut folders) = (Vec::new(), Vec::new());
-    for entry in fs::read_dir(dir).map_err(io())? {
-        let entry = entry.map_err(io())?;
-        let path = entry.path();
-        let ending = path.extension().map(|e| e.to_ascii_lowercase());
-        if entry.file_name().to_string_lossy().starts_with('.') {
-            continue;
-        } else if path.is_dir() {
-            folders.push(path);
-        } else if ending.is_some_and(|e| EXTENSIONS.iter().any(|known| e == *known)) {
-            files.push(path);
-        }
-    }
-    files.sort();
-    folders.sort();
-    Ok((files, folders))
-}
-
-/// Embeds groups of picture files; the label of a row is its group's place. `progress` is told of pictures done since the
-/// last call.
-///
-/// # Errors
-/// A picture cannot be read, or as [`embed_images`].
-pub fn embed_groups<B: Backend>(
-    embedder: &mut Embedder<'_, B>,
-    groups: &[PictureGroup],
-    tta: Tta,
-    progress: &mut dyn FnMut(usize),
-) -> Result<Embedded> {
-    let mut embedded = Embedded::default();
-    for (number, group) in groups.iter().enumerate() {
-        for file in &group.files {
-            embedded.files.push(file.display().to_string());
-            embedded.labels.push(number as i64);
-        }
-        let read = |path: &PathBuf, picture: &mut Image| {
-            let bytes = fs::read(path).map_err(Error::io("reading", path))?;
-            image::decode(&bytes, picture)
-                .map_err(|why| Error::data(path, format!("cannot be decoded: {why}")))
-        };
-        embedded.extend(embedder, &group.files, group.label.clone(), tta, read)?;
-        progress(group.files.len());
-    }
-    Ok(embedded)
 }
 
 impl Embedded {
@@ -304,12 +248,11 @@ impl Embedded {
         Ok(())
     }
 
-    /// Writes `embeddings.npy` (f4, N x D), `labels.npy` (i8, N), `files.txt` (a line a row) and `similarity.png` to the
-    /// folder `out`; gives the mean cosines.
+    /// Writes the files of the folder `out` and gives the mean cosines. `weights` is the fingerprint of the network's.
     ///
     /// # Errors
     /// There is nothing to write, or a file cannot be written.
-    pub fn save(&self, out: &Path) -> Result<Means> {
+    pub fn save(&self, out: &Path, weights: &str, tta: Tta) -> Result<Means> {
         let similarity = Similarity::new(&self.embeddings, self.dim, &self.blocks)?;
         fs::create_dir_all(out).map_err(Error::io("creating the folder", out))?;
         let n = self.labels.len();
@@ -322,13 +265,14 @@ impl Embedded {
             Elements::F32(self.embeddings.clone()),
         )?;
         write("labels.npy", vec![n], Elements::I64(self.labels.clone()))?;
-        // A file's name may hold a line break; the list has a line a row.
-        let lines: String = self
-            .files
-            .iter()
-            .map(|f| f.replace(['\n', '\r'], "?") + "\n")
-            .collect();
-        write_atomically(&out.join("files.txt"), lines.as_bytes())?;
+        let lines: String = self.files.iter().map(|f| one_line(f) + "\n").collect();
+        write_atomically(&out.join(stored::FILES), lines.as_bytes())?;
+        stored::Origin {
+            weights: weights.to_owned(),
+            tta,
+        }
+        .save(out)?;
+        partial::remove_stale(out, &[stored::SAFETENSORS, stored::NAMES, stored::SKIPPED])?;
         similarity.save(&out.join("similarity.png"))?;
         Ok(similarity.means())
     }

@@ -7,8 +7,9 @@
 //! - InsightFace's `NAME.bin`, a pickle of image files and truth values ([`bin`](crate::data::bin));
 //! - a text file of pairs of image files ([`pairs`](crate::data::pairs)).
 //!
-//! [`find`] looks for sets, [`evaluate`] judges a network on one. Pictures are read in blocks of a batch, so memory does not grow with it; what grows are the embeddings.
+//! [`find`] looks for sets, [`evaluate`] judges a network on one, [`report`] shows what came of it. Pictures are read in blocks of a batch, so memory does not grow with it; what grows are the embeddings.
 
+pub mod report;
 mod sets;
 
 pub use sets::{DEFAULT_SETS, EvalSet, SetFiles, SetKind, find, find_all};
@@ -93,6 +94,41 @@ pub fn evaluate<B: Backend>(
     options: &EvalOptions,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Evaluation> {
+    let outputs = embed_set(embedder, set, options, options.tta.needs_flip(), progress)?;
+    judge(set, &outputs, options.tta)
+}
+
+/// As [`evaluate`], under each of [`Tta::ALL`] in turn instead of the one in `options`: all of them come from the same two
+/// passes over the network.
+///
+/// # Errors
+/// As [`evaluate`].
+pub fn evaluate_all<B: Backend>(
+    embedder: &mut Embedder<'_, B>,
+    set: &mut EvalSet,
+    options: &EvalOptions,
+    progress: &mut dyn FnMut(usize),
+) -> Result<[Evaluation; 3]> {
+    let outputs = embed_set(embedder, set, options, true, progress)?;
+    let [none, sum, concat] = Tta::ALL.map(|tta| judge(set, &outputs, tta));
+    Ok([none?, sum?, concat?])
+}
+
+/// What the network answers for the pictures of a set and for their mirror images: rows of `dim` numbers each.
+struct Outputs {
+    plain: Vec<f32>,
+    /// Empty where nobody needs them.
+    mirrored: Vec<f32>,
+    dim: usize,
+}
+
+fn embed_set<B: Backend>(
+    embedder: &mut Embedder<'_, B>,
+    set: &mut EvalSet,
+    options: &EvalOptions,
+    mirror: bool,
+    progress: &mut dyn FnMut(usize),
+) -> Result<Outputs> {
     let side = embedder.image_size();
     if set.side() != side {
         return Err(Error::data(
@@ -117,7 +153,7 @@ pub fn evaluate<B: Backend>(
             options.channel_order,
             &mut values,
         )?;
-        if options.tta.needs_flip() {
+        if mirror {
             flipped.clone_from(&values);
             flip(&mut flipped, side);
             mirrored.extend(embedder.embed_unit_values(&mut flipped)?);
@@ -125,9 +161,17 @@ pub fn evaluate<B: Backend>(
         plain.extend(embedder.embed_unit_values(&mut values)?);
         progress(count);
     }
+    Ok(Outputs {
+        plain,
+        mirrored,
+        dim,
+    })
+}
+
+fn judge(set: &EvalSet, outputs: &Outputs, tta: Tta) -> Result<Evaluation> {
     let judged = || {
-        let unit = verification::combine(&plain, &mirrored, dim, options.tta)?;
-        let distances = verification::pair_distances(&unit, unit.len() / images.max(1))?;
+        let unit = verification::combine(&outputs.plain, &outputs.mirrored, outputs.dim, tta)?;
+        let distances = verification::pair_distances(&unit, unit.len() / set.images().max(1))?;
         Ok((verification::verify(&distances, set.same())?, distances))
     };
     let (verification, distances) =

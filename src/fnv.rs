@@ -3,6 +3,8 @@
 /// A hash in the making.
 pub(crate) struct Fnv(pub(crate) u128);
 
+const PRIME: u128 = (1 << 88) + 0x13b;
+
 impl Fnv {
     pub(crate) fn new() -> Self {
         Fnv(0x6c62_272e_07bb_0142_62b8_2175_6295_c58d)
@@ -10,7 +12,14 @@ impl Fnv {
 
     pub(crate) fn bytes(&mut self, bytes: &[u8]) {
         for byte in bytes {
-            self.0 = (self.0 ^ u128::from(*byte)).wrapping_mul((1 << 88) + 0x13b);
+            self.0 = (self.0 ^ u128::from(*byte)).wrapping_mul(PRIME);
+        }
+    }
+
+    /// As `bytes`, 32 bits at a time: four times as fast, and another hash.
+    pub(crate) fn words(&mut self, words: impl Iterator<Item = u32>) {
+        for word in words {
+            self.0 = (self.0 ^ u128::from(word)).wrapping_mul(PRIME);
         }
     }
 

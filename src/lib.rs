@@ -57,6 +57,7 @@ mod own_file;
 pub mod presets;
 pub mod random;
 pub mod report;
+pub mod search;
 pub mod train;
 pub mod verification;
 

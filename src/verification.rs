@@ -10,11 +10,18 @@
 //!   pair longer. On nine folds the *first* threshold with the highest accuracy is chosen and scored on the tenth.
 //!
 //! Beside it stand the numbers that do not depend on folds: the area under the ROC curve, the equal error rate and
-//! the share of genuine pairs accepted (TAR) at a given share of impostor pairs accepted (FAR).
+//! the share of genuine pairs accepted (TAR) at a given share of impostor pairs accepted (FAR). [`curves`] gives what a
+//! report shows besides: intervals of confidence, the curve itself, the histograms of distances.
 //!
 //! Normalisation, distances and sums are f64. The scripts sum in f32; the two differ by about 1e-7, so a decision
 //! could differ only for a pair that close to a threshold. One histogram of distances per fold serves every
 //! threshold, so the cost is O(pairs log pairs), from the sort for the ROC curve.
+
+mod interval;
+mod roc;
+
+pub use interval::{CONFIDENCE, wilson};
+pub use roc::{Curves, Histogram, OperatingPoint, curves};
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -23,6 +30,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use roc::Roc;
 
 /// The number of folds.
 pub const FOLDS: usize = 10;
@@ -56,6 +64,9 @@ pub enum Tta {
 }
 
 impl Tta {
+    /// Every one.
+    pub const ALL: [Tta; 3] = [Tta::None, Tta::FlipSum, Tta::FlipConcat];
+
     /// Whether the mirror image has to be embedded.
     pub fn needs_flip(self) -> bool {
         self != Tta::None
@@ -132,11 +143,17 @@ pub struct SetResult {
     pub verification: Verification,
 }
 
-/// What `eval --json` writes: `{"sets": [{"name", "pairs", "accuracy", ...}]}`.
+/// What `eval --json` writes: `{"sets": [{"name", "pairs", "accuracy", ...}], "tta": ..., "weights": ...}`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Results {
     /// One entry per set, in the order in which they were evaluated.
     pub sets: Vec<SetResult>,
+    /// What was done with mirror images. The thresholds hold for that alone.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub tta: Option<Tta>,
+    /// The fingerprint of the weights that were evaluated.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub weights: Option<String>,
 }
 
 /// What a threshold made of a pair.
@@ -169,6 +186,11 @@ impl Verdict {
             (true, true) => Verdict::RightAccept,
             (false, false) => Verdict::RightReject,
         }
+    }
+
+    /// Whether it is the truth.
+    pub fn is_right(self) -> bool {
+        matches!(self, Verdict::RightAccept | Verdict::RightReject)
     }
 }
 
@@ -298,6 +320,34 @@ pub fn verify_embeddings(embeddings: &[f32], dim: usize, same: &[bool]) -> Resul
 /// distances are equal (collapsed), or there are no genuine or no impostor pairs.
 pub fn verify<T: Copy + Into<f64>>(distances: &[T], same: &[bool]) -> Result<Verification> {
     let distances: Vec<f64> = distances.iter().map(|&d| d.into()).collect();
+    let (pairs, impostor_pairs) = (distances.len(), check(&distances, same)?);
+    let folds = cross_validate(&distances, same);
+    let mean = |value: fn(&Fold) -> f64| folds.iter().map(value).sum::<f64>() / FOLDS as f64;
+    let accuracy = mean(|f| f.accuracy);
+    let variance = folds
+        .iter()
+        .map(|f| (f.accuracy - accuracy).powi(2))
+        .sum::<f64>()
+        / FOLDS as f64;
+    let roc = Roc::new(&distances, same);
+    Ok(Verification {
+        pairs,
+        impostor_pairs,
+        accuracy,
+        accuracy_std: variance.sqrt(),
+        threshold: mean(|f| f.threshold),
+        auc: roc.area(),
+        eer: roc.equal_error_rate(),
+        tar: FALSE_ACCEPT_RATES
+            .iter()
+            .map(|&(name, rate)| (name.to_owned(), roc.true_accept_rate(rate)))
+            .collect(),
+        folds,
+    })
+}
+
+/// What [`verify`] asks of its pairs; gives the number of impostor pairs.
+fn check(distances: &[f64], same: &[bool]) -> Result<usize> {
     let pairs = distances.len();
     if pairs != same.len() {
         return Err(Error::Invalid(format!(
@@ -338,30 +388,7 @@ pub fn verify<T: Copy + Into<f64>>(distances: &[T], same: &[bool]) -> Result<Ver
             distances[0]
         )));
     }
-
-    let folds = cross_validate(&distances, same);
-    let mean = |value: fn(&Fold) -> f64| folds.iter().map(value).sum::<f64>() / FOLDS as f64;
-    let accuracy = mean(|f| f.accuracy);
-    let variance = folds
-        .iter()
-        .map(|f| (f.accuracy - accuracy).powi(2))
-        .sum::<f64>()
-        / FOLDS as f64;
-    let roc = Roc::new(&distances, same);
-    Ok(Verification {
-        pairs,
-        impostor_pairs,
-        accuracy,
-        accuracy_std: variance.sqrt(),
-        threshold: mean(|f| f.threshold),
-        auc: roc.area(),
-        eer: roc.equal_error_rate(),
-        tar: FALSE_ACCEPT_RATES
-            .iter()
-            .map(|&(name, rate)| (name.to_owned(), roc.true_accept_rate(rate)))
-            .collect(),
-        folds,
-    })
+    Ok(impostor_pairs)
 }
 
 /// Threshold number `i`, as numpy's `arange(0, 4, 0.01)` computes it.
@@ -421,77 +448,6 @@ fn count_right(distances: &[f64], same: &[bool], thresholds: &[f64]) -> Right {
         *right = genuine_accepted + impostors_rejected;
     }
     right
-}
-
-/// The ROC curve: after each distinct distance, in ascending order, how many genuine and impostor pairs are at most
-/// that far apart.
-struct Roc {
-    points: Vec<(usize, usize)>,
-    genuine: usize,
-    impostor: usize,
-}
-
-impl Roc {
-    fn new(distances: &[f64], same: &[bool]) -> Self {
-        let mut sorted: Vec<(f64, bool)> = distances
-            .iter()
-            .copied()
-            .zip(same.iter().copied())
-            .collect();
-        sorted.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
-        let mut points = vec![(0, 0)];
-        let (mut genuine, mut impostor) = (0, 0);
-        // `==` also joins -0 and +0, which total_cmp puts side by side.
-        for ties in sorted.chunk_by(|a, b| a.0 == b.0) {
-            let matching = ties.iter().filter(|t| t.1).count();
-            genuine += matching;
-            impostor += ties.len() - matching;
-            points.push((genuine, impostor));
-        }
-        Roc {
-            points,
-            genuine,
-            impostor,
-        }
-    }
-
-    fn area(&self) -> f64 {
-        // In half pairs of pairs: exact in integers.
-        let twice: u128 = self
-            .points
-            .windows(2)
-            .map(|w| {
-                let ((g0, i0), (g1, i1)) = (w[0], w[1]);
-                (g1 - g0) as u128 * (2 * (self.impostor - i1) + (i1 - i0)) as u128
-            })
-            .sum();
-        twice as f64 / (2.0 * self.genuine as f64 * self.impostor as f64)
-    }
-
-    fn equal_error_rate(&self) -> f64 {
-        // (false accepts, false rejects): the first grows from 0 to 1, the second falls from 1 to 0.
-        let rates = |&(g, i): &(usize, usize)| {
-            (
-                i as f64 / self.impostor as f64,
-                (self.genuine - g) as f64 / self.genuine as f64,
-            )
-        };
-        for w in self.points.windows(2) {
-            let ((far0, frr0), (far1, frr1)) = (rates(&w[0]), rates(&w[1]));
-            if far1 >= frr1 {
-                let part = (frr0 - far0) / ((far1 - far0) + (frr0 - frr1));
-                return far0 + part * (far1 - far0);
-            }
-        }
-        unreachable!("the last point accepts everything")
-    }
-
-    fn true_accept_rate(&self, false_accept_rate: f64) -> f64 {
-        let within = self
-            .points
-            .partition_point(|&(_, i)| i as f64 / self.impostor as f64 <= false_accept_rate);
-        self.points[within - 1].0 as f64 / self.genuine as f64
-    }
 }
 
 /// The number of rows of a matrix with `dim` columns.

@@ -24,11 +24,12 @@ const ARROWS: [(&str, &[&str]); 14] = [
 ];
 
 /// The commands and what carries them; `cli` and `main` alone stand above.
-const COMMANDS: [&str; 13] = [
+const COMMANDS: [&str; 14] = [
     "train",
     "eval",
     "embed",
     "embedder",
+    "search",
     "demo",
     "checkpoint",
     "config",

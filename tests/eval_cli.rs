@@ -439,3 +439,107 @@ fn genuine_arrays_are_evaluated() {
         .unwrap();
     }
 }
+
+#[test]
+fn a_report_stands_on_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let weights = random_weights_file(dir.path());
+    let data = dir.path().join("eval");
+    // A name that is no HTML.
+    for (name, n) in [("lfw", 24), ("a&b<i>", 13)] {
+        write_set(&data, name, &pairs(n));
+    }
+    let (out, json) = (dir.path().join("report"), dir.path().join("eval.json"));
+    let path = |p: &Path| p.display().to_string();
+    let words = ["eval", "--weights", &path(&weights), "--data", &path(&data)].map(str::to_owned);
+    let rest = ["--sets", "lfw,a&b<i>", "--device", "cpu", "--report"].map(str::to_owned);
+    let last = [path(&out), "--json".to_owned(), path(&json)];
+    let output = arcface_cu(words.into_iter().chain(rest).chain(last));
+    assert!(stdout_of_success(&output).contains("report.html"));
+
+    let page = fs::read_to_string(out.join("report.html")).unwrap();
+    for words in [
+        "a&amp;b&lt;i&gt;",
+        "flip-concat",
+        "95 % interval",
+        "TAR, %, at FAR 1e-4",
+        "prefers-color-scheme: dark",
+        "@media print",
+        "demo, trained on 3 identities",
+    ] {
+        assert!(page.contains(words), "{words}");
+    }
+    // Nothing is fetched from anywhere: each source is in the page, each link leads into it.
+    for attribute in ["src=\"", "href=\"", "url("] {
+        for (at, _) in page.match_indices(attribute) {
+            let target = &page[at + attribute.len()..][..5];
+            assert!(target.starts_with('#') || target == "data:", "{target}");
+        }
+    }
+    assert!(!page.contains("http"));
+    assert_eq!(page.matches("<svg").count(), 3);
+    let figures = page.matches("<figure>").count();
+
+    let read =
+        |p: &Path| -> serde_json::Value { serde_json::from_slice(&fs::read(p).unwrap()).unwrap() };
+    let (report, plain) = (read(&out.join("report.json")), read(&json));
+    assert_eq!(report["weights_file"], "weights.safetensors");
+    assert_eq!(
+        (&report["weights"], &report["tta"]),
+        (&plain["weights"], &plain["tta"])
+    );
+    let mut examples = 0;
+    for (long, short) in report["sets"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .zip(plain["sets"].as_array().unwrap())
+    {
+        // It has what the short form has.
+        for (key, value) in short.as_object().unwrap() {
+            assert_eq!(&long[key], value, "{key}");
+        }
+        let modes = long["modes"].as_array().unwrap();
+        assert_eq!(modes.len(), 3);
+        assert_eq!(
+            (&modes[1]["tta"], &modes[1]["folds"]),
+            (&"flip-sum".into(), &short["folds"])
+        );
+        assert_ne!(modes[0]["auc"], modes[1]["auc"]);
+        let impostors = short["impostor_pairs"].as_f64().unwrap();
+        for (point, (key, far)) in (long["operating_points"].as_array().unwrap().iter()).zip([
+            ("1e-1", 0.1),
+            ("1e-2", 0.01),
+            ("1e-3", 0.001),
+            ("1e-4", 0.0001),
+        ]) {
+            assert_eq!(point["tar"], short["tar"][key]);
+            assert_eq!(point["told"], far * impostors >= 1.0);
+            let tar = point["tar"].as_f64().unwrap();
+            let bound = |i: usize| point["tar_interval"][i].as_f64().unwrap();
+            assert!(bound(0) <= tar && tar <= bound(1) && bound(0) < bound(1));
+        }
+        let count = |kind: &str| -> u64 {
+            let bins = long["histogram"][kind].as_array().unwrap();
+            bins.iter().map(|n| n.as_u64().unwrap()).sum()
+        };
+        assert_eq!(count("impostor") as f64, impostors);
+        assert_eq!(
+            count("genuine") + count("impostor"),
+            short["pairs"].as_u64().unwrap()
+        );
+        assert_eq!(
+            long["roc"].as_array().unwrap().last().unwrap(),
+            &serde_json::json!([1.0, 1.0])
+        );
+        examples += long["examples"].as_array().unwrap().len();
+        let name = short["name"].as_str().unwrap();
+        for picture in ["distances", "pairs"] {
+            image::open(out.join(format!("{picture}-{name}.png"))).unwrap();
+        }
+        let svg = fs::read_to_string(out.join(format!("distances-{name}.svg"))).unwrap();
+        assert!(svg.starts_with("<svg xmlns") && svg.contains("threshold"));
+    }
+    assert_eq!(figures, examples);
+    image::open(out.join("roc.png")).unwrap();
+}

@@ -1,31 +1,46 @@
-//! `arcface-cu embed`: embeddings of test identities or of any pictures, and their similarity matrix.
+//! `arcface-cu embed`: embeddings of test identities, of whole data sets or of any pictures.
 
 use super::counter::counter;
 use super::device::{DeviceArgs, Gpus, OnDevice, with_device};
-use super::output::say;
+use super::interrupt;
+use super::output::{grouped, say};
 use super::source::{self, ImageRoot};
 use super::weights::WeightsArgs;
-use crate::Result;
 use crate::backend::Backend;
 use crate::checkpoint::Weights;
-use crate::embed::{self, Embedded, Event, Selection};
+use crate::data::Dataset;
+use crate::embed::{
+    self, Embedded, Event, Format, Pictures, SIMILARITY_LIMIT, Selection, Step, Stored,
+    StreamOptions, Summary,
+};
 use crate::embedder::Embedder;
+use crate::report::similarity::Means;
 use crate::verification::Tta;
+use crate::{Error, Result};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// So much work is lost at most where a run is killed.
+const SYNC_EVERY: Duration = Duration::from_secs(5);
 
 #[derive(Debug, clap::Args)]
 #[group(id = "source", required = true, multiple = false, args = ["data", "images"])]
 pub(super) struct Args {
     #[command(flatten)]
     weights: WeightsArgs,
-    /// Data set of test identities, of any format that `train` reads. Their numbers are the identities' names where those are numbers, else their places.
+    /// Data set of any format that `train` reads. Of it the test identities are embedded, or with --all every image. An
+    /// identity's number is its name where all names are numbers, else its place.
     #[arg(long, value_name = "PATH")]
     data: Option<PathBuf>,
     #[command(flatten)]
     root: ImageRoot,
-    /// Pictures to embed instead: files, and folders whose subfolders are one identity each.
-    #[arg(long, value_name = "FILE_OR_DIR", num_args = 1..)]
+    /// Pictures to embed instead, all of them: files, and folders whose subfolders are one identity each.
+    #[arg(long, value_name = "FILE_OR_DIR", num_args = 1.., group = "stream")]
     images: Option<Vec<PathBuf>>,
+    /// Embed every image of --data, in order.
+    #[arg(long, group = "stream", conflicts_with_all = ["ids", "per_id", "last_id"])]
+    all: bool,
     /// How many identities are embedded, from the last one downwards.
     #[arg(
         long,
@@ -49,9 +64,18 @@ pub(super) struct Args {
     /// other).
     #[arg(long, default_value_t = Tta::FlipSum)]
     tta: Tta,
-    /// Folder for embeddings.npy (unit vectors), labels.npy, files.txt and similarity.png.
+    /// Folder for embeddings.npy (unit vectors), labels.npy, files.txt and, of up to 2000 pictures, similarity.png.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
+    /// With --all or --images: embeddings.npy and labels.npy, or embeddings.safetensors with both.
+    #[arg(long, default_value = "npy", requires = "stream")]
+    format: Format,
+    /// With --all or --images: go on with an unfinished run in --out, if there is one. It ends with the same bytes.
+    #[arg(long, requires = "stream")]
+    resume: bool,
+    /// With --all or --images: leave out pictures that cannot be read, and list them in skipped.txt, instead of stopping.
+    #[arg(long, requires = "stream")]
+    skip_bad: bool,
     /// Pictures in one pass over the network.
     #[arg(long, default_value_t = 32, value_name = "N",
         value_parser = clap::value_parser!(u16).range(1..))]
@@ -74,26 +98,114 @@ impl OnDevice for Task {
     fn run<B: Backend>(self, mut backend: B) -> Result<()> {
         let Task { args, weights } = self;
         let mut embedder = Embedder::new(&mut backend, &weights, usize::from(args.batch_size))?;
-        let embedded = match (&args.data, &args.images) {
-            (Some(data), _) => identities(&mut embedder, data, &args)?,
-            (None, images) => pictures(&mut embedder, images.as_deref().unwrap_or(&[]), args.tta)?,
+        let fingerprint = weights.fingerprint();
+        let dataset: Arc<dyn Dataset> = match (&args.data, &args.images) {
+            (Some(data), _) if args.all => source::open_with_gaps(data, &args.root)?.into(),
+            (Some(data), _) => {
+                let embedded = identities(&mut embedder, data, &args)?;
+                let means = embedded.save(&args.out, &fingerprint, args.tta)?;
+                say_means(means);
+                say(format!(
+                    "{} embeddings of {} identities, {} numbers each, in {}",
+                    embedded.labels.len(),
+                    embedded.blocks.len(),
+                    embedded.dim,
+                    args.out.display()
+                ));
+                return Ok(());
+            }
+            (None, images) => Arc::new(Pictures::open(images.as_deref().unwrap_or(&[]))?),
         };
-        let means = embedded.save(&args.out)?;
-        let number = |mean: Option<f64>| mean.map_or("none".to_owned(), |m| format!("{m:.3}"));
-        say(format!(
-            "mean cosine within identities {}, between identities {}",
-            number(means.within),
-            number(means.between)
-        ));
-        say(format!(
-            "{} embeddings of {} identities, {} numbers each, in {}",
-            embedded.labels.len(),
-            embedded.blocks.len(),
-            embedded.dim,
-            args.out.display()
-        ));
-        Ok(())
+        stream(&mut embedder, dataset, fingerprint, &args)
     }
+}
+
+/// Embeds all pictures, and draws their similarity matrix where they are few.
+fn stream<B: Backend>(
+    embedder: &mut Embedder<'_, B>,
+    dataset: Arc<dyn Dataset>,
+    weights: String,
+    args: &Args,
+) -> Result<()> {
+    let _watch = interrupt::watch("ending after this batch; once more ends at once")?;
+    let options = StreamOptions {
+        weights,
+        tta: args.tta,
+        format: args.format,
+        skip_bad: args.skip_bad,
+        resume: args.resume,
+        sync_every: SYNC_EVERY,
+    };
+    let total = dataset.len();
+    let (mut progress, mut done) = (None, 0);
+    let result = embed::embed_all(embedder, dataset, &args.out, &options, &mut |step| {
+        match step {
+            Step::Begun(before) => {
+                if before > 0 {
+                    let (before, total) = (grouped(before as u64), grouped(total as u64));
+                    say(format!("going on after {before} of {total} pictures"));
+                }
+                done = before;
+                progress = Some(counter("embed", total - before));
+            }
+            Step::Done(images) => {
+                done += images;
+                if let Some(progress) = &mut progress {
+                    progress.advance(images as u64);
+                }
+            }
+            Step::Skipped(why) => {
+                if let Some(progress) = &mut progress {
+                    progress.message(&format!("left out: {why}"));
+                }
+            }
+        }
+        !interrupt::asked()
+    });
+    if let Some(progress) = progress
+        && result.is_ok()
+    {
+        progress.finish();
+    }
+    let Summary { rows, skipped } = result.inspect_err(|error| {
+        if done > 0 || matches!(error, Error::Interrupted) {
+            let (done, total) = (grouped(done as u64), grouped(total as u64));
+            let skip = match error {
+                Error::Interrupted => "",
+                _ => " (with --skip-bad: without pictures that cannot be read)",
+            };
+            say(format!(
+                "{done} of {total} pictures are embedded; the same command with --resume goes on{skip}"
+            ));
+        }
+    })?;
+    let left_out = match skipped {
+        0 => String::new(),
+        n => format!("; {} could not be read, see skipped.txt", grouped(n as u64)),
+    };
+    if rows <= SIMILARITY_LIMIT {
+        say_means(Stored::open(&args.out)?.draw_similarity(&args.out)?);
+    } else {
+        say(format!(
+            "no similarity.png: it is drawn of up to {} pictures",
+            grouped(SIMILARITY_LIMIT as u64)
+        ));
+    }
+    say(format!(
+        "{} embeddings in {}{left_out}",
+        grouped(rows as u64),
+        args.out.display()
+    ));
+    Ok(())
+}
+
+fn say_means(means: Means) {
+    let number = |mean: Option<f64>| mean.map_or("none".to_owned(), |m| format!("{m:.3}"));
+    say(format!(
+        "mean cosine within identities {}, between identities {}",
+        number(means.within),
+        number(means.between)
+    ));
 }
 
 fn identities<B: Backend>(
@@ -128,18 +240,3 @@ fn identities<B: Backend>(
 
 /// Gaps in the numbers shorter than this have a line for each number.
 const LONG_GAP: u64 = 100;
-
-fn pictures<B: Backend>(
-    embedder: &mut Embedder<'_, B>,
-    paths: &[PathBuf],
-    tta: Tta,
-) -> Result<Embedded> {
-    let groups = embed::group_pictures(paths)?;
-    let total = groups.iter().map(|g| g.files.len()).sum();
-    let mut counter = counter("embed", total);
-    let embedded = embed::embed_groups(embedder, &groups, tta, &mut |images| {
-        counter.advance(images as u64);
-    })?;
-    counter.finish();
-    Ok(embedded)
-}

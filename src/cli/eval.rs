@@ -8,6 +8,7 @@ use crate::Result;
 use crate::backend::Backend;
 use crate::checkpoint::{Weights, write_atomically};
 use crate::embedder::Embedder;
+use crate::eval::report::{Report, Settings};
 use crate::eval::{self, ChannelOrder, EvalOptions, EvalSet};
 use crate::report::pairs;
 use crate::verification::{Results, SetResult, Tta};
@@ -49,6 +50,11 @@ pub(super) struct Args {
     /// Draw the clearest right and wrong pairs of each set (of several sets, FILE-NAME.png each).
     #[arg(long, value_name = "FILE.png")]
     pairs: Option<PathBuf>,
+    /// Write a report: report.html, a page that stands on its own, with its figures as SVG and PNG beside it and all of
+    /// it as report.json. Curves, distances and pairs are those of --tta; the table has every --tta, so mirror images are
+    /// embedded in any case.
+    #[arg(long, value_name = "DIR")]
+    report: Option<PathBuf>,
     /// Pictures in one pass over the network.
     #[arg(long, default_value_t = 32, value_name = "N",
         value_parser = clap::value_parser!(u16).range(1..))]
@@ -90,15 +96,32 @@ impl OnDevice for Task {
             ccrop: args.ccrop,
             channel_order: args.channel_order,
         };
+        let mut report = args.report.as_ref().map(|_| {
+            let device = backend.describe();
+            let (file, data) = (&args.weights.file, &args.data);
+            Report::new(Settings::new(file, &self.weights, data, device, &options))
+        });
         let mut embedder =
             Embedder::new(&mut backend, &self.weights, usize::from(args.batch_size))?;
         let several = self.sets.len() > 1;
-        let mut results = Results::default();
+        let mut results = Results {
+            sets: Vec::new(),
+            tta: Some(args.tta),
+            weights: Some(self.weights.fingerprint()),
+        };
         for set in &mut self.sets {
             let mut counter = counter(set.name(), set.images());
-            let evaluation = eval::evaluate(&mut embedder, set, &options, &mut |images| {
-                counter.advance(images as u64);
-            })?;
+            let mut progress = |images| counter.advance(images as u64);
+            let evaluation = match &mut report {
+                None => eval::evaluate(&mut embedder, set, &options, &mut progress)?,
+                Some(report) => {
+                    let all = eval::evaluate_all(&mut embedder, set, &options, &mut progress)?;
+                    report.add(set, &all)?;
+                    let chosen = Tta::ALL.into_iter().zip(all);
+                    let mut chosen = chosen.filter(|(tta, _)| *tta == args.tta);
+                    chosen.next().expect("every mode is there").1
+                }
+            };
             counter.finish();
             if let Some(path) = &args.pairs {
                 let path = if several {
@@ -123,6 +146,9 @@ impl OnDevice for Task {
             let mut text = serde_json::to_string_pretty(&results).expect("results are plain data");
             text.push('\n');
             write_atomically(path, text.as_bytes())?;
+        }
+        if let (Some(folder), Some(report)) = (&args.report, &report) {
+            say(format!("report: {}", report.save(folder)?.display()));
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! `arcface-cu export`: weights for other programs.
 
 use super::output::{say, size};
-use super::weights::WeightsArgs;
+use super::weights::{self, WeightsArgs};
 use crate::export::onnx::{self, OnnxOptions};
 use crate::export::{keras_h5, torch};
 use crate::{Error, Result};
@@ -46,7 +46,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
             "--keep-batch-norm and --transform-inside are for --to onnx".into(),
         ));
     }
-    let imported = args.weights.load_with_classes()?;
+    let imported = weights::load(&args.weights.file)?;
     let (weights, rows) = (&imported.weights, imported.class_rows.as_deref());
     match args.to {
         Format::Onnx => {

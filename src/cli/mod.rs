@@ -17,8 +17,10 @@ mod pack;
 mod plan;
 mod recipe;
 mod run_folder;
+mod search;
 mod source;
 mod train;
+mod validation;
 mod verify;
 mod weights;
 
@@ -46,8 +48,12 @@ enum Command {
     Train(train::Args),
     /// Verification accuracy on bcolz arrays, .bin files and pairs of pictures (LFW, AgeDB-30, CFP-FP, ...).
     Eval(eval::Args),
-    /// Embed test identities or any pictures, and draw their similarity matrix.
+    /// Embed test identities, whole data sets or any pictures, and draw their similarity matrix.
     Embed(embed::Args),
+    /// Do two pictures show one person? Cosine, distance, threshold and verdict. Exit code 0 for either answer.
+    Verify(verify::Args),
+    /// The nearest pictures of a gallery for each query, and rates of identification.
+    Search(search::Args),
     /// Turn a data set of any format into a shuffled RecordIO or TFRecord set, or evaluation sets into bcolz arrays.
     Pack(pack::Args),
     /// Read all of a data set: counts, labels, broken and double images, sizes, colours, time. Exit code 1 where training
@@ -93,6 +99,8 @@ fn run(cli: Cli, gpus: &impl Gpus) -> Result<()> {
         Command::Train(args) => train::run(args, gpus),
         Command::Eval(args) => eval::run(args, gpus),
         Command::Embed(args) => embed::run(args, gpus),
+        Command::Verify(args) => verify::run(args, gpus),
+        Command::Search(args) => search::run(args, gpus),
         Command::Pack(args) => pack::run(args),
         Command::Check(args) => check::run(args),
         Command::Import(args) => import::run(&args),

@@ -7,7 +7,7 @@ use super::output::{self, grouped, say, size};
 use super::recipe::{RecipeArgs, presets_table};
 use super::run_folder::RunFolder;
 use super::source::{self, ImageRoot};
-use super::verify::{self, Verifier, VerifyArgs};
+use super::validation::{self, ValidationArgs, Validator};
 use crate::backend::Backend;
 use crate::backend::margin::Margin;
 use crate::checkpoint::Checkpoint;
@@ -65,7 +65,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
     #[command(flatten)]
-    verify: VerifyArgs,
+    validation: ValidationArgs,
     /// A checkpoint every K steps, besides that of each epoch; 0: none. Default: the preset's (0).
     #[arg(long, value_name = "K")]
     checkpoint_every: Option<u64>,
@@ -150,7 +150,7 @@ struct Session<B: Backend> {
     /// TensorBoard's file, if it is asked for.
     events: Option<EventFile>,
     progress: Progress,
-    verifier: Verifier,
+    validator: Validator,
     /// The steps of the newest checkpoint.
     saved: Option<u64>,
     /// The step to stop after.
@@ -194,7 +194,7 @@ impl<B: Backend> Session<B> {
         };
         let path = args.data.as_deref().expect("the parser requires --data");
         let dataset: Arc<dyn Dataset> = Arc::from(source::open(path, &args.root)?);
-        let verifier = Verifier::open(&args.verify, args.root.image_root.as_deref())?;
+        let validator = Validator::open(&args.validation, args.root.image_root.as_deref())?;
 
         say(backend.describe());
         say(format!(
@@ -266,7 +266,7 @@ impl<B: Backend> Session<B> {
             log,
             events,
             progress: Progress::new(length, output::progress()),
-            verifier,
+            validator,
             saved,
             last_step: length.last_step,
             skip_bad: args.skip_bad,
@@ -307,7 +307,7 @@ impl<B: Backend> Session<B> {
             if epoch_ends {
                 self.progress.epoch_end();
                 // Before the checkpoint, so that a run resumed from it need not do it again.
-                self.verify(&report)?;
+                self.validate(&report)?;
             }
             let on_request =
                 train.checkpoint_every > 0 && report.step.is_multiple_of(train.checkpoint_every);
@@ -349,10 +349,10 @@ impl<B: Backend> Session<B> {
     }
 
     /// Verifies the sets of --eval and logs their results.
-    fn verify(&mut self, report: &StepReport) -> Result<()> {
+    fn validate(&mut self, report: &StepReport) -> Result<()> {
         let progress = &mut self.progress;
         let results = self
-            .verifier
+            .validator
             .run(&mut self.trainer, |text| progress.status(text))?;
         for result in results {
             match result {
@@ -361,7 +361,7 @@ impl<B: Backend> Session<B> {
                     if let Some(events) = &mut self.events {
                         events.eval(report.step, &result)?;
                     }
-                    self.progress.message(&verify::line(&result));
+                    self.progress.message(&validation::line(&result));
                 }
                 Err(error) => self.progress.message(&format!("not verified: {error}")),
             }

@@ -1,88 +1,210 @@
-//! Verification while a network trains: `train --eval`.
+//! `arcface-cu verify`: do two pictures show one person?
 
-use crate::Result;
+use super::device::{DeviceArgs, Gpus, OnDevice, with_device};
+use super::output::say;
+use super::weights::WeightsArgs;
 use crate::backend::Backend;
-use crate::eval::{self, EvalOptions, EvalSet};
-use crate::train::Trainer;
-use crate::verification::SetResult;
+use crate::checkpoint::Weights;
+use crate::data::{Image, image, read_whole};
+use crate::embed;
+use crate::embedder::Embedder;
+use crate::import;
+use crate::search;
+use crate::verification::{Results, Tta};
+use crate::{Error, Result};
+use serde::Serialize;
+use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Pictures in one pass over the network.
-const BATCH: usize = 32;
+/// The threshold where nothing better is known: the default of InsightFace's own scripts, for its networks.
+const UNCALIBRATED: f64 = 1.24;
 
-#[derive(Clone, Debug, clap::Args)]
-pub(super) struct VerifyArgs {
-    /// Evaluation sets to verify after each epoch, named as for `eval` and judged with its defaults. Default: none.
-    #[arg(long, value_name = "PATH")]
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The first picture: a face, aligned as the network's training pictures are.
+    #[arg(value_name = "A")]
+    a: PathBuf,
+    /// The second picture.
+    #[arg(value_name = "B")]
+    b: PathBuf,
+    #[command(flatten)]
+    weights: WeightsArgs,
+    /// Squared distance, 0 to 4, below which two pictures show one person [default: that of --eval; without it 1.24, which
+    /// is not calibrated to the network, and a warning].
+    #[arg(long, value_name = "T", conflicts_with = "eval")]
+    threshold: Option<f64>,
+    /// Results that `eval --json` or `eval --report` wrote (eval.json, report.json), whose threshold is taken.
+    #[arg(long, value_name = "FILE")]
     eval: Option<PathBuf>,
-    /// Sets to verify, separated by commas. Default: lfw,agedb_30,cfp_fp as far as they are there; where none of them
-    /// is, every set.
-    #[arg(long, value_name = "NAMES", value_delimiter = ',', requires = "eval")]
-    eval_sets: Option<Vec<String>>,
+    /// Which set of --eval the threshold is of, where it has several.
+    #[arg(long, value_name = "NAME", requires = "eval")]
+    set: Option<String>,
+    /// What is done with mirror images: none, flip-sum or flip-concat [default: as --eval, else flip-sum].
+    #[arg(long)]
+    tta: Option<Tta>,
+    /// Print the result as JSON instead of a sentence.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    device: DeviceArgs,
 }
 
-/// The sets, open.
-pub(super) struct Verifier {
-    sets: Vec<EvalSet>,
+pub(super) fn run(args: Args, gpus: &impl Gpus) -> Result<()> {
+    // What can be wrong with the arguments is said before the network is built.
+    let weights = import::weights(&args.weights.file)?;
+    let threshold = Threshold::choose(&args, &weights)?;
+    let images = [decode(&args.a)?, decode(&args.b)?];
+    let device = args.device.device;
+    let task = Task {
+        args,
+        weights,
+        threshold,
+        images,
+    };
+    with_device(device, gpus, task)
 }
 
-impl Verifier {
-    /// Opens what the arguments name, which may be nothing. Paths in a pairs file start from `image_root`, if it is given.
-    ///
-    /// # Errors
-    /// A set is not there or cannot be read.
-    pub(super) fn open(args: &VerifyArgs, image_root: Option<&Path>) -> Result<Self> {
-        let files = match &args.eval {
-            Some(folder) => eval::find(folder, args.eval_sets.as_deref())?,
-            None => Vec::new(),
+fn decode(path: &Path) -> Result<Image> {
+    let mut picture = Image::default();
+    image::decode(&read_whole(path)?, &mut picture)
+        .map_err(|why| Error::data(path, format!("cannot be decoded: {why}")))?;
+    Ok(picture)
+}
+
+/// The threshold, where it comes from, and the treatment of mirror images that it is for.
+struct Threshold {
+    value: f64,
+    source: String,
+    tta: Tta,
+}
+
+impl Threshold {
+    fn choose(args: &Args, weights: &Weights) -> Result<Self> {
+        let tta = args.tta.unwrap_or_default();
+        if let Some(path) = &args.eval {
+            return Self::of_results(path, args, weights);
+        }
+        match args.threshold {
+            Some(value) if (0.0..=4.0).contains(&value) => Ok(Threshold {
+                value,
+                source: "--threshold".to_owned(),
+                tta,
+            }),
+            Some(value) => Err(Error::Usage(format!(
+                "--threshold {value}: squared distances of unit vectors are from 0 to 4"
+            ))),
+            None => {
+                eprintln!(
+                    "warning: the threshold {UNCALIBRATED} is not calibrated to this network; give --eval FILE (from \
+                     `arcface-cu eval --json FILE`) or --threshold"
+                );
+                Ok(Threshold {
+                    value: UNCALIBRATED,
+                    source: "not calibrated".to_owned(),
+                    tta,
+                })
+            }
+        }
+    }
+
+    fn of_results(path: &Path, args: &Args, weights: &Weights) -> Result<Self> {
+        let text = fs::read(path).map_err(Error::io("reading", path))?;
+        let results: Results = serde_json::from_slice(&text)
+            .map_err(|e| Error::data(path, format!("is not what `eval --json` writes: {e}")))?;
+        let names: Vec<&str> = results.sets.iter().map(|set| &set.name[..]).collect();
+        let set = match (&args.set, &results.sets[..]) {
+            (Some(name), sets) => sets.iter().find(|set| &set.name == name),
+            (None, [only]) => Some(only),
+            (None, _) => None,
         };
-        Ok(Verifier {
-            sets: (files.iter())
-                .map(|files| EvalSet::open(files, image_root))
-                .collect::<Result<_>>()?,
+        let Some(set) = set else {
+            let problem = match &args.set {
+                Some(name) => format!("has no set {name}; there are: {}", names.join(", ")),
+                None => format!(
+                    "has several sets; choose one with --set: {}",
+                    names.join(", ")
+                ),
+            };
+            return Err(Error::data(path, problem));
+        };
+        let tta = match (args.tta, results.tta) {
+            (Some(asked), Some(found)) if asked != found => {
+                return Err(Error::data(
+                    path,
+                    format!("has thresholds for --tta {found}, not for {asked}"),
+                ));
+            }
+            (asked, found) => asked.or(found).unwrap_or_default(),
+        };
+        if let Some(found) = &results.weights
+            && *found != weights.fingerprint()
+        {
+            eprintln!(
+                "warning: {} is of other weights than {}",
+                path.display(),
+                args.weights.file.display()
+            );
+        }
+        Ok(Threshold {
+            value: set.verification.threshold,
+            source: format!("{}, {}", path.display(), set.name),
+            tta,
         })
     }
-
-    /// Verifies every set with the network as it is now; tells `status` how far it has come. A set that fails (a
-    /// network in its first epochs may give all pictures the same embedding) is the caller's to tell: it is no reason to
-    /// end hours of training.
-    ///
-    /// # Errors
-    /// The network cannot be set up.
-    pub(super) fn run<B: Backend>(
-        &mut self,
-        trainer: &mut Trainer<B>,
-        mut status: impl FnMut(&str),
-    ) -> Result<Vec<Result<SetResult>>> {
-        if self.sets.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut embedder = trainer.embedder(BATCH)?;
-        let options = EvalOptions::default();
-        let mut results = Vec::new();
-        for set in &mut self.sets {
-            let (name, total, mut done) = (set.name().to_owned(), set.images(), 0);
-            let evaluation = eval::evaluate(&mut embedder, set, &options, &mut |images| {
-                done += images;
-                status(&format!("verifying {name} {done}/{total}"));
-            });
-            results.push(evaluation.map(|evaluation| evaluation.result));
-        }
-        Ok(results)
-    }
 }
 
-/// `lfw: accuracy 84.33 % +- 1.52, ...`
-pub(super) fn line(result: &SetResult) -> String {
-    let v = &result.verification;
-    format!(
-        "{}: accuracy {:.2} % +- {:.2}, threshold {:.2}, AUC {:.4}, EER {:.2} % ({} pairs)",
-        result.name,
-        100.0 * v.accuracy,
-        100.0 * v.accuracy_std,
-        v.threshold,
-        v.auc,
-        100.0 * v.eer,
-        v.pairs
-    )
+#[derive(Serialize)]
+struct Answer {
+    a: String,
+    b: String,
+    cosine: f64,
+    /// Squared, of unit vectors.
+    distance: f64,
+    threshold: f64,
+    threshold_source: String,
+    tta: Tta,
+    same: bool,
+}
+
+struct Task {
+    args: Args,
+    weights: Weights,
+    threshold: Threshold,
+    images: [Image; 2],
+}
+
+impl OnDevice for Task {
+    fn run<B: Backend>(self, mut backend: B) -> Result<()> {
+        let Threshold { value, source, tta } = self.threshold;
+        let mut embedder = Embedder::new(&mut backend, &self.weights, 2)?;
+        let rows = embed::embed_images(&mut embedder, &self.images, tta)?;
+        let (a, b) = rows.split_at(rows.len() / 2);
+        let squares = a.iter().zip(b);
+        let distance: f64 = squares
+            .map(|(&x, &y)| (f64::from(x) - f64::from(y)).powi(2))
+            .sum();
+        let answer = Answer {
+            a: self.args.a.display().to_string(),
+            b: self.args.b.display().to_string(),
+            cosine: search::cosine(a, b),
+            distance,
+            threshold: value,
+            threshold_source: source,
+            tta,
+            same: distance < value,
+        };
+        if self.args.json {
+            say(serde_json::to_string(&answer).expect("plain data"));
+            return Ok(());
+        }
+        let (verdict, sign) = match answer.same {
+            true => ("the same person", "<"),
+            false => ("different people", ">="),
+        };
+        say(format!(
+            "{verdict}: squared distance {distance:.4} {sign} threshold {value:.4} ({}), cosine {:.4}, tta {tta}",
+            answer.threshold_source, answer.cosine
+        ));
+        Ok(())
+    }
 }

@@ -6,15 +6,15 @@ use crate::backend::InputTransform;
 use crate::checkpoint::Weights;
 use crate::import::{self, ImportOptions, Imported};
 use crate::presets::INPUTS;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The network in use.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct WeightsArgs {
     /// Weights or checkpoint of the network (.safetensors); or Keras .h5, PyTorch .pt or .pth, or ONNX of a network that
     /// is known here (`import` says more of such files, and lets you say what they do not).
-    #[arg(long, value_name = "FILE")]
-    pub(super) weights: PathBuf,
+    #[arg(long = "weights", id = "weights", value_name = "FILE")]
+    pub(super) file: PathBuf,
 }
 
 impl WeightsArgs {
@@ -23,18 +23,18 @@ impl WeightsArgs {
     /// # Errors
     /// It cannot be read.
     pub(super) fn load(&self) -> Result<Weights> {
-        Ok(self.load_with_classes()?.weights)
+        Ok(load(&self.file)?.weights)
     }
+}
 
-    /// The same, with the class rows, if there are any.
-    ///
-    /// # Errors
-    /// It cannot be read.
-    pub(super) fn load_with_classes(&self) -> Result<Imported> {
-        let imported = import::open(&self.weights, &ImportOptions::default())?;
-        say(describe(&imported));
-        Ok(imported)
-    }
+/// Reads a model file of any kind, and says what network it is.
+///
+/// # Errors
+/// It cannot be read.
+pub(super) fn load(path: &Path) -> Result<Imported> {
+    let imported = import::open(path, &ImportOptions::default())?;
+    say(describe(&imported));
+    Ok(imported)
 }
 
 /// `network: mobilefacenet, 128-d embedding (preset small), RGB as x/127.5 - 1, trained on ...`

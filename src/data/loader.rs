@@ -31,7 +31,8 @@ pub struct LoaderOptions {
     pub ahead: usize,
     /// Width and height of the images in a batch.
     pub size: usize,
-    /// Put another image in the place of one that cannot be read, instead of stopping.
+    /// Instead of stopping at an image that cannot be read, put another one in its place, or leave it out where images come
+    /// in order: a batch is then smaller, or empty.
     pub skip_bad: bool,
     /// With true: epoch after epoch without end, each in its own random order, full batches only. With false: the images
     /// in order, once, the last batch as small as it comes out (for evaluation).
@@ -71,7 +72,7 @@ pub struct Batch {
     pub epoch: u32,
     /// The step in the epoch, from 0.
     pub step: u64,
-    /// Images that could not be read and were replaced: index and reason.
+    /// Images that could not be read and were replaced or left out: index and reason.
     bad: Vec<(u32, String)>,
 }
 
@@ -97,6 +98,11 @@ impl Batch {
             height: size,
             pixels,
         }
+    }
+
+    /// The images that could not be read and were replaced or left out: index and reason.
+    pub fn bad(&self) -> &[(u32, String)] {
+        &self.bad
     }
 }
 
@@ -205,10 +211,12 @@ impl Shared {
         batch.labels.clear();
         batch.indices.clear();
         batch.bad.clear();
-        for (i, out) in batch.pixels.chunks_exact_mut(bytes).enumerate() {
-            let place = first + i;
+        for place in first..first + count {
             let wanted = order.map_or(place as u32, |order| order[place]);
-            let index = self.read(wanted, batch.epoch, image, &mut batch.bad)?;
+            let Some(index) = self.read(wanted, batch.epoch, image, &mut batch.bad)? else {
+                continue;
+            };
+            let out = &mut batch.pixels[batch.indices.len() * bytes..][..bytes];
             let place = (o.seed, batch.epoch, index);
             if o.changes_on_device {
                 augment::resize_only(image, batch.side, out);
@@ -219,17 +227,19 @@ impl Shared {
             batch.labels.push(self.dataset.label(index as usize));
             batch.indices.push(index);
         }
+        batch.pixels.truncate(batch.indices.len() * bytes);
         Ok(())
     }
 
-    /// Reads image `wanted`, or with `skip_bad` the first readable one of a sequence that (seed, epoch, image) decides.
+    /// Reads image `wanted`, or with `skip_bad` the first readable one of a sequence that (seed, epoch, image) decides, or
+    /// none where images come in order.
     fn read(
         &self,
         wanted: u32,
         epoch: u32,
         image: &mut Image,
         bad: &mut Vec<(u32, String)>,
-    ) -> Result<u32> {
+    ) -> Result<Option<u32>> {
         /// With nine of ten images bad, all of so many attempts fail once in 10^11 times.
         const ATTEMPTS: usize = 256;
         let place = u64::from(epoch) << 32 | u64::from(wanted);
@@ -247,9 +257,12 @@ impl Shared {
                 Err(Error::Invalid(format!("{place}: the decoder panicked")))
             });
             match result {
-                Ok(()) => return Ok(index),
+                Ok(()) => return Ok(Some(index)),
                 Err(error) if !self.options.skip_bad => return Err(error),
                 Err(error) => bad.push((index, error.to_string())),
+            }
+            if !self.options.shuffle {
+                return Ok(None);
             }
             index = random.below(self.dataset.len() as u32);
         }
@@ -367,7 +380,7 @@ impl Loader {
         self.waited
     }
 
-    /// The images that were replaced in the batches so far, by index, and why.
+    /// The images that were replaced or left out in the batches so far, by index, and why.
     pub fn skipped(&self) -> &BTreeMap<u32, String> {
         &self.skipped
     }
@@ -564,7 +577,26 @@ mod tests {
         let indices: Vec<u32> = batches.iter().flat_map(|b| b.indices.clone()).collect();
         assert_eq!(indices, (0..21).collect::<Vec<_>>());
         assert_eq!(batches[2].pixels.len(), 5 * 108);
-        assert_eq!(load(5, |_| false, sequential, 0, 0).count(), 1);
+        assert_eq!(load(5, |_| false, sequential.clone(), 0, 0).count(), 1);
+        // What cannot be read is left out: the others keep their batches.
+        let skipping = LoaderOptions {
+            skip_bad: true,
+            ..sequential
+        };
+        let bad = |i| i == 3 || i == 13 || i >= 16;
+        let left: Vec<Batch> = load(21, bad, skipping, 0, 0).map(Result::unwrap).collect();
+        let indices: Vec<&[u32]> = left.iter().map(|b| &b.indices[..]).collect();
+        let empty: &[u32] = &[];
+        assert_eq!(
+            indices,
+            [
+                &[0, 1, 2, 4, 5, 6, 7][..],
+                &[8, 9, 10, 11, 12, 14, 15],
+                empty
+            ]
+        );
+        assert_eq!(left[0].pixels[3 * 108..], batches[0].pixels[4 * 108..]);
+        assert_eq!((left[0].bad()[0].0, left[2].bad().len()), (3, 5));
     }
 
     #[test]

@@ -209,27 +209,13 @@ pub fn write(path: &Path, npy: &Npy) -> Result<()> {
         Elements::F64(v) => ("<f8", v.len()),
     };
     assert_eq!(npy.shape.iter().product::<usize>(), count, "the shape fits");
-    let mut shape: String = npy.shape.iter().map(|n| format!("{n}, ")).collect();
-    if npy.shape.len() > 1 {
-        shape.truncate(shape.len() - 2);
-    } else if npy.shape.len() == 1 {
-        shape.truncate(shape.len() - 1);
-    }
-    let mut header =
-        format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({shape}), }}");
-    // The data begin at a multiple of 64 bytes, so that they can be mapped.
-    let padding = (64 - (10 + header.len() + 1) % 64) % 64;
-    header.extend(std::iter::repeat_n(' ', padding));
-    header.push('\n');
-
+    let header = header(descr, &npy.shape);
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".tmp");
     let temporary = Path::new(&temporary);
     let write_all = || -> std::io::Result<()> {
         let mut out = BufWriter::new(File::create(temporary)?);
-        out.write_all(b"\x93NUMPY\x01\x00")?;
-        out.write_all(&(header.len() as u16).to_le_bytes())?;
-        out.write_all(header.as_bytes())?;
+        out.write_all(&header)?;
         match &npy.elements {
             Elements::Bool(v) => put(&mut out, v, |x| [u8::from(x)])?,
             Elements::U8(v) => out.write_all(v)?,
@@ -243,6 +229,25 @@ pub fn write(path: &Path, npy: &Npy) -> Result<()> {
     };
     write_all().map_err(Error::io("writing", path))?;
     fs::rename(temporary, path).map_err(Error::io("renaming the temporary file to", path))
+}
+
+/// All that stands before the elements: 128 bytes, but for a shape of many axes.
+pub(crate) fn header(descr: &str, shape: &[usize]) -> Vec<u8> {
+    let mut sizes: String = shape.iter().map(|n| format!("{n}, ")).collect();
+    if shape.len() > 1 {
+        sizes.truncate(sizes.len() - 2);
+    } else if shape.len() == 1 {
+        sizes.truncate(sizes.len() - 1);
+    }
+    let mut text = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({sizes}), }}");
+    // The data begin at a multiple of 64 bytes, so that they can be mapped.
+    let padding = (64 - (10 + text.len() + 1) % 64) % 64;
+    text.extend(std::iter::repeat_n(' ', padding));
+    text.push('\n');
+    let mut header = b"\x93NUMPY\x01\x00".to_vec();
+    header.extend((text.len() as u16).to_le_bytes());
+    header.extend(text.as_bytes());
+    header
 }
 
 fn put<T: Copy, const W: usize>(

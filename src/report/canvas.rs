@@ -1,13 +1,14 @@
-//! Drawing on an RGB image: rectangles, lines and text. The only file that knows `embedded-graphics`, whose bitmap
+//! Drawing on an RGB image: rectangles, frames, smooth lines and text. The only file that knows `embedded-graphics`, whose bitmap
 //! fonts need no font files; they cover Latin-1, and other characters appear as question marks.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::path::Path;
 
 use embedded_graphics::Pixel;
 use embedded_graphics::draw_target::DrawTarget;
 use embedded_graphics::geometry::{OriginDimensions, Point, Size};
-use embedded_graphics::mono_font::iso_8859_1::{FONT_6X13, FONT_8X13, FONT_9X15_BOLD};
+use embedded_graphics::mono_font::iso_8859_1::{FONT_6X13, FONT_8X13, FONT_9X15_BOLD, FONT_10X20};
 use embedded_graphics::mono_font::{MonoFont, MonoTextStyle};
 use embedded_graphics::pixelcolor::BinaryColor;
 use embedded_graphics::text::renderer::TextRenderer;
@@ -35,6 +36,8 @@ pub(crate) enum Font {
     Medium,
     /// 9x15, bold: titles.
     Title,
+    /// 10x20: labels of figures, which have more pixels.
+    Large,
 }
 
 impl Font {
@@ -43,6 +46,7 @@ impl Font {
             Font::Small => &FONT_6X13,
             Font::Medium => &FONT_8X13,
             Font::Title => &FONT_9X15_BOLD,
+            Font::Large => &FONT_10X20,
         }
     }
 
@@ -95,6 +99,52 @@ impl Canvas {
             for column in x.max(0)..right {
                 self.image.put_pixel(column as u32, row as u32, Rgb(colour));
             }
+        }
+    }
+
+    /// Mixes `colour` into the rectangle, with this share of it.
+    pub(crate) fn shade(&mut self, [x, y, width, height]: [i32; 4], colour: Colour, share: f32) {
+        let right = x.saturating_add(width).min(self.image.width() as i32);
+        let bottom = y.saturating_add(height).min(self.image.height() as i32);
+        for row in y.max(0)..bottom {
+            for column in x.max(0)..right {
+                mix(
+                    self.image.get_pixel_mut(column as u32, row as u32),
+                    colour,
+                    share,
+                );
+            }
+        }
+    }
+
+    /// Draws lines of `width` pixels through `points`, with smooth edges; pixel (0, 0) has its middle at (0.5, 0.5).
+    pub(crate) fn polyline(&mut self, points: &[(f32, f32)], width: f32, colour: Colour) {
+        // How far each pixel is covered: joints are painted once.
+        let mut covered: BTreeMap<(u32, u32), f32> = BTreeMap::new();
+        let reach = width / 2.0 + 1.0;
+        for segment in points.windows(2) {
+            let ((ax, ay), (bx, by)) = (segment[0], segment[1]);
+            let range = |a: f32, b: f32, end: u32| {
+                let from = (a.min(b) - reach).floor().max(0.0) as u32;
+                from..((a.max(b) + reach).ceil().max(0.0) as u32).min(end)
+            };
+            for y in range(ay, by, self.image.height()) {
+                for x in range(ax, bx, self.image.width()) {
+                    let (px, py) = (x as f32 + 0.5 - ax, y as f32 + 0.5 - ay);
+                    let (dx, dy) = (bx - ax, by - ay);
+                    let along = (px * dx + py * dy) / (dx * dx + dy * dy).max(1e-12);
+                    let along = along.clamp(0.0, 1.0);
+                    let distance = (px - along * dx).hypot(py - along * dy);
+                    let share = (width / 2.0 + 0.5 - distance).clamp(0.0, 1.0);
+                    if share > 0.0 {
+                        let before = covered.entry((x, y)).or_default();
+                        *before = before.max(share);
+                    }
+                }
+            }
+        }
+        for ((x, y), share) in covered {
+            mix(self.image.get_pixel_mut(x, y), colour, share);
         }
     }
 
@@ -165,6 +215,13 @@ impl Canvas {
         };
         let text = Text::with_baseline(text, Point::new(start, top), style, Baseline::Top);
         let Ok(_) = embedded_graphics::Drawable::draw(&text, &mut pen);
+    }
+}
+
+/// Mixes a share of `colour` into a pixel.
+fn mix(pixel: &mut Rgb<u8>, colour: Colour, share: f32) {
+    for (old, new) in pixel.0.iter_mut().zip(colour) {
+        *old = (f32::from(*old) * (1.0 - share) + f32::from(new) * share).round() as u8;
     }
 }
 
@@ -255,6 +312,27 @@ mod tests {
         canvas.fill(-5, -5, 7, 100, GREY);
         canvas.fill(9, 9, i32::MAX, 2, GREY);
         assert_eq!(ink(&canvas.into_image()), [0, 0, 1, 3]);
+    }
+
+    #[test]
+    fn lines_have_their_width_and_smooth_edges() {
+        let mut canvas = Canvas::new(20, 10);
+        canvas.polyline(&[(2.0, 5.0), (18.0, 5.0)], 2.0, [0, 0, 0]);
+        let image = canvas.into_image();
+        assert_eq!(ink(&image), [1, 4, 18, 5]);
+        assert_eq!(image.get_pixel(10, 4).0, [0; 3]);
+        // A joint, a point and what lies outside are no trouble.
+        let mut canvas = Canvas::new(20, 10);
+        canvas.polyline(
+            &[(-9.0, -9.0), (10.0, 5.0), (10.0, 5.0), (99.0, 5.5)],
+            1.5,
+            INK,
+        );
+        canvas.shade([0, 9, 99, 99], [0, 0, 0], 0.5);
+        let image = canvas.into_image();
+        assert_eq!(image.get_pixel(0, 9).0, [128; 3]);
+        let mean: f64 = (0..20).map(|x| f64::from(image.get_pixel(x, 5).0[0])).sum();
+        assert!(mean < 20.0 * 200.0, "{mean}");
     }
 
     #[test]

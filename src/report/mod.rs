@@ -1,7 +1,9 @@
 //! What people look at: progress, metrics, pictures.
 
 mod canvas;
+pub mod figure;
 pub mod metrics;
+pub mod page;
 pub mod pairs;
 pub mod progress;
 pub mod similarity;

@@ -121,7 +121,8 @@ pub fn save(path: &Path, title: &str, threshold: f64, pairs: &[PairPicture]) -> 
     canvas::save_png(&draw(title, threshold, pairs), path)
 }
 
-fn meaning(verdict: Verdict) -> &'static str {
+/// What a verdict says of two pictures.
+pub fn meaning(verdict: Verdict) -> &'static str {
     match verdict {
         Verdict::FalseAccept => "two people taken for one",
         Verdict::FalseReject => "one person taken for two",
@@ -132,9 +133,9 @@ fn meaning(verdict: Verdict) -> &'static str {
 
 /// Orange and blue, which the colour-blind tell apart too: dark for wrong, so that the errors stand out.
 fn colour(verdict: Verdict) -> Colour {
-    match verdict {
-        Verdict::FalseAccept | Verdict::FalseReject => [200, 80, 0],
-        Verdict::RightAccept | Verdict::RightReject => [0, 100, 165],
+    match verdict.is_right() {
+        false => [200, 80, 0],
+        true => [0, 100, 165],
     }
 }
 

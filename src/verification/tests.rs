@@ -244,6 +244,7 @@ fn json_has_the_form_that_scripts_rely_on() {
             name: "lfw".to_owned(),
             verification: verify(&distances, &same).unwrap(),
         }],
+        ..Results::default()
     };
     let text = serde_json::to_string(&results).unwrap();
     assert!(

@@ -11,6 +11,7 @@ mod conv;
 mod depthwise;
 mod dropout;
 mod gemm;
+mod inner_products;
 mod input_transform;
 mod machine;
 mod panel;
@@ -20,6 +21,7 @@ mod sgd;
 mod tiles;
 
 pub use buffer::Buffer;
+pub use inner_products::inner_products;
 
 use super::geometry::{Conv2d, GlobalPool, HeadShard, PerChannel, Rows};
 use super::margin::Margin;

@@ -1,0 +1,19 @@
+//! Inner products of rows with rows, for those who compare embeddings.
+
+use super::gemm::{Mat, MatMut, product};
+
+/// Writes the inner products of two lists of rows of `dim` numbers each to `out`, a row for each of `a`: element (i, j) is
+/// a_i . b_j. On the calling thread.
+///
+/// # Panics
+/// If the rows are not whole, or `out` has not a place for each product.
+pub fn inner_products(a: &[f32], b: &[f32], dim: usize, out: &mut [f32]) {
+    assert!(
+        dim > 0 && a.len().is_multiple_of(dim) && b.len().is_multiple_of(dim),
+        "whole rows"
+    );
+    let (m, n) = (a.len() / dim, b.len() / dim);
+    assert_eq!(out.len(), m * n, "{m}x{n} products");
+    let (a, b) = (Mat::new(a, m, dim, dim), Mat::new(b, n, dim, dim));
+    product(&mut MatMut::new(out, m, n), a, b.t(), false);
+}

@@ -1,0 +1,315 @@
+//! `arcface-cu search`: the nearest pictures of a gallery.
+
+use super::counter::counter;
+use super::device::{DeviceArgs, Gpus, OnDevice, with_device};
+use super::output::{grouped, say};
+use super::source::{self, ImageRoot};
+use super::weights;
+use crate::backend::Backend;
+use crate::checkpoint::{Weights, write_atomically};
+use crate::data::Dataset;
+use crate::embed::{self, Pictures, Stored};
+use crate::embedder::Embedder;
+use crate::search::{self, Hit, Identification};
+use crate::verification::Tta;
+use crate::{Error, Result};
+use serde::Serialize;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Rates of identification need so many hits.
+const RANKS: usize = 5;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// What is searched: a folder that `embed` wrote, or with --weights pictures (a file, a folder, a data set of any
+    /// format that `train` reads).
+    #[arg(long, value_name = "PATH")]
+    gallery: PathBuf,
+    /// What is looked for, of the same kinds. The gallery itself: each picture is looked for among the others.
+    #[arg(long, value_name = "PATH")]
+    query: PathBuf,
+    /// How many hits a query has.
+    #[arg(long, default_value_t = 5, value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
+    top: u32,
+    /// The network that embeds pictures: a model file of any kind that `eval` takes.
+    #[arg(long, value_name = "FILE")]
+    weights: Option<PathBuf>,
+    #[command(flatten)]
+    root: ImageRoot,
+    /// What is done with mirror images of pictures: none, flip-sum or flip-concat.
+    #[arg(long, default_value_t = Tta::FlipSum)]
+    tta: Tta,
+    /// Write the hits as JSON.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Write the hits as CSV: query, rank, cosine, file, identity.
+    #[arg(long, value_name = "FILE")]
+    csv: Option<PathBuf>,
+    /// Pictures in one pass over the network.
+    #[arg(long, default_value_t = 32, value_name = "N",
+        value_parser = clap::value_parser!(u16).range(1..))]
+    batch_size: u16,
+    #[command(flatten)]
+    device: DeviceArgs,
+}
+
+/// A side of the search: embeddings, or what has yet to be embedded.
+enum Side {
+    Stored(Stored),
+    Pictures(Arc<dyn Dataset>),
+}
+
+impl Side {
+    fn open(path: &Path, args: &Args) -> Result<Self> {
+        if embed::is_stored(path) {
+            return Ok(Side::Stored(Stored::open(path)?));
+        }
+        if args.weights.is_none() {
+            // A path that is not there is the likelier mistake.
+            fs::metadata(path).map_err(Error::io("opening", path))?;
+            return Err(Error::Usage(format!(
+                "{} is no folder of embeddings (it has no embeddings.npy); with --weights FILE the pictures in it are embedded",
+                path.display()
+            )));
+        }
+        let pictures = || Pictures::open(&[path.into()]);
+        let ending = path.extension().map(|e| e.to_ascii_lowercase());
+        if path.is_file() && ending.is_some_and(|e| Pictures::is_ending(&e)) {
+            return Ok(Side::Pictures(Arc::new(pictures()?)));
+        }
+        match source::open_with_gaps(path, &args.root) {
+            Ok(dataset) => Ok(Side::Pictures(dataset.into())),
+            // A folder of loose pictures is no data set.
+            Err(error) if path.is_dir() => {
+                Ok(Side::Pictures(Arc::new(pictures().map_err(|_| error)?)))
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+pub(super) fn run(args: Args, gpus: &impl Gpus) -> Result<()> {
+    let gallery = Side::open(&args.gallery, &args)?;
+    let same = fs::canonicalize(&args.gallery).ok() == fs::canonicalize(&args.query).ok();
+    let query = match same {
+        true => None,
+        false => Some(Side::open(&args.query, &args)?),
+    };
+    match (gallery, query, &args.weights) {
+        (Side::Stored(gallery), None, _) => report(&args, &gallery, None),
+        (Side::Stored(gallery), Some(Side::Stored(query)), _) => {
+            report(&args, &gallery, Some(&query))
+        }
+        (gallery, query, weights) => {
+            let weights = weights.as_ref().expect("pictures ask for weights");
+            let weights = weights::load(weights)?.weights;
+            let device = args.device.device;
+            let task = Task {
+                args,
+                weights,
+                gallery,
+                query,
+            };
+            with_device(device, gpus, task)
+        }
+    }
+}
+
+struct Task {
+    args: Args,
+    weights: Weights,
+    gallery: Side,
+    query: Option<Side>,
+}
+
+impl OnDevice for Task {
+    fn run<B: Backend>(self, mut backend: B) -> Result<()> {
+        let args = &self.args;
+        let mut embedder =
+            Embedder::new(&mut backend, &self.weights, usize::from(args.batch_size))?;
+        let weights = self.weights.fingerprint();
+        let mut embedded = |name: &str, side: Side| match side {
+            Side::Stored(stored) => Ok(stored),
+            Side::Pictures(dataset) => {
+                let mut counter = counter(name, dataset.len());
+                let mut progress = |images| counter.advance(images as u64);
+                let stored = embed::embed_in_memory(
+                    &mut embedder,
+                    dataset,
+                    &weights,
+                    args.tta,
+                    &mut progress,
+                )?;
+                counter.finish();
+                Ok::<Stored, Error>(stored)
+            }
+        };
+        let gallery = embedded("gallery", self.gallery)?;
+        let query = match self.query {
+            None => None,
+            Some(side) => Some(embedded("query", side)?),
+        };
+        report(args, &gallery, query.as_ref())
+    }
+}
+
+/// Searches, and tells of it. Without `query` the gallery is searched for its own rows.
+fn report(args: &Args, gallery: &Stored, query: Option<&Stored>) -> Result<()> {
+    let (others_only, queries) = match query {
+        None => (true, gallery),
+        Some(query) => (false, query),
+    };
+    comparable(args, gallery, queries)?;
+    let labelled = gallery.labels.is_some() && queries.labels.is_some();
+    let top = args.top as usize;
+    let wanted = if labelled { top.max(RANKS) } else { top };
+    let (rows, looked_for) = (&gallery.embeddings, &queries.embeddings);
+    let mut hits = search::search(rows, looked_for, gallery.dim, wanted, others_only);
+    let identification = search::identification(gallery, queries, &hits, others_only);
+    hits.iter_mut().for_each(|hits| hits.truncate(top));
+
+    for (query, hits) in hits.iter().enumerate() {
+        say(match queries.identity(query) {
+            Some(identity) => format!("{} ({identity})", queries.files[query]),
+            None => queries.files[query].clone(),
+        });
+        for (rank, hit) in hits.iter().enumerate() {
+            let identity = gallery.identity(hit.row).unwrap_or_default();
+            let file = &gallery.files[hit.row];
+            say(format!("{:>4}  {:>7.4}  {file}  {identity}", rank + 1, hit.cosine).trim_end());
+        }
+    }
+    say(format!(
+        "{} queries in a gallery of {}",
+        grouped(queries.rows() as u64),
+        grouped(gallery.rows() as u64)
+    ));
+    if let Some(Identification {
+        queries: known,
+        rank_1,
+        rank_5,
+    }) = identification
+    {
+        say(format!(
+            "rank-1 identification {:.2} %, rank-5 {:.2} %, of {} queries whose identity is in the gallery",
+            100.0 * rank_1,
+            100.0 * rank_5,
+            grouped(known as u64)
+        ));
+    }
+    if let Some(path) = &args.json {
+        let found = json(gallery, queries, &hits, identification);
+        let text = serde_json::to_string_pretty(&found).expect("plain data") + "\n";
+        write_atomically(path, text.as_bytes())?;
+    }
+    if let Some(path) = &args.csv {
+        write_atomically(path, csv(gallery, queries, &hits).as_bytes())?;
+    }
+    Ok(())
+}
+
+/// Whether cosines between the two mean anything.
+fn comparable(args: &Args, gallery: &Stored, queries: &Stored) -> Result<()> {
+    let differ = |what: &str, gallery: String, queries: String| {
+        Error::Invalid(format!(
+            "the embeddings cannot be compared: {} has {gallery} {what}, {} has {queries}",
+            args.gallery.display(),
+            args.query.display()
+        ))
+    };
+    if gallery.dim != queries.dim {
+        let (gallery, queries) = (gallery.dim.to_string(), queries.dim.to_string());
+        return Err(differ("numbers a row", gallery, queries));
+    }
+    if let (Some(a), Some(b)) = (&gallery.origin, &queries.origin) {
+        if a.weights != b.weights {
+            let weights = |w: &str| format!("those of weights {w}");
+            return Err(differ(
+                "as embeddings",
+                weights(&a.weights),
+                weights(&b.weights),
+            ));
+        }
+        if a.tta != b.tta {
+            return Err(differ("as --tta", a.tta.to_string(), b.tta.to_string()));
+        }
+    }
+    Ok(())
+}
+
+#[derive(Serialize)]
+struct Found<'a> {
+    gallery: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    identification: Option<Identification>,
+    queries: Vec<Query<'a>>,
+}
+
+#[derive(Serialize)]
+struct Query<'a> {
+    file: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    identity: Option<String>,
+    hits: Vec<FoundHit<'a>>,
+}
+
+#[derive(Serialize)]
+struct FoundHit<'a> {
+    row: usize,
+    cosine: f64,
+    file: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    identity: Option<String>,
+}
+
+fn json<'a>(
+    gallery: &'a Stored,
+    queries: &'a Stored,
+    hits: &[Vec<Hit>],
+    identification: Option<Identification>,
+) -> Found<'a> {
+    let found = |hit: &Hit| FoundHit {
+        row: hit.row,
+        cosine: hit.cosine,
+        file: &gallery.files[hit.row],
+        identity: gallery.identity(hit.row),
+    };
+    Found {
+        gallery: gallery.rows(),
+        identification,
+        queries: (hits.iter().enumerate())
+            .map(|(query, hits)| Query {
+                file: &queries.files[query],
+                identity: queries.identity(query),
+                hits: hits.iter().map(found).collect(),
+            })
+            .collect(),
+    }
+}
+
+fn csv(gallery: &Stored, queries: &Stored, hits: &[Vec<Hit>]) -> String {
+    let mut text = String::from("query,rank,cosine,file,identity\n");
+    for (query, hits) in hits.iter().enumerate() {
+        for (rank, hit) in hits.iter().enumerate() {
+            text += &format!(
+                "{},{},{:.7},{},{}\n",
+                quoted(&queries.files[query]),
+                rank + 1,
+                hit.cosine,
+                quoted(&gallery.files[hit.row]),
+                quoted(&gallery.identity(hit.row).unwrap_or_default())
+            );
+        }
+    }
+    text
+}
+
+/// A field as RFC 4180 has it.
+fn quoted(field: &str) -> String {
+    match field.contains([',', '"', '\n', '\r']) {
+        true => format!("\"{}\"", field.replace('"', "\"\"")),
+        false => field.to_owned(),
+    }
+}

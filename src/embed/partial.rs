@@ -1,0 +1,413 @@
+//! The files of a folder of embeddings while they are being written.
+//!
+//! Rows are appended to `NAME.partial`. From time to time all of them are synced, and then `embeddings.state.json` is
+//! written, which holds what the job is and how long each file was: what a killed run left behind that is cut off when it is
+//! resumed. At the end the headers, for which room was left, are written, the state says so, and the files get their names.
+
+use super::stored::{FILES, LABELS, NAMES, NPY, Origin, SAFETENSORS, SKIPPED};
+use crate::checkpoint::write_atomically;
+use crate::data::npy;
+use crate::verification::Tta;
+use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufWriter, Seek as _, SeekFrom, Write as _};
+use std::path::{Path, PathBuf};
+
+const STATE: &str = "embeddings.state.json";
+
+/// Room for a header: of a `.npy` file, and of a safetensors file.
+const NPY_HEADER: usize = 128;
+const SAFETENSORS_HEADER: usize = 256;
+
+/// How embeddings are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Format {
+    /// `embeddings.npy` and `labels.npy`.
+    #[default]
+    Npy,
+    /// `embeddings.safetensors` with both as tensors.
+    Safetensors,
+}
+
+impl Format {
+    fn vectors(self) -> (&'static str, usize) {
+        match self {
+            Format::Npy => (NPY, NPY_HEADER),
+            Format::Safetensors => (SAFETENSORS, SAFETENSORS_HEADER),
+        }
+    }
+}
+
+/// What decides the bytes of the result.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Job {
+    /// The weights' fingerprint.
+    pub(super) weights: String,
+    /// What the pictures are.
+    pub(super) source: String,
+    pub(super) images: usize,
+    pub(super) tta: Tta,
+    pub(super) format: Format,
+    pub(super) batch: usize,
+    /// The length of a row.
+    pub(super) dim: usize,
+}
+
+impl Job {
+    /// What differs from an earlier job, in words.
+    fn difference(&self, before: &Job) -> Option<String> {
+        let pairs = [
+            ("the weights", before.weights.clone(), self.weights.clone()),
+            ("the pictures", before.source.clone(), self.source.clone()),
+            ("--tta", before.tta.to_string(), self.tta.to_string()),
+            (
+                "--format",
+                format!("{:?}", before.format).to_lowercase(),
+                format!("{:?}", self.format).to_lowercase(),
+            ),
+            (
+                "--batch-size",
+                before.batch.to_string(),
+                self.batch.to_string(),
+            ),
+        ];
+        let mut differing = pairs.into_iter().filter(|(_, a, b)| a != b);
+        differing
+            .next()
+            .map(|(what, before, now)| format!("{what}: {before} before, {now} now"))
+    }
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct State {
+    job: Job,
+    /// Pictures embedded or left out.
+    done: usize,
+    rows: usize,
+    skipped: usize,
+    /// Bytes of each file that count.
+    lengths: BTreeMap<String, u64>,
+    /// Whether the files only have to be given their names.
+    complete: bool,
+}
+
+struct Appended {
+    name: &'static str,
+    path: PathBuf,
+    file: BufWriter<File>,
+    len: u64,
+}
+
+impl Appended {
+    /// A new file with room for a header, or an old one as long as it was.
+    fn open(folder: &Path, name: &'static str, header: usize, len: Option<u64>) -> Result<Self> {
+        let path = folder.join(format!("{name}.partial"));
+        let mut options = OpenOptions::new();
+        options.read(true).write(true);
+        if len.is_none() {
+            options.create(true).truncate(true);
+        }
+        let mut file = options.open(&path).map_err(Error::io("opening", &path))?;
+        let found = file.metadata().map_err(Error::io("reading", &path))?.len();
+        let len = match len {
+            None => {
+                file.write_all(&vec![0; header])
+                    .map_err(Error::io("writing", &path))?;
+                header as u64
+            }
+            Some(len) if len <= found => {
+                file.set_len(len)
+                    .and_then(|()| file.seek(SeekFrom::End(0)))
+                    .map_err(Error::io("writing", &path))?;
+                len
+            }
+            Some(len) => {
+                return Err(Error::malformed(
+                    &path,
+                    found,
+                    format!("{len} bytes, which an earlier run had written"),
+                    "the end of the file",
+                ));
+            }
+        };
+        Ok(Appended {
+            name,
+            path,
+            file: BufWriter::new(file),
+            len,
+        })
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> Result<()> {
+        self.len += bytes.len() as u64;
+        self.file
+            .write_all(bytes)
+            .map_err(Error::io("writing", &self.path))
+    }
+
+    fn sync(&mut self) -> Result<()> {
+        self.file
+            .flush()
+            .and_then(|()| self.file.get_ref().sync_all())
+            .map_err(Error::io("syncing", &self.path))
+    }
+
+    fn put_header(&mut self, header: &[u8], room: usize) -> Result<()> {
+        if header.len() != room {
+            return Err(Error::data(
+                &self.path,
+                format!("needs a header of {} bytes instead of {room}", header.len()),
+            ));
+        }
+        self.file
+            .seek(SeekFrom::Start(0))
+            .and_then(|_| self.file.write_all(header))
+            .map_err(Error::io("writing", &self.path))
+    }
+}
+
+/// An unfinished folder of embeddings.
+pub(super) struct Partial {
+    folder: PathBuf,
+    state: State,
+    vectors: Appended,
+    labels: Appended,
+    files: Appended,
+    skipped: Appended,
+}
+
+/// What stands in a folder.
+pub(super) enum Begun {
+    /// A run that goes on, or a new one.
+    Partial(Box<Partial>),
+    /// A run that has just been finished: rows and pictures left out.
+    Complete(usize, usize),
+}
+
+impl Partial {
+    /// Begins a job in `folder`, or goes on with an unfinished one.
+    ///
+    /// # Errors
+    /// An unfinished job is there and is not to be resumed, or is another one; a file cannot be written.
+    pub(super) fn open(folder: &Path, job: Job, resume: bool) -> Result<Begun> {
+        fs::create_dir_all(folder).map_err(Error::io("creating the folder", folder))?;
+        let path = folder.join(STATE);
+        let before = match path.is_file() {
+            false => None,
+            true => {
+                let text = fs::read(&path).map_err(Error::io("reading", &path))?;
+                let state: State = serde_json::from_slice(&text)
+                    .map_err(|e| Error::data(&path, format!("cannot be read: {e}")))?;
+                Some(state)
+            }
+        };
+        if let Some(state) = &before {
+            if !resume {
+                return Err(Error::data(
+                    folder,
+                    format!(
+                        "holds an unfinished run, {} of {} pictures; --resume goes on with it, and without the file {STATE} \
+                         a new one begins",
+                        state.done, state.job.images
+                    ),
+                ));
+            }
+            if let Some(difference) = job.difference(&state.job) {
+                return Err(Error::data(
+                    folder,
+                    format!(
+                        "holds an unfinished run of another kind, and the same folder is to hold one kind of rows; {difference}"
+                    ),
+                ));
+            }
+            if state.complete {
+                state.place(folder)?;
+                return Ok(Begun::Complete(state.rows, state.skipped));
+            }
+        }
+        let (vectors, header) = job.format.vectors();
+        let open = |name: &'static str, header: usize| {
+            let len = match &before {
+                None => None,
+                Some(state) => Some(*state.lengths.get(name).ok_or_else(|| {
+                    Error::data(&path, format!("does not say how long {name} is"))
+                })?),
+            };
+            Appended::open(folder, name, header, len)
+        };
+        let mut partial = Partial {
+            folder: folder.into(),
+            vectors: open(vectors, header)?,
+            labels: open(LABELS, NPY_HEADER)?,
+            files: open(FILES, 0)?,
+            skipped: open(SKIPPED, 0)?,
+            state: before.unwrap_or(State {
+                job,
+                done: 0,
+                rows: 0,
+                skipped: 0,
+                lengths: BTreeMap::new(),
+                complete: false,
+            }),
+        };
+        partial.sync()?;
+        Ok(Begun::Partial(Box::new(partial)))
+    }
+
+    /// Pictures that need not be embedded any more.
+    pub(super) fn done(&self) -> usize {
+        self.state.done
+    }
+
+    /// Rows so far, and pictures left out.
+    pub(super) fn counts(&self) -> (usize, usize) {
+        (self.state.rows, self.state.skipped)
+    }
+
+    /// Appends rows.
+    pub(super) fn rows(&mut self, rows: &[f32], labels: &[i64], files: &[String]) -> Result<()> {
+        let bytes: Vec<u8> = rows.iter().flat_map(|x| x.to_le_bytes()).collect();
+        self.vectors.append(&bytes)?;
+        let bytes: Vec<u8> = labels.iter().flat_map(|x| x.to_le_bytes()).collect();
+        self.labels.append(&bytes)?;
+        for file in files {
+            self.files.append(file.as_bytes())?;
+            self.files.append(b"\n")?;
+        }
+        self.state.rows += labels.len();
+        Ok(())
+    }
+
+    /// Notes a picture that is left out.
+    pub(super) fn skip(&mut self, why: &str) -> Result<()> {
+        self.state.skipped += 1;
+        self.skipped.append(format!("{why}\n").as_bytes())
+    }
+
+    /// So many pictures have been gone through.
+    pub(super) fn advance(&mut self, images: usize) {
+        self.state.done += images;
+    }
+
+    /// Makes what was appended so far durable.
+    pub(super) fn sync(&mut self) -> Result<()> {
+        let files = [
+            &mut self.vectors,
+            &mut self.labels,
+            &mut self.files,
+            &mut self.skipped,
+        ];
+        for file in files {
+            file.sync()?;
+            self.state.lengths.insert(file.name.to_owned(), file.len);
+        }
+        self.save_state()
+    }
+
+    fn save_state(&self) -> Result<()> {
+        let text = serde_json::to_string_pretty(&self.state).expect("plain data") + "\n";
+        write_atomically(&self.folder.join(STATE), text.as_bytes())
+    }
+
+    /// Writes the headers and gives the files their names; `names` are the identities' by number.
+    pub(super) fn finish(mut self, names: &[(i64, String)]) -> Result<()> {
+        let (rows, dim) = (self.state.rows, self.state.job.dim);
+        match self.state.job.format {
+            Format::Npy => {
+                let header = npy::header("<f4", &[rows, dim]);
+                self.vectors.put_header(&header, NPY_HEADER)?;
+                let header = npy::header("<i8", &[rows]);
+                self.labels.put_header(&header, NPY_HEADER)?;
+            }
+            Format::Safetensors => {
+                self.labels.sync()?;
+                let mut labels = self.labels.file.get_ref();
+                labels
+                    .seek(SeekFrom::Start(NPY_HEADER as u64))
+                    .and_then(|_| io::copy(&mut labels, &mut self.vectors.file))
+                    .map_err(Error::io("copying", &self.labels.path))?;
+                let header = safetensors_header(rows, dim);
+                self.vectors.put_header(&header, SAFETENSORS_HEADER)?;
+            }
+        }
+        let mut text = String::from("label\tname\n");
+        for (number, name) in names {
+            text += &format!("{number}\t{}\n", name.replace(['\n', '\r', '\t'], "?"));
+        }
+        write_atomically(
+            &self.folder.join(format!("{NAMES}.partial")),
+            text.as_bytes(),
+        )?;
+        for file in [&mut self.vectors, &mut self.labels, &mut self.files] {
+            file.sync()?;
+        }
+        self.skipped.sync()?;
+        self.state.complete = true;
+        self.save_state()?;
+        self.state.place(&self.folder)
+    }
+}
+
+impl State {
+    /// Gives complete files their names, and removes what an earlier run left under names that this one does not use.
+    fn place(&self, folder: &Path) -> Result<()> {
+        let mut stale = vec!["similarity.png"];
+        let (vectors, _) = self.job.format.vectors();
+        let mut names = vec![vectors, FILES, NAMES];
+        match self.job.format {
+            Format::Npy => {
+                names.push(LABELS);
+                stale.push(SAFETENSORS);
+            }
+            Format::Safetensors => stale.extend([NPY, LABELS, "labels.npy.partial"]),
+        }
+        match self.skipped {
+            0 => stale.extend([SKIPPED, "skipped.txt.partial"]),
+            _ => names.push(SKIPPED),
+        }
+        for name in names {
+            let (from, to) = (folder.join(format!("{name}.partial")), folder.join(name));
+            // Where an earlier attempt came so far, it has its name already.
+            if from.exists() {
+                fs::rename(&from, &to).map_err(Error::io("renaming into place", &to))?;
+            }
+        }
+        remove_stale(folder, &stale)?;
+        Origin {
+            weights: self.job.weights.clone(),
+            tta: self.job.tta,
+        }
+        .save(folder)?;
+        remove_stale(folder, &[STATE])
+    }
+}
+
+/// Removes files of these names, if they are there.
+pub(super) fn remove_stale(folder: &Path, names: &[&str]) -> Result<()> {
+    for name in names {
+        let path = folder.join(name);
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                return Err(Error::io("removing", path)(e));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// The length of the header, and the header padded with spaces, which the format allows.
+fn safetensors_header(rows: usize, dim: usize) -> Vec<u8> {
+    let (middle, end) = (rows * dim * 4, rows * dim * 4 + rows * 8);
+    let text = format!(
+        "{{\"embeddings\":{{\"dtype\":\"F32\",\"shape\":[{rows},{dim}],\"data_offsets\":[0,{middle}]}},\
+         \"labels\":{{\"dtype\":\"I64\",\"shape\":[{rows}],\"data_offsets\":[{middle},{end}]}}}}"
+    );
+    let room = SAFETENSORS_HEADER - 8;
+    let mut header = (room as u64).to_le_bytes().to_vec();
+    header.extend(format!("{text:<room$}").as_bytes());
+    header
+}

@@ -1,0 +1,229 @@
+//! Every picture of a data set, in order: decoded on all cores ahead of the network, memory bounded by a few batches.
+
+use super::partial::{Begun, Format, Job, Partial};
+use super::stored::{Origin, Stored};
+use super::{embed_pixels, label_numbers, one_line};
+use crate::backend::Backend;
+use crate::data::Dataset;
+use crate::data::augment::Augment;
+use crate::data::loader::{Batch, Loader, LoaderOptions};
+use crate::embedder::Embedder;
+use crate::verification::Tta;
+use crate::{Error, Result};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How a data set is embedded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StreamOptions {
+    /// The fingerprint of the network's weights.
+    pub weights: String,
+    /// What is done with mirror images.
+    pub tta: Tta,
+    /// How embeddings are written.
+    pub format: Format,
+    /// Leave out pictures that cannot be read instead of stopping.
+    pub skip_bad: bool,
+    /// Go on with an unfinished run, if there is one.
+    pub resume: bool,
+    /// So often what was done is made durable.
+    pub sync_every: Duration,
+}
+
+/// How far a stream has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step<'a> {
+    /// It begins; so many pictures were done by an earlier run.
+    Begun(usize),
+    /// So many more pictures are done.
+    Done(usize),
+    /// A picture is left out, for this reason.
+    Skipped(&'a str),
+}
+
+/// What a stream has written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// Rows.
+    pub rows: usize,
+    /// Pictures left out.
+    pub skipped: usize,
+}
+
+/// Embeds every picture of `dataset` to the folder `out`. `observe` is told how far it has come, after each batch; with its
+/// answer false the run ends there, to be resumed. A resumed run ends with the same bytes as one that was never stopped.
+///
+/// That the pictures are the same is told by their number, names, places and identities: what is in them is not looked at
+/// again.
+///
+/// # Errors
+/// [`Error::Interrupted`] where `observe` asked for the end; an unfinished run is there that is not to be resumed or is
+/// of another kind; a picture cannot be read, none can be read, an embedding is not finite or zero, a device fails, a file
+/// cannot be written. What was done until then can be resumed.
+pub fn embed_all<B: Backend>(
+    embedder: &mut Embedder<'_, B>,
+    dataset: Arc<dyn Dataset>,
+    out: &Path,
+    options: &StreamOptions,
+    observe: &mut dyn FnMut(Step<'_>) -> bool,
+) -> Result<Summary> {
+    let job = Job {
+        weights: options.weights.clone(),
+        source: fingerprint(&*dataset),
+        images: dataset.len(),
+        tta: options.tta,
+        format: options.format,
+        batch: embedder.max_batch(),
+        dim: row_length(embedder, options.tta),
+    };
+    let mut partial = match Partial::open(out, job, options.resume)? {
+        Begun::Complete(rows, skipped) => return Ok(Summary { rows, skipped }),
+        Begun::Partial(partial) => *partial,
+    };
+    let numbers = label_numbers(&*dataset);
+    observe(Step::Begun(partial.done()));
+    let mut synced = Instant::now();
+    let first = partial.done();
+    let result = each_batch(
+        embedder,
+        &dataset,
+        first,
+        options.tta,
+        options.skip_bad,
+        &mut |batch, rows| {
+            let labels: Vec<i64> = (batch.labels.iter())
+                .map(|&label| numbers[label as usize])
+                .collect();
+            let files: Vec<String> = (batch.indices.iter())
+                .map(|&index| one_line(&dataset.describe(index as usize)))
+                .collect();
+            partial.rows(rows, &labels, &files)?;
+            for (_, why) in batch.bad() {
+                partial.skip(&one_line(why))?;
+                observe(Step::Skipped(why));
+            }
+            let images = batch.indices.len() + batch.bad().len();
+            partial.advance(images);
+            if synced.elapsed() >= options.sync_every {
+                partial.sync()?;
+                synced = Instant::now();
+            }
+            match observe(Step::Done(images)) {
+                true => Ok(()),
+                false => Err(Error::Interrupted),
+            }
+        },
+    );
+    // Whatever ended it, what was done counts.
+    partial.sync()?;
+    result?;
+    let (rows, skipped) = partial.counts();
+    if rows == 0 {
+        return Err(Error::data(
+            out,
+            "would hold no row: no picture could be read",
+        ));
+    }
+    let names: Vec<(i64, String)> = (numbers.iter().zip(0..))
+        .map(|(&number, label)| (number, dataset.class_name(label)))
+        .collect();
+    partial.finish(&names)?;
+    Ok(Summary { rows, skipped })
+}
+
+/// Embeds every picture of `dataset` into memory. `progress` is told of pictures done since the last call.
+///
+/// # Errors
+/// A picture cannot be read, an embedding is not finite or zero, a device fails.
+pub fn embed_in_memory<B: Backend>(
+    embedder: &mut Embedder<'_, B>,
+    dataset: Arc<dyn Dataset>,
+    weights: &str,
+    tta: Tta,
+    progress: &mut dyn FnMut(usize),
+) -> Result<Stored> {
+    let numbers = label_numbers(&*dataset);
+    let mut labels = Vec::new();
+    let mut stored = Stored {
+        dim: row_length(embedder, tta),
+        names: (numbers.iter().zip(0..))
+            .map(|(&number, label)| (number, dataset.class_name(label)))
+            .collect(),
+        origin: Some(Origin {
+            weights: weights.to_owned(),
+            tta,
+        }),
+        ..Stored::default()
+    };
+    each_batch(embedder, &dataset, 0, tta, false, &mut |batch, rows| {
+        stored.embeddings.extend(rows);
+        for (&label, &index) in batch.labels.iter().zip(&batch.indices) {
+            labels.push(numbers[label as usize]);
+            stored.files.push(dataset.describe(index as usize));
+        }
+        progress(batch.indices.len());
+        Ok(())
+    })?;
+    stored.labels = Some(labels);
+    Ok(stored)
+}
+
+fn row_length<B: Backend>(embedder: &Embedder<'_, B>, tta: Tta) -> usize {
+    embedder.size() * if tta == Tta::FlipConcat { 2 } else { 1 }
+}
+
+/// Calls `take` with each batch and its rows, from picture `first` on, which begins a batch.
+fn each_batch<B: Backend>(
+    embedder: &mut Embedder<'_, B>,
+    dataset: &Arc<dyn Dataset>,
+    first: usize,
+    tta: Tta,
+    skip_bad: bool,
+    take: &mut dyn FnMut(&Batch, &[f32]) -> Result<()>,
+) -> Result<()> {
+    if first >= dataset.len() {
+        return Ok(());
+    }
+    let options = LoaderOptions {
+        batch: embedder.max_batch(),
+        augment: Augment::default(),
+        // Nothing but the resize.
+        changes_on_device: true,
+        size: embedder.image_size(),
+        skip_bad,
+        shuffle: false,
+        ..LoaderOptions::default()
+    };
+    let step = (first / embedder.max_batch()) as u64;
+    let mut loader = Loader::new(Arc::clone(dataset), options, 0, step)?;
+    while let Some(batch) = loader.next() {
+        let mut batch = batch?;
+        let rows = match batch.indices.is_empty() {
+            true => Vec::new(),
+            false => {
+                let mut pixels = std::mem::take(&mut batch.pixels);
+                let rows = embed_pixels(embedder, &mut pixels, tta).map_err(|e| {
+                    let first = dataset.describe(batch.indices[0] as usize);
+                    Error::Invalid(format!("embedding the batch that begins with {first}: {e}"))
+                })?;
+                batch.pixels = pixels;
+                rows
+            }
+        };
+        take(&batch, &rows)?;
+        loader.recycle(batch);
+    }
+    Ok(())
+}
+
+/// Tells one list of pictures from another.
+fn fingerprint(dataset: &dyn Dataset) -> String {
+    let mut hasher = DefaultHasher::new();
+    (dataset.len(), dataset.classes()).hash(&mut hasher);
+    for index in 0..dataset.len() {
+        (dataset.describe(index), dataset.label(index)).hash(&mut hasher);
+    }
+    format!("{} pictures, {:016x}", dataset.len(), hasher.finish())
+}

@@ -1,0 +1,304 @@
+//! The commands `search` and `verify` through the program.
+
+mod support;
+
+use arcface_cu::backend::cpu::Cpu;
+use arcface_cu::data::image::encode_jpeg;
+use arcface_cu::data::npy::{self, Elements, Npy};
+use arcface_cu::embed;
+use arcface_cu::embedder::Embedder;
+use arcface_cu::verification::Tta;
+use std::fs;
+use std::path::{Path, PathBuf};
+use support::*;
+
+fn text(path: &Path) -> String {
+    path.display().to_string()
+}
+
+/// `<name>/<k>.jpg`; the pictures of a person are nearly the same.
+fn people(root: &Path, names: &[&str], each: std::ops::Range<usize>) {
+    for name in names {
+        let dir = root.join(name);
+        fs::create_dir_all(&dir).unwrap();
+        for k in each.clone() {
+            let number = name.bytes().map(usize::from).sum::<usize>() * 31;
+            let mut face = picture(number, 112, 112);
+            face.pixels
+                .iter_mut()
+                .step_by(50)
+                .for_each(|p| *p ^= k as u8);
+            fs::write(dir.join(format!("{k}.jpg")), encode_jpeg(&face, 95)).unwrap();
+        }
+    }
+}
+
+fn embed(weights: &Path, data: &Path, out: &Path, extra: &[&str]) {
+    let words = [
+        "embed",
+        "--weights",
+        &text(weights),
+        "--data",
+        &text(data),
+        "--all",
+        "--out",
+    ]
+    .map(str::to_owned);
+    let out = [text(out), "--device".to_owned(), "cpu".to_owned()];
+    let extra = extra.iter().map(|&word| word.to_owned());
+    stdout_of_success(&arcface_cu(words.into_iter().chain(out).chain(extra)));
+}
+
+fn search(gallery: &Path, query: &Path, extra: &[&str]) -> std::process::Output {
+    let words = [
+        "search",
+        "--gallery",
+        &text(gallery),
+        "--query",
+        &text(query),
+    ]
+    .map(str::to_owned);
+    let device = ["--device", "cpu"].iter().chain(extra);
+    arcface_cu(words.into_iter().chain(device.map(|&word| word.to_owned())))
+}
+
+#[test]
+fn people_are_found() {
+    let dir = tempfile::tempdir().unwrap();
+    let weights = random_weights_file(dir.path());
+    let at = |name: &str| dir.path().join(name);
+    people(&at("gallery"), &["ann", "bob", "cid", "dot"], 0..2);
+    // Other numbers than in the gallery: names are compared.
+    people(&at("query"), &["bob", "dot", "zoe"], 2..4);
+    embed(&weights, &at("gallery"), &at("g"), &[]);
+    embed(
+        &weights,
+        &at("query"),
+        &at("q"),
+        &["--format", "safetensors"],
+    );
+    let (json, csv) = (text(&at("hits.json")), text(&at("hits.csv")));
+    let output = search(
+        &at("g"),
+        &at("q"),
+        &["--top", "2", "--json", &json, "--csv", &csv],
+    );
+    let table = stdout_of_success(&output);
+    assert!(
+        table.contains("rank-1 identification 100.00 %, rank-5 100.00 %, of 4 queries"),
+        "{table}"
+    );
+    let found: serde_json::Value = serde_json::from_slice(&fs::read(json).unwrap()).unwrap();
+    assert_eq!(found["gallery"], 8);
+    let first = &found["queries"][0];
+    assert_eq!(
+        (&first["identity"], &first["hits"][0]["identity"]),
+        (&"bob".into(), &"bob".into())
+    );
+    assert!(
+        first["hits"][0]["cosine"].as_f64().unwrap()
+            > first["hits"][1]["cosine"].as_f64().unwrap() - 1e-12
+    );
+    assert_eq!(first["hits"].as_array().unwrap().len(), 2);
+    let csv = fs::read_to_string(csv).unwrap();
+    assert_eq!(csv.lines().count(), 1 + 6 * 2);
+    assert!(csv.starts_with("query,rank,cosine,file,identity\n"));
+
+    // On the fly: the same hits, from folders of people, loose pictures, a single one.
+    let w = text(&weights);
+    for query in [at("query"), at("query/bob"), at("query/bob/2.jpg")] {
+        let again = stdout_of_success(&search(&at("g"), &query, &["--weights", &w, "--top", "2"]));
+        let line = table.lines().nth(1).unwrap();
+        assert!(again.contains(line), "{again} does not hold {line}");
+    }
+    // The gallery among itself: nobody finds himself.
+    let itself = stdout_of_success(&search(&at("g"), &at("g"), &["--top", "1"]));
+    assert!(itself.contains("of 8 queries whose identity"), "{itself}");
+    let blocks: Vec<&str> = itself.lines().take(2).collect();
+    assert!(
+        !blocks[1].contains(blocks[0].split(' ').next().unwrap()),
+        "{itself}"
+    );
+}
+
+#[test]
+fn what_cannot_be_compared_is_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let weights = random_weights_file(dir.path());
+    let at = |name: &str| dir.path().join(name);
+    people(&at("people"), &["ann", "bob"], 0..2);
+    embed(&weights, &at("people"), &at("sum"), &[]);
+    embed(
+        &weights,
+        &at("people"),
+        &at("concat"),
+        &["--tta", "flip-concat"],
+    );
+    embed(&weights, &at("people"), &at("none"), &["--tta", "none"]);
+    let mut other = random_weights();
+    other.params[3] += 1.0;
+    other.save(&at("other.safetensors")).unwrap();
+    embed(&at("other.safetensors"), &at("people"), &at("other"), &[]);
+    let says = |a: &str, b: &str, code: i32, words: &[&str]| {
+        let error = stderr_of_failure(&search(&at(a), &at(b), &[]), code);
+        for word in words {
+            assert!(error.contains(word), "{word}: {error}");
+        }
+    };
+    says(
+        "sum",
+        "concat",
+        1,
+        &["sum has 16 numbers a row", "concat has 32"],
+    );
+    says("sum", "none", 1, &["as --tta", "flip-sum", "none"]);
+    says("sum", "other", 1, &["those of weights"]);
+    says(
+        "sum",
+        "people",
+        2,
+        &["people is no folder of embeddings", "--weights FILE"],
+    );
+    says("sum", "nowhere", 1, &["nowhere"]);
+    // Broken folders.
+    fs::write(at("none/files.txt"), "one line\n").unwrap();
+    says(
+        "none",
+        "sum",
+        1,
+        &["files.txt", "4 embeddings, found 1 lines"],
+    );
+    let write = |shape: Vec<usize>, values: Vec<f32>| {
+        let elements = Elements::F32(values);
+        npy::write(&at("other/embeddings.npy"), &Npy { shape, elements }).unwrap();
+    };
+    write(vec![4], vec![1.0; 4]);
+    says("other", "sum", 1, &["embeddings.npy", "(N, D)", "[4]"]);
+    write(vec![4, 2], vec![1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 1.0, 0.0]);
+    says("other", "sum", 1, &["row 1", "no direction"]);
+    write(vec![4, 1], vec![1.0, 1.0, f32::NAN, 1.0]);
+    says("other", "sum", 1, &["row 2", "no direction"]);
+    for bytes in [&b""[..], b"\x93NUMPY\x01\x00", &[0xff; 300]] {
+        fs::write(at("other/embeddings.npy"), bytes).unwrap();
+        says("other", "sum", 1, &["embeddings.npy"]);
+        fs::write(at("other/embeddings.safetensors"), bytes).unwrap();
+        says("other", "sum", 1, &["embeddings.safetensors"]);
+        fs::remove_file(at("other/embeddings.safetensors")).unwrap();
+    }
+}
+
+fn verify(weights: &Path, [a, b]: [&Path; 2], extra: &[&str]) -> std::process::Output {
+    let words = [
+        "verify",
+        &text(a),
+        &text(b),
+        "--weights",
+        &text(weights),
+        "--device",
+        "cpu",
+    ]
+    .map(str::to_owned);
+    arcface_cu(
+        words
+            .into_iter()
+            .chain(extra.iter().map(|&word| word.to_owned())),
+    )
+}
+
+#[test]
+fn two_pictures_are_compared() {
+    let dir = tempfile::tempdir().unwrap();
+    let weights = random_weights_file(dir.path());
+    let images = [picture(3, 112, 112), picture(44, 90, 120)];
+    let files: Vec<PathBuf> = (0..2)
+        .map(|k| dir.path().join(format!("{k}.ppm")))
+        .collect();
+    for (image, file) in images.iter().zip(&files) {
+        let header = format!("P6 {} {} 255\n", image.width, image.height);
+        fs::write(file, [header.as_bytes(), &image.pixels].concat()).unwrap();
+    }
+    let (loaded, mut cpu) = (random_weights(), Cpu::new());
+    let mut embedder = Embedder::new(&mut cpu, &loaded, 1).unwrap();
+    let pair: [&Path; 2] = [&files[0], &files[1]];
+    for (tta, name) in [(Tta::None, "none"), (Tta::FlipConcat, "flip-concat")] {
+        let mut row = |k: usize| embed::embed_images(&mut embedder, &images[k..=k], tta).unwrap();
+        let (a, b) = (row(0), row(1));
+        let dot: f64 = a
+            .iter()
+            .zip(&b)
+            .map(|(x, y)| f64::from(*x) * f64::from(*y))
+            .sum();
+        for (threshold, same) in [
+            (2.0 - 2.0 * dot - 1e-4, false),
+            (2.0 - 2.0 * dot + 1e-4, true),
+        ] {
+            let t = format!("{:.9}", threshold.max(0.0));
+            let words = ["--json", "--tta", name, "--threshold", &t];
+            let text = stdout_of_success(&verify(&weights, pair, &words));
+            let answer: serde_json::Value = serde_json::from_str(&text).unwrap();
+            let number = |key: &str| answer[key].as_f64().unwrap();
+            assert!((number("cosine") - dot).abs() <= 1e-5, "{text}");
+            assert!(
+                (number("distance") - (2.0 - 2.0 * dot)).abs() <= 1e-5,
+                "{text}"
+            );
+            assert_eq!(
+                (&answer["same"], &answer["tta"]),
+                (&same.into(), &name.into()),
+                "{text}"
+            );
+        }
+    }
+    // Without a threshold there is a warning; a picture is its own person.
+    let output = verify(&weights, [pair[0], pair[0]], &[]);
+    let text = stdout_of_success(&output);
+    assert!(
+        text.starts_with("the same person: squared distance 0.0000 < threshold 1.2400"),
+        "{text}"
+    );
+    assert!(String::from_utf8_lossy(&output.stderr).contains("not calibrated"));
+
+    // From an evaluation, which also says what is done with mirror images.
+    let results = dir.path().join("eval.json");
+    let set = |name: &str, threshold: f64| {
+        let keys = "\"pairs\":10,\"impostor_pairs\":5,\"accuracy\":1,\"accuracy_std\":0,\"auc\":1,\"eer\":0,\"tar\":{},\"folds\":[]";
+        format!("{{\"name\":\"{name}\",\"threshold\":{threshold},{keys}}}")
+    };
+    let write = |sets: &[String], rest: &str| {
+        fs::write(&results, format!("{{\"sets\":[{}]{rest}}}", sets.join(","))).unwrap();
+    };
+    let file = results.display().to_string();
+    write(&[set("lfw", 0.25)], ",\"tta\":\"none\",\"weights\":\"0\"");
+    let output = verify(&weights, pair, &["--eval", &file]);
+    let text = stdout_of_success(&output);
+    assert!(
+        text.contains("threshold 0.2500")
+            && text.contains("eval.json, lfw")
+            && text.contains("tta none"),
+        "{text}"
+    );
+    assert!(String::from_utf8_lossy(&output.stderr).contains("is of other weights"));
+    let says = |extra: &[&str], code: i32, words: &str| {
+        let error = stderr_of_failure(&verify(&weights, pair, extra), code);
+        assert!(error.contains(words), "{error}");
+    };
+    says(
+        &["--eval", &file, "--tta", "flip-sum"],
+        1,
+        "thresholds for --tta none, not for flip-sum",
+    );
+    write(&[set("lfw", 0.25), set("cfp_fp", 0.5)], "");
+    says(&["--eval", &file], 1, "choose one with --set: lfw, cfp_fp");
+    says(&["--eval", &file, "--set", "x"], 1, "has no set x");
+    let text = stdout_of_success(&verify(
+        &weights,
+        pair,
+        &["--eval", &file, "--set", "cfp_fp"],
+    ));
+    assert!(text.contains("threshold 0.5000"), "{text}");
+    fs::write(&results, "{\"sets\": 3").unwrap();
+    says(&["--eval", &file], 1, "is not what `eval --json` writes");
+    says(&["--threshold", "7"], 2, "from 0 to 4");
+    fs::write(&files[1], "P6 9").unwrap();
+    says(&[], 1, "1.ppm: cannot be decoded");
+}
