@@ -1,0 +1,6 @@
+//! Keras's HDF5 files.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    let _ = arcface_cu::data::keras::open(&arcface_cu_fuzz::file("a.h5", data));
+});

@@ -1,0 +1,6 @@
+//! Lists of paths and labels.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    arcface_cu_fuzz::read_all(&arcface_cu_fuzz::file("train.txt", data));
+});

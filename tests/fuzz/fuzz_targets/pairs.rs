@@ -1,0 +1,11 @@
+//! Pairs files, LFW's form and lines of two images.
+#![no_main]
+
+use arcface_cu::data::Image;
+use arcface_cu::data::pairs::Pairs;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    if let Ok(pairs) = Pairs::open(&arcface_cu_fuzz::file("pairs.txt", data), None) {
+        let _ = pairs.read(0, &mut Image::default());
+    }
+});

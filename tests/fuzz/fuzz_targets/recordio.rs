@@ -1,0 +1,6 @@
+//! RecordIO without an index.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    arcface_cu_fuzz::read_all(&arcface_cu_fuzz::file("train.rec", data));
+});

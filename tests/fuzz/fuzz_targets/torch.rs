@@ -1,0 +1,6 @@
+//! PyTorch's files, both forms.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    let _ = arcface_cu::data::torch::open(&arcface_cu_fuzz::file("a.pt", data));
+});

@@ -1,0 +1,70 @@
+#!/usr/bin/env bash
+# Feeds every reader mutated files, a minute each (SECONDS_EACH=60), or those that are named: run.sh keras onnx.
+# Needs rustup's nightly toolchain and a C++ compiler. A reader that panics, or takes 2 GiB or 20 s for a file, stops it
+# with the file in target/fuzz/artifacts/.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+seconds=${SECONDS_EACH:-60}
+work=$PWD/target/fuzz
+tools=$work/tools
+version=0.13.2
+export CARGO_TARGET_DIR=$work/build
+export PATH=$tools/bin:$PATH
+
+if [[ $(cargo fuzz --version 2>/dev/null) != "cargo-fuzz $version" ]]; then
+    CARGO_TARGET_DIR=$work/tools-build cargo install --locked --root "$tools" --version "$version" cargo-fuzz
+fi
+mapfile -t targets < <(printf '%s\n' "$@")
+if [[ $# -eq 0 ]]; then
+    mapfile -t targets < <(cd tests/fuzz/fuzz_targets && ls | sed 's/\.rs$//')
+fi
+
+# Whole files to begin with: what other programs wrote, and what this one writes.
+seeds=$work/seeds
+if [[ ! -d $seeds ]]; then
+    made=$work/made
+    rm -rf "$made"
+    CARGO_TARGET_DIR=target cargo build --release --quiet
+    program=target/release/arcface-cu
+    for format in recordio seed-tfrecord arcface-tf2-tfrecord; do
+        "$program" pack --data generated:2x2 --reserve-last 0 --format "$format" --out "$made/$format" >/dev/null
+    done
+    golden=tests/reference/golden
+    keep() { # TARGET FILE...
+        mkdir -p "$seeds.tmp/$1"
+        local target=$1 file
+        shift
+        for file in "$@"; do
+            # Large files are mutated slowly.
+            [[ -f $file && $(stat -c %s "$file") -le 300000 ]] || continue
+            cp "$file" "$seeds.tmp/$target/$(sha256sum "$file" | cut -c1-16)"
+        done
+    }
+    keep recordio "$made"/recordio/*.rec
+    keep tfrecord "$made"/*tfrecord/* "$golden"/tfrecord/*
+    keep bin "$golden"/bin/*
+    keep keras "$golden"/keras/*
+    keep torch "$golden"/torch/*
+    keep safetensors "$golden"/*.safetensors
+    keep onnx tests/reference/onnx/*.onnx
+    keep npy tests/reference/onnx/*.npy
+    printf '5 5\n0 1 1\n' >"$work/seed.txt"
+    keep list "$work/seed.txt"
+    printf 'a/0.jpg b/1.jpg 1\n' >"$work/seed.txt"
+    keep pairs "$work/seed.txt"
+    mv "$seeds.tmp" "$seeds"
+fi
+
+for target in "${targets[@]}"; do
+    printf '\n== %s, %s s\n' "$target" "$seconds"
+    corpus=$work/corpus/$target
+    mkdir -p "$corpus" "$seeds/$target" "$work/artifacts"
+    cargo +nightly fuzz run --fuzz-dir tests/fuzz "$target" "$corpus" "$seeds/$target" -- \
+        -max_total_time="$seconds" -rss_limit_mb=2048 -timeout=20 -max_len=400000 \
+        -artifact_prefix="$work/artifacts/$target-" -print_final_stats=1 2>&1 |
+        grep -E "^(==|stat::number_of_executed|stat::peak|Done|SUMMARY|thread|error)" || exit 1
+    if compgen -G "$work/artifacts/$target-*" >/dev/null; then
+        echo "!! $target: see $work/artifacts" >&2
+        exit 1
+    fi
+done
