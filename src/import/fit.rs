@@ -39,10 +39,15 @@ impl<'a> Names<'a> {
         (shape.len() == kernel.shape.len()).then(|| shape[kernel.units_axis()])
     }
 
-    /// How many tensors of the network the file does not give.
-    pub(super) fn missing(&self, model: &Model, convention: Convention) -> usize {
+    /// How many tensors of the network the file does not give, and how many it gives.
+    pub(super) fn missing_and_given(
+        &self,
+        model: &Model,
+        convention: Convention,
+    ) -> (usize, usize) {
         let all = self.look_up(model, convention);
-        all.iter().filter(|found| found.tensor.is_err()).count()
+        let missing = all.iter().filter(|found| found.tensor.is_err()).count();
+        (missing, all.len() - missing)
     }
 
     fn look_up(&self, model: &Model, convention: Convention) -> Vec<Found<'a>> {

@@ -35,6 +35,7 @@ use crate::{Error, Result};
 use clap::ValueEnum;
 use fit::{Fitted, Names, fit};
 use std::borrow::Cow;
+use std::cmp::Reverse;
 use std::path::Path;
 use structure::by_structure;
 
@@ -301,14 +302,15 @@ fn candidates(options: &ImportOptions) -> Result<Vec<Config>> {
     Ok(all)
 }
 
-/// The first candidate that misses the fewest tensors, none at best.
+/// The first candidate that misses the fewest tensors, none at best; of equals the one that has most: all names of
+/// IResNet18 are names of IResNet50 as well.
 fn by_name(
     path: &Path,
     file: &TensorFile,
     conventions: &[Convention],
     candidates: &[Config],
 ) -> Result<(Config, Fitted, Option<Vec<f32>>)> {
-    let mut best: Option<(usize, Config, Convention)> = None;
+    let mut best: Option<((usize, Reverse<usize>), Config, Convention)> = None;
     for config in candidates {
         for &convention in conventions {
             let mut config = config.clone();
@@ -324,9 +326,10 @@ fn by_name(
                 };
                 model = other;
             }
-            let missing = names.missing(&model, convention);
-            if best.as_ref().is_none_or(|(fewest, ..)| missing < *fewest) {
-                best = Some((missing, config, convention));
+            let (missing, given) = names.missing_and_given(&model, convention);
+            let rank = (missing, Reverse(given));
+            if best.as_ref().is_none_or(|(before, ..)| rank < *before) {
+                best = Some((rank, config, convention));
             }
         }
     }
