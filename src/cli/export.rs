@@ -37,6 +37,10 @@ pub(super) struct Args {
     /// what the network takes.
     #[arg(long)]
     transform_inside: bool,
+    /// Keras: write the ArcFace layer, too, for going on with training there; a model without that layer cannot load
+    /// the file by order then. Default: the network alone.
+    #[arg(long)]
+    classes: bool,
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
@@ -46,8 +50,11 @@ pub(super) fn run(args: &Args) -> Result<()> {
             "--keep-batch-norm and --transform-inside are for --to onnx".into(),
         ));
     }
+    if args.classes && args.to != Format::KerasH5 {
+        return Err(Error::Usage("--classes is for --to keras-h5".into()));
+    }
     let imported = weights::load(&args.weights.file)?;
-    let (weights, rows) = (&imported.weights, imported.class_rows.as_deref());
+    let weights = &imported.weights;
     match args.to {
         Format::Onnx => {
             let options = OnnxOptions {
@@ -56,7 +63,16 @@ pub(super) fn run(args: &Args) -> Result<()> {
             };
             onnx::write(&args.out, weights, options)?;
         }
-        Format::KerasH5 => keras_h5::write(&args.out, weights, rows)?,
+        Format::KerasH5 => {
+            let rows = imported.class_rows.as_deref().filter(|_| args.classes);
+            if args.classes && rows.is_none() {
+                return Err(Error::Usage(format!(
+                    "{} has no class rows for --classes to write",
+                    args.weights.file.display()
+                )));
+            }
+            keras_h5::write(&args.out, weights, rows)?;
+        }
         Format::Torch => torch::write(&args.out, weights)?,
     }
     let bytes = fs::metadata(&args.out).map_err(Error::io("looking at", &args.out))?;

@@ -135,7 +135,7 @@ def check(program, folder, name, build, application, head):
     path, own, out = folder / "a.h5", folder / "b.safetensors", folder / "c.h5"
     model.save_weights(path)
     run(program, "import", path, "--out", own)
-    words = [program, "export", own, "--to", "keras-h5", "--out", out]
+    words = [program, "export", "--weights", own, "--to", "keras-h5", "--out", out]
     run(*words, *(["--classes"] if head else []))
     print(f"{name}: {structure(out)}")
     expected = model.get_weights()
