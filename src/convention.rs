@@ -210,6 +210,21 @@ fn swapped(model: &Model, node: &Node) -> bool {
     matches!(node.op, Op::DepthwiseConv2d { .. }) && node.inputs.iter().any(fixed)
 }
 
+/// Whether the four nodes from `index` on are a convolution in groups of two channels: the swap, the depthwise convolution
+/// that has the whole filter under Torch's convention, the one on swapped channels, and their sum.
+pub(crate) fn pair_begins(model: &Model, index: usize) -> bool {
+    let nodes = model.nodes();
+    let swap = matches!(&nodes[index].op, Op::Conv2d { init, .. } if !init.is_learnt());
+    match nodes.get(index + 1..index + 4) {
+        Some([own, other, sum]) => {
+            swap && matches!(own.op, Op::DepthwiseConv2d { .. })
+                && swapped(model, other)
+                && sum.inputs == [NodeId(index + 1), NodeId(index + 2)]
+        }
+        _ => false,
+    }
+}
+
 /// Whether the parameter `name` is one of the layer `layer`.
 fn belongs(name: &str, layer: &str) -> bool {
     name.rsplit_once('/').is_some_and(|(of, _)| of == layer)

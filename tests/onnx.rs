@@ -15,7 +15,7 @@ use arcface_cu::data::onnx::{Attribute, Axis, Graph, Node, Tensor};
 use arcface_cu::export::onnx::{self as export, OnnxOptions};
 use arcface_cu::graph::infer::InferGraph;
 use arcface_cu::graph::params::{Init, ParamTable};
-use arcface_cu::graph::{Builder, Model};
+use arcface_cu::graph::{Builder, Model, Op};
 use arcface_cu::import::onnx::{self as import, Mismatch, match_model};
 use arcface_cu::models::{self, Embedding, Network};
 use arcface_cu::presets;
@@ -24,10 +24,17 @@ use std::path::{Path, PathBuf};
 use support::{picture, shared_data, skip};
 use support_onnx::{FILES, network, reference};
 
-/// Every preset, with small embeddings.
+/// Presets with small embeddings.
+fn load<'a>(names: impl Iterator<Item = &'a &'a str>) -> Vec<Config> {
+    let settings = ["model.embedding.size=8".to_owned()];
+    let load = |name: &&str| Config::load(name, None, &settings).unwrap();
+    names.map(load).collect()
+}
+
+/// Every preset but two whose blocks are those of smaller ones.
 fn networks() -> Vec<Config> {
-    let load = |name: &&str| Config::load(name, None, &["model.embedding.size=8".into()]).unwrap();
-    presets::NAMES.iter().map(load).collect()
+    let small = |name: &&&str| !["insightface-r50", "insightface-r100"].contains(*name);
+    load(presets::NAMES.iter().filter(small))
 }
 
 /// Weights of which none is what it starts as.
@@ -111,20 +118,39 @@ fn what_is_exported_reads_back_as_the_same_network() {
                     "outside"
                 })
             );
-            let kept = graph
-                .nodes
-                .iter()
-                .filter(|node| node.op == "BatchNormalization");
-            assert_eq!(kept.count() > 1, keep_batch_norm, "{name}");
+            let kept = graph.nodes.iter();
+            let kept = kept.filter(|node| node.op == "BatchNormalization").count();
+            let ours = model.nodes().iter();
+            let ours = ours
+                .filter(|node| matches!(node.op, Op::BatchNorm(_)))
+                .count();
+            // IResNet's blocks begin with one, which stays.
+            assert!(
+                if keep_batch_norm {
+                    kept == ours
+                } else {
+                    kept < ours
+                },
+                "{name}"
+            );
             let found = match_model(&model, &graph).unwrap_or_else(|e| panic!("{name}: {e}"));
             assert_eq!(found.input, transform_inside.then_some(input), "{name}");
             if keep_batch_norm {
                 assert!(found.params == weights.params, "{name}");
                 assert!(found.statistics == weights.statistics, "{name}");
             }
-            // A folded batch norm comes back as one that changes no bit of any weight.
             let slabs = [&found.params[..], &found.statistics];
             let embeddings = embed(&model, slabs, &input);
+            if config.preset == "insightface-mbf" && !keep_batch_norm {
+                // One batch norm stands behind a sum here, and is folded into a single convolution there.
+                let largest = expected.iter().fold(0.0_f32, |m, x| m.max(x.abs()));
+                for (found, expected) in embeddings.iter().zip(&expected) {
+                    let error = (found - expected).abs() / largest;
+                    assert!(error <= 1e-5, "{name}: {found}, not {expected}");
+                }
+                continue;
+            }
+            // A folded batch norm comes back as one that changes no bit of any weight.
             assert!(
                 embeddings == expected,
                 "{name}: {embeddings:?}, not {expected:?}"
@@ -513,7 +539,7 @@ fn files_for_onnx_runtime() {
         vec![3, 112, 112, 3],
         Elements::U8(pixels(3)),
     );
-    for config in networks() {
+    for config in load(presets::NAMES.iter()) {
         let weights = weights(&config);
         let model = weights.model().unwrap();
         let mut cpu = Cpu::new();

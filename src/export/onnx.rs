@@ -18,7 +18,7 @@
 use crate::backend::geometry::{Padding, Window};
 use crate::backend::{FilterAt, InputTransform};
 use crate::checkpoint::{Weights, write_atomically};
-use crate::convention::{Convention, Foreign, foreign};
+use crate::convention::{Convention, Foreign, foreign, pair_begins};
 use crate::data::onnx::{Attribute, Axis, Graph, Node, Tensor, ValueInfo};
 use crate::graph::fold::scale_and_shift;
 use crate::graph::params::{At, ParamTable};
@@ -151,7 +151,13 @@ impl Exporter<'_> {
     fn node(&mut self, index: usize, inside: Option<&InputTransform>) -> Result<Given> {
         let node = &self.model.nodes()[index];
         let x = |i: usize| self.given[node.inputs[i].0].clone();
+        let pair = |place: usize| {
+            (index.checked_sub(place)).is_some_and(|first| pair_begins(self.model, first))
+        };
         match &node.op {
+            // One convolution in groups of two, in the place of the second of its four nodes.
+            _ if pair(0) => Ok(x(0)),
+            _ if pair(2) || pair(3) => Ok(self.given[index - 1].clone()),
             Op::Input => Ok(self.input(inside)),
             Op::Conv2d { .. } | Op::DepthwiseConv2d { .. } | Op::Linear { .. } => {
                 let x = x(0);
@@ -293,9 +299,19 @@ impl Exporter<'_> {
         }
     }
 
+    /// Whether layer `index` is the part of a convolution in groups of two that stands for all of it.
+    fn is_paired(&self, index: usize) -> bool {
+        index > 0 && pair_begins(self.model, index - 1)
+    }
+
     /// The batch norm that alone reads filter layer `index`.
     fn folds(&self, index: usize) -> Option<usize> {
-        let mut readers = self.model.readers(NodeId(index));
+        let last = if self.is_paired(index) {
+            index + 2
+        } else {
+            index
+        };
+        let mut readers = self.model.readers(NodeId(last));
         let (NodeId(first), second) = (readers.next()?, readers.next());
         let folds = matches!(self.model.nodes()[first].op, Op::BatchNorm(_));
         (folds && second.is_none() && !self.keep_batch_norm).then_some(first)
@@ -303,7 +319,10 @@ impl Exporter<'_> {
 
     /// The filter layer that batch norm `index` is folded into.
     fn folded_into(&self, index: usize) -> Option<usize> {
-        let NodeId(x) = self.model.nodes()[index].inputs[0];
+        let NodeId(mut x) = self.model.nodes()[index].inputs[0];
+        if x >= 2 && self.is_paired(x - 2) {
+            x -= 2;
+        }
         let filter = matches!(
             self.model.nodes()[x].op,
             Op::Conv2d { .. } | Op::DepthwiseConv2d { .. } | Op::Linear { .. }
@@ -365,6 +384,7 @@ impl Exporter<'_> {
         let new = match window {
             Some(window) => {
                 let group = match node.op {
+                    Op::DepthwiseConv2d { .. } if self.is_paired(index) => k / 2,
                     Op::DepthwiseConv2d { .. } => k,
                     _ => 1,
                 };

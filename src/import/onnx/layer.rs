@@ -36,7 +36,15 @@ impl<'a> Matcher<'a> {
         };
         // Where there is one pixel, a 1x1 convolution is a linear layer.
         let dense = linear || !depthwise && window.is_some_and(|w| w.p * w.q * w.h * w.w == 1);
+        let paired = self.is_paired(index);
+        // Channels that a filter reads, and groups of filters that read the same.
+        let groups = match (paired, depthwise) {
+            (true, _) => (2, c / 2),
+            (_, true) => (1, c),
+            _ => (c, 1),
+        };
         let wanted = match window {
+            Some(w) if paired => format!("a {}x{} Conv of {} pairs of channels", w.r, w.s, c / 2),
             Some(w) if depthwise => format!("a depthwise {}x{} Conv of {c} channels", w.r, w.s),
             Some(w) => format!("a {}x{} Conv from {c} to {k} channels", w.r, w.s),
             None => format!("a Gemm, or MatMul, from {c} to {k} numbers"),
@@ -49,7 +57,7 @@ impl<'a> Matcher<'a> {
             let graph_node = &self.graph.nodes[reader.node];
             let filter = match &graph_node.op[..] {
                 "Conv" => match window {
-                    Some(window) => self.conv(reader, &window, [k, c], depthwise)?,
+                    Some(window) => self.conv(reader, &window, k, groups)?,
                     None => self.conv_of_all(reader, x.map, [k, c])?,
                 },
                 "Gemm" | "MatMul" if dense => self.dense(reader, [k, c])?,
@@ -84,11 +92,10 @@ impl<'a> Matcher<'a> {
         &self,
         reader: &Use<'a>,
         window: &Window,
-        [k, c]: [usize; 2],
-        depthwise: bool,
+        k: usize,
+        (a_filter, group): (usize, usize),
     ) -> Result<Filter<'a>, Unfit> {
         let node = &self.graph.nodes[reader.node];
-        let (group, a_filter) = if depthwise { (c, 1) } else { (1, c) };
         let weights = self.weights(node)?;
         let expected = [k, a_filter, window.r, window.s];
         if weights.shape != expected || weights.transposed {
@@ -124,7 +131,7 @@ impl<'a> Matcher<'a> {
         let Shape { h, w, c: channels } = map.unwrap_or(Shape { h: 1, w: 1, c });
         let window = Window::new((h, w), (h, w), 1, Padding::default());
         let window = window.map_err(|e| Unfit::because(e.to_string()))?;
-        self.conv(reader, &window, [k, channels], false)
+        self.conv(reader, &window, k, (channels, 1))
     }
 
     fn dense(&self, reader: &Use<'a>, [k, c]: [usize; 2]) -> Result<Filter<'a>, Unfit> {
@@ -236,11 +243,16 @@ impl<'a> Matcher<'a> {
         };
         let is_there = (self.flow.uses(x.root).iter())
             .any(|reader| self.graph.nodes[reader.node].op == "BatchNormalization");
-        let filter = matches!(
-            self.model.nodes()[before].op,
+        // Of a convolution in groups of two the last node is a sum.
+        let filter = match before.checked_sub(2) {
+            Some(first) if self.is_paired(first) => first,
+            _ => before,
+        };
+        let is_filter = matches!(
+            self.model.nodes()[filter].op,
             Op::Conv2d { .. } | Op::DepthwiseConv2d { .. } | Op::Linear { .. }
         );
-        if !is_there && filter && self.batch_norm_follows(before) {
+        if !is_there && is_filter && self.batch_norm_follows(filter) {
             // Folded: scale 1, and the bias as beta.
             let beta = x.bias.unwrap_or_else(|| vec![0.0; c]);
             self.set_batch_norm(at, c, &identity(at.epsilon, c, &beta));

@@ -9,10 +9,11 @@ mod flow;
 mod layer;
 
 use crate::backend::InputTransform;
-use crate::convention::{Convention, Foreign, foreign};
+use crate::convention::{Convention, Foreign, foreign, pair_begins};
 use crate::data::onnx::{Axis, Elements, Graph};
-use crate::graph::params::ParamTable;
+use crate::graph::params::{Param, ParamTable};
 use crate::graph::{Model, NodeId, Op, Shape};
+use crate::optim::Role;
 use flow::{Floats, Flow, Layout, Use, View};
 use std::fmt;
 
@@ -65,6 +66,7 @@ pub fn match_model(model: &Model, graph: &Graph) -> Result<Slabs, Mismatch> {
         input: None,
         layers: Vec::new(),
     };
+    matcher.set_fixed();
     for index in 0..model.nodes().len() {
         let found = matcher.node(index).map_err(|sentence| Mismatch {
             node: index,
@@ -181,8 +183,14 @@ impl<'a> Matcher<'a> {
         let Some(x) = x else {
             return self.start();
         };
+        let pair = |place: usize| {
+            (index.checked_sub(place)).is_some_and(|first| pair_begins(model, first))
+        };
         match &node.op {
             Op::Input => unreachable!("the input reads nothing"),
+            // One convolution in groups of two, found in the place of the second of its four nodes.
+            _ if pair(0) => Ok(x),
+            _ if pair(2) || pair(3) => Ok(self.found[index - 1].clone()),
             Op::Conv2d { .. } | Op::DepthwiseConv2d { .. } | Op::Linear { .. } => {
                 self.filter(index, &x)
             }
@@ -375,9 +383,31 @@ impl<'a> Matcher<'a> {
         }
     }
 
+    /// Parameters that no file gives, since they are always the same.
+    fn set_fixed(&mut self) {
+        let is_fixed = |param: &&Param| param.role == Role::Fixed;
+        if self.table.params().iter().any(|param| is_fixed(&param)) {
+            let (start, _) = self.table.init(0);
+            for param in self.table.params().iter().filter(is_fixed) {
+                let place = param.offset..param.offset + param.len();
+                self.params[place.clone()].copy_from_slice(&start[place]);
+            }
+        }
+    }
+
+    /// Whether layer `index` is the part of a convolution in groups of two that stands for all of it.
+    fn is_paired(&self, index: usize) -> bool {
+        index > 0 && pair_begins(self.model, index - 1)
+    }
+
     /// Whether a filter layer of ours is read by a batch norm alone, which can take a bias.
     fn batch_norm_follows(&self, index: usize) -> bool {
-        let mut readers = self.model.readers(NodeId(index));
+        let last = if self.is_paired(index) {
+            index + 2
+        } else {
+            index
+        };
+        let mut readers = self.model.readers(NodeId(last));
         let first = readers.next();
         first.is_some_and(|id| matches!(self.model.node(id).op, Op::BatchNorm(_)))
             && readers.next().is_none()
