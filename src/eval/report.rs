@@ -44,7 +44,7 @@ pub struct Settings {
     pub network: String,
     /// Embedding size D.
     pub embedding_size: usize,
-    /// Identities that they were trained on.
+    /// Identities that they were trained on; 0 where that is unknown.
     pub classes: usize,
     /// Where the evaluation sets lie.
     pub data: String,
@@ -72,7 +72,6 @@ impl Settings {
         options: &EvalOptions,
     ) -> Self {
         let config = &weights.config;
-        let network = serde_json::to_value(config.model.network).unwrap_or_default();
         Settings {
             program: format!("arcface-cu {}", env!("CARGO_PKG_VERSION")),
             weights_file: file
@@ -82,7 +81,7 @@ impl Settings {
                 .into_owned(),
             weights: weights.fingerprint(),
             preset: config.preset.clone(),
-            network: network.as_str().unwrap_or_default().to_owned(),
+            network: config.model.network.name(),
             embedding_size: config.model.embedding.size(),
             classes: weights.classes,
             data: data.display().to_string(),
@@ -349,8 +348,14 @@ impl Report {
             (
                 "Network",
                 format!(
-                    "{}, {} numbers an embedding, preset {}, trained on {} identities",
-                    s.network, s.embedding_size, s.preset, s.classes
+                    "{}, {} numbers an embedding, preset {}{}",
+                    s.network,
+                    s.embedding_size,
+                    s.preset,
+                    match s.classes {
+                        0 => String::new(),
+                        n => format!(", trained on {n} identities"),
+                    }
                 ),
             ),
             ("Data", s.data.clone()),
