@@ -6,6 +6,7 @@ use arcface_cu::data::image::encode_jpeg;
 use arcface_cu::data::npy::{self, Elements, Npy};
 use std::fs;
 use std::path::Path;
+use std::process::Output;
 use support::*;
 
 /// `<number>/<image>.jpg`, of odd sizes.
@@ -69,7 +70,14 @@ fn identities_are_embedded_from_the_last_downwards() {
             out.to_str().unwrap(),
         ])
     };
-    let text = stdout_of_success(&run("3", "13", "flip-sum"));
+    // The first line says what network it is.
+    let told = |output: &Output| -> String {
+        let text = stdout_of_success(output);
+        let (network, rest) = text.split_once('\n').unwrap();
+        assert!(network.starts_with("network: "), "{text}");
+        rest.to_owned()
+    };
+    let text = told(&run("3", "13", "flip-sum"));
     let lines: Vec<&str> = text.lines().take(7).collect();
     let expected = [
         "Skipping ID:13.",
@@ -108,10 +116,7 @@ fn identities_are_embedded_from_the_last_downwards() {
     assert_eq!(embeddings(&out).0, [9, 32]);
 
     // Four there are, from 14 on.
-    assert!(
-        stdout_of_success(&run("4", "14", "none"))
-            .starts_with("ID:14 Embedding done.\nSkipping ID:13.\n")
-    );
+    assert!(told(&run("4", "14", "none")).starts_with("ID:14 Embedding done.\nSkipping ID:13.\n"));
     let error = stderr_of_failure(&run("5", "14", "none"), 1);
     assert!(
         error.contains(
@@ -120,7 +125,7 @@ fn identities_are_embedded_from_the_last_downwards() {
         "{error}"
     );
     // A number that nobody comes near does not fill the screen.
-    let far = stdout_of_success(&run("1", "4000000000000", "none"));
+    let far = told(&run("1", "4000000000000", "none"));
     assert!(
         far.starts_with("Skipping ID:4000000000000 to ID:15.\nID:14 Embedding done.\n"),
         "{far}"
