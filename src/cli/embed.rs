@@ -9,6 +9,7 @@ use super::weights::WeightsArgs;
 use crate::backend::Backend;
 use crate::checkpoint::Weights;
 use crate::data::Dataset;
+use crate::data::fingerprint::Fingerprint;
 use crate::embed::{
     self, Embedded, Event, Format, Pictures, SIMILARITY_LIMIT, Selection, Step, Stored,
     StreamOptions, Summary,
@@ -100,9 +101,10 @@ impl OnDevice for Task {
         let mut embedder = Embedder::new(&mut backend, &weights, usize::from(args.batch_size))?;
         let fingerprint = weights.fingerprint();
         let dataset: Arc<dyn Dataset> = match (&args.data, &args.images) {
-            (Some(data), _) if args.all => source::open_with_gaps(data, &args.root)?.into(),
+            (Some(data), _) if args.all => open(data, &args, &weights)?.into(),
             (Some(data), _) => {
-                let embedded = identities(&mut embedder, data, &args)?;
+                let dataset = open(data, &args, &weights)?;
+                let embedded = identities(&mut embedder, data, &*dataset, &args)?;
                 let means = embedded.save(&args.out, &fingerprint, args.tta)?;
                 say_means(means);
                 say(format!(
@@ -199,6 +201,18 @@ fn stream<B: Backend>(
     Ok(())
 }
 
+/// Opens a data set, and says where the network knows its people already.
+fn open(data: &Path, args: &Args, weights: &Weights) -> Result<Box<dyn Dataset>> {
+    let dataset = source::open_with_gaps(data, &args.root)?;
+    if weights.trained_on == Some(Fingerprint::of(&*dataset)) {
+        say(format!(
+            "warning: the network was trained on these very pictures ({}); they say nothing of people that it has never seen",
+            data.display()
+        ));
+    }
+    Ok(dataset)
+}
+
 fn say_means(means: Means) {
     let number = |mean: Option<f64>| mean.map_or("none".to_owned(), |m| format!("{m:.3}"));
     say(format!(
@@ -211,9 +225,9 @@ fn say_means(means: Means) {
 fn identities<B: Backend>(
     embedder: &mut Embedder<'_, B>,
     data: &Path,
+    dataset: &dyn Dataset,
     args: &Args,
 ) -> Result<Embedded> {
-    let dataset = source::open_with_gaps(data, &args.root)?;
     let selection = Selection {
         ids: args.ids,
         per_id: args.per_id,
@@ -222,7 +236,7 @@ fn identities<B: Backend>(
     embed::embed_identities(
         embedder,
         data,
-        &*dataset,
+        dataset,
         &selection,
         args.tta,
         &mut |event| match event {

@@ -71,6 +71,11 @@ pub(super) fn run(args: Args, gpus: &impl Gpus) -> Result<()> {
         .map(|files| EvalSet::open(files, root))
         .collect::<Result<_>>()?;
     let weights = args.weights.load()?;
+    if args.channel_order == ChannelOrder::Bgr {
+        say(
+            "warning: every network takes red, green, blue here, and gets blue, green, red, as --channel-order asks",
+        );
+    }
     with_device(
         args.device.device,
         gpus,

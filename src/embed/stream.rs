@@ -6,11 +6,12 @@ use super::{embed_pixels, label_numbers, one_line};
 use crate::backend::Backend;
 use crate::data::Dataset;
 use crate::data::augment::Augment;
+use crate::data::fingerprint::Fingerprint;
 use crate::data::loader::{Batch, Loader, LoaderOptions};
 use crate::embedder::Embedder;
+use crate::fnv::Fnv;
 use crate::verification::Tta;
 use crate::{Error, Result};
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -71,7 +72,7 @@ pub fn embed_all<B: Backend>(
 ) -> Result<Summary> {
     let job = Job {
         weights: options.weights.clone(),
-        source: fingerprint(&*dataset),
+        source: source(&*dataset),
         images: dataset.len(),
         tta: options.tta,
         format: options.format,
@@ -218,12 +219,16 @@ fn each_batch<B: Backend>(
     Ok(())
 }
 
-/// Tells one list of pictures from another.
-fn fingerprint(dataset: &dyn Dataset) -> String {
-    let mut hasher = DefaultHasher::new();
-    (dataset.len(), dataset.classes()).hash(&mut hasher);
+/// Tells one list of pictures from another: by labels and content, and by where they lie.
+fn source(dataset: &dyn Dataset) -> String {
+    let mut hash = Fnv::new();
     for index in 0..dataset.len() {
-        (dataset.describe(index), dataset.label(index)).hash(&mut hasher);
+        hash.part(dataset.describe(index).as_bytes());
     }
-    format!("{} pictures, {:016x}", dataset.len(), hasher.finish())
+    let Fingerprint {
+        images,
+        hash: content,
+        ..
+    } = Fingerprint::of(dataset);
+    format!("{images} pictures, {content}, {:032x}", hash.0)
 }

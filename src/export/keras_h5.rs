@@ -33,7 +33,7 @@ pub fn write(path: &Path, weights: &Weights, class_rows: Option<&[f32]>) -> Resu
 /// The layers of the file.
 ///
 /// # Errors
-/// As [`write`], but for the file.
+/// As [`write()`], but for the file.
 pub fn layers(weights: &Weights, class_rows: Option<&[f32]>) -> Result<Vec<Layer>> {
     let model = weights.model()?;
     let all = foreign(&model, &ParamTable::new(&model), Convention::Keras);

@@ -5,11 +5,11 @@
 //!
 //! | file | read by | its tensors are matched |
 //! |---|---|---|
-//! | this program's weights and checkpoints | [`checkpoint`](crate::checkpoint) | as they are |
-//! | Keras `.h5` | [`data::keras`](crate::data::keras) | by layer name |
-//! | PyTorch `.pt`, `.pth` | [`data::torch`](crate::data::torch) | by name, below a prefix such as `state_dict.` |
-//! | other safetensors | [`data::safe`](crate::data::safe) | by PyTorch's or Keras's names |
-//! | ONNX | [`data::onnx`](crate::data::onnx) | by the structure of the graph |
+//! | this program's weights and checkpoints | [`checkpoint`] | as they are |
+//! | Keras `.h5` | [`data::keras`] | by layer name |
+//! | PyTorch `.pt`, `.pth` | [`data::torch`] | by name, below a prefix such as `state_dict.` |
+//! | other safetensors | [`data::safe`] | by PyTorch's or Keras's names |
+//! | ONNX | [`data::onnx`] | by the structure of the graph |
 //!
 //! Which network it is, such a file does not say: it is one of the presets' of which every parameter is there. A preset
 //! that is named decides alone.

@@ -1,4 +1,4 @@
-//! Figures: axes, curves and bars described once, and laid out as a list of marks that [`svg`] and [`raster`] write down.
+//! Figures: axes, curves and bars described once, and laid out as a list of marks that `svg` and `raster` write down.
 //!
 //! No plotting crate: those at hand take their letters in pictures from font files of the system, and a machine that
 //! evaluates networks may have none. What is left of their work is this file.
