@@ -199,6 +199,20 @@ fn files_say_what_is_wrong() {
         bytes.splice(at..at + 2, size.iter().copied());
         says(&of(&bytes), &["tensor w", words]);
     }
+    // The same with 2^62 - 1 elements behind a tensor of one: their bytes together are 2^64.
+    let second = tensor(b"K\x00\x8a\x08\xff\xff\xff\xff\xff\xff\xff\x3fK\x00\x85");
+    let mut two = tensor(b"K\x00K\x01\x85K\x01\x85");
+    two.extend(b"X\x01\0\0\0v");
+    two.extend(&second[b"}X\x01\0\0\0w".len()..]);
+    says(&of(&two), &["tensor v", "repeats elements so often"]);
+    // No element, whose strides would be 2^80.
+    let empty = b"K\x00K\x00\x8a\x06\0\0\0\0\0\x01\x8a\x06\0\0\0\0\0\x01\x87K\x01K\x01K\x01\x87";
+    is(
+        &read(&of(&tensor(empty))).unwrap(),
+        "w",
+        &[0, 1 << 40, 1 << 40],
+        [],
+    );
     let fine = tensor(b"K\x00K\x02\x85K\x01\x85");
     says(
         &legacy(&fine, 3),

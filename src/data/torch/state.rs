@@ -327,12 +327,14 @@ impl Walk<'_> {
                 storage.elements, storage.key
             )));
         }
-        self.value_bytes += 4 * count;
-        if self.value_bytes > 4 * self.bytes.len() {
+        // A stride of 0 makes any count fit its storage, so the sum is compared before it is made.
+        let most = 4 * self.bytes.len();
+        if count > (most - self.value_bytes) / 4 {
             return Err(bad(
                 "repeats elements so often that all tensors are more than four times as large as the file",
             ));
         }
+        self.value_bytes += 4 * count;
         if !self.names.insert(name.clone()) {
             self.ignore(name, "a second tensor of that name");
             return Ok(());
@@ -372,11 +374,12 @@ fn last(offset: usize, shape: &[usize], strides: &[usize]) -> Option<(usize, usi
     Some((count, last.checked_add(1)?))
 }
 
-/// The strides of a tensor whose elements lie in order. (Of an axis of one element PyTorch writes the same.)
+/// The strides of a tensor whose elements lie in order. (Of an axis of one element PyTorch writes the same.) They are past
+/// all numbers only where there is no element.
 fn row_major(shape: &[usize]) -> Vec<usize> {
-    let mut strides = vec![1; shape.len()];
+    let mut strides = vec![1_usize; shape.len()];
     for axis in (1..shape.len()).rev() {
-        strides[axis - 1] = strides[axis] * shape[axis];
+        strides[axis - 1] = strides[axis].saturating_mul(shape[axis]);
     }
     strides
 }
