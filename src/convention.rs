@@ -225,6 +225,39 @@ pub(crate) fn pair_begins(model: &Model, index: usize) -> bool {
     }
 }
 
+/// Whether layer `index` is the part of a convolution in groups of two that stands for all of it.
+pub(crate) fn stands_for_pair(model: &Model, index: usize) -> bool {
+    index > 0 && pair_begins(model, index - 1)
+}
+
+/// The batch norm that alone reads filter layer `index`, so that it can be folded into it.
+pub(crate) fn batch_norm_behind(model: &Model, index: usize) -> Option<usize> {
+    // A convolution in groups of two ends with a sum.
+    let last = if stands_for_pair(model, index) {
+        index + 2
+    } else {
+        index
+    };
+    let mut readers = model.readers(NodeId(last));
+    let (first, second) = (readers.next()?, readers.next());
+    let is_batch_norm = matches!(model.node(first).op, Op::BatchNorm(_));
+    (is_batch_norm && second.is_none()).then_some(first.0)
+}
+
+/// The filter layer that batch norm `index` alone reads.
+pub(crate) fn filter_before(model: &Model, index: usize) -> Option<usize> {
+    let NodeId(before) = model.nodes()[index].inputs[0];
+    let filter = match before.checked_sub(2) {
+        Some(first) if stands_for_pair(model, first) => first,
+        _ => before,
+    };
+    let is_filter = matches!(
+        model.nodes()[filter].op,
+        Op::Conv2d { .. } | Op::DepthwiseConv2d { .. } | Op::Linear { .. }
+    );
+    (is_filter && batch_norm_behind(model, filter) == Some(index)).then_some(filter)
+}
+
 /// Whether the parameter `name` is one of the layer `layer`.
 fn belongs(name: &str, layer: &str) -> bool {
     name.rsplit_once('/').is_some_and(|(of, _)| of == layer)

@@ -4,8 +4,9 @@
 #[path = "support/hostile.rs"]
 mod hostile;
 
-use arcface_cu::data::onnx::{Attribute, Elements, Graph, Node, Tensor};
+use arcface_cu::data::onnx::{Attribute, Axis, Elements, Graph, Node, Tensor};
 use arcface_cu::graph::Model;
+use arcface_cu::import::ImportOptions;
 use arcface_cu::import::onnx::{self as import, match_model};
 use hostile::*;
 use proptest::prelude::*;
@@ -80,11 +81,7 @@ fn survives(bytes: &[u8]) {
     let model = model();
     small(|| {
         if let Ok(graph) = Graph::decode(Path::new("x.onnx"), bytes) {
-            let _ = (
-                match_model(model, &graph),
-                import::embedding_size(&graph),
-                graph.tensor_file(),
-            );
+            let _ = (match_model(model, &graph), import::embedding_size(&graph));
         }
     });
 }
@@ -105,6 +102,29 @@ fn every_truncation_is_an_error_or_a_graph() {
             assert_eq!(cut.nodes, all.nodes, "{length}");
         }
     }
+}
+
+/// A network is no larger than the file, whatever size of embeddings it claims.
+#[test]
+fn a_claimed_size_allocates_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.onnx");
+    let claim = |graph: &mut Graph, d: usize| {
+        graph.outputs[0].shape = Some(vec![Axis::Any("N".into()), Axis::Length(d)]);
+        std::fs::write(&path, graph.encode()).unwrap();
+        let opened = small(|| arcface_cu::import::open(&path, &ImportOptions::default()));
+        let text = opened.unwrap_err().to_string();
+        assert!(text.contains("the graph holds"), "{text}");
+        import::embedding_size(graph)
+    };
+    let mut graph = Graph::read(&reference("legacy.onnx")).unwrap();
+    for d in [85_742, 1 << 40, i64::MAX as usize] {
+        assert_eq!(claim(&mut graph, d), None);
+    }
+    // As many numbers as the embedding has, but not as the layer in front of it.
+    let much = Tensor::floats("much", vec![90_000], vec![1.0; 90_000]);
+    graph.initializers.push(much);
+    assert_eq!(claim(&mut graph, 85_742), Some(85_742));
 }
 
 /// Chains of nodes that see through each other stay small.

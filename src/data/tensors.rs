@@ -101,6 +101,15 @@ mod tests {
         }
         assert_eq!(f32_from_f16(0x8000).to_bits(), (-0.0_f32).to_bits());
         assert!(f32_from_f16(0x7e00).is_nan());
+        // Every finite number's own definition.
+        for bits in 0..0x7c00_u16 {
+            let (e, m) = (i32::from(bits >> 10), f64::from(bits & 0x3ff));
+            let value = match e {
+                0 => m * 2_f64.powi(-24),
+                _ => (1.0 + m / 1024.0) * 2_f64.powi(e - 15),
+            };
+            assert_eq!(f64::from(f32_from_f16(bits)), value, "{bits:#06x}");
+        }
     }
 
     #[test]

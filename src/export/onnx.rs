@@ -18,11 +18,13 @@
 use crate::backend::geometry::{Padding, Window};
 use crate::backend::{FilterAt, InputTransform};
 use crate::checkpoint::{Weights, write_atomically};
-use crate::convention::{Convention, Foreign, foreign, pair_begins};
+use crate::convention::{
+    Convention, Foreign, batch_norm_behind, filter_before, foreign, pair_begins, stands_for_pair,
+};
 use crate::data::onnx::{Attribute, Axis, Graph, Node, Tensor, ValueInfo};
 use crate::graph::fold::scale_and_shift;
 use crate::graph::params::{At, ParamTable};
-use crate::graph::{Model, NodeId, Op, Shape};
+use crate::graph::{Model, Op, Shape};
 use crate::{Error, Result};
 use std::path::Path;
 
@@ -164,7 +166,7 @@ impl Exporter<'_> {
                 self.filter(index, x)
             }
             Op::BatchNorm(_) => {
-                if self.folded_into(index).is_some() {
+                if !self.keep_batch_norm && filter_before(self.model, index).is_some() {
                     return Ok(x(0));
                 }
                 let x = x(0);
@@ -299,35 +301,9 @@ impl Exporter<'_> {
         }
     }
 
-    /// Whether layer `index` is the part of a convolution in groups of two that stands for all of it.
-    fn is_paired(&self, index: usize) -> bool {
-        index > 0 && pair_begins(self.model, index - 1)
-    }
-
-    /// The batch norm that alone reads filter layer `index`.
+    /// The batch norm that is folded into filter layer `index`.
     fn folds(&self, index: usize) -> Option<usize> {
-        let last = if self.is_paired(index) {
-            index + 2
-        } else {
-            index
-        };
-        let mut readers = self.model.readers(NodeId(last));
-        let (NodeId(first), second) = (readers.next()?, readers.next());
-        let folds = matches!(self.model.nodes()[first].op, Op::BatchNorm(_));
-        (folds && second.is_none() && !self.keep_batch_norm).then_some(first)
-    }
-
-    /// The filter layer that batch norm `index` is folded into.
-    fn folded_into(&self, index: usize) -> Option<usize> {
-        let NodeId(mut x) = self.model.nodes()[index].inputs[0];
-        if x >= 2 && self.is_paired(x - 2) {
-            x -= 2;
-        }
-        let filter = matches!(
-            self.model.nodes()[x].op,
-            Op::Conv2d { .. } | Op::DepthwiseConv2d { .. } | Op::Linear { .. }
-        );
-        (filter && self.folds(x) == Some(index)).then_some(x)
+        batch_norm_behind(self.model, index).filter(|_| !self.keep_batch_norm)
     }
 
     fn filter(&mut self, index: usize, x: Given) -> Result<Given> {
@@ -384,7 +360,7 @@ impl Exporter<'_> {
         let new = match window {
             Some(window) => {
                 let group = match node.op {
-                    Op::DepthwiseConv2d { .. } if self.is_paired(index) => k / 2,
+                    Op::DepthwiseConv2d { .. } if stands_for_pair(self.model, index) => k / 2,
                     Op::DepthwiseConv2d { .. } => k,
                     _ => 1,
                 };

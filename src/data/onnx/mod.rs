@@ -10,7 +10,6 @@ mod tensor;
 
 pub use tensor::{Elements, Tensor};
 
-use crate::data::tensors::{NamedTensor, TensorFile};
 use crate::{Error, Result};
 use prost::Message as _;
 use proto::{
@@ -272,29 +271,6 @@ impl Graph {
         (self.metadata.iter())
             .find(|(name, _)| name == key)
             .map(|(_, value)| value.as_str())
-    }
-
-    /// The initializers as the tensors of a model file.
-    pub fn tensor_file(&self) -> TensorFile {
-        let mut file = TensorFile::default();
-        for tensor in &self.initializers {
-            match &tensor.elements {
-                Elements::Floats(values) => file.tensors.push(NamedTensor {
-                    name: tensor.name.clone(),
-                    shape: tensor.shape.clone(),
-                    values: values.clone(),
-                }),
-                Elements::Ints(_) => {
-                    let why = "holds whole numbers".into();
-                    file.ignored.push((tensor.name.clone(), why));
-                }
-                Elements::Unread(kind) => {
-                    let why = format!("is of ONNX's data type {kind}, which no weight has");
-                    file.ignored.push((tensor.name.clone(), why));
-                }
-            }
-        }
-        file
     }
 
     /// The bytes of the file, in the format's version 8.

@@ -4,6 +4,7 @@ use super::flow::{Floats, Layout, Use, View};
 use super::{Found, Matcher, Unfit};
 use crate::backend::geometry::{Padding, Window};
 use crate::backend::{BatchNormAt, FilterAt};
+use crate::convention::{batch_norm_behind, filter_before, stands_for_pair};
 use crate::data::onnx::{Attribute, Node};
 use crate::graph::params::At;
 use crate::graph::{Op, Shape};
@@ -36,7 +37,7 @@ impl<'a> Matcher<'a> {
         };
         // Where there is one pixel, a 1x1 convolution is a linear layer.
         let dense = linear || !depthwise && window.is_some_and(|w| w.p * w.q * w.h * w.w == 1);
-        let paired = self.is_paired(index);
+        let paired = stands_for_pair(self.model, index);
         // Channels that a filter reads, and groups of filters that read the same.
         let groups = match (paired, depthwise) {
             (true, _) => (2, c / 2),
@@ -52,7 +53,7 @@ impl<'a> Matcher<'a> {
         let At::Filter(at) = self.table.at(index) else {
             unreachable!("a filter layer has weights")
         };
-        let bias_fits = at.bias.is_some() || self.batch_norm_follows(index);
+        let bias_fits = at.bias.is_some() || batch_norm_behind(self.model, index).is_some();
         let (taken, mut filter) = self.find(index, &wanted, x.root, |reader| {
             let graph_node = &self.graph.nodes[reader.node];
             let filter = match &graph_node.op[..] {
@@ -237,22 +238,13 @@ impl<'a> Matcher<'a> {
 
     pub(super) fn batch_norm(&mut self, index: usize, x: Found<'a>) -> Result<Found<'a>, String> {
         let node = &self.model.nodes()[index];
-        let (c, before) = (node.shape.c, node.inputs[0].0);
+        let c = node.shape.c;
         let At::BatchNorm(at) = self.table.at(index) else {
             unreachable!("batch norm has its parameters")
         };
         let is_there = (self.flow.uses(x.root).iter())
             .any(|reader| self.graph.nodes[reader.node].op == "BatchNormalization");
-        // Of a convolution in groups of two the last node is a sum.
-        let filter = match before.checked_sub(2) {
-            Some(first) if self.is_paired(first) => first,
-            _ => before,
-        };
-        let is_filter = matches!(
-            self.model.nodes()[filter].op,
-            Op::Conv2d { .. } | Op::DepthwiseConv2d { .. } | Op::Linear { .. }
-        );
-        if !is_there && is_filter && self.batch_norm_follows(filter) {
+        if !is_there && filter_before(self.model, index).is_some() {
             // Folded: scale 1, and the bias as beta.
             let beta = x.bias.unwrap_or_else(|| vec![0.0; c]);
             self.set_batch_norm(at, c, &identity(at.epsilon, c, &beta));

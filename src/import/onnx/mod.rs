@@ -10,9 +10,9 @@ mod layer;
 
 use crate::backend::InputTransform;
 use crate::convention::{Convention, Foreign, foreign, pair_begins};
-use crate::data::onnx::{Axis, Elements, Graph};
+use crate::data::onnx::{Attribute, Axis, Elements, Graph, Tensor};
 use crate::graph::params::{Param, ParamTable};
-use crate::graph::{Model, NodeId, Op, Shape};
+use crate::graph::{Model, Op, Shape};
 use crate::optim::Role;
 use flow::{Floats, Flow, Layout, Use, View};
 use std::fmt;
@@ -29,6 +29,9 @@ pub struct Slabs {
     /// Which of the graph's nodes is which of our layers: its name and operator, the layer's name. A batch norm that was
     /// folded is there with the node that it is folded into.
     pub layers: Vec<(String, String)>,
+    /// The graph's nodes that compute something which is no part of the embedding: name and operator, why they are not
+    /// taken.
+    pub unused: Vec<(String, String)>,
 }
 
 /// Where a graph is not the model.
@@ -53,6 +56,7 @@ impl fmt::Display for Mismatch {
 /// [`Mismatch::node`] is nearest.
 pub fn match_model(model: &Model, graph: &Graph) -> Result<Slabs, Mismatch> {
     let table = ParamTable::new(model);
+    enough_floats(&table, graph)?;
     let mut matcher = Matcher {
         model,
         graph,
@@ -74,11 +78,15 @@ pub fn match_model(model: &Model, graph: &Graph) -> Result<Slabs, Mismatch> {
         })?;
         matcher.found.push(found);
     }
-    matcher.end().map_err(|sentence| Mismatch {
-        node: model.nodes().len(),
-        sentence,
-    })?;
+    matcher
+        .end()
+        .and_then(|()| matcher.finite())
+        .map_err(|sentence| Mismatch {
+            node: model.nodes().len(),
+            sentence,
+        })?;
     Ok(Slabs {
+        unused: matcher.unused(),
         params: matcher.params,
         statistics: matcher.statistics,
         input: matcher.input,
@@ -86,9 +94,45 @@ pub fn match_model(model: &Model, graph: &Graph) -> Result<Slabs, Mismatch> {
     })
 }
 
+/// That the graph has numbers for a network of this size: nothing is allocated for one that it merely claims to be.
+fn enough_floats(table: &ParamTable, graph: &Graph) -> Result<(), Mismatch> {
+    // Of a batch norm that was folded the graph has one number for two here; slopes may be one for all channels.
+    const SMALL: usize = 1 << 16;
+    let learnt = (table.params().iter()).filter(|param| param.role != Role::Fixed);
+    let (there, here) = (floats(graph), learnt.map(Param::len).sum::<usize>());
+    match here <= there.saturating_mul(2).saturating_add(SMALL) {
+        true => Ok(()),
+        false => Err(Mismatch {
+            node: 0,
+            sentence: format!("the graph holds {there} numbers, the network {here}"),
+        }),
+    }
+}
+
+/// How many floating-point numbers a graph's constants have.
+fn floats(graph: &Graph) -> usize {
+    let tensor = |tensor: &Tensor| match &tensor.elements {
+        Elements::Floats(values) => values.len(),
+        _ => 0,
+    };
+    let attribute = |(_, attribute): &(String, Attribute)| match attribute {
+        Attribute::Tensor(constant) => tensor(constant),
+        Attribute::Floats(values) => values.len(),
+        Attribute::Float(_) => 1,
+        _ => 0,
+    };
+    let constants = graph.nodes.iter().filter(|node| node.op == "Constant");
+    let constants = constants.flat_map(|node| &node.attributes).map(attribute);
+    constants.chain(graph.initializers.iter().map(tensor)).sum()
+}
+
 /// The embedding size of a graph: the last axis of its output or, where the file does not say, what the last node with
-/// weights gives.
+/// weights gives; none where that is more than all its numbers.
 pub fn embedding_size(graph: &Graph) -> Option<usize> {
+    claimed_size(graph).filter(|size| *size <= floats(graph))
+}
+
+fn claimed_size(graph: &Graph) -> Option<usize> {
     let output = graph.outputs.first()?.shape.as_deref();
     if let Some([_, Axis::Length(n)]) = output {
         return Some(*n);
@@ -102,7 +146,7 @@ pub fn embedding_size(graph: &Graph) -> Option<usize> {
         match (&node.op[..], weights) {
             ("BatchNormalization", [k]) | ("Conv", [k, _, _, _]) | ("MatMul", [_, k]) => Some(*k),
             ("Gemm", [rows, columns]) => match node.attribute("transB") {
-                Some(crate::data::onnx::Attribute::Int(1)) => Some(*rows),
+                Some(Attribute::Int(1)) => Some(*rows),
                 _ => Some(*columns),
             },
             _ => None,
@@ -110,13 +154,17 @@ pub fn embedding_size(graph: &Graph) -> Option<usize> {
     })
 }
 
-/// The input transform that a file of this program's own says the caller applies (`export/onnx.rs`).
+/// The input transform that a file of this program's own says the caller applies (`export/onnx.rs`); none where the graph
+/// applies it, or where a number is none.
 pub fn noted_input(graph: &Graph) -> Option<InputTransform> {
+    let number = |text: &str| text.parse::<f32>().ok().filter(|x| x.is_finite());
     let three = |key: &str| {
-        let numbers: Result<Vec<f32>, _> =
-            graph.note(key)?.split(' ').map(str::parse::<f32>).collect();
-        <[f32; 3]>::try_from(numbers.ok()?).ok()
+        let numbers: Option<Vec<f32>> = graph.note(key)?.split(' ').map(number).collect();
+        <[f32; 3]>::try_from(numbers?).ok()
     };
+    if graph.note("input_transform") != Some("outside") {
+        return None;
+    }
     Some(InputTransform {
         scale: three("input_scale")?,
         shift: three("input_shift")?,
@@ -383,6 +431,34 @@ impl<'a> Matcher<'a> {
         }
     }
 
+    /// Every parameter is of finite numbers.
+    fn finite(&self) -> Result<(), String> {
+        let params = self.table.params().iter();
+        let params = params.map(|p| (&p.name, &self.params[p.offset..][..p.len()]));
+        let statistics = self.table.statistics().iter();
+        let statistics = statistics.map(|s| (&s.name, &self.statistics[s.offset..][..s.len]));
+        let mut all = params.chain(statistics);
+        match all.find(|(_, values)| values.iter().any(|x| !x.is_finite())) {
+            Some((name, _)) => Err(format!("{name} has numbers there that are not finite")),
+            None => Ok(()),
+        }
+    }
+
+    /// The nodes that are roots and none of ours; all others only move numbers, or calculate constants.
+    fn unused(&self) -> Vec<(String, String)> {
+        let computes = |name: &String| (self.flow.view(name)).is_some_and(|view| view.root == name);
+        let nodes = self.graph.nodes.iter().enumerate();
+        let unused = nodes.filter(|(i, node)| !self.taken[*i] && node.outputs.iter().any(computes));
+        unused
+            .map(|(i, _)| {
+                (
+                    self.graph.describe(i),
+                    "the embedding does not need it".into(),
+                )
+            })
+            .collect()
+    }
+
     /// Parameters that no file gives, since they are always the same.
     fn set_fixed(&mut self) {
         let is_fixed = |param: &&Param| param.role == Role::Fixed;
@@ -393,24 +469,6 @@ impl<'a> Matcher<'a> {
                 self.params[place.clone()].copy_from_slice(&start[place]);
             }
         }
-    }
-
-    /// Whether layer `index` is the part of a convolution in groups of two that stands for all of it.
-    fn is_paired(&self, index: usize) -> bool {
-        index > 0 && pair_begins(self.model, index - 1)
-    }
-
-    /// Whether a filter layer of ours is read by a batch norm alone, which can take a bias.
-    fn batch_norm_follows(&self, index: usize) -> bool {
-        let last = if self.is_paired(index) {
-            index + 2
-        } else {
-            index
-        };
-        let mut readers = self.model.readers(NodeId(last));
-        let first = readers.next();
-        first.is_some_and(|id| matches!(self.model.node(id).op, Op::BatchNorm(_)))
-            && readers.next().is_none()
     }
 }
 
