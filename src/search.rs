@@ -4,7 +4,7 @@
 //! query's block those that may be among the nearest go to a heap. What is left in the end is computed again in f64: the
 //! order, and the order of ties (by row), do not depend on how a matrix product is cut up. Where a row that was not kept may
 //! be as near as the last that is asked for, by the bound on rounding in f32, that query's cosines are all computed in f64:
-//! it happens where more than a few rows are about equally near, and takes some ten times as long.
+//! it happens where more than a few rows are about equally near, and takes longer.
 
 use crate::backend::cpu::inner_products;
 use crate::embed::Stored;
