@@ -25,7 +25,7 @@ use crate::{Error, Result};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::{Read as _, Write};
 use std::path::{Path, PathBuf};
 
@@ -342,6 +342,25 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     File::open(folder)
         .and_then(|folder| folder.sync_all())
         .map_err(Error::io("syncing the folder", folder))
+}
+
+/// Makes the folder `path`, and takes it by its file `.lock` for this process, until what comes back is dropped or the process
+/// ends. `doing` says what the process does there ("training").
+///
+/// # Errors
+/// Another process has taken it, or the system refuses.
+pub fn lock_folder(path: &Path, doing: &str) -> Result<File> {
+    fs::create_dir_all(path).map_err(Error::io("creating the folder", path))?;
+    let lock = path.join(".lock");
+    let file = File::create(&lock).map_err(Error::io("creating", &lock))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Error::Usage(format!(
+            "another process is {doing} into {}: wait for it to end, or choose another --out",
+            path.display()
+        ))),
+        Err(TryLockError::Error(e)) => Err(Error::io("locking", &lock)(e)),
+    }
 }
 
 /// A file in memory.

@@ -6,7 +6,7 @@
 //! |---|---|
 //! | `embeddings.npy` | f4, N x D, unit vectors; or `embeddings.safetensors`: the tensors `embeddings` and `labels` |
 //! | `labels.npy` | i8, N: the identity's number |
-//! | `labels.tsv` | what the numbers are called |
+//! | `labels.tsv` | what the numbers are called; nothing for a picture that is alone |
 //! | `files.txt` | a line a row: where the picture comes from |
 //! | `embeddings.json` | the weights' fingerprint and the treatment of mirror images |
 //! | `skipped.txt` | pictures that could not be read, if any |
@@ -23,7 +23,7 @@ mod stream;
 
 pub use partial::Format;
 pub use pictures::Pictures;
-pub use stored::{Stored, is_stored};
+pub use stored::{Origin, Stored, is_stored};
 pub use stream::{Step, StreamOptions, Summary, embed_all, embed_in_memory};
 
 use crate::backend::Backend;
@@ -251,10 +251,25 @@ impl Embedded {
     /// Writes the files of the folder `out` and gives the mean cosines. `weights` is the fingerprint of the network's.
     ///
     /// # Errors
-    /// There is nothing to write, or a file cannot be written.
+    /// There is nothing to write, an unfinished run is there, or a file cannot be written.
     pub fn save(&self, out: &Path, weights: &str, tta: Tta) -> Result<Means> {
         let similarity = Similarity::new(&self.embeddings, self.dim, &self.blocks)?;
         fs::create_dir_all(out).map_err(Error::io("creating the folder", out))?;
+        if let Some(state) = partial::State::read(out)? {
+            return Err(state.unfinished(out));
+        }
+        // Without the list of files, which comes last, nobody takes a part of this for the whole.
+        partial::remove_stale(
+            out,
+            &[
+                stored::FILES,
+                stored::ORIGIN,
+                stored::SAFETENSORS,
+                stored::NAMES,
+                stored::SKIPPED,
+                "similarity.png",
+            ],
+        )?;
         let n = self.labels.len();
         let write = |name: &str, shape: Vec<usize>, elements: Elements| {
             npy::write(&out.join(name), &Npy { shape, elements })
@@ -265,14 +280,13 @@ impl Embedded {
             Elements::F32(self.embeddings.clone()),
         )?;
         write("labels.npy", vec![n], Elements::I64(self.labels.clone()))?;
-        let lines: String = self.files.iter().map(|f| one_line(f) + "\n").collect();
-        write_atomically(&out.join(stored::FILES), lines.as_bytes())?;
-        stored::Origin {
+        Origin {
             weights: weights.to_owned(),
             tta,
         }
         .save(out)?;
-        partial::remove_stale(out, &[stored::SAFETENSORS, stored::NAMES, stored::SKIPPED])?;
+        let lines: String = self.files.iter().map(|f| one_line(f) + "\n").collect();
+        write_atomically(&out.join(stored::FILES), lines.as_bytes())?;
         similarity.save(&out.join("similarity.png"))?;
         Ok(similarity.means())
     }

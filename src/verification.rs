@@ -71,6 +71,11 @@ impl Tta {
     pub fn needs_flip(self) -> bool {
         self != Tta::None
     }
+
+    /// The length of a row of [`combine`], of embeddings of `dim` numbers.
+    pub fn row_length(self, dim: usize) -> usize {
+        dim * if self == Tta::FlipConcat { 2 } else { 1 }
+    }
 }
 
 impl fmt::Display for Tta {
@@ -143,7 +148,7 @@ pub struct SetResult {
     pub verification: Verification,
 }
 
-/// What `eval --json` writes: `{"sets": [{"name", "pairs", "accuracy", ...}], "tta": ..., "weights": ...}`.
+/// What `eval --json` writes: `{"sets": [{"name", "pairs", "accuracy", ...}], "tta": ..., "weights": ..., "ccrop": ...}`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Results {
     /// One entry per set, in the order in which they were evaluated.
@@ -154,6 +159,9 @@ pub struct Results {
     /// The fingerprint of the weights that were evaluated.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub weights: Option<String>,
+    /// Whether pictures were enlarged and cropped. The thresholds hold for that alone.
+    #[serde(default)]
+    pub ccrop: bool,
 }
 
 /// What a threshold made of a pair.
@@ -245,7 +253,7 @@ pub fn combine(f: &[f32], f_flip: &[f32], dim: usize, tta: Tta) -> Result<Vec<f3
             .map(|&x| f64::from(x))
             .collect()
     };
-    let mut combined = Vec::with_capacity(if tta == Tta::FlipConcat { 2 } else { 1 } * f.len());
+    let mut combined = Vec::with_capacity(tta.row_length(f.len()));
     for k in 0..n {
         let mut x = row(f, k);
         if tta == Tta::FlipConcat {

@@ -230,6 +230,7 @@ fn a_run_that_is_stopped_says_so_and_another_job_is_refused() {
     assert_eq!(begun, Some(8));
     let left: Vec<String> = files(dir.path()).into_keys().collect();
     let expected = [
+        ".lock",
         "embeddings.json",
         "embeddings.npy",
         "files.txt",

@@ -111,6 +111,16 @@ fn people_are_found() {
         let line = table.lines().nth(1).unwrap();
         assert!(again.contains(line), "{again} does not hold {line}");
     }
+    // Names of files are nobody's: no rates, neither of what is embedded now nor of what was.
+    let bob = at("gallery/bob");
+    let loose = ["embed", "--weights", &w, "--images", &text(&bob), "--out"].map(str::to_owned);
+    let out = [text(&at("b")), "--device".to_owned(), "cpu".to_owned()];
+    stdout_of_success(&arcface_cu(loose.into_iter().chain(out)));
+    for gallery in [&bob, &at("b")] {
+        let table = stdout_of_success(&search(gallery, &at("gallery/cid"), &["--weights", &w]));
+        assert!(table.contains("2 queries in a gallery of 2"), "{table}");
+        assert!(!table.contains("identification"), "{table}");
+    }
     // The gallery among itself: nobody finds himself.
     let itself = stdout_of_success(&search(&at("g"), &at("g"), &["--top", "1"]));
     assert!(itself.contains("of 8 queries whose identity"), "{itself}");
@@ -160,6 +170,33 @@ fn what_cannot_be_compared_is_refused_by_name() {
         &["people is no folder of embeddings", "--weights FILE"],
     );
     says("sum", "nowhere", 1, &["nowhere"]);
+    // Before anything is embedded: the picture here cannot be.
+    fs::create_dir_all(at("late/ann")).unwrap();
+    fs::write(at("late/ann/0.jpg"), "not a JPEG").unwrap();
+    let other = text(&at("other.safetensors"));
+    for (a, b) in [("sum", "late"), ("late", "sum")] {
+        let output = search(&at(a), &at(b), &["--weights", &other]);
+        let error = stderr_of_failure(&output, 1);
+        assert!(error.contains("those of weights"), "{error}");
+    }
+    // Who made one side is not known.
+    embed(&weights, &at("people"), &at("unknown"), &[]);
+    fs::remove_file(at("unknown/embeddings.json")).unwrap();
+    let output = search(&at("sum"), &at("unknown"), &[]);
+    stdout_of_success(&output);
+    let warning = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        warning.contains("unknown has no embeddings.json"),
+        "{warning}"
+    );
+    // A broken data set is not taken for the pictures beside it.
+    fs::create_dir_all(at("shards")).unwrap();
+    fs::copy(at("people/ann/0.jpg"), at("shards/0.jpg")).unwrap();
+    fs::write(at("shards/people.tar"), [7; 700]).unwrap();
+    let w = text(&weights);
+    let output = search(&at("sum"), &at("shards"), &["--weights", &w]);
+    let error = stderr_of_failure(&output, 1);
+    assert!(error.contains("people.tar"), "{error}");
     // Broken folders.
     fs::write(at("none/files.txt"), "one line\n").unwrap();
     says(
@@ -287,15 +324,18 @@ fn two_pictures_are_compared() {
         1,
         "thresholds for --tta none, not for flip-sum",
     );
+    write(&[set("lfw", 0.25)], ",\"tta\":\"none\",\"ccrop\":true");
+    says(&["--eval", &file], 1, "enlarged and cropped");
     write(&[set("lfw", 0.25), set("cfp_fp", 0.5)], "");
     says(&["--eval", &file], 1, "choose one with --set: lfw, cfp_fp");
     says(&["--eval", &file, "--set", "x"], 1, "has no set x");
-    let text = stdout_of_success(&verify(
-        &weights,
-        pair,
-        &["--eval", &file, "--set", "cfp_fp"],
-    ));
+    let output = verify(&weights, pair, &["--eval", &file, "--set", "cfp_fp"]);
+    let text = stdout_of_success(&output);
     assert!(text.contains("threshold 0.5000"), "{text}");
+    let warning = String::from_utf8_lossy(&output.stderr);
+    for words in ["which weights it is of", "taken to be for --tta flip-sum"] {
+        assert!(warning.contains(words), "{words}: {warning}");
+    }
     fs::write(&results, "{\"sets\": 3").unwrap();
     says(&["--eval", &file], 1, "is not what `eval --json` writes");
     says(&["--threshold", "7"], 2, "from 0 to 4");

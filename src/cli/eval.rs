@@ -113,6 +113,7 @@ impl OnDevice for Task {
             sets: Vec::new(),
             tta: Some(args.tta),
             weights: Some(self.weights.fingerprint()),
+            ccrop: args.ccrop,
         };
         for set in &mut self.sets {
             let mut counter = counter(set.name(), set.images());

@@ -1,10 +1,10 @@
 //! A run's folder: `config.toml`, `metrics.csv`, `eval.csv`, `checkpoints/step-XXXXXXXX.safetensors`, `weights.safetensors`,
 //! and `.lock`, which the process that trains holds.
 
-use crate::checkpoint::{Checkpoint, Weights, write_atomically};
+use crate::checkpoint::{self, Checkpoint, Weights, write_atomically};
 use crate::config::Config;
 use crate::{Error, Result};
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 /// Where a run leaves its files.
@@ -38,17 +38,7 @@ impl RunFolder {
     /// # Errors
     /// Another process trains into it, or the system refuses.
     pub(super) fn lock(&self) -> Result<File> {
-        let path = self.path.join(".lock");
-        fs::create_dir_all(&self.path).map_err(Error::io("creating the folder", &self.path))?;
-        let file = File::create(&path).map_err(Error::io("creating", &path))?;
-        match file.try_lock() {
-            Ok(()) => Ok(file),
-            Err(TryLockError::WouldBlock) => Err(Error::Usage(format!(
-                "another process is training into {}: wait for it to end, or choose another --out",
-                self.path.display()
-            ))),
-            Err(TryLockError::Error(e)) => Err(Error::io("locking", &path)(e)),
-        }
+        checkpoint::lock_folder(&self.path, "training")
     }
 
     /// Whether a run has left anything here.

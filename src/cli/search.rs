@@ -7,8 +7,8 @@ use super::source::{self, ImageRoot};
 use super::weights;
 use crate::backend::Backend;
 use crate::checkpoint::{Weights, write_atomically};
-use crate::data::Dataset;
-use crate::embed::{self, Pictures, Stored};
+use crate::data::{self, Dataset};
+use crate::embed::{self, Origin, Pictures, Stored};
 use crate::embedder::Embedder;
 use crate::search::{self, Hit, Identification};
 use crate::verification::Tta;
@@ -81,11 +81,37 @@ impl Side {
         }
         match source::open_with_gaps(path, &args.root) {
             Ok(dataset) => Ok(Side::Pictures(dataset.into())),
-            // A folder of loose pictures is no data set.
-            Err(error) if path.is_dir() => {
+            // A folder of loose pictures is no data set; one that is broken is none of loose pictures.
+            Err(error) if path.is_dir() && !data::holds_data_files(path) => {
                 Ok(Side::Pictures(Arc::new(pictures().map_err(|_| error)?)))
             }
             Err(error) => Err(error),
+        }
+    }
+
+    /// What embeddings these are, or will be when `network` has made them.
+    fn kind<'a>(&'a self, network: Kind<'a>) -> Kind<'a> {
+        match self {
+            Side::Pictures(_) => network,
+            Side::Stored(stored) => Kind::of(stored),
+        }
+    }
+}
+
+/// What tells whether cosines between embeddings mean anything.
+#[derive(Clone, Copy)]
+struct Kind<'a> {
+    /// The length of a row.
+    dim: usize,
+    /// What made them, where that is known.
+    origin: Option<&'a Origin>,
+}
+
+impl<'a> Kind<'a> {
+    fn of(stored: &'a Stored) -> Self {
+        Kind {
+            dim: stored.dim,
+            origin: stored.origin.as_ref(),
         }
     }
 }
@@ -100,11 +126,24 @@ pub(super) fn run(args: Args, gpus: &impl Gpus) -> Result<()> {
     match (gallery, query, &args.weights) {
         (Side::Stored(gallery), None, _) => report(&args, &gallery, None),
         (Side::Stored(gallery), Some(Side::Stored(query)), _) => {
+            comparable(&args, [Kind::of(&gallery), Kind::of(&query)])?;
             report(&args, &gallery, Some(&query))
         }
         (gallery, query, weights) => {
             let weights = weights.as_ref().expect("pictures ask for weights");
             let weights = weights::load(weights)?.weights;
+            // Before anything is embedded, which may take long.
+            let origin = Origin {
+                weights: weights.fingerprint(),
+                tta: args.tta,
+            };
+            let network = Kind {
+                dim: (args.tta).row_length(weights.config.model.embedding.size()),
+                origin: Some(&origin),
+            };
+            if let Some(query) = &query {
+                comparable(&args, [gallery.kind(network), query.kind(network)])?;
+            }
             let device = args.device.device;
             let task = Task {
                 args,
@@ -161,7 +200,6 @@ fn report(args: &Args, gallery: &Stored, query: Option<&Stored>) -> Result<()> {
         None => (true, gallery),
         Some(query) => (false, query),
     };
-    comparable(args, gallery, queries)?;
     let labelled = gallery.labels.is_some() && queries.labels.is_some();
     let top = args.top as usize;
     let wanted = if labelled { top.max(RANKS) } else { top };
@@ -210,8 +248,8 @@ fn report(args: &Args, gallery: &Stored, query: Option<&Stored>) -> Result<()> {
     Ok(())
 }
 
-/// Whether cosines between the two mean anything.
-fn comparable(args: &Args, gallery: &Stored, queries: &Stored) -> Result<()> {
+/// Whether cosines between gallery and queries mean anything; a warning where nobody can tell.
+fn comparable(args: &Args, [gallery, queries]: [Kind<'_>; 2]) -> Result<()> {
     let differ = |what: &str, gallery: String, queries: String| {
         Error::Invalid(format!(
             "the embeddings cannot be compared: {} has {gallery} {what}, {} has {queries}",
@@ -223,7 +261,16 @@ fn comparable(args: &Args, gallery: &Stored, queries: &Stored) -> Result<()> {
         let (gallery, queries) = (gallery.dim.to_string(), queries.dim.to_string());
         return Err(differ("numbers a row", gallery, queries));
     }
-    if let (Some(a), Some(b)) = (&gallery.origin, &queries.origin) {
+    for (kind, path) in [(gallery, &args.gallery), (queries, &args.query)] {
+        if kind.origin.is_none() {
+            eprintln!(
+                "warning: {} has no embeddings.json, which says what network made it: whether it can be compared with the \
+                 other is not known",
+                path.display()
+            );
+        }
+    }
+    if let (Some(a), Some(b)) = (gallery.origin, queries.origin) {
         if a.weights != b.weights {
             let weights = |w: &str| format!("those of weights {w}");
             return Err(differ(

@@ -127,6 +127,13 @@ impl Threshold {
             };
             return Err(Error::data(path, problem));
         };
+        if results.ccrop {
+            return Err(Error::data(
+                path,
+                "has thresholds for pictures that were enlarged and cropped, and verify takes them as they are; evaluate \
+                 without --ccrop",
+            ));
+        }
         let tta = match (args.tta, results.tta) {
             (Some(asked), Some(found)) if asked != found => {
                 return Err(Error::data(
@@ -136,14 +143,24 @@ impl Threshold {
             }
             (asked, found) => asked.or(found).unwrap_or_default(),
         };
-        if let Some(found) = &results.weights
-            && *found != weights.fingerprint()
-        {
+        if results.tta.is_none() {
             eprintln!(
+                "warning: {} does not say what was done with mirror images; its threshold is taken to be for --tta {tta}",
+                path.display()
+            );
+        }
+        match &results.weights {
+            None => eprintln!(
+                "warning: {} does not say which weights it is of; its threshold may not be calibrated to {}",
+                path.display(),
+                args.weights.file.display()
+            ),
+            Some(found) if *found != weights.fingerprint() => eprintln!(
                 "warning: {} is of other weights than {}",
                 path.display(),
                 args.weights.file.display()
-            );
+            ),
+            Some(_) => {}
         }
         Ok(Threshold {
             value: set.verification.threshold,

@@ -141,7 +141,8 @@ pub trait Dataset: Send + Sync {
         Ok(None)
     }
 
-    /// What people call class `label`: a folder's name, or the number itself.
+    /// What people call class `label`: a folder's name, or the number itself; nothing where a picture is alone and nobody
+    /// said whose it is.
     fn class_name(&self, label: u32) -> String {
         label.to_string()
     }
@@ -259,14 +260,22 @@ pub(crate) fn start_of(path: &Path) -> Result<Vec<u8>> {
     Ok(start)
 }
 
-fn open_folder(path: &Path, opening: &Opening<'_>) -> Result<Box<dyn Dataset>> {
+/// Whether a folder holds a data set's files, which a folder of pictures, or of folders with pictures, does not.
+pub fn holds_data_files(folder: &Path) -> bool {
+    // What cannot be looked into may be one.
+    data_files(folder).map_or(true, |found| found.is_some())
+}
+
+/// The files of a data set in a folder, whole or not, and their format.
+fn data_files(path: &Path) -> Result<Option<(Kind, Vec<String>)>> {
     let names = shards::files(path)?;
     let of_kind = |kind: Kind| -> Vec<String> {
         let fits = |name: &&String| kind_by_name(name) == Some(kind);
         names.iter().filter(fits).cloned().collect()
     };
-    if !of_kind(Kind::RecordIo).is_empty() {
-        return Ok(Box::new(recordio::RecordIo::open(path)?));
+    let records = of_kind(Kind::RecordIo);
+    if !records.is_empty() {
+        return Ok(Some((Kind::RecordIo, records)));
     }
     for kind in [Kind::TfRecord, Kind::Tar] {
         let mut found = of_kind(kind);
@@ -283,16 +292,21 @@ fn open_folder(path: &Path, opening: &Opening<'_>) -> Result<Box<dyn Dataset>> {
             }
         }
         if !found.is_empty() {
-            let files = shards::one_set(path, &found)?;
-            return Ok(match kind {
-                Kind::Tar => Box::new(webdataset::WebDataset::open_files(files, opening)?),
-                _ => Box::new(tfrecord::TfRecord::open_files(files, opening)?),
-            });
+            return Ok(Some((kind, found)));
         }
     }
-    Ok(Box::new(if opening.gaps {
-        image_folder::ImageFolder::open_with_gaps(path)?
-    } else {
-        image_folder::ImageFolder::open(path)?
-    }))
+    Ok(None)
+}
+
+fn open_folder(path: &Path, opening: &Opening<'_>) -> Result<Box<dyn Dataset>> {
+    let set = |names: &[String]| shards::one_set(path, names);
+    Ok(match data_files(path)? {
+        Some((Kind::RecordIo, _)) => Box::new(recordio::RecordIo::open(path)?),
+        Some((Kind::Tar, names)) => {
+            Box::new(webdataset::WebDataset::open_files(set(&names)?, opening)?)
+        }
+        Some((_, names)) => Box::new(tfrecord::TfRecord::open_files(set(&names)?, opening)?),
+        None if opening.gaps => Box::new(image_folder::ImageFolder::open_with_gaps(path)?),
+        None => Box::new(image_folder::ImageFolder::open(path)?),
+    })
 }

@@ -2,10 +2,11 @@
 //!
 //! Rows are appended to `NAME.partial`. From time to time all of them are synced, and then `embeddings.state.json` is
 //! written, which holds what the job is and how long each file was: what a killed run left behind that is cut off when it is
-//! resumed. At the end the headers, for which room was left, are written, the state says so, and the files get their names.
+//! resumed. At the end the headers, for which room was left, are written, the state says so, and the files get their names;
+//! while the state says so they are not read, since some may still be those of an earlier run. `.lock` is held all the time.
 
-use super::stored::{FILES, LABELS, NAMES, NPY, Origin, SAFETENSORS, SKIPPED};
-use crate::checkpoint::write_atomically;
+use super::stored::{FILES, LABELS, NAMES, NPY, ORIGIN, Origin, SAFETENSORS, SKIPPED};
+use crate::checkpoint::{lock_folder, write_atomically};
 use crate::data::npy;
 use crate::verification::Tta;
 use crate::{Error, Result};
@@ -81,8 +82,9 @@ impl Job {
     }
 }
 
+/// How far a run is.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-struct State {
+pub(super) struct State {
     job: Job,
     /// Pictures embedded or left out.
     done: usize,
@@ -177,6 +179,10 @@ pub(super) struct Partial {
     labels: Appended,
     files: Appended,
     skipped: Appended,
+    /// Whether files hold a part of a batch.
+    torn: bool,
+    /// Held so that no other process appends to the files.
+    _lock: File,
 }
 
 /// What stands in a folder.
@@ -191,29 +197,15 @@ impl Partial {
     /// Begins a job in `folder`, or goes on with an unfinished one.
     ///
     /// # Errors
-    /// An unfinished job is there and is not to be resumed, or is another one; a file cannot be written.
+    /// An unfinished job is there and is not to be resumed, or is another one; another process is at it; a file cannot be
+    /// written.
     pub(super) fn open(folder: &Path, job: Job, resume: bool) -> Result<Begun> {
-        fs::create_dir_all(folder).map_err(Error::io("creating the folder", folder))?;
+        let lock = lock_folder(folder, "embedding")?;
         let path = folder.join(STATE);
-        let before = match path.is_file() {
-            false => None,
-            true => {
-                let text = fs::read(&path).map_err(Error::io("reading", &path))?;
-                let state: State = serde_json::from_slice(&text)
-                    .map_err(|e| Error::data(&path, format!("cannot be read: {e}")))?;
-                Some(state)
-            }
-        };
+        let before = State::read(folder)?;
         if let Some(state) = &before {
             if !resume {
-                return Err(Error::data(
-                    folder,
-                    format!(
-                        "holds an unfinished run, {} of {} pictures; --resume goes on with it, and without the file {STATE} \
-                         a new one begins",
-                        state.done, state.job.images
-                    ),
-                ));
+                return Err(state.unfinished(folder));
             }
             if let Some(difference) = job.difference(&state.job) {
                 return Err(Error::data(
@@ -252,6 +244,8 @@ impl Partial {
                 lengths: BTreeMap::new(),
                 complete: false,
             }),
+            torn: false,
+            _lock: lock,
         };
         partial.sync()?;
         Ok(Begun::Partial(Box::new(partial)))
@@ -267,8 +261,9 @@ impl Partial {
         (self.state.rows, self.state.skipped)
     }
 
-    /// Appends rows.
+    /// Appends rows. They count from [`advance`](Self::advance) on.
     pub(super) fn rows(&mut self, rows: &[f32], labels: &[i64], files: &[String]) -> Result<()> {
+        self.torn = true;
         let bytes: Vec<u8> = rows.iter().flat_map(|x| x.to_le_bytes()).collect();
         self.vectors.append(&bytes)?;
         let bytes: Vec<u8> = labels.iter().flat_map(|x| x.to_le_bytes()).collect();
@@ -281,19 +276,25 @@ impl Partial {
         Ok(())
     }
 
-    /// Notes a picture that is left out.
+    /// Notes a picture that is left out. It counts from [`advance`](Self::advance) on.
     pub(super) fn skip(&mut self, why: &str) -> Result<()> {
+        self.torn = true;
         self.state.skipped += 1;
         self.skipped.append(format!("{why}\n").as_bytes())
     }
 
-    /// So many pictures have been gone through.
+    /// So many pictures have been gone through: a batch is whole.
     pub(super) fn advance(&mut self, images: usize) {
         self.state.done += images;
+        self.torn = false;
     }
 
-    /// Makes what was appended so far durable.
+    /// Makes what was appended so far durable. After a batch of which only a part could be appended it does nothing: what
+    /// was durable before still counts.
     pub(super) fn sync(&mut self) -> Result<()> {
+        if self.torn {
+            return Ok(());
+        }
         let files = [
             &mut self.vectors,
             &mut self.labels,
@@ -304,12 +305,7 @@ impl Partial {
             file.sync()?;
             self.state.lengths.insert(file.name.to_owned(), file.len);
         }
-        self.save_state()
-    }
-
-    fn save_state(&self) -> Result<()> {
-        let text = serde_json::to_string_pretty(&self.state).expect("plain data") + "\n";
-        write_atomically(&self.folder.join(STATE), text.as_bytes())
+        self.state.save(&self.folder)
     }
 
     /// Writes the headers and gives the files their names; `names` are the identities' by number.
@@ -346,15 +342,49 @@ impl Partial {
         }
         self.skipped.sync()?;
         self.state.complete = true;
-        self.save_state()?;
+        self.state.save(&self.folder)?;
         self.state.place(&self.folder)
     }
 }
 
 impl State {
-    /// Gives complete files their names, and removes what an earlier run left under names that this one does not use.
+    /// The state of the unfinished run in a folder, if there is one.
+    pub(super) fn read(folder: &Path) -> Result<Option<Self>> {
+        let path = folder.join(STATE);
+        if !path.is_file() {
+            return Ok(None);
+        }
+        let text = fs::read(&path).map_err(Error::io("reading", &path))?;
+        serde_json::from_slice(&text)
+            .map(Some)
+            .map_err(|e| Error::data(&path, format!("cannot be read: {e}")))
+    }
+
+    fn save(&self, folder: &Path) -> Result<()> {
+        let text = serde_json::to_string_pretty(self).expect("plain data") + "\n";
+        write_atomically(&folder.join(STATE), text.as_bytes())
+    }
+
+    /// Whether files are just being given their names.
+    pub(super) fn complete(&self) -> bool {
+        self.complete
+    }
+
+    /// That nothing else can be written to the folder.
+    pub(super) fn unfinished(&self, folder: &Path) -> Error {
+        Error::data(
+            folder,
+            format!(
+                "holds an unfinished run, {} of {} pictures; --resume goes on with it, and without the file {STATE} a new \
+                 one begins",
+                self.done, self.job.images
+            ),
+        )
+    }
+
+    /// Removes what an earlier run left that does not belong to this one, and gives complete files their names.
     fn place(&self, folder: &Path) -> Result<()> {
-        let mut stale = vec!["similarity.png"];
+        let mut stale = vec!["similarity.png", ORIGIN];
         let (vectors, _) = self.job.format.vectors();
         let mut names = vec![vectors, FILES, NAMES];
         match self.job.format {
@@ -368,6 +398,7 @@ impl State {
             0 => stale.extend([SKIPPED, "skipped.txt.partial"]),
             _ => names.push(SKIPPED),
         }
+        remove_stale(folder, &stale)?;
         for name in names {
             let (from, to) = (folder.join(format!("{name}.partial")), folder.join(name));
             // Where an earlier attempt came so far, it has its name already.
@@ -375,7 +406,6 @@ impl State {
                 fs::rename(&from, &to).map_err(Error::io("renaming into place", &to))?;
             }
         }
-        remove_stale(folder, &stale)?;
         Origin {
             weights: self.job.weights.clone(),
             tta: self.job.tta,
@@ -410,4 +440,107 @@ fn safetensors_header(rows: usize, dim: usize) -> Vec<u8> {
     let mut header = (room as u64).to_le_bytes().to_vec();
     header.extend(format!("{text:<room$}").as_bytes());
     header
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Stored;
+    use super::*;
+
+    fn open(folder: &Path, resume: bool) -> Result<Begun> {
+        let job = Job {
+            weights: "0123".to_owned(),
+            source: "pictures".to_owned(),
+            images: 3,
+            tta: Tta::None,
+            format: Format::Npy,
+            batch: 1,
+            dim: 2,
+        };
+        Partial::open(folder, job, resume)
+    }
+
+    fn partial(folder: &Path, resume: bool) -> Partial {
+        match open(folder, resume) {
+            Ok(Begun::Partial(partial)) => *partial,
+            Ok(Begun::Complete(..)) => panic!("is complete"),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    fn error(begun: Result<Begun>) -> String {
+        begun.err().expect("an error").to_string()
+    }
+
+    fn append(partial: &mut Partial, picture: usize) -> Result<()> {
+        let name = format!("picture {picture}");
+        partial.rows(&[1.0, picture as f32], &[picture as i64], &[name])?;
+        partial.advance(1);
+        Ok(())
+    }
+
+    #[test]
+    fn one_process_writes_to_a_folder() {
+        let dir = tempfile::tempdir().unwrap();
+        let held = partial(dir.path(), false);
+        for resume in [false, true] {
+            let error = error(open(dir.path(), resume));
+            assert!(error.contains("another process is embedding"), "{error}");
+        }
+        drop(held);
+        partial(dir.path(), true);
+    }
+
+    #[test]
+    fn a_batch_of_which_a_part_was_written_does_not_count() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut run = partial(dir.path(), false);
+        append(&mut run, 0).unwrap();
+        run.sync().unwrap();
+        // Vectors are appended, labels cannot be: a handle that only reads.
+        let read_only = File::open(&run.labels.path).unwrap();
+        let labels = BufWriter::with_capacity(0, read_only);
+        let whole = std::mem::replace(&mut run.labels.file, labels);
+        append(&mut run, 1).unwrap_err();
+        run.labels.file = whole;
+        run.sync().unwrap();
+        drop(run);
+        let mut run = partial(dir.path(), true);
+        assert_eq!((run.done(), run.counts()), (1, (1, 0)));
+        append(&mut run, 1).unwrap();
+        append(&mut run, 2).unwrap();
+        run.finish(&[]).unwrap();
+        let stored = Stored::open(dir.path()).unwrap();
+        assert_eq!(stored.files, ["picture 0", "picture 1", "picture 2"]);
+        assert_eq!(stored.labels, Some(vec![0, 1, 2]));
+    }
+
+    #[test]
+    fn files_of_which_some_have_their_names_are_not_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut run = partial(dir.path(), false);
+        append(&mut run, 5).unwrap();
+        let mut state = run.state.clone();
+        run.finish(&[]).unwrap();
+        // As a kill amid the names leaves it: the labels are still those of an earlier run.
+        state.complete = true;
+        state.save(dir.path()).unwrap();
+        let at = |name: &str| dir.path().join(name);
+        fs::rename(at(LABELS), at("labels.npy.partial")).unwrap();
+        let labels = npy::Npy {
+            shape: vec![1],
+            elements: npy::Elements::I64(vec![7]),
+        };
+        npy::write(&at(LABELS), &labels).unwrap();
+        let refused = Stored::open(dir.path()).unwrap_err().to_string();
+        assert!(
+            refused.contains("`embed --resume` finishes it"),
+            "{refused}"
+        );
+        assert!(matches!(
+            open(dir.path(), true).unwrap(),
+            Begun::Complete(1, 0)
+        ));
+        assert_eq!(Stored::open(dir.path()).unwrap().labels, Some(vec![5]));
+    }
 }

@@ -18,7 +18,7 @@ pub struct Pictures {
 
 impl Pictures {
     /// Sorts files and folders into groups: a picture given by name, or lying directly in a folder that is given, is a group
-    /// of its own, called by the file's name without its ending; the pictures in a subfolder are one group, of the
+    /// of its own without a name, since a file's name tells nobody's identity; the pictures in a subfolder are one group, of the
     /// subfolder's name.
     ///
     /// # Errors
@@ -84,7 +84,7 @@ impl Dataset for Pictures {
 /// Pictures that belong together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct PictureGroup {
-    /// What to write beside the block.
+    /// Whose pictures they are; empty where nobody said.
     label: String,
     /// The files.
     files: Vec<PathBuf>,
@@ -98,9 +98,7 @@ struct PictureGroup {
 fn group_pictures(paths: &[PathBuf]) -> Result<Vec<PictureGroup>> {
     let mut groups = Vec::new();
     let alone = |path: PathBuf| PictureGroup {
-        label: path
-            .file_stem()
-            .map_or_else(String::new, |s| s.to_string_lossy().into_owned()),
+        label: String::new(),
         files: vec![path],
     };
     for path in paths {

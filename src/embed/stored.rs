@@ -1,5 +1,6 @@
 //! A folder of embeddings, read.
 
+use super::partial::State;
 use crate::checkpoint::write_atomically;
 use crate::data::npy::{self, Elements, Npy};
 use crate::report::similarity::{Block, Means, Similarity};
@@ -17,7 +18,7 @@ pub(super) const LABELS: &str = "labels.npy";
 pub(super) const NAMES: &str = "labels.tsv";
 pub(super) const FILES: &str = "files.txt";
 pub(super) const SKIPPED: &str = "skipped.txt";
-const ORIGIN: &str = "embeddings.json";
+pub(super) const ORIGIN: &str = "embeddings.json";
 
 /// Which network made the embeddings, and how: others cannot be compared with them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,7 +47,7 @@ pub struct Stored {
     pub files: Vec<String>,
     /// The number of each row's identity, if they are known.
     pub labels: Option<Vec<i64>>,
-    /// What numbers are called, where that is known.
+    /// What numbers are called, where that is known. An empty name: the picture is alone, and whose it is nobody said.
     pub names: BTreeMap<i64, String>,
     /// What made them, where that is known.
     pub origin: Option<Origin>,
@@ -63,8 +64,15 @@ impl Stored {
     /// Reads a folder of embeddings: vectors and `files.txt`, the rest if it is there. Rows become unit vectors.
     ///
     /// # Errors
-    /// A file cannot be read, they have not a row a picture, or a row is not finite or zero.
+    /// A file cannot be read, they have not a row a picture, a row is not finite or zero, or a run was interrupted while it
+    /// gave the files their names.
     pub fn open(folder: &Path) -> Result<Self> {
+        if State::read(folder)?.is_some_and(|state| state.complete()) {
+            return Err(Error::data(
+                folder,
+                "holds embeddings of an interrupted run; `embed --resume` finishes it",
+            ));
+        }
         let mut stored = match folder.join(SAFETENSORS).is_file() {
             true => read_safetensors(&folder.join(SAFETENSORS))?,
             false => read_npy(folder)?,
@@ -120,11 +128,13 @@ impl Stored {
         self.files.len()
     }
 
-    /// What the identity of a row is called, if it is known.
+    /// What the identity of a row is called, if it is known. A loose picture has none.
     pub fn identity(&self, row: usize) -> Option<String> {
         let label = *self.labels.as_ref()?.get(row)?;
-        let name = self.names.get(&label).cloned();
-        Some(name.unwrap_or_else(|| label.to_string()))
+        match self.names.get(&label) {
+            None => Some(label.to_string()),
+            Some(name) => (!name.is_empty()).then(|| name.clone()),
+        }
     }
 
     /// Draws the similarity matrix, each identity a block, to `similarity.png` in a folder; gives the mean cosines.
@@ -143,7 +153,10 @@ impl Stored {
         let (mut blocks, mut rows): (Vec<Block>, Vec<f32>) = (Vec::new(), Vec::new());
         for same in order.chunk_by(|&a, &b| label(a) == label(b)) {
             blocks.push(Block {
-                label: self.identity(same[0]).unwrap_or_default(),
+                label: self.identity(same[0]).unwrap_or_else(|| {
+                    let stem = Path::new(&self.files[same[0]]).file_stem();
+                    stem.map_or_else(String::new, |s| s.to_string_lossy().into_owned())
+                }),
                 images: same.len(),
             });
             for &row in same {

@@ -77,7 +77,7 @@ pub fn embed_all<B: Backend>(
         tta: options.tta,
         format: options.format,
         batch: embedder.max_batch(),
-        dim: row_length(embedder, options.tta),
+        dim: options.tta.row_length(embedder.size()),
     };
     let mut partial = match Partial::open(out, job, options.resume)? {
         Begun::Complete(rows, skipped) => return Ok(Summary { rows, skipped }),
@@ -117,7 +117,7 @@ pub fn embed_all<B: Backend>(
             }
         },
     );
-    // Whatever ended it, what was done counts.
+    // Whatever ended it, the whole batches that were done count.
     partial.sync()?;
     result?;
     let (rows, skipped) = partial.counts();
@@ -148,7 +148,7 @@ pub fn embed_in_memory<B: Backend>(
     let numbers = label_numbers(&*dataset);
     let mut labels = Vec::new();
     let mut stored = Stored {
-        dim: row_length(embedder, tta),
+        dim: tta.row_length(embedder.size()),
         names: (numbers.iter().zip(0..))
             .map(|(&number, label)| (number, dataset.class_name(label)))
             .collect(),
@@ -169,10 +169,6 @@ pub fn embed_in_memory<B: Backend>(
     })?;
     stored.labels = Some(labels);
     Ok(stored)
-}
-
-fn row_length<B: Backend>(embedder: &Embedder<'_, B>, tta: Tta) -> usize {
-    embedder.size() * if tta == Tta::FlipConcat { 2 } else { 1 }
 }
 
 /// Calls `take` with each batch and its rows, from picture `first` on, which begins a batch.
