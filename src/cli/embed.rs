@@ -3,7 +3,7 @@
 use super::counter::counter;
 use super::device::{DeviceArgs, Gpus, OnDevice, with_device};
 use super::interrupt;
-use super::output::{grouped, say};
+use super::output::{check_folder, grouped, say};
 use super::source::{self, ImageRoot};
 use super::weights::WeightsArgs;
 use crate::backend::Backend;
@@ -86,6 +86,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: Args, gpus: &impl Gpus) -> Result<()> {
+    check_folder("--out", Some(&args.out))?;
     let weights = args.weights.load()?;
     with_device(args.device.device, gpus, Task { args, weights })
 }

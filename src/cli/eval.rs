@@ -2,7 +2,7 @@
 
 use super::counter::counter;
 use super::device::{DeviceArgs, Gpus, OnDevice, with_device};
-use super::output::say;
+use super::output::{check_file, check_folder, say};
 use super::weights::WeightsArgs;
 use crate::Result;
 use crate::backend::Backend;
@@ -64,6 +64,9 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: Args, gpus: &impl Gpus) -> Result<()> {
+    check_file("--json", args.json.as_deref())?;
+    check_file("--pairs", args.pairs.as_deref())?;
+    check_folder("--report", args.report.as_deref())?;
     // What can be wrong with the data is said before the network is built.
     let sets = eval::find(&args.data, args.sets.as_deref())?;
     let root = args.image_root.as_deref();

@@ -2,7 +2,7 @@
 
 use super::counter::counter;
 use super::device::{DeviceArgs, Gpus, OnDevice, with_device};
-use super::output::{grouped, say};
+use super::output::{check_file, grouped, say};
 use super::source::{self, ImageRoot};
 use super::weights;
 use crate::backend::Backend;
@@ -91,6 +91,8 @@ impl Side {
 }
 
 pub(super) fn run(args: Args, gpus: &impl Gpus) -> Result<()> {
+    check_file("--json", args.json.as_deref())?;
+    check_file("--csv", args.csv.as_deref())?;
     let gallery = Side::open(&args.gallery, &args)?;
     let same = fs::canonicalize(&args.gallery).ok() == fs::canonicalize(&args.query).ok();
     let query = match same {
@@ -104,7 +106,7 @@ pub(super) fn run(args: Args, gpus: &impl Gpus) -> Result<()> {
         }
         (gallery, query, weights) => {
             let weights = weights.as_ref().expect("pictures ask for weights");
-            let weights = weights::load(weights)?.weights;
+            let weights = weights::load(weights, false)?.weights;
             let device = args.device.device;
             let task = Task {
                 args,
