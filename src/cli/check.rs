@@ -18,7 +18,7 @@ pub(super) struct Args {
     data: PathBuf,
     #[command(flatten)]
     root: ImageRoot,
-    /// Write everything that is found as JSON.
+    /// Write everything that is found as JSON. Default: none.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 }

@@ -37,22 +37,22 @@ pub(super) struct Args {
     /// other).
     #[arg(long, default_value_t = Tta::FlipSum)]
     tta: Tta,
-    /// Enlarge the pictures from 112 to 128 pixels and take the middle 112.
+    /// Enlarge the pictures from 112 to 128 pixels and take the middle 112. Default: off.
     #[arg(long)]
     ccrop: bool,
     /// Order of the channels that the network gets: rgb, or bgr as the arrays store them (which the original
     /// face_recognition_tf2 feeds its networks).
     #[arg(long, default_value_t = ChannelOrder::Rgb)]
     channel_order: ChannelOrder,
-    /// Write the results as JSON, rates as fractions.
+    /// Write the results as JSON, rates as fractions. Default: none.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Draw the clearest right and wrong pairs of each set (of several sets, FILE-NAME.png each).
+    /// Draw the clearest right and wrong pairs of each set (of several sets, FILE-NAME.png each). Default: none.
     #[arg(long, value_name = "FILE.png")]
     pairs: Option<PathBuf>,
     /// Write a report: report.html, a page that stands on its own, with its figures as SVG and PNG beside it and all of
     /// it as report.json. Curves, distances and pairs are those of --tta; the table has every --tta, so mirror images are
-    /// embedded in any case.
+    /// embedded in any case. Default: none.
     #[arg(long, value_name = "DIR")]
     report: Option<PathBuf>,
     /// Pictures in one pass over the network.

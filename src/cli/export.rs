@@ -31,6 +31,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
     /// ONNX: keep batch norms as nodes of their own instead of folding them into the filters before them.
+    /// Default: off.
     #[arg(long)]
     keep_batch_norm: bool,
     /// ONNX: put the input transform into the graph, which then takes pixels of 0..255. Default: outside, the graph takes
