@@ -11,13 +11,15 @@
 //! | `input_size`, `channel_order`, `embedding_size` | 112, "rgb" (always: what is imported is turned), D; for whoever reads the file |
 //! | `classes` | V; 0 where unknown |
 //! | `trained_on` | the training data's fingerprint, where known |
-//! | `imported_from` | the file that the weights come from, where they were not trained here |
+//! | `imported_from` | the file that the weights come from, or that their training began with |
 //! | `progress` | of a checkpoint: steps done, images of the data |
 //!
 //! A file is written beside its place, synced, and renamed, so that at any moment the old file or the new one is there, whole.
 
 use crate::config::{Config, IMAGE_SIZE};
 use crate::data::fingerprint::Fingerprint;
+use crate::data::safe;
+use crate::data::tensors::TensorFile;
 use crate::fnv::Fnv;
 use crate::graph::Model;
 use crate::graph::params::ParamTable;
@@ -77,7 +79,7 @@ pub struct Weights {
     pub classes: usize,
     /// The data that they were trained on, where that is known.
     pub trained_on: Option<Fingerprint>,
-    /// The name of the file that they were imported from.
+    /// The name of the file of another program's that they were imported from, or of the file that their training began with.
     pub imported_from: Option<String>,
     /// The parameter slab.
     pub params: Vec<f32>,
@@ -132,19 +134,19 @@ impl Weights {
         save(path, &tensors, &self.metadata(None))
     }
 
-    /// The class rows (V x D) in a weights file or a checkpoint, if it has any.
+    /// As [`Weights::load`], with the class rows (V x D), if there are any.
     ///
     /// # Errors
     /// As [`Weights::load`].
-    pub fn load_classes(path: &Path) -> Result<Option<Vec<f32>>> {
+    pub fn load_with_classes(path: &Path) -> Result<(Self, Option<Vec<f32>>)> {
         let file = Opened::read(path)?;
         let (weights, _) = file.weights()?;
         let tensors = file.tensors()?;
-        if tensors.names().iter().all(|name| *name != CLASSES) {
-            return Ok(None);
-        }
-        file.tensor(&tensors, CLASSES, &weights.head_shape())
-            .map(Some)
+        let rows = match tensors.names().contains(&CLASSES) {
+            true => Some(file.tensor(&tensors, CLASSES, &weights.head_shape())?),
+            false => None,
+        };
+        Ok((weights, rows))
     }
 
     fn head_shape(&self) -> Vec<usize> {
@@ -273,6 +275,18 @@ pub(crate) fn is_own(path: &Path) -> Result<bool> {
     Ok(header.is_some_and(|header| header.metadata.contains_key(METADATA_KEY)))
 }
 
+/// The network of a weights file or checkpoint as tensors by name, with the configuration that they were made by.
+///
+/// # Errors
+/// Not such a file, or not a whole one.
+pub(crate) fn network(path: &Path) -> Result<(Config, TensorFile)> {
+    let config = Opened::read(path)?.metadata()?.config;
+    let mut file = safe::open(path)?;
+    let besides = |name: &str| name.starts_with(MOMENTUM) || name.starts_with("head/");
+    file.tensors.retain(|tensor| !besides(&tensor.name));
+    Ok((config, file))
+}
+
 const MOMENTUM: &str = "momentum/";
 const CLASSES: &str = "head/classes";
 const CLASS_MOMENTUM: &str = "head/momentum";
@@ -331,11 +345,14 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_os_string();
     name.push(".tmp");
     let temporary = path.with_file_name(name);
-    let mut file = File::create(&temporary).map_err(Error::io("creating", &temporary))?;
-    file.write_all(bytes)
-        .and_then(|()| file.sync_all())
-        .map_err(Error::io("writing", &temporary))?;
-    fs::rename(&temporary, path).map_err(Error::io("renaming into place", path))?;
+    let written = File::create(&temporary)
+        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
+        .and_then(|()| fs::rename(&temporary, path));
+    if let Err(error) = written {
+        // Where it was not even created there is nothing to remove.
+        let _ = fs::remove_file(&temporary);
+        return Err(Error::io("writing", path)(error));
+    }
     // The name itself is durable once the folder is.
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
     let folder = folder.unwrap_or(Path::new("."));
@@ -389,7 +406,8 @@ impl Opened {
         )
     }
 
-    fn weights(&self) -> Result<(Weights, Option<Progress>)> {
+    /// The header's entry, checked.
+    fn metadata(&self) -> Result<Metadata> {
         let (_, header) = SafeTensors::read_metadata(&self.bytes).map_err(|e| self.foreign(e))?;
         let text = header
             .metadata()
@@ -425,6 +443,11 @@ impl Opened {
                 ),
             });
         }
+        Ok(metadata)
+    }
+
+    fn weights(&self) -> Result<(Weights, Option<Progress>)> {
+        let metadata = self.metadata()?;
         let table = ParamTable::new(&metadata.config.model.build()?);
         let tensors = self.tensors()?;
         let mut statistics = vec![0.0; table.statistics_len()];
@@ -525,11 +548,15 @@ mod tests {
         assert_eq!(Checkpoint::load(&path).unwrap(), saved);
         assert_eq!(Weights::load(&path).unwrap(), saved.weights);
         assert!(is_own(&path).unwrap());
-        let rows = Weights::load_classes(&path).unwrap();
+        let (weights, rows) = Weights::load_with_classes(&path).unwrap();
+        assert_eq!(weights, saved.weights);
         assert_eq!(rows.as_ref(), Some(&saved.class_rows));
+        let (config, file) = network(&path).unwrap();
+        assert_eq!(config, saved.weights.config);
+        assert!(file.tensors.iter().all(|t| !t.name.starts_with("head/")));
         saved.weights.save(&path).unwrap();
         assert_eq!(Weights::load(&path).unwrap(), saved.weights);
-        assert_eq!(Weights::load_classes(&path).unwrap(), None);
+        assert_eq!(Weights::load_with_classes(&path).unwrap().1, None);
         let mut other = saved.weights.clone();
         assert_eq!(other.fingerprint(), saved.weights.fingerprint());
         other.params[7] += 1.0;

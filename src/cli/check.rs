@@ -1,7 +1,7 @@
 //! `arcface-cu check`: what is in a data set, and whether it can be trained on.
 
 use super::counter::counter;
-use super::output::{grouped, say};
+use super::output::{check_file, grouped, say};
 use super::source::{self, ImageRoot};
 use crate::checkpoint::write_atomically;
 use crate::data::check::{Report, check};
@@ -18,12 +18,13 @@ pub(super) struct Args {
     data: PathBuf,
     #[command(flatten)]
     root: ImageRoot,
-    /// Write everything that is found as JSON.
+    /// Write everything that is found as JSON. Default: none.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 }
 
 pub(super) fn run(args: Args) -> Result<()> {
+    check_file("--json", args.json.as_deref())?;
     let dataset = source::open(&args.data, &args.root)?;
     let mut counter = counter("check", dataset.len());
     let report = check(&*dataset, &mut |images| counter.advance(images as u64))?;

@@ -19,7 +19,7 @@ pub(super) struct Args {
     /// Decides the faces and every random choice.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// A few people and steps only: shows in seconds that everything runs, but learns nothing.
+    /// A few people and steps only: shows in seconds that everything runs, but learns nothing. Default: off.
     #[arg(long)]
     quick: bool,
     /// Where to compute: auto, cpu, cuda or cuda:N, as for the other commands.

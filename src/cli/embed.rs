@@ -3,7 +3,7 @@
 use super::counter::counter;
 use super::device::{DeviceArgs, Gpus, OnDevice, with_device};
 use super::interrupt;
-use super::output::{grouped, say};
+use super::output::{check_folder, grouped, say};
 use super::source::{self, ImageRoot};
 use super::weights::WeightsArgs;
 use crate::backend::Backend;
@@ -39,7 +39,7 @@ pub(super) struct Args {
     /// Pictures to embed instead, all of them: files, and folders whose subfolders are one identity each.
     #[arg(long, value_name = "FILE_OR_DIR", num_args = 1.., group = "stream")]
     images: Option<Vec<PathBuf>>,
-    /// Embed every image of --data, in order.
+    /// Embed every image of --data, in order. Default: off, its test identities.
     #[arg(long, group = "stream", conflicts_with_all = ["ids", "per_id", "last_id"])]
     all: bool,
     /// How many identities are embedded, from the last one downwards.
@@ -72,9 +72,11 @@ pub(super) struct Args {
     #[arg(long, default_value = "npy", requires = "stream")]
     format: Format,
     /// With --all or --images: go on with an unfinished run in --out, if there is one. It ends with the same bytes.
+    /// Default: off.
     #[arg(long, requires = "stream")]
     resume: bool,
-    /// With --all or --images: leave out pictures that cannot be read, and list them in skipped.txt, instead of stopping.
+    /// With --all or --images: leave out pictures that cannot be read, and list them in skipped.txt. Default: off,
+    /// the first one stops the run.
     #[arg(long, requires = "stream")]
     skip_bad: bool,
     /// Pictures in one pass over the network.
@@ -86,6 +88,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: Args, gpus: &impl Gpus) -> Result<()> {
+    check_folder("--out", Some(&args.out))?;
     let weights = args.weights.load()?;
     with_device(args.device.device, gpus, Task { args, weights })
 }

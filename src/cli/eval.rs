@@ -2,7 +2,7 @@
 
 use super::counter::counter;
 use super::device::{DeviceArgs, Gpus, OnDevice, with_device};
-use super::output::say;
+use super::output::{check_file, check_folder, say};
 use super::weights::WeightsArgs;
 use crate::Result;
 use crate::backend::Backend;
@@ -37,22 +37,22 @@ pub(super) struct Args {
     /// other).
     #[arg(long, default_value_t = Tta::FlipSum)]
     tta: Tta,
-    /// Enlarge the pictures from 112 to 128 pixels and take the middle 112.
+    /// Enlarge the pictures from 112 to 128 pixels and take the middle 112. Default: off.
     #[arg(long)]
     ccrop: bool,
     /// Order of the channels that the network gets: rgb, or bgr as the arrays store them (which the original
     /// face_recognition_tf2 feeds its networks).
     #[arg(long, default_value_t = ChannelOrder::Rgb)]
     channel_order: ChannelOrder,
-    /// Write the results as JSON, rates as fractions.
+    /// Write the results as JSON, rates as fractions. Default: none.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Draw the clearest right and wrong pairs of each set (of several sets, FILE-NAME.png each).
+    /// Draw the clearest right and wrong pairs of each set (of several sets, FILE-NAME.png each). Default: none.
     #[arg(long, value_name = "FILE.png")]
     pairs: Option<PathBuf>,
     /// Write a report: report.html, a page that stands on its own, with its figures as SVG and PNG beside it and all of
     /// it as report.json. Curves, distances and pairs are those of --tta; the table has every --tta, so mirror images are
-    /// embedded in any case.
+    /// embedded in any case. Default: none.
     #[arg(long, value_name = "DIR")]
     report: Option<PathBuf>,
     /// Pictures in one pass over the network.
@@ -64,6 +64,9 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: Args, gpus: &impl Gpus) -> Result<()> {
+    check_file("--json", args.json.as_deref())?;
+    check_file("--pairs", args.pairs.as_deref())?;
+    check_folder("--report", args.report.as_deref())?;
     // What can be wrong with the data is said before the network is built.
     let sets = eval::find(&args.data, args.sets.as_deref())?;
     let root = args.image_root.as_deref();

@@ -1,13 +1,13 @@
 //! `arcface-cu export`: weights for other programs.
 
-use super::output::{say, size};
+use super::output::{check_file, say, size};
 use super::weights::{self, WeightsArgs};
 use crate::export::onnx::{self, OnnxOptions};
 use crate::export::{keras_h5, torch};
 use crate::{Error, Result};
 use clap::ValueEnum;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Whose file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -31,6 +31,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
     /// ONNX: keep batch norms as nodes of their own instead of folding them into the filters before them.
+    /// Default: off.
     #[arg(long)]
     keep_batch_norm: bool,
     /// ONNX: put the input transform into the graph, which then takes pixels of 0..255. Default: outside, the graph takes
@@ -53,7 +54,16 @@ pub(super) fn run(args: &Args) -> Result<()> {
     if args.classes && args.to != Format::KerasH5 {
         return Err(Error::Usage("--classes is for --to keras-h5".into()));
     }
-    let imported = weights::load(&args.weights.file)?;
+    check_file("--out", Some(&args.out))?;
+    let same =
+        |a: &Path, b: &Path| fs::canonicalize(a).is_ok_and(|a| Some(a) == fs::canonicalize(b).ok());
+    if same(&args.out, &args.weights.file) {
+        return Err(Error::Usage(
+            "--out is the file of --weights, which holds more than the exported one; name another"
+                .into(),
+        ));
+    }
+    let imported = weights::load(&args.weights.file, args.classes)?;
     let weights = &imported.weights;
     match args.to {
         Format::Onnx => {
@@ -77,5 +87,11 @@ pub(super) fn run(args: &Args) -> Result<()> {
     }
     let bytes = fs::metadata(&args.out).map_err(Error::io("looking at", &args.out))?;
     say(format!("{}, {}", args.out.display(), size(bytes.len())));
+    if !args.transform_inside {
+        say(format!(
+            "whoever runs it applies the input transform first: {}, of red, green, blue",
+            weights::describe_input(&imported.weights.config.model.input)
+        ));
+    }
     Ok(())
 }

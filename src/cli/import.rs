@@ -1,10 +1,10 @@
 //! `arcface-cu import`: other programs' model files as weights of this one.
 
-use super::output::{grouped, say};
+use super::output::{check_file, grouped, say};
 use super::weights;
+use crate::Result;
 use crate::import::{self, ImportOptions, Report};
 use crate::presets::{self, INPUTS};
-use crate::{Error, Result};
 use std::path::PathBuf;
 
 #[derive(Debug, clap::Args)]
@@ -17,7 +17,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "NAME", help = preset_help())]
     preset: Option<String>,
     /// A setting over the preset, for example --set model.network=resnet101; may be given again. Default: none.
-    #[arg(long = "set", value_name = "KEY=VALUE")]
+    #[arg(long = "set", value_name = "KEY=VALUE", requires = "preset")]
     settings: Vec<String>,
     #[arg(long, value_name = "NAME", help = input_help(), value_parser = presets::input)]
     input: Option<crate::backend::InputTransform>,
@@ -44,18 +44,13 @@ fn input_help() -> String {
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
-    if args.out.is_dir() {
-        return Err(Error::Usage(format!(
-            "--out {} is a folder; name a file, for example {}",
-            args.out.display(),
-            args.out.join("weights.safetensors").display()
-        )));
-    }
+    check_file("--out", Some(&args.out))?;
     let options = ImportOptions {
         preset: args.preset.clone(),
         settings: args.settings.clone(),
         input: args.input,
         bgr: args.bgr,
+        class_rows: true,
     };
     let imported = import::open(&args.file, &options)?;
     say(weights::describe(&imported));

@@ -1,9 +1,11 @@
 //! Standard output, as the commands use it.
 
 use crate::report::progress::Output;
+use crate::{Error, Result};
 use indicatif::ProgressDrawTarget;
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
+use std::path::Path;
 
 /// Prints a line. A reader that has gone away (`| head`) is no reason to fail.
 pub(super) fn say(line: impl Display) {
@@ -31,6 +33,44 @@ pub(super) fn grouped(count: u64) -> String {
         text.push(digit);
     }
     text
+}
+
+/// Whether a file can be put at `path`, asked before the work that fills it: it must not be a folder, and its folder must be
+/// there. `flag` is the argument's name.
+///
+/// # Errors
+/// Wrong usage.
+pub(super) fn check_file(flag: &str, path: Option<&Path>) -> Result<()> {
+    let Some(path) = path else {
+        return Ok(());
+    };
+    let shown = path.display();
+    if path.is_dir() || path.file_name().is_none() {
+        return Err(Error::Usage(format!(
+            "{flag} {shown} is a folder; name a file"
+        )));
+    }
+    match path.parent().filter(|p| !p.as_os_str().is_empty()) {
+        Some(folder) if !folder.is_dir() => Err(Error::Usage(format!(
+            "{flag} {shown}: there is no folder {}",
+            folder.display()
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Whether `path` is, or can become, a folder.
+///
+/// # Errors
+/// Wrong usage: something else is there.
+pub(super) fn check_folder(flag: &str, path: Option<&Path>) -> Result<()> {
+    match path {
+        Some(path) if path.exists() && !path.is_dir() => Err(Error::Usage(format!(
+            "{flag} {} is a file; name a folder",
+            path.display()
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// Bytes in MiB, or in GiB from one on.

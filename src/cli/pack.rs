@@ -67,10 +67,11 @@ pub(super) struct Args {
     /// Decides the order of the images.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Replace the files of an earlier run.
+    /// Replace the files of an earlier run. Default: off, they are refused.
     #[arg(long)]
     overwrite: bool,
     /// Decode every picture, and leave out those that cannot be, instead of stopping at one whose header is broken.
+    /// Default: off.
     #[arg(long)]
     skip_bad: bool,
 }

@@ -2,7 +2,7 @@
 
 use super::counter::counter;
 use super::device::{DeviceArgs, Gpus, OnDevice, with_device};
-use super::output::{grouped, say};
+use super::output::{check_file, grouped, say};
 use super::source::{self, ImageRoot};
 use super::weights;
 use crate::backend::Backend;
@@ -117,6 +117,8 @@ impl<'a> Kind<'a> {
 }
 
 pub(super) fn run(args: Args, gpus: &impl Gpus) -> Result<()> {
+    check_file("--json", args.json.as_deref())?;
+    check_file("--csv", args.csv.as_deref())?;
     let gallery = Side::open(&args.gallery, &args)?;
     let same = fs::canonicalize(&args.gallery).ok() == fs::canonicalize(&args.query).ok();
     let query = match same {
@@ -131,7 +133,7 @@ pub(super) fn run(args: Args, gpus: &impl Gpus) -> Result<()> {
         }
         (gallery, query, weights) => {
             let weights = weights.as_ref().expect("pictures ask for weights");
-            let weights = weights::load(weights)?.weights;
+            let weights = weights::load(weights, false)?.weights;
             // Before anything is embedded, which may take long.
             let origin = Origin {
                 weights: weights.fingerprint(),

@@ -3,11 +3,12 @@
 use super::device::{DeviceArgs, Gpus, OnDevice, with_device};
 use super::import::tell_rest;
 use super::interrupt;
-use super::output::{self, grouped, say, size};
+use super::output::{self, check_folder, grouped, say, size};
 use super::recipe::{RecipeArgs, presets_table};
 use super::run_folder::RunFolder;
 use super::source::{self, ImageRoot};
 use super::validation::{self, ValidationArgs, Validator};
+use super::weights::describe_input;
 use crate::backend::Backend;
 use crate::backend::margin::Margin;
 use crate::checkpoint::Checkpoint;
@@ -46,7 +47,8 @@ pub(super) struct Args {
     #[arg(long)]
     resume: bool,
     /// Begin with the weights in FILE, of any kind that `import` reads, instead of random ones. The ArcFace layer begins
-    /// anew; what the file does not have, or has in another shape, is listed and begins anew, too. Default: none.
+    /// anew; what the file does not have, or has in another shape, is listed and begins anew, too (an ONNX graph must be the
+    /// whole network). A run that is resumed has begun already. Default: none.
     #[arg(long, value_name = "FILE")]
     init: Option<PathBuf>,
     #[command(flatten)]
@@ -168,6 +170,8 @@ impl<B: Backend> Session<B> {
             Some(out) => out.clone(),
             None => PathBuf::from("runs").join(args.recipe.preset()?),
         };
+        check_folder("--out", Some(&folder))?;
+        check_folder("--tensorboard", args.tensorboard.as_deref())?;
         let folder = RunFolder::new(folder);
         // A folder that is not there yet is made, and taken, when there is something to put into it.
         let lock = folder.path().exists().then(|| folder.lock()).transpose()?;
@@ -216,6 +220,9 @@ impl<B: Backend> Session<B> {
                     checkpoint.steps_done,
                     path.display()
                 ));
+                if args.init.is_some() {
+                    say("--init has no effect: the run has begun already");
+                }
                 checkpoint.weights.config = config;
                 Trainer::resume(backend, checkpoint, dataset, data)?
             }
@@ -445,6 +452,15 @@ impl Args {
         let start = import::start(path, config, config.train.seed)?;
         say(format!("beginning with {}:", path.display()));
         tell_rest(&start.report);
+        if let Some(theirs) = start.input
+            && theirs != config.model.input
+        {
+            say(format!(
+                "warning: these weights take {}, and the run gives them {}; --set model.input=... changes that",
+                describe_input(&theirs),
+                describe_input(&config.model.input)
+            ));
+        }
         Ok(Some(start))
     }
 

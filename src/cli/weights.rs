@@ -4,7 +4,7 @@ use super::output::{grouped, say};
 use crate::Result;
 use crate::backend::InputTransform;
 use crate::checkpoint::Weights;
-use crate::import::{self, ImportOptions, Imported};
+use crate::import::{self, ImportOptions, Imported, InputOrigin};
 use crate::presets::INPUTS;
 use std::path::{Path, PathBuf};
 
@@ -23,21 +23,25 @@ impl WeightsArgs {
     /// # Errors
     /// It cannot be read.
     pub(super) fn load(&self) -> Result<Weights> {
-        Ok(load(&self.file)?.weights)
+        Ok(load(&self.file, false)?.weights)
     }
 }
 
-/// Reads a model file of any kind, and says what network it is.
+/// Reads a model file of any kind, with the class rows where they are wanted, and says what network it is.
 ///
 /// # Errors
 /// It cannot be read.
-pub(super) fn load(path: &Path) -> Result<Imported> {
-    let imported = import::open(path, &ImportOptions::default())?;
+pub(super) fn load(path: &Path, class_rows: bool) -> Result<Imported> {
+    let options = ImportOptions {
+        class_rows,
+        ..ImportOptions::default()
+    };
+    let imported = import::open(path, &options)?;
     say(describe(&imported));
     Ok(imported)
 }
 
-/// `network: mobilefacenet, 128-d embedding (preset small), RGB as x/127.5 - 1, trained on ...`
+/// `network: mobilefacenet, 128-d embedding (preset small), takes RGB as x/127.5 - 1; trained on ...`
 pub(super) fn describe(imported: &Imported) -> String {
     let Weights {
         config,
@@ -47,25 +51,36 @@ pub(super) fn describe(imported: &Imported) -> String {
         ..
     } = &imported.weights;
     let mut text = format!(
-        "network: {}, {}-d embedding (preset {}), takes RGB as {}",
+        "network: {}, {}-d embedding (preset {}), takes RGB as {}{}",
         config.model.network.name(),
         config.model.embedding.size(),
         config.preset,
-        describe_input(&config.model.input)
+        describe_input(&config.model.input),
+        match imported.input {
+            InputOrigin::Preset =>
+                " (assumed, as the preset: the file does not say; `import --input` does)",
+            InputOrigin::Graph => " (as the graph begins, on pixels of 0..255)",
+            InputOrigin::File | InputOrigin::Option => "",
+        }
     );
-    match (trained_on, imported_from) {
-        (Some(data), _) => {
+    match trained_on {
+        Some(data) => {
             text += &format!(
                 "; trained on {} images of {} identities",
                 grouped(data.images as u64),
                 grouped(data.classes as u64)
             );
         }
-        (None, Some(file)) => text += &format!("; {} from {file}", imported.kind),
-        (None, None) if *classes > 0 => {
+        None if *classes > 0 => {
             text += &format!("; trained on {} identities", grouped(*classes as u64));
         }
-        (None, None) => {}
+        None => {}
+    }
+    match (imported.input, imported_from, trained_on) {
+        (_, None, _) => {}
+        (InputOrigin::File, Some(file), Some(_)) => text += &format!("; begun with {file}"),
+        (InputOrigin::File, Some(file), None) => text += &format!("; imported from {file}"),
+        (_, Some(file), _) => text += &format!("; {} from {file}", imported.kind),
     }
     text
 }

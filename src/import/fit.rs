@@ -1,6 +1,6 @@
 //! Named tensors, laid into the parameter slabs of a network.
 
-use super::{Mapped, Missing, Report};
+use super::{Mapped, Missing, Report, keras};
 use crate::convention::{Convention, Foreign, Place, foreign};
 use crate::data::tensors::{NamedTensor, TensorFile};
 use crate::graph::Model;
@@ -24,22 +24,27 @@ struct Found<'a> {
 }
 
 /// The tensors of a file by name.
-pub(super) struct Names<'a>(HashMap<&'a str, &'a NamedTensor>);
+pub(super) struct Names<'a>(HashMap<String, &'a NamedTensor>);
 
 impl<'a> Names<'a> {
-    pub(super) fn new(file: &'a TensorFile) -> Self {
-        Names(file.tensors.iter().map(|t| (t.name.as_str(), t)).collect())
+    /// The names that `model` has for the tensors under this convention.
+    pub(super) fn new(file: &'a TensorFile, model: &Model, convention: Convention) -> Self {
+        let names: Vec<String> = match convention {
+            Convention::Keras => keras::names(file, model),
+            _ => file.tensors.iter().map(|t| t.name.clone()).collect(),
+        };
+        Names(names.into_iter().zip(&file.tensors).collect())
     }
 
     /// The embedding size of the file's network, if that has the layer of `model` that makes the embedding.
     pub(super) fn embedding_size(&self, model: &Model, convention: Convention) -> Option<usize> {
         let all = foreign(model, &ParamTable::new(model), convention);
         let kernel = all.iter().find(|foreign| foreign.embedding)?;
-        let shape = &self.0.get(kernel.name.as_str())?.shape;
+        let shape = &self.0.get(&kernel.name)?.shape;
         (shape.len() == kernel.shape.len()).then(|| shape[kernel.units_axis()])
     }
 
-    /// How many tensors of the network the file does not give, and how many it gives.
+    /// How many tensors of the network the file does not give, or gives in another shape, and how many it gives.
     pub(super) fn missing_and_given(
         &self,
         model: &Model,
@@ -50,30 +55,52 @@ impl<'a> Names<'a> {
         (missing, all.len() - missing)
     }
 
+    /// What of the network the file does not give.
+    pub(super) fn missing(&self, model: &Model, convention: Convention) -> Vec<Missing> {
+        let all = self.look_up(model, convention).into_iter();
+        all.filter_map(|Found { foreign, tensor }| {
+            Some(missing(
+                &foreign,
+                tensor.and_then(|t| fits(&foreign, t)).err()?,
+            ))
+        })
+        .collect()
+    }
+
+    /// By name and shape; the numbers are looked at where they are taken.
     fn look_up(&self, model: &Model, convention: Convention) -> Vec<Found<'a>> {
         let all = foreign(model, &ParamTable::new(model), convention);
         let found = all.into_iter().filter_map(|foreign| {
-            let Some(&tensor) = self.0.get(foreign.name.as_str()) else {
+            let Some(&tensor) = self.0.get(&foreign.name) else {
                 // What is not stored here need not be stored there.
                 return (foreign.place != Place::Ones).then(|| Found {
                     tensor: Err("the file has no such tensor".into()),
                     foreign,
                 });
             };
-            let tensor = fits(&foreign, tensor).map(|()| tensor);
+            let tensor = match tensor.shape == foreign.shape {
+                true => Ok(tensor),
+                false => Err(format!(
+                    "expected shape {:?}, found {:?}",
+                    foreign.shape, tensor.shape
+                )),
+            };
             Some(Found { foreign, tensor })
         });
         found.collect()
     }
 }
 
-fn fits(foreign: &Foreign, tensor: &NamedTensor) -> Result<(), String> {
-    if tensor.shape != foreign.shape {
-        return Err(format!(
-            "expected shape {:?}, found {:?}",
-            foreign.shape, tensor.shape
-        ));
+fn missing(foreign: &Foreign, why: String) -> Missing {
+    Missing {
+        to: foreign.ours.clone(),
+        from: foreign.name.clone(),
+        why,
     }
+}
+
+/// Whether a tensor's numbers can be the parameter.
+fn fits(foreign: &Foreign, tensor: &NamedTensor) -> Result<(), String> {
     if let Some(i) = tensor.values.iter().position(|v| !v.is_finite()) {
         return Err(format!("element {i} is {}", tensor.values[i]));
     }
@@ -89,20 +116,18 @@ fn fits(foreign: &Foreign, tensor: &NamedTensor) -> Result<(), String> {
 
 /// Lays the tensors of `file` into a new network's slabs.
 pub(crate) fn fit(model: &Model, convention: Convention, file: &TensorFile, seed: u64) -> Fitted {
-    let names = Names::new(file);
+    let names = Names::new(file, model, convention);
     let (mut params, mut statistics) = ParamTable::new(model).init(seed);
     let mut report = Report::default();
     let mut used = HashSet::new();
     for Found { foreign, tensor } in names.look_up(model, convention) {
-        let tensor = match tensor {
+        // A tensor that does not fit is told of once.
+        let there = names.0.get(&foreign.name);
+        used.extend(there.map(|tensor| tensor.name.as_str()));
+        let tensor = match tensor.and_then(|t| fits(&foreign, t).map(|()| t)) {
             Ok(tensor) => tensor,
             Err(why) => {
-                used.insert(foreign.name.clone());
-                report.missing.push(Missing {
-                    to: foreign.ours,
-                    from: foreign.name,
-                    why,
-                });
+                report.missing.push(missing(&foreign, why));
                 continue;
             }
         };
@@ -114,14 +139,14 @@ pub(crate) fn fit(model: &Model, convention: Convention, file: &TensorFile, seed
             }
             Place::Ones => {}
         }
-        used.insert(foreign.name.clone());
         report.mapped.push(Mapped {
-            from: foreign.name,
+            from: tensor.name.clone(),
             to: foreign.ours,
             shape: foreign.shape,
         });
     }
-    let rest = file.tensors.iter().filter(|t| !used.contains(&t.name));
+    let rest = file.tensors.iter();
+    let rest = rest.filter(|t| !used.contains(t.name.as_str()));
     let why =
         |t: &NamedTensor| format!("the network has no such parameter, of shape {:?}", t.shape);
     report.unused = rest.map(|t| (t.name.clone(), why(t))).collect();

@@ -15,32 +15,6 @@ use crate::graph::Model;
 use crate::graph::params::ParamTable;
 use std::collections::HashMap;
 
-/// A file's tensors under the names that a network has for them.
-struct Aligned {
-    /// The tensors; those that are nothing to the network keep their names, unless another has taken them.
-    file: TensorFile,
-    /// The names in the file of those that have another here, by that.
-    originals: HashMap<String, String>,
-}
-
-/// The tensors under the names that `model` has for them.
-pub(super) fn renumbered(file: &TensorFile, model: &Model) -> TensorFile {
-    align(file, model).file
-}
-
-/// Gives the tensors in the report of a fitted file their names in that file.
-pub(super) fn restore_names(file: &TensorFile, model: &Model, report: &mut Report) {
-    let originals = align(file, model).originals;
-    let mapped = report.mapped.iter_mut().map(|mapped| &mut mapped.from);
-    let missing = report.missing.iter_mut().map(|missing| &mut missing.from);
-    let unused = report.unused.iter_mut().map(|(name, _)| name);
-    for name in mapped.chain(missing).chain(unused) {
-        if let Some(original) = originals.get(name) {
-            name.clone_from(original);
-        }
-    }
-}
-
 /// The class rows (V x D) of the file's ArcFace layer, if it has one; then it is no longer unused.
 pub(super) fn take_class_rows(
     file: &TensorFile,
@@ -117,7 +91,9 @@ fn layers<'a>(tensors: impl Iterator<Item = (&'a str, usize)>) -> Vec<Layer<'a>>
     layers
 }
 
-fn align(file: &TensorFile, model: &Model) -> Aligned {
+/// The names that `model` has for the tensors of the file, in their order; those that are nothing to the network keep theirs,
+/// unless another has taken it.
+pub(super) fn names(file: &TensorFile, model: &Model) -> Vec<String> {
     let all = foreign(model, &ParamTable::new(model), Convention::Keras);
     let ours = layers(all.iter().map(|f| (f.name.as_str(), f.shape.len())));
     let names: HashMap<&str, &NamedTensor> =
@@ -148,25 +124,7 @@ fn align(file: &TensorFile, model: &Model) -> Aligned {
             name.into()
         }
     };
-    let mut originals = HashMap::new();
-    let tensor = |tensor: &NamedTensor| {
-        let name = new_name(&tensor.name);
-        if name != tensor.name {
-            originals.insert(name.clone(), tensor.name.clone());
-        }
-        NamedTensor {
-            name,
-            ..tensor.clone()
-        }
-    };
-    let tensors = file.tensors.iter().map(tensor).collect();
-    Aligned {
-        file: TensorFile {
-            tensors,
-            ignored: file.ignored.clone(),
-        },
-        originals,
-    }
+    file.tensors.iter().map(|t| new_name(&t.name)).collect()
 }
 
 const DEPTHWISE: &str = "depthwise_kernel:0";
@@ -220,8 +178,11 @@ mod tests {
         tensors.extend(batch_norm("batch_normalization_2", 8));
         tensors.push(tensor("dense/kernel:0", &[8, 5]));
         let original = file(tensors);
-        let Aligned { file, originals } = align(&original, &model);
-        let from = |name: &str| originals.get(name).map(String::as_str);
+        let ours = names(&original, &model);
+        let from = |name: &str| {
+            let at = ours.iter().position(|ours| ours == name);
+            at.map(|at| &original.tensors[at])
+        };
         for (ours, theirs) in [
             ("batch_normalization/beta:0", "batch_normalization_1/beta:0"),
             (
@@ -229,19 +190,19 @@ mod tests {
                 "batch_normalization_2/beta:0",
             ),
             ("dense/bias:0", "dense_4/bias:0"),
+            ("bn_Conv1/beta:0", "bn_Conv1/beta:0"),
         ] {
-            assert_eq!(from(ours), Some(theirs));
+            assert_eq!(from(ours).map(|t| t.name.as_str()), Some(theirs));
         }
-        assert_eq!(from("bn_Conv1/beta:0"), None);
-        let shape = |name: &str| file.get(name).map(|t| t.shape.clone());
+        let shape = |name: &str| from(name).map(|t| t.shape.clone());
         assert_eq!(shape("batch_normalization/beta:0"), Some(vec![1280]));
         assert_eq!(shape("batch_normalization_1/beta:0"), Some(vec![8]));
         assert_eq!(shape("dense/kernel:0"), Some(vec![20480, 8]));
         assert_eq!(shape("bn_Conv1/gamma:0"), Some(vec![32]));
         let depthwise = "expanded_conv_depthwise/depthwise_kernel:0";
         assert_eq!(shape(depthwise), Some(vec![3, 3, 32, 1]));
-        let mut report = unused(&file);
-        restore_names(&original, &model, &mut report);
+        let mut report = unused(&original);
+        report.unused.retain(|(name, _)| name != "dense_4/kernel:0");
         let rows = take_class_rows(&original, &model, &mut report).unwrap();
         assert_eq!(rows.len(), 5 * 8);
         assert_eq!(rows[..3], [0.0, 5.0, 10.0]);
@@ -266,8 +227,9 @@ mod tests {
             tensor("dense/bias:0", &[5]),
         ];
         let original = file(features.into_iter().chain(head));
-        let aligned = renumbered(&original, &model);
-        assert_eq!(aligned.get("dense/kernel:0").unwrap().shape, [1280, 8]);
+        let ours = names(&original, &model);
+        assert_eq!(ours[..2], ["dense/kernel:0", "dense/bias:0"]);
+        assert!(!ours[2..].contains(&ours[0]));
         let mut report = unused(&original);
         assert_eq!(take_class_rows(&original, &model, &mut report), None);
     }

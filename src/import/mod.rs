@@ -34,7 +34,6 @@ use crate::presets;
 use crate::{Error, Result};
 use clap::ValueEnum;
 use fit::{Fitted, Names, fit};
-use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::path::Path;
 use structure::by_structure;
@@ -81,8 +80,23 @@ pub struct Imported {
     pub class_rows: Option<Vec<f32>>,
     /// What kind of file it was, as a noun phrase.
     pub kind: &'static str,
+    /// Who says what the network takes for pixels.
+    pub input: InputOrigin,
     /// What became of its tensors; of this program's own files nothing.
     pub report: Report,
+}
+
+/// Who says what a network takes for pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InputOrigin {
+    /// The file, in so many words.
+    File,
+    /// The graph, which begins with it, on pixels of 0..255.
+    Graph,
+    /// The options.
+    Option,
+    /// Nobody: it is assumed to be what the preset's networks take.
+    Preset,
 }
 
 /// What a file does not say of its network.
@@ -92,11 +106,14 @@ pub struct ImportOptions {
     pub preset: Option<String>,
     /// Settings over the preset, as `key=value`.
     pub settings: Vec<String>,
-    /// What the network takes for pixels; none: what the file says, else the preset's.
+    /// What the network takes for pixels; none: what the file says, else the preset's. Where a graph begins with a
+    /// transform of its own, what the graph takes.
     pub input: Option<InputTransform>,
     /// Whether the network takes blue, green, red: the input channels of its first filters are turned then, so that it
     /// takes red, green, blue here.
     pub bgr: bool,
+    /// Whether the class rows in a file of this program's are read, too.
+    pub class_rows: bool,
 }
 
 /// What is in a file.
@@ -133,54 +150,106 @@ pub fn weights(path: &Path) -> Result<Weights> {
 ///
 /// # Errors
 /// The file cannot be read, is of no kind that is known, or no network here has its structure; of all that were tried,
-/// the sentence tells of the nearest.
+/// the sentence tells of the nearest. A preset or settings for a file of this program, which says itself what it holds.
 pub fn open(path: &Path, options: &ImportOptions) -> Result<Imported> {
     let (kind, content) = read(path)?;
-    if let Content::Own = content {
-        return Ok(Imported {
-            weights: Weights::load(path)?,
-            class_rows: Weights::load_classes(path)?,
-            kind,
-            report: Report::default(),
-        });
+    let imported = match content {
+        Content::Own => own(path, kind, options)?,
+        other => foreign_file(path, kind, other, options)?,
+    };
+    imported.taking(options)
+}
+
+/// Weights of this program.
+fn own(path: &Path, kind: &'static str, options: &ImportOptions) -> Result<Imported> {
+    if options.preset.is_some() || !options.settings.is_empty() {
+        return Err(Error::Usage(format!(
+            "{} says itself which network it holds; --preset and --set are for other programs' files",
+            path.display()
+        )));
     }
+    let (weights, class_rows) = match options.class_rows {
+        true => Weights::load_with_classes(path)?,
+        false => (Weights::load(path)?, None),
+    };
+    Ok(Imported {
+        weights,
+        class_rows,
+        kind,
+        input: InputOrigin::File,
+        report: Report::default(),
+    })
+}
+
+fn foreign_file(
+    path: &Path,
+    kind: &'static str,
+    content: Content,
+    options: &ImportOptions,
+) -> Result<Imported> {
     let candidates = candidates(options)?;
     let models = candidates.iter().map(|config| config.model.build());
     let content = content.unprefixed(&models.collect::<Result<Vec<Model>>>()?);
-    let (mut config, fitted, class_rows) = match content {
-        Content::Tensors(file, conventions) => by_name(path, &file, conventions, &candidates)?,
-        Content::Graph(graph) => {
-            let (config, fitted) = by_structure(path, &graph, &candidates)?;
-            (config, fitted, None)
+    let (config, fitted, class_rows, input) = match content {
+        Content::Tensors(file, conventions) => {
+            let (config, fitted, rows) = by_name(path, &file, conventions, &candidates)?;
+            (config, fitted, rows, InputOrigin::Preset)
         }
-        Content::Own => unreachable!("returned above"),
+        Content::Graph(graph) => {
+            let (config, fitted, input) = by_structure(path, &graph, &candidates)?;
+            (config, fitted, None, input)
+        }
+        Content::Own => unreachable!("read by `own`"),
     };
-    if let Some(input) = options.input {
-        config.model.input = input;
-    }
-    let mut params = fitted.params;
-    if options.bgr {
-        turn_channels(&config.model.build()?, &mut params);
-        let InputTransform { scale, shift } = &mut config.model.input;
-        scale.reverse();
-        shift.reverse();
-    }
     let d = config.model.embedding.size();
+    let rows = class_rows.as_ref().map_or(0, Vec::len);
     Ok(Imported {
         weights: Weights {
-            classes: class_rows
-                .as_ref()
-                .map_or(0, |rows: &Vec<f32>| rows.len() / d),
+            classes: rows / d,
             config,
             trained_on: None,
             imported_from: Some(file_name(path)),
-            params,
+            params: fitted.params,
             statistics: fitted.statistics,
         },
         class_rows,
         kind,
+        input,
         report: fitted.report,
     })
+}
+
+impl Imported {
+    /// The network with what the options say of its input.
+    fn taking(mut self, options: &ImportOptions) -> Result<Self> {
+        let config = &mut self.weights.config;
+        if options.bgr {
+            turn_channels(&config.model.build()?, &mut self.weights.params);
+            // What the graph itself does is in its own order of channels; all else is told by colour.
+            if self.input == InputOrigin::Graph {
+                let InputTransform { scale, shift } = &mut config.model.input;
+                scale.reverse();
+                shift.reverse();
+            }
+        }
+        if let Some(outer) = options.input {
+            config.model.input = match self.input {
+                // The caller's comes before what the graph does.
+                InputOrigin::Graph => composed(config.model.input, outer),
+                _ => outer,
+            };
+            self.input = InputOrigin::Option;
+        }
+        Ok(self)
+    }
+}
+
+/// `inner` of `outer`.
+fn composed(inner: InputTransform, outer: InputTransform) -> InputTransform {
+    InputTransform {
+        scale: std::array::from_fn(|c| inner.scale[c] * outer.scale[c]),
+        shift: std::array::from_fn(|c| inner.scale[c] * outer.shift[c] + inner.shift[c]),
+    }
 }
 
 /// What a file has for the network of `config`, as a start for training: what it does not give, or has in another shape,
@@ -190,17 +259,22 @@ pub fn open(path: &Path, options: &ImportOptions) -> Result<Imported> {
 /// The file cannot be read, or gives less than half of the network's tensors: then it is another network's.
 pub fn start(path: &Path, config: &Config, seed: u64) -> Result<Start> {
     let model = config.model.build()?;
-    let fitted = match read(path)?.1.unprefixed(std::slice::from_ref(&model)) {
-        Content::Own => fit(&model, Convention::Own, &data::safe::open(path)?, seed),
+    let (fitted, input) = match read(path)?.1.unprefixed(std::slice::from_ref(&model)) {
+        Content::Own => {
+            let (theirs, file) = checkpoint::network(path)?;
+            let fitted = fit(&model, Convention::Own, &file, seed);
+            (fitted, Some(theirs.model.input))
+        }
         Content::Tensors(file, conventions) => {
             let each = conventions
                 .iter()
-                .map(|&convention| fitted(&file, &model, convention, seed));
+                .map(|&convention| fit(&model, convention, &file, seed));
             let best = each.min_by_key(|fitted| fitted.report.missing.len());
-            best.expect("there is a convention for every kind of file")
+            let best = best.expect("there is a convention for every kind of file");
+            (best, None)
         }
         Content::Graph(graph) => {
-            let (found, fitted) = by_structure(path, &graph, std::slice::from_ref(config))?;
+            let (found, fitted, input) = by_structure(path, &graph, std::slice::from_ref(config))?;
             let (theirs, ours) = (found.model.embedding.size(), model.embedding_size());
             if theirs != ours {
                 return Err(Error::data(
@@ -210,7 +284,8 @@ pub fn start(path: &Path, config: &Config, seed: u64) -> Result<Start> {
                     ),
                 ));
             }
-            fitted
+            let known = (input != InputOrigin::Preset).then_some(found.model.input);
+            (fitted, known)
         }
     };
     let (given, missing) = (fitted.report.mapped.len(), fitted.report.missing.len());
@@ -228,6 +303,7 @@ pub fn start(path: &Path, config: &Config, seed: u64) -> Result<Start> {
         file: file_name(path),
         params: fitted.params,
         statistics: fitted.statistics,
+        input,
         report: fitted.report,
     })
 }
@@ -241,6 +317,8 @@ pub struct Start {
     pub params: Vec<f32>,
     /// The statistics slab.
     pub statistics: Vec<f32>,
+    /// What they take for pixels, where the file says it.
+    pub input: Option<InputTransform>,
     /// What the file gave, and what it did not.
     pub report: Report,
 }
@@ -315,8 +393,7 @@ fn by_name(
         for &convention in conventions {
             let mut config = config.clone();
             let mut model = config.model.build()?;
-            let prepared = prepared(file, &model, convention);
-            let names = Names::new(&prepared);
+            let names = Names::new(file, &model, convention);
             if let Some(d) = names.embedding_size(&model, convention)
                 && d != model.embedding_size()
             {
@@ -336,10 +413,14 @@ fn by_name(
     let (_, config, convention) =
         best.ok_or_else(|| Error::data(path, "there is no network to compare it with"))?;
     let model = config.model.build()?;
-    let mut fitted = fitted(file, &model, convention, config.train.seed);
-    if !fitted.report.missing.is_empty() {
-        return Err(not_ours(path, &config, &fitted.report));
+    // Shapes are those of the file's tensors where none is missing; until then nothing is allocated by them.
+    let names = Names::new(file, &model, convention);
+    let missing = names.missing(&model, convention);
+    if !missing.is_empty() {
+        let (_, given) = names.missing_and_given(&model, convention);
+        return Err(not_ours(path, &config, &missing, given));
     }
+    let mut fitted = fit(&model, convention, file, config.train.seed);
     let class_rows = match convention {
         Convention::Keras => keras::take_class_rows(file, &model, &mut fitted.report),
         _ => None,
@@ -347,34 +428,13 @@ fn by_name(
     Ok((config, fitted, class_rows))
 }
 
-/// The tensors under the names that `model` has for them.
-fn prepared<'a>(
-    file: &'a TensorFile,
-    model: &Model,
-    convention: Convention,
-) -> Cow<'a, TensorFile> {
-    match convention {
-        Convention::Keras => Cow::Owned(keras::renumbered(file, model)),
-        _ => Cow::Borrowed(file),
-    }
-}
-
-/// The tensors in the network's slabs, reported under their names in the file.
-fn fitted(file: &TensorFile, model: &Model, convention: Convention, seed: u64) -> Fitted {
-    let mut fitted = fit(model, convention, &prepared(file, model, convention), seed);
-    if convention == Convention::Keras {
-        keras::restore_names(file, model, &mut fitted.report);
-    }
-    fitted
-}
-
-fn not_ours(path: &Path, config: &Config, report: &Report) -> Error {
+fn not_ours(path: &Path, config: &Config, missing: &[Missing], given: usize) -> Error {
     const LISTED: usize = 4;
-    let all = report.missing.len() + report.mapped.len();
-    let first: Vec<String> = (report.missing.iter().take(LISTED))
+    let all = given + missing.len();
+    let first: Vec<String> = (missing.iter().take(LISTED))
         .map(|m| format!("  {} ({}): {}", m.from, m.to, m.why))
         .collect();
-    let more = report.missing.len().saturating_sub(LISTED);
+    let more = missing.len().saturating_sub(LISTED);
     let more = if more > 0 {
         format!("\n  and {more} more")
     } else {

@@ -2,13 +2,14 @@
 
 use super::fit::Fitted;
 use super::onnx::{Mismatch, embedding_size, match_model, noted_input};
-use super::{Mapped, Report};
+use super::{InputOrigin, Mapped, Report};
 use crate::config::Config;
 use crate::data::onnx::Graph;
 use crate::{Error, Result};
 use std::path::Path;
 
-/// The first candidate whose structure the graph has, with embeddings of the graph's size.
+/// The first candidate whose structure the graph has, with embeddings of the graph's size; and who says what it takes for
+/// pixels.
 ///
 /// # Errors
 /// There is none; of the candidate that it resembles for longest, the sentence tells where they part.
@@ -16,7 +17,7 @@ pub(super) fn by_structure(
     path: &Path,
     graph: &Graph,
     candidates: &[Config],
-) -> Result<(Config, Fitted)> {
+) -> Result<(Config, Fitted, InputOrigin)> {
     let d = embedding_size(graph);
     let mut nearest: Option<(Mismatch, Config)> = None;
     for config in candidates {
@@ -29,8 +30,12 @@ pub(super) fn by_structure(
         };
         match match_model(&model, graph) {
             Ok(slabs) => {
-                let input = slabs.input.or_else(|| noted_input(graph));
-                config.model.input = input.unwrap_or(config.model.input);
+                let (input, origin) = match (slabs.input, noted_input(graph)) {
+                    (Some(input), _) => (input, InputOrigin::Graph),
+                    (None, Some(input)) => (input, InputOrigin::File),
+                    (None, None) => (config.model.input, InputOrigin::Preset),
+                };
+                config.model.input = input;
                 let mapped = slabs.layers.into_iter().map(|(from, to)| Mapped {
                     from,
                     to,
@@ -38,14 +43,15 @@ pub(super) fn by_structure(
                 });
                 let report = Report {
                     mapped: mapped.collect(),
-                    ..Report::default()
+                    missing: Vec::new(),
+                    unused: slabs.unused,
                 };
                 let fitted = Fitted {
                     params: slabs.params,
                     statistics: slabs.statistics,
                     report,
                 };
-                return Ok((config, fitted));
+                return Ok((config, fitted, origin));
             }
             Err(mismatch) => {
                 let farther = |known: &Mismatch| mismatch.node > known.node;
