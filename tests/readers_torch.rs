@@ -200,7 +200,7 @@ fn files_say_what_is_wrong() {
         says(&of(&bytes), &["tensor w", words]);
     }
     // The same with 2^62 - 1 elements behind a tensor of one: their bytes together are 2^64.
-    let second = tensor(b"K\x00\x8a\x08\xff\xff\xff\xff\xff\xff\xff\x3fK\x00\x85");
+    let second = tensor(b"K\x00\x8a\x08\xff\xff\xff\xff\xff\xff\xff\x3f\x85K\x00\x85");
     let mut two = tensor(b"K\x00K\x01\x85K\x01\x85");
     two.extend(b"X\x01\0\0\0v");
     two.extend(&second[b"}X\x01\0\0\0w".len()..]);
