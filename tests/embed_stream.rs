@@ -248,9 +248,14 @@ fn pictures_wait_in_a_bounded_queue() {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let (mut done, mut most) = (0, 0);
     run(&data, dir.path(), &options(), &mut |step| {
-        if let Step::Done(images) = step {
-            done += images;
-            most = most.max(data.reads.load(Ordering::Relaxed) - done);
+        match step {
+            // The fingerprint has looked at some.
+            Step::Begun(_) => data.reads.store(0, Ordering::Relaxed),
+            Step::Done(images) => {
+                done += images;
+                most = most.max(data.reads.load(Ordering::Relaxed) - done);
+            }
+            Step::Skipped(_) => {}
         }
         true
     })
