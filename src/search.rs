@@ -311,12 +311,22 @@ mod tests {
     #[test]
     fn rounding_in_f32_decides_nothing() {
         let dim = 32;
-        let queries = unit_rows(3, dim, 8);
         let mut gallery = unit_rows(1, dim, 9).repeat(400);
-        let nudge = |x: f32, steps: usize| f32::from_bits(x.to_bits() + steps as u32);
+        // Near the rows, where f32 is coarsest.
+        let mut queries = unit_rows(8, dim, 8);
+        for query in queries.chunks_exact_mut(dim) {
+            let near = query.iter().zip(&gallery).map(|(q, g)| g + 0.3 * q);
+            let near: Vec<f32> = near.collect();
+            let length = cosine(&near, &near).sqrt() as f32;
+            query
+                .iter_mut()
+                .zip(near)
+                .for_each(|(q, n)| *q = n / length);
+        }
         for (k, row) in gallery.chunks_exact_mut(dim).enumerate() {
-            row[k % dim] = nudge(row[k % dim], k / dim);
-            row[k * 7 % dim] = nudge(row[k * 7 % dim], k % 3);
+            for (place, steps) in [(k % dim, k * 5 % 7), (k * 7 % dim, k % 3)] {
+                row[place] = f32::from_bits(row[place].to_bits() + steps as u32);
+            }
         }
         let found = search(&gallery, &queries, dim, 5, false);
         for (hits, query) in found.iter().zip(queries.chunks_exact(dim)) {
