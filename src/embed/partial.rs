@@ -202,7 +202,8 @@ impl Partial {
     pub(super) fn open(folder: &Path, job: Job, resume: bool) -> Result<Begun> {
         let lock = lock_folder(folder, "embedding")?;
         let path = folder.join(STATE);
-        let before = State::read(folder)?;
+        // A run that failed before its first picture is in nobody's way.
+        let before = State::read(folder)?.filter(|state| state.done > 0 || state.complete);
         if let Some(state) = &before {
             if !resume {
                 return Err(state.unfinished(folder));
