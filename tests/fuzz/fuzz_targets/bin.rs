@@ -5,7 +5,10 @@ use arcface_cu::data::Image;
 use arcface_cu::data::bin::Bin;
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
-    if let Ok(set) = Bin::open(&arcface_cu_fuzz::file("set.bin", data)) {
-        let _ = set.read(0, &mut Image::default());
+    let Ok(set) = Bin::open(&arcface_cu_fuzz::file("set.bin", data)) else {
+        return;
+    };
+    for index in 0..2 * set.same().len() {
+        let _ = set.read(index, &mut Image::default());
     }
 });
