@@ -56,8 +56,7 @@ pub struct Summary {
 /// Embeds every picture of `dataset` to the folder `out`. `observe` is told how far it has come, after each batch; with its
 /// answer false the run ends there, to be resumed. A resumed run ends with the same bytes as one that was never stopped.
 ///
-/// That the pictures are the same is told by their number, names, places and identities: what is in them is not looked at
-/// again.
+/// That the pictures are the same is told by their number, names, places and identities, and by the content of 64 of them.
 ///
 /// # Errors
 /// [`Error::Interrupted`] where `observe` asked for the end; an unfinished run is there that is not to be resumed or is
