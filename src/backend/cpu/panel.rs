@@ -5,9 +5,10 @@
 //! where there are 32 vector registers) x 2 vectors of y in registers over the whole sum, so that y is written once,
 //! finished, and a window may lie anywhere: an image need not be unrolled. One panel meets all rows of a tile before the
 //! next one does: it stays in the first- or second-level cache.
-
-// Loops over an index, because rows, vectors and panels share it.
-#![allow(clippy::needless_range_loop)]
+//!
+//! Each accumulator of a block is a variable of its own, never an element of an array ([`Sums`], [`Vectors`]). An array
+//! becomes registers only after the compiler has unrolled every loop over it, and whether it does depends on its
+//! version and on the surrounding code: where it did not, each product was followed by a store.
 
 use std::ops::Range;
 
@@ -77,12 +78,11 @@ fn pack_panel(filters: &[f32], len: usize, panel: &mut [f32]) {
                 };
                 for first in (0..squares).step_by(SQUARE) {
                     let mut square = [[0.0; SQUARE]; SQUARE];
-                    for j in 0..SQUARE {
-                        square[j] = *filters[j * len + first..].first_chunk().expect("eight");
+                    for (j, row) in square.iter_mut().enumerate() {
+                        *row = *filters[j * len + first..].first_chunk().expect("eight");
                     }
-                    let square = transpose(square);
-                    for j in 0..SQUARE {
-                        panel[(first + j) * width + column..][..SQUARE].copy_from_slice(&square[j]);
+                    for (j, row) in transpose(square).iter().enumerate() {
+                        panel[(first + j) * width + column..][..SQUARE].copy_from_slice(row);
                     }
                 }
                 for (j, filter) in filters.chunks_exact(len).enumerate() {
@@ -214,225 +214,274 @@ impl WithSimd for Panels<'_, '_> {
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, simd: S) {
         if self.cols.len() > S::F32_LANES {
-            self.rows::<S, VECTORS>(simd);
+            self.rows::<S, Two<S::f32s>>(simd);
         } else {
-            self.rows::<S, 1>(simd);
+            self.rows::<S, One<S::f32s>>(simd);
         }
     }
 }
 
 impl Panels<'_, '_> {
-    /// All rows, V vectors of columns.
+    /// All rows.
     #[inline(always)]
-    fn rows<S: Simd, const V: usize>(&mut self, simd: S) {
+    fn rows<S: Simd, V: Vectors<S::f32s>>(&mut self, simd: S) {
         let rows = self.y.rows();
         let bias = self.finish.bias.map(|bias| &bias[self.cols.clone()]);
         let slopes = match self.finish.activation {
             Act::PRelu(slopes) => Some(&slopes[self.cols.clone()]),
             _ => None,
         };
-        let panel = Panel {
-            bias: padded(simd, bias),
-            slopes: padded(simd, slopes),
-        };
+        let bias: V = load(simd, bias.unwrap_or_default());
+        let slopes: V = load(simd, slopes.unwrap_or_default());
         let mut row = 0;
         if S::REGISTER_COUNT >= 32 {
             while row + 12 <= rows {
-                self.block::<S, 12, V>(simd, row, &panel);
+                self.block::<S, V, 12>(simd, row, bias, slopes);
                 row += 12;
             }
         }
         while row + 6 <= rows {
-            self.block::<S, 6, V>(simd, row, &panel);
+            self.block::<S, V, 6>(simd, row, bias, slopes);
             row += 6;
         }
         match rows - row {
-            1 => self.block::<S, 1, V>(simd, row, &panel),
-            2 => self.block::<S, 2, V>(simd, row, &panel),
-            3 => self.block::<S, 3, V>(simd, row, &panel),
-            4 => self.block::<S, 4, V>(simd, row, &panel),
-            5 => self.block::<S, 5, V>(simd, row, &panel),
+            1 => self.block::<S, V, 1>(simd, row, bias, slopes),
+            2 => self.block::<S, V, 2>(simd, row, bias, slopes),
+            3 => self.block::<S, V, 3>(simd, row, bias, slopes),
+            4 => self.block::<S, V, 4>(simd, row, bias, slopes),
+            5 => self.block::<S, V, 5>(simd, row, bias, slopes),
             _ => {}
         }
     }
 
     /// Rows `row..row + R` of y in the panel's columns.
-    ///
-    /// The loops over R and V have bodies so small that the compiler unrolls them: an array that is indexed by a variable
-    /// would be kept in memory, all through the sums too.
     #[inline(always)]
-    fn block<S: Simd, const R: usize, const V: usize>(
+    fn block<S: Simd, V: Vectors<S::f32s>, const R: usize>(
         &mut self,
         simd: S,
         row: usize,
-        panel: &Panel<S, V>,
-    ) {
-        let lanes = S::F32_LANES;
-        let windows = &self.windows;
-        let mut rows = [windows.data.as_ptr(); R];
-        for i in 0..R {
-            rows[i] = windows.data[windows.starts[row + i]..].as_ptr();
-        }
-        let (runs, run, step) = (windows.runs, windows.run, windows.step);
-        let filters = self.filters[..runs * run * VECTORS * lanes].as_ptr();
+        bias: V,
+        slopes: V,
+    ) where
+        Rows<R>: Sums<R>,
+    {
+        let Windows {
+            data,
+            starts,
+            runs,
+            run,
+            step,
+        } = self.windows;
+        let starts = starts[row..].first_chunk::<R>().expect("R rows");
+        let rows = starts.map(|start| data[start..].as_ptr());
+        let filters = self.filters[..runs * run * VECTORS * S::F32_LANES].as_ptr();
+        let (cols, finish, y) = (self.cols.clone(), self.finish, &mut *self.y);
         // SAFETY: `Windows::new` asserted that all runs of all rows lie within `data`, and `filters` holds runs * run
         // rows of a panel.
-        let mut sums = unsafe { sums::<S, R, V>(simd, rows, runs, run, step, filters, panel.bias) };
-        let cols = self.cols.clone();
-        if cols.len() == V * lanes {
-            if let Some((residual, stride)) = self.finish.residual {
-                let last = (row + R - 1) * stride + cols.end;
-                let residual = residual[row * stride + cols.start..last].as_ptr();
-                for i in 0..R {
-                    for v in 0..V {
-                        // SAFETY: V vectors from the start of each of the R rows lie within the slice.
-                        let r = unsafe { residual.add(i * stride + v * lanes) };
-                        // SAFETY: as above; vectors are read wherever they lie.
-                        let r = unsafe { r.cast::<S::f32s>().read_unaligned() };
-                        sums[i][v] = simd.add_f32s(sums[i][v], r);
+        unsafe {
+            Rows::sums(
+                simd,
+                rows,
+                [runs, run, step],
+                filters,
+                bias,
+                #[inline(always)]
+                |i, mut sums| {
+                    if let Some((residual, stride)) = finish.residual {
+                        let residual: V = load(simd, &residual[(row + i) * stride..][cols.clone()]);
+                        sums = residual.zip(
+                            sums,
+                            #[inline(always)]
+                            |r, sum| simd.add_f32s(r, sum),
+                        );
                     }
-                }
-            }
-            self.activate(simd, panel, &mut sums);
-            for i in 0..R {
-                let out = self.y.row(row + i)[cols.clone()].as_mut_ptr();
-                for v in 0..V {
-                    // SAFETY: the slice holds V vectors; they are written wherever they lie.
-                    unsafe {
-                        out.add(v * lanes)
-                            .cast::<S::f32s>()
-                            .write_unaligned(sums[i][v])
-                    };
-                }
-            }
-        } else {
-            if let Some((residual, stride)) = self.finish.residual {
-                for i in 0..R {
-                    let at = (row + i) * stride;
-                    let residual = &residual[at + cols.start..at + cols.end];
-                    let r = padded::<S, V>(simd, Some(residual));
-                    for v in 0..V {
-                        sums[i][v] = simd.add_f32s(sums[i][v], r[v]);
-                    }
-                }
-            }
-            self.activate(simd, panel, &mut sums);
-            for i in 0..R {
-                store_short(simd, &mut self.y.row(row + i)[cols.clone()], sums[i]);
-            }
+                    sums = activate(simd, finish.activation, sums, slopes);
+                    store(simd, &mut y.row(row + i)[cols.clone()], sums);
+                },
+            );
         }
     }
+}
 
-    /// Applies the activation. Comparisons, not maxima, so that NaN passes through and is found.
+/// Applies the activation. Comparisons, not maxima, so that NaN passes through and is found.
+#[inline(always)]
+fn activate<S: Simd, V: Vectors<S::f32s>>(simd: S, activation: Act<'_>, y: V, slopes: V) -> V {
+    let (zero, six) = (simd.splat_f32s(0.0), simd.splat_f32s(6.0));
+    match activation {
+        Act::Identity => y,
+        Act::Relu => y.map(
+            #[inline(always)]
+            |y| simd.select_f32s(simd.less_than_f32s(y, zero), zero, y),
+        ),
+        Act::Relu6 => y.map(
+            #[inline(always)]
+            |y| {
+                let y = simd.select_f32s(simd.less_than_f32s(y, zero), zero, y);
+                simd.select_f32s(simd.greater_than_f32s(y, six), six, y)
+            },
+        ),
+        Act::PRelu(_) => y.zip(
+            slopes,
+            #[inline(always)]
+            |y, slope| {
+                let scaled = simd.mul_f32s(y, slope);
+                simd.select_f32s(simd.greater_than_f32s(y, zero), y, scaled)
+            },
+        ),
+    }
+}
+
+/// The vectors of one row of a block: [`One`] or [`Two`].
+trait Vectors<T: Copy>: Copy {
+    /// Vector number v is f(v).
+    fn each(f: impl FnMut(usize) -> T) -> Self;
+
+    /// f of each vector.
+    fn map(self, f: impl FnMut(T) -> T) -> Self;
+
+    /// f of each vector and its counterpart.
+    fn zip(self, other: Self, f: impl FnMut(T, T) -> T) -> Self;
+}
+
+#[derive(Clone, Copy)]
+struct One<T>(T);
+
+impl<T: Copy> Vectors<T> for One<T> {
     #[inline(always)]
-    fn activate<S: Simd, const R: usize, const V: usize>(
-        &self,
-        simd: S,
-        panel: &Panel<S, V>,
-        sums: &mut [[S::f32s; V]; R],
-    ) {
-        let (zero, six) = (simd.splat_f32s(0.0), simd.splat_f32s(6.0));
-        match self.finish.activation {
-            Act::Identity => {}
-            Act::Relu => {
-                for i in 0..R {
-                    for v in 0..V {
-                        let y = sums[i][v];
-                        sums[i][v] = simd.select_f32s(simd.less_than_f32s(y, zero), zero, y);
-                    }
-                }
-            }
-            Act::Relu6 => {
-                for i in 0..R {
-                    for v in 0..V {
-                        let y = sums[i][v];
-                        let y = simd.select_f32s(simd.less_than_f32s(y, zero), zero, y);
-                        sums[i][v] = simd.select_f32s(simd.greater_than_f32s(y, six), six, y);
-                    }
-                }
-            }
-            Act::PRelu(_) => {
-                for i in 0..R {
-                    for v in 0..V {
-                        let y = sums[i][v];
-                        let scaled = simd.mul_f32s(y, panel.slopes[v]);
-                        sums[i][v] = simd.select_f32s(simd.greater_than_f32s(y, zero), y, scaled);
-                    }
-                }
-            }
-        }
+    fn each(mut f: impl FnMut(usize) -> T) -> Self {
+        One(f(0))
+    }
+
+    #[inline(always)]
+    fn map(self, mut f: impl FnMut(T) -> T) -> Self {
+        One(f(self.0))
+    }
+
+    #[inline(always)]
+    fn zip(self, other: Self, mut f: impl FnMut(T, T) -> T) -> Self {
+        One(f(self.0, other.0))
     }
 }
 
-/// What goes with the columns of a panel.
-struct Panel<S: Simd, const V: usize> {
-    bias: [S::f32s; V],
-    slopes: [S::f32s; V],
-}
+#[derive(Clone, Copy)]
+struct Two<T>(T, T);
 
-/// V vectors of numbers, zeros behind the last.
-#[inline(always)]
-fn padded<S: Simd, const V: usize>(simd: S, numbers: Option<&[f32]>) -> [S::f32s; V] {
-    let mut vectors = [simd.splat_f32s(0.0); V];
-    let numbers = numbers.unwrap_or_default();
-    for v in 0..V {
-        let from = (v * S::F32_LANES).min(numbers.len());
-        let to = ((v + 1) * S::F32_LANES).min(numbers.len());
-        vectors[v] = simd.partial_load_f32s(&numbers[from..to]);
+impl<T: Copy> Vectors<T> for Two<T> {
+    #[inline(always)]
+    fn each(mut f: impl FnMut(usize) -> T) -> Self {
+        Two(f(0), f(1))
     }
-    vectors
-}
 
-/// Stores the first numbers of V vectors.
-#[inline(always)]
-fn store_short<S: Simd, const V: usize>(simd: S, out: &mut [f32], vectors: [S::f32s; V]) {
-    for v in 0..V {
-        let from = (v * S::F32_LANES).min(out.len());
-        let to = ((v + 1) * S::F32_LANES).min(out.len());
-        simd.partial_store_f32s(&mut out[from..to], vectors[v]);
+    #[inline(always)]
+    fn map(self, mut f: impl FnMut(T) -> T) -> Self {
+        Two(f(self.0), f(self.1))
+    }
+
+    #[inline(always)]
+    fn zip(self, other: Self, mut f: impl FnMut(T, T) -> T) -> Self {
+        Two(f(self.0, other.0), f(self.1, other.1))
     }
 }
 
-/// The sums of a block: R windows against V vectors of filters, on top of the biases.
-///
-/// # Safety
-/// Behind each pointer of `windows` lie `runs` runs of `run` readable numbers, `step` apart; behind `filters`
-/// runs * run rows of a panel.
+/// The numbers of one row, followed by zeros.
 #[inline(always)]
-unsafe fn sums<S: Simd, const R: usize, const V: usize>(
-    simd: S,
-    mut windows: [*const f32; R],
-    runs: usize,
-    run: usize,
-    step: usize,
-    mut filters: *const f32,
-    bias: [S::f32s; V],
-) -> [[S::f32s; V]; R] {
+fn load<S: Simd, V: Vectors<S::f32s>>(simd: S, numbers: &[f32]) -> V {
     let lanes = S::F32_LANES;
-    let mut sums = [bias; R];
-    for r in 0..runs {
-        for t in 0..run {
-            // SAFETY: r < runs and t < run, as the caller promised. Vectors are read wherever they lie.
-            unsafe {
-                let mut w = [simd.splat_f32s(0.0); V];
-                for v in 0..V {
-                    w[v] = filters.add(v * lanes).cast::<S::f32s>().read_unaligned();
-                }
-                for i in 0..R {
-                    let x = simd.splat_f32s(*windows[i].add(t));
-                    for v in 0..V {
-                        sums[i][v] = simd.mul_add_e_f32s(x, w[v], sums[i][v]);
+    V::each(
+        #[inline(always)]
+        |v| match numbers.get(v * lanes..(v + 1) * lanes) {
+            // SAFETY: the slice holds one vector, which may be read at any address.
+            Some(whole) => unsafe { whole.as_ptr().cast::<S::f32s>().read_unaligned() },
+            None => simd.partial_load_f32s(numbers.get(v * lanes..).unwrap_or_default()),
+        },
+    )
+}
+
+/// Stores as many numbers of a row as there is room for.
+#[inline(always)]
+fn store<S: Simd, V: Vectors<S::f32s>>(simd: S, out: &mut [f32], vectors: V) {
+    let lanes = S::F32_LANES;
+    let mut v = 0;
+    vectors.map(
+        #[inline(always)]
+        |vector| {
+            let first = v * lanes;
+            v += 1;
+            if let Some(whole) = out.get_mut(first..first + lanes) {
+                // SAFETY: the slice holds one vector, which may be written at any address.
+                unsafe { whole.as_mut_ptr().cast::<S::f32s>().write_unaligned(vector) };
+            } else if let Some(short) = out.get_mut(first..) {
+                simd.partial_store_f32s(short, vector);
+            }
+            vector
+        },
+    );
+}
+
+/// Blocks of R rows.
+struct Rows<const R: usize>;
+
+/// The inner kernel for blocks of R rows.
+trait Sums<const R: usize> {
+    /// The sums of R windows against the filters, on top of the biases; `finish` gets each row's number and its sums.
+    ///
+    /// # Safety
+    /// `windows` holds pointers to `runs` runs of `run` readable numbers, `step` apart; `filters` points to runs * run
+    /// rows of a panel.
+    unsafe fn sums<S: Simd, V: Vectors<S::f32s>>(
+        simd: S,
+        windows: [*const f32; R],
+        runs_run_step: [usize; 3],
+        filters: *const f32,
+        bias: V,
+        finish: impl FnMut(usize, V),
+    );
+}
+
+/// Writes [`Sums`] out for one number of rows: `$sum` is the variable of row `$i`.
+macro_rules! sums_of_rows {
+    ($rows:literal: $($sum:ident $i:literal),+) => {
+        impl Sums<$rows> for Rows<$rows> {
+            #[inline(always)]
+            unsafe fn sums<S: Simd, V: Vectors<S::f32s>>(
+                simd: S,
+                mut windows: [*const f32; $rows],
+                [runs, run, step]: [usize; 3],
+                mut filters: *const f32,
+                bias: V,
+                mut finish: impl FnMut(usize, V),
+            ) {
+                let lanes = S::F32_LANES;
+                $(let mut $sum = bias;)+
+                for r in 0..runs {
+                    for t in 0..run {
+                        // SAFETY: the caller promised a panel's row here; a vector may be read at any address.
+                        let w = V::each(#[inline(always)] |v| unsafe {
+                            filters.add(v * lanes).cast::<S::f32s>().read_unaligned()
+                        });
+                        $(
+                            // SAFETY: r < runs and t < run, as the caller promised.
+                            let x = simd.splat_f32s(unsafe { *windows[$i].add(t) });
+                            $sum = w.zip($sum, #[inline(always)] |w, sum| simd.mul_add_e_f32s(x, w, sum));
+                        )+
+                        // SAFETY: at most one past the last row of the panel.
+                        filters = unsafe { filters.add(VECTORS * lanes) };
+                    }
+                    if r + 1 < runs {
+                        // SAFETY: there is a next run.
+                        $(windows[$i] = unsafe { windows[$i].add(step) };)+
                     }
                 }
-                filters = filters.add(VECTORS * lanes);
+                $(finish($i, $sum);)+
             }
         }
-        if r + 1 < runs {
-            for i in 0..R {
-                // SAFETY: there is a next run.
-                windows[i] = unsafe { windows[i].add(step) };
-            }
-        }
-    }
-    sums
+    };
 }
+
+sums_of_rows!(1: a 0);
+sums_of_rows!(2: a 0, b 1);
+sums_of_rows!(3: a 0, b 1, c 2);
+sums_of_rows!(4: a 0, b 1, c 2, d 3);
+sums_of_rows!(5: a 0, b 1, c 2, d 3, e 4);
+sums_of_rows!(6: a 0, b 1, c 2, d 3, e 4, f 5);
+sums_of_rows!(12: a 0, b 1, c 2, d 3, e 4, f 5, g 6, h 7, i 8, j 9, k 10, l 11);
