@@ -13,7 +13,7 @@ failed=()
 step cargo run --release --quiet -- info
 step cargo test --release --workspace --no-fail-fast || failed+=("the tests")
 
-operations=()
+operations=(--test device)
 for file in tests/ops_*.rs; do operations+=(--test "$(basename "$file" .rs)"); done
 sanitizer=$(command -v compute-sanitizer || ls "${CUDA_PATH:-/usr/local/cuda}"/bin/compute-sanitizer 2>/dev/null || true)
 if [[ -n $sanitizer ]]; then

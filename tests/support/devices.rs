@@ -5,14 +5,27 @@ use super::{required, skip};
 use arcface_cu::backend::cuda::gpu::{Found, Gpu};
 use arcface_cu::backend::cuda::{Cache, Compiler, Cuda, Nvrtc, Search};
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::sync::OnceLock;
 
 fn variable(name: &str) -> Option<OsString> {
     std::env::var_os(name)
 }
 
+/// Compiled kernels: where the environment says, else in the build folder around this program, else with the temporary
+/// files.
 fn cache() -> Cache {
-    Cache::at(concat!(env!("CARGO_TARGET_TMPDIR"), "/kernels").into())
+    let named = variable(Cache::VARIABLE).filter(|value| !value.is_empty());
+    let folder = named.map_or_else(
+        || {
+            let program = std::env::current_exe().unwrap_or_default();
+            let target = program.ancestors().find(|a| a.ends_with("target"));
+            let folder = target.map_or_else(std::env::temp_dir, |target| target.join("tmp"));
+            folder.join("arcface-cu-kernels")
+        },
+        PathBuf::from,
+    );
+    Cache::at(folder)
 }
 
 /// The compiler that `tests/run.sh` installs or the environment names, with a cache in the build folder; the reason

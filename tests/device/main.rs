@@ -1,0 +1,9 @@
+//! Every test that runs on a device, in one program: operations against oracles, whole networks, training steps. It reads
+//! no file of the machine that built it, so it can be carried to one with a GPU and run there.
+
+#[path = "../oracles/mod.rs"]
+mod oracles;
+#[path = "../support/mod.rs"]
+mod support;
+
+mod ops_augment;
