@@ -7,3 +7,4 @@ mod oracles;
 mod support;
 
 mod ops_augment;
+mod ops_conv;
