@@ -8,3 +8,4 @@ mod support;
 
 mod ops_augment;
 mod ops_conv;
+mod ops_depthwise;
