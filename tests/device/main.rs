@@ -9,3 +9,4 @@ mod support;
 mod ops_augment;
 mod ops_conv;
 mod ops_depthwise;
+mod ops_elementwise;
