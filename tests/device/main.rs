@@ -10,3 +10,4 @@ mod ops_augment;
 mod ops_conv;
 mod ops_depthwise;
 mod ops_elementwise;
+mod ops_head;
