@@ -11,3 +11,4 @@ mod ops_conv;
 mod ops_depthwise;
 mod ops_elementwise;
 mod ops_head;
+mod ops_sgd;
