@@ -6,6 +6,7 @@ mod oracles;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod gradients;
 mod ops_augment;
 mod ops_conv;
 mod ops_depthwise;
