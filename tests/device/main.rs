@@ -6,6 +6,7 @@ mod oracles;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod golden;
 mod gradients;
 mod ops_augment;
 mod ops_conv;
