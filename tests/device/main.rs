@@ -6,6 +6,7 @@ mod oracles;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod fold;
 mod golden;
 mod gradients;
 mod ops_augment;
