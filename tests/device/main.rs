@@ -6,6 +6,7 @@ mod oracles;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod conformance;
 mod fold;
 mod golden;
 mod gradients;
