@@ -7,6 +7,7 @@ mod oracles;
 mod support;
 
 mod conformance;
+mod cuda_step;
 mod fold;
 mod golden;
 mod gradients;

@@ -1,7 +1,6 @@
 //! What a training step asks of the driver: a device that computes nothing, and counts.
 
-mod support;
-
+use crate::support::Pictures;
 use arcface_cu::Result;
 use arcface_cu::backend::cuda::Cuda;
 use arcface_cu::backend::cuda::driver::{Driver, Launch, Memory, Properties};
@@ -10,7 +9,6 @@ use arcface_cu::config::Config;
 use arcface_cu::train::{DataOptions, Trainer};
 use std::cell::Cell;
 use std::sync::Arc;
-use support::Pictures;
 
 /// Calls so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
