@@ -8,6 +8,7 @@ mod support;
 
 mod conformance;
 mod cuda_step;
+mod emulated;
 mod fold;
 mod golden;
 mod gradients;

@@ -6,8 +6,9 @@
 //! away as that run: it rounds differently at every operation of every layer, not once, and most of those errors are
 //! independent.
 
-mod support;
-
+use crate::support::devices::compiler_or_skip;
+use crate::support::emulator::Emulator;
+use crate::support::{Pictures, picture};
 use arcface_cu::backend::Backend;
 use arcface_cu::backend::cpu::Cpu;
 use arcface_cu::backend::cuda::{Compiler, Cuda};
@@ -22,9 +23,6 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
-use support::devices::compiler_or_skip;
-use support::emulator::Emulator;
-use support::{Pictures, picture};
 
 const FACTOR: f64 = 8.0;
 
