@@ -6,7 +6,7 @@ use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
 use crate::backend::cuda::driver::Driver;
 use crate::backend::cuda::gpu::Gpu;
-use crate::backend::cuda::{Cache, Cuda, Search};
+use crate::backend::cuda::{Architecture, Cache, Cuda, Search};
 use std::ffi::OsString;
 use std::str::FromStr;
 
@@ -63,7 +63,7 @@ pub trait Gpus {
     fn open(&self, ordinal: usize) -> Result<Cuda<Self::Driver>>;
 }
 
-/// The machine's own, with compiler and cache where the environment says.
+/// The machine's own, with compiler, architecture and cache as the environment says.
 pub(super) struct Installed;
 
 impl Gpus for Installed {
@@ -73,6 +73,7 @@ impl Gpus for Installed {
         let gpu = Gpu::open(
             ordinal,
             &Search::new(variable),
+            Architecture::chosen(variable)?,
             Cache::new(cache_folder(variable)),
         )?;
         // What is wrong with the cache is no error, and said once.

@@ -3,7 +3,7 @@
 use super::emulator::Emulator;
 use super::{required, skip};
 use arcface_cu::backend::cuda::gpu::{Found, Gpu};
-use arcface_cu::backend::cuda::{Cache, Compiler, Cuda, Nvrtc, Search};
+use arcface_cu::backend::cuda::{Architecture, Cache, Compiler, Cuda, Nvrtc, Search};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::OnceLock;
@@ -33,7 +33,8 @@ fn cache() -> Cache {
 pub(crate) fn compiler() -> Result<&'static Compiler, &'static str> {
     static COMPILER: OnceLock<Result<Compiler, String>> = OnceLock::new();
     let compiler = COMPILER.get_or_init(|| {
-        let nvrtc = Nvrtc::open(&Search::new(variable), None).map_err(|error| error.to_string())?;
+        let nvrtc =
+            Nvrtc::open(&Search::new(variable), None, None).map_err(|error| error.to_string())?;
         Ok(Compiler::new(nvrtc, cache()))
     });
     compiler.as_ref().map_err(String::as_str)
@@ -67,7 +68,8 @@ pub(crate) fn on_gpu(test: &str, body: impl FnOnce(&mut Cuda<Gpu>)) {
         Err(why) if required("ARCFACE_CU_REQUIRE_GPU") => panic!("{why}"),
         Err(why) => skip(test, &why.to_string()),
         Ok(_) => {
-            let gpu = Gpu::open(0, &Search::new(variable), cache());
+            let chosen = Architecture::chosen(variable).expect("a known architecture");
+            let gpu = Gpu::open(0, &Search::new(variable), chosen, cache());
             body(&mut Cuda::new(gpu.expect("the GPU opens")));
         }
     }

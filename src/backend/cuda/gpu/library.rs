@@ -4,6 +4,7 @@
 //! that this folder calls stands in one list.
 
 use crate::backend::cuda::driver::Properties;
+use crate::backend::cuda::nvrtc::Architecture;
 use crate::{Error, Result};
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys::{self, CUdevice, CUdevice_attribute, CUresult};
@@ -208,20 +209,52 @@ pub(super) fn check_capability(ordinal: usize, properties: &Properties) -> Resul
     Ok(())
 }
 
+/// What kernels are compiled for: what was chosen, if the card runs it, or the card's own machine code.
+pub(super) fn architecture(
+    ordinal: usize,
+    properties: &Properties,
+    chosen: Option<Architecture>,
+) -> Result<Architecture> {
+    let own = Architecture::of(properties.capability);
+    match chosen {
+        Some(chosen) if !chosen.runs_on(properties.capability) => Err(Error::Device(format!(
+            "{} asks for {chosen}, which cuda:{ordinal}, {}, does not run; its own architecture is {own}",
+            Architecture::VARIABLE,
+            properties.name
+        ))),
+        chosen => Ok(chosen.unwrap_or(own)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn an_old_card_is_refused_by_name() {
-        let card = |capability| Properties {
+    fn card(capability: (u32, u32)) -> Properties {
+        Properties {
             name: "Tesla V100".to_owned(),
             capability,
             multiprocessors: 80,
             memory: 16 << 30,
             shared_per_block: 96 << 10,
             driver: (13, 0),
-        };
+        }
+    }
+
+    #[test]
+    fn an_architecture_that_the_card_does_not_run_is_refused_by_name() {
+        let chosen = |name: &str| Architecture::chosen(|_| Some(name.into())).unwrap();
+        let on = |capability, name| architecture(1, &card(capability), chosen(name));
+        assert_eq!(on((9, 0), "").unwrap().name(), "sm_90a");
+        assert_eq!(on((9, 0), "compute_80").unwrap().name(), "compute_80");
+        let text = on((8, 6), "sm_90a").unwrap_err().to_string();
+        for word in ["ARCFACE_CU_ARCH", "sm_90a", "cuda:1", "sm_86"] {
+            assert!(text.contains(word), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_old_card_is_refused_by_name() {
         let text = check_capability(1, &card((7, 0))).unwrap_err().to_string();
         assert!(
             text.contains("cuda:1, Tesla V100") && text.contains("7.5"),

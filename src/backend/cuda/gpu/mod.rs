@@ -12,7 +12,7 @@ use self::context::{Context, Staging};
 use self::library::failed;
 use super::SIGNATURES;
 use super::driver::{Driver, Launch, Memory, Properties};
-use super::nvrtc::{self, Cache, Compiler, Nvrtc, Search};
+use super::nvrtc::{Architecture, Cache, Compiler, Nvrtc, Search};
 use super::tiles::Program;
 use crate::{Error, Result};
 use cudarc::driver::result;
@@ -51,25 +51,36 @@ impl Found {
 pub struct Gpu {
     staging: Staging,
     compiler: Compiler,
+    architecture: Architecture,
     properties: Properties,
     context: Arc<Context>,
 }
 
 impl Gpu {
-    /// GPU number `ordinal`, with the compiler from where `search` says and the kernels in `cache`.
+    /// GPU number `ordinal`, with the compiler from where `search` says and the kernels in `cache`. They are compiled for
+    /// `chosen`, or into the card's own machine code.
     ///
     /// # Errors
-    /// No driver, no such GPU, one that is too old, or no compiler that suits the driver: each says what to do.
-    pub fn open(ordinal: usize, search: &Search, cache: Cache) -> Result<Self> {
+    /// No driver, no such GPU, one that is too old or cannot run what was chosen, or no compiler that suits the driver:
+    /// each says what to do.
+    pub fn open(
+        ordinal: usize,
+        search: &Search,
+        chosen: Option<Architecture>,
+        cache: Cache,
+    ) -> Result<Self> {
         let driver = library::open()?;
         let device = library::device(ordinal)?;
         let properties = library::properties(device, driver)?;
         library::check_capability(ordinal, &properties)?;
-        let compiler = Compiler::new(Nvrtc::open(search, Some(&properties))?, cache);
+        let architecture = library::architecture(ordinal, &properties, chosen)?;
+        let nvrtc = Nvrtc::open(search, Some(driver), Some(&architecture))?;
+        let compiler = Compiler::new(nvrtc, cache);
         let context = Context::new(device)?;
         Ok(Gpu {
             staging: Staging::new(&context)?,
             compiler,
+            architecture,
             properties,
             context,
         })
@@ -85,20 +96,24 @@ impl Gpu {
     /// # Errors
     /// PTX that the driver refuses, or that lacks one of `kernels`.
     pub fn load_ptx(&self, name: &str, ptx: &str, kernels: &[&'static str]) -> Result<Module> {
-        let mut image = ptx.as_bytes().to_vec();
-        image.push(0);
-        self.module(name, &image, kernels.iter().copied())
+        self.module(name, terminated(ptx.into()), kernels.iter().copied())
     }
 
     fn module(
         &self,
         name: &str,
-        image: &[u8],
+        image: Vec<u8>,
         kernels: impl Iterator<Item = &'static str>,
     ) -> Result<Module> {
         let shared = self.properties.shared_per_block;
-        Module::new(&self.context, name, image, kernels, shared)
+        Module::new(&self.context, name, &image, kernels, shared)
     }
+}
+
+/// PTX as the driver takes it: a zero byte ends it.
+fn terminated(mut ptx: Vec<u8>) -> Vec<u8> {
+    ptx.push(0);
+    ptx
 }
 
 /// A program on the device.
@@ -202,10 +217,13 @@ impl Driver for Gpu {
     }
 
     fn load(&mut self, program: &'static Program) -> Result<Module> {
-        let architecture = nvrtc::architecture(self.properties.capability);
-        let compiled = self.compiler.compile(program, &architecture)?;
+        let compiled = self.compiler.compile(program, self.architecture.name())?;
+        let image = match self.architecture.is_ptx() {
+            true => terminated(compiled.image),
+            false => compiled.image,
+        };
         let signatures = SIGNATURES.iter().filter(|s| s.file == program.file);
-        self.module(program.name, &compiled.image, signatures.map(|s| s.kernel))
+        self.module(program.name, image, signatures.map(|s| s.kernel))
     }
 
     fn launch(

@@ -202,7 +202,7 @@ mod tests {
 
         // An empty file is no library, and a missing one is none either: both are said with where they lie.
         for path in [&file, &gone] {
-            let error = super::super::Nvrtc::open(&search(path), None).unwrap_err();
+            let error = super::super::Nvrtc::open(&search(path), None, None).unwrap_err();
             let text = error.to_string();
             assert!(text.contains(&*path.to_string_lossy()), "{text}");
             assert!(text.contains("pip install nvidia-cuda-nvrtc"), "{text}");
