@@ -16,9 +16,8 @@ mod support;
 use arcface_cu::backend::Backend;
 use arcface_cu::backend::cpu::Cpu;
 use arcface_cu::backend::cuda::driver::Driver;
-use arcface_cu::backend::cuda::gpu::Gpu;
-use arcface_cu::backend::cuda::nvrtc::{Architecture, Cache, Search};
-use arcface_cu::backend::cuda::{Cuda, nvrtc};
+use arcface_cu::backend::cuda::gpu::{Gpu, Setup};
+use arcface_cu::backend::cuda::{Cache, Cuda, nvrtc};
 use operations::{Operation, operations};
 use ptx_emulator::model::{self, CARDS, Card};
 use ptx_emulator::{Class, matrix::Operand};
@@ -95,10 +94,9 @@ fn check<D: Driver>(operation: &Operation, cuda: &mut Cuda<D>) {
 
 /// A GPU's own clock.
 fn measured(list: &[Operation], batch: usize) {
-    let search = Search::new(|name| std::env::var_os(name));
     let cache = Cache::at(concat!(env!("CARGO_TARGET_TMPDIR"), "/kernels").into());
-    let chosen = Architecture::chosen(|name| std::env::var_os(name));
-    let gpu = chosen.and_then(|chosen| Gpu::open(0, &search, chosen, cache));
+    let gpu = Setup::new(|name| std::env::var_os(name), cache);
+    let gpu = gpu.and_then(|setup| Gpu::open(0, setup));
     let gpu = gpu.unwrap_or_else(|error| {
         eprintln!("{error}\nWithout a GPU: cargo bench --bench kernels -- --emulate");
         std::process::exit(1);

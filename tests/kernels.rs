@@ -136,7 +136,8 @@ fn a_cached_program_is_the_compiled_one() {
     for architecture in ["sm_90a", "compute_80"] {
         let first = compiler.compile(PROGRAMS[0], architecture).unwrap();
         assert_eq!(compiler.compile(PROGRAMS[0], architecture).unwrap(), first);
-        let fresh = compiler.nvrtc().compile(PROGRAMS[0], architecture);
+        let nvrtc = compiler.nvrtc().unwrap();
+        let fresh = nvrtc.compile(PROGRAMS[0], architecture);
         assert_eq!(fresh.unwrap().image, first.image);
         let ptx = first.image.starts_with(b"//");
         assert_eq!(ptx, architecture.starts_with("compute_"));

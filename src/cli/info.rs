@@ -7,7 +7,7 @@ use crate::Result;
 use crate::backend::cpu::Cpu;
 use crate::backend::cuda::gpu::Found;
 use crate::backend::cuda::tiles::PROGRAMS;
-use crate::backend::cuda::{Architecture, Cache, Nvrtc, Search};
+use crate::backend::cuda::{Architecture, Cache, Nvrtc, Prebuilt, Search};
 use crate::backend::{Backend, KERNELS};
 
 #[derive(Debug, clap::Args)]
@@ -50,6 +50,11 @@ pub(super) fn run(_args: Args, gpus: &impl Gpus) -> Result<()> {
             .or_else(|| card.map(|card| Architecture::of(card.capability))),
         Err(_) => None,
     };
+    match Prebuilt::new(variable).map(|prebuilt| prebuilt.describe()) {
+        Ok(Some(text)) => say(format!("prebuilt kernels: {text}")),
+        Ok(None) => {}
+        Err(why) => say(format!("prebuilt kernels: {why}")),
+    }
     let driver = card.map(|card| card.driver);
     match Nvrtc::open(&Search::new(variable), driver, architecture.as_ref()) {
         Ok(compiler) => {

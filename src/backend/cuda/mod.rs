@@ -24,7 +24,7 @@ mod sgd;
 pub mod tiles;
 
 pub use args::{Param, SIGNATURES, Signature};
-pub use nvrtc::{Architecture, Cache, Compiler, Nvrtc, Search};
+pub use nvrtc::{Architecture, Cache, Compiler, Nvrtc, Prebuilt, Search};
 
 use self::args::Arg;
 use self::driver::{Driver, Launch, Memory};

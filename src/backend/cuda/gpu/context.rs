@@ -26,9 +26,10 @@ unsafe impl Send for Context {}
 unsafe impl Sync for Context {}
 
 impl Context {
-    pub(super) fn new(device: CUdevice) -> Result<Arc<Self>> {
+    /// `pooled`: allocations come from the driver's pool, if the card has one.
+    pub(super) fn new(device: CUdevice, pooled: bool) -> Result<Arc<Self>> {
         let pools = CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED;
-        let pooled = attribute(device, pools)? != 0;
+        let pooled = pooled && attribute(device, pools)? != 0;
         // SAFETY: the device comes from the driver; released when the context is dropped.
         let context = unsafe { result::primary_ctx::retain(device) };
         let mut context = Context {

@@ -12,13 +12,13 @@ use self::context::{Context, Staging};
 use self::library::failed;
 use super::SIGNATURES;
 use super::driver::{Driver, Launch, Memory, Properties};
-use super::nvrtc::{Architecture, Cache, Compiler, Nvrtc, Search};
+use super::nvrtc::{Architecture, Cache, Compiled, Compiler, Prebuilt, Search};
 use super::tiles::Program;
 use crate::{Error, Result};
 use cudarc::driver::result;
 use cudarc::driver::sys::{CUfunction, CUfunction_attribute, CUmodule};
 use std::collections::HashMap;
-use std::ffi::{CString, c_void};
+use std::ffi::{CString, OsString, c_void};
 use std::sync::Arc;
 
 /// The GPUs of a machine.
@@ -46,40 +46,90 @@ impl Found {
     }
 }
 
+/// Where a GPU's programs come from, and how its memory is taken.
+#[derive(Debug)]
+pub struct Setup {
+    /// Programs that need no compiler.
+    pub prebuilt: Prebuilt,
+    /// Where the compiler is looked for when a program is not among them.
+    pub search: Search,
+    /// What programs are compiled for; None: the card's own machine code.
+    pub architecture: Option<Architecture>,
+    /// Where compiled programs are kept.
+    pub cache: Cache,
+    /// Memory comes from the driver's pool, in stream order, where the card has one. Without the pool each allocation is
+    /// one of the driver's, and compute-sanitizer sees what is accessed beyond its end.
+    pub pooled: bool,
+}
+
+impl Setup {
+    /// The environment variable that turns the pool off by the value 0.
+    pub const POOL: &str = "ARCFACE_CU_POOL";
+
+    /// What the environment says: `variable` gives a variable's value.
+    ///
+    /// # Errors
+    /// A variable whose value makes no sense.
+    pub fn new(variable: impl Fn(&str) -> Option<OsString>, cache: Cache) -> Result<Self> {
+        let pool = variable(Self::POOL).unwrap_or_default();
+        let pooled = match pool.to_str() {
+            Some("" | "1") => true,
+            Some("0") => false,
+            _ => {
+                let pool = pool.to_string_lossy();
+                return Err(Error::Usage(format!(
+                    "{} is {pool:?}: expected 0 for memory without a pool, or 1",
+                    Self::POOL
+                )));
+            }
+        };
+        Ok(Setup {
+            prebuilt: Prebuilt::new(&variable)?,
+            architecture: Architecture::chosen(&variable)?,
+            search: Search::new(&variable),
+            cache,
+            pooled,
+        })
+    }
+}
+
 /// A GPU.
 #[derive(Debug)]
 pub struct Gpu {
     staging: Staging,
     compiler: Compiler,
+    /// All programs, once the first was needed, until each is loaded.
+    compiled: Option<HashMap<&'static str, Compiled>>,
     architecture: Architecture,
     properties: Properties,
     context: Arc<Context>,
 }
 
 impl Gpu {
-    /// GPU number `ordinal`, with the compiler from where `search` says and the kernels in `cache`. They are compiled for
-    /// `chosen`, or into the card's own machine code.
+    /// GPU number `ordinal`.
     ///
     /// # Errors
-    /// No driver, no such GPU, one that is too old or cannot run what was chosen, or no compiler that suits the driver:
-    /// each says what to do.
-    pub fn open(
-        ordinal: usize,
-        search: &Search,
-        chosen: Option<Architecture>,
-        cache: Cache,
-    ) -> Result<Self> {
+    /// No driver, no such GPU, one that is too old or cannot run what was chosen, or a program that is neither prebuilt
+    /// nor can be compiled for this driver: each says what to do.
+    pub fn open(ordinal: usize, setup: Setup) -> Result<Self> {
         let driver = library::open()?;
         let device = library::device(ordinal)?;
         let properties = library::properties(device, driver)?;
         library::check_capability(ordinal, &properties)?;
-        let architecture = library::architecture(ordinal, &properties, chosen)?;
-        let nvrtc = Nvrtc::open(search, Some(driver), Some(&architecture))?;
-        let compiler = Compiler::new(nvrtc, cache);
-        let context = Context::new(device)?;
+        let architecture = library::architecture(ordinal, &properties, setup.architecture)?;
+        let compiler = Compiler::new(
+            setup.prebuilt,
+            setup.search,
+            Some(driver),
+            Some(architecture.clone()),
+            setup.cache,
+        );
+        compiler.check(architecture.name())?;
+        let context = Context::new(device, setup.pooled)?;
         Ok(Gpu {
             staging: Staging::new(&context)?,
             compiler,
+            compiled: None,
             architecture,
             properties,
             context,
@@ -217,7 +267,16 @@ impl Driver for Gpu {
     }
 
     fn load(&mut self, program: &'static Program) -> Result<Module> {
-        let compiled = self.compiler.compile(program, self.architecture.name())?;
+        let name = self.architecture.name();
+        let all = match &mut self.compiled {
+            Some(all) => all,
+            // A step needs nearly all of them: together they take the time of the slowest.
+            none => none.insert(self.compiler.compile_all(name)?),
+        };
+        let compiled = match all.remove(program.name) {
+            Some(compiled) => compiled,
+            None => self.compiler.compile(program, name)?,
+        };
         let image = match self.architecture.is_ptx() {
             true => terminated(compiled.image),
             false => compiled.image,

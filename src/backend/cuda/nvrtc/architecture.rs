@@ -52,7 +52,8 @@ impl Architecture {
         value.map(parse).transpose()
     }
 
-    fn parse(name: &str) -> Option<Self> {
+    /// The one of this name: `sm_90a`, `compute_80`.
+    pub fn parse(name: &str) -> Option<Self> {
         let (kind, number) = name.split_once('_')?;
         let ptx = match kind {
             "sm" => false,

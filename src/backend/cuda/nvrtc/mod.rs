@@ -9,11 +9,16 @@
 
 mod architecture;
 mod cache;
+mod compiler;
+mod elf;
 mod find;
+mod prebuilt;
 
 pub use architecture::Architecture;
 pub use cache::Cache;
+pub use compiler::Compiler;
 pub use find::Search;
+pub use prebuilt::Prebuilt;
 
 use super::tiles::Program;
 use crate::backend::KERNELS;
@@ -90,46 +95,6 @@ impl Compiled {
             kernel.spills += spills.into_iter().flatten().sum::<u32>();
         }
         kernels
-    }
-}
-
-/// NVRTC with a cache of what it made.
-#[derive(Debug)]
-pub struct Compiler {
-    nvrtc: Nvrtc,
-    cache: Cache,
-}
-
-impl Compiler {
-    /// A compiler that asks the cache first.
-    pub fn new(nvrtc: Nvrtc, cache: Cache) -> Self {
-        Compiler { nvrtc, cache }
-    }
-
-    /// The compiler proper.
-    pub fn nvrtc(&self) -> &Nvrtc {
-        &self.nvrtc
-    }
-
-    /// The cache.
-    pub fn cache(&self) -> &Cache {
-        &self.cache
-    }
-
-    /// The program for `architecture`: from the cache, or compiled and cached.
-    ///
-    /// # Errors
-    /// As [`Nvrtc::compile`].
-    pub fn compile(&self, program: &Program, architecture: &str) -> Result<Compiled> {
-        let source = Source::of(program)?;
-        let key = cache::Key::new(&source, architecture, self.nvrtc.version);
-        let name = format!("{}-{architecture}", program.name);
-        if let Some(compiled) = self.cache.read(&name, key) {
-            return Ok(compiled);
-        }
-        let compiled = self.nvrtc.compile_source(&source, architecture)?;
-        self.cache.write(&name, key, &compiled);
-        Ok(compiled)
     }
 }
 
