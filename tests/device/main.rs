@@ -8,7 +8,6 @@ mod support;
 
 mod conformance;
 mod cuda_step;
-mod emulated;
 mod fold;
 mod golden;
 mod gradients;
@@ -18,3 +17,4 @@ mod ops_depthwise;
 mod ops_elementwise;
 mod ops_head;
 mod ops_sgd;
+mod training;
