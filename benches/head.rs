@@ -1,8 +1,11 @@
 //! The ArcFace head at published sizes against the bare matrix products it stands on.
 //!
-//! `cargo bench --bench head`. For each size: forward and backward with the update of the class rows, best of
-//! several rounds, in milliseconds and GFLOP/s (2 N D V forward, 6 N D V backward); the same products as a plain
-//! linear layer that stores its N x V logits, in the same round; their ratio. The answer is checked first.
+//! `cargo bench --bench head [-- --device cpu|cuda|cuda:N] [--size N,D,V]... [--rounds N] [--json FILE]`. For each size:
+//! forward and backward with the update of the class rows, best of several rounds, in milliseconds and GFLOP/s (2 N D V
+//! forward, 6 N D V backward); the same products as a plain linear layer that stores its N x V logits, in the same round;
+//! their ratio. The answer is checked first. What fails (too little memory, say) is told, and the next size follows.
+
+mod common;
 
 use arcface_cu::backend::cpu::Cpu;
 use arcface_cu::backend::geometry::Conv2d;
@@ -11,19 +14,69 @@ use arcface_cu::backend::{
 };
 use arcface_cu::head::{ArcFace, ClassInit, Distribution, Margin, expected_initial_loss};
 use arcface_cu::random::{Purpose, Random};
+use arcface_cu::{Error, Result};
+use common::{Device, Record, gpu, quit};
+use serde_json::json;
 use std::time::Instant;
 
-const ROUNDS: usize = 12;
-
-fn main() -> arcface_cu::Result<()> {
-    for (n, d, classes) in [(64, 256, 85_742), (32, 512, 85_742)] {
-        measure(n, d, classes)?;
-    }
-    Ok(())
+#[allow(dead_code, reason = "the parcel's one program calls `run`")]
+fn main() {
+    run(std::env::args().skip(1));
 }
 
-fn measure(n: usize, d: usize, classes: usize) -> arcface_cu::Result<()> {
-    let backend = &mut Cpu::new();
+/// The bench with these arguments.
+pub(crate) fn run(mut args: impl Iterator<Item = String>) {
+    let (mut device, mut sizes, mut rounds) = (Device::Cpu, Vec::new(), 12);
+    let mut record = Record::NONE;
+    while let Some(arg) = args.next() {
+        let mut value = || {
+            args.next()
+                .unwrap_or_else(|| quit(&format!("{arg} needs a value")))
+        };
+        match arg.as_str() {
+            "--bench" => {}
+            "--device" => device = Device::parse(&value()),
+            "--json" => record = Record::create(&value()),
+            "--rounds" => match value().parse() {
+                Ok(number) => rounds = number,
+                Err(why) => quit(&format!("--rounds: {why}")),
+            },
+            "--size" => {
+                let text = value();
+                let numbers: Vec<usize> = text.split(',').flat_map(str::parse).collect();
+                match numbers[..] {
+                    [n, d, classes] => sizes.push((n, d, classes)),
+                    _ => quit(&format!("--size {text}: expected N,D,V")),
+                }
+            }
+            _ => quit(&format!("{arg} is not known")),
+        }
+    }
+    if sizes.is_empty() {
+        sizes = vec![(64, 256, 85_742), (32, 512, 85_742)];
+    }
+    let mut whole = true;
+    for size in sizes {
+        let result = match device {
+            Device::Cpu => measure(&mut Cpu::new(), size, rounds, &mut record),
+            Device::Cuda(ordinal) => measure(&mut gpu(ordinal), size, rounds, &mut record),
+        };
+        if let Err(why) = result {
+            eprintln!("head at N, D, V = {size:?}: {why}");
+            whole = false;
+        }
+    }
+    if !whole {
+        std::process::exit(1);
+    }
+}
+
+fn measure<B: Backend>(
+    backend: &mut B,
+    (n, d, classes): (usize, usize, usize),
+    rounds: usize,
+    out: &mut Record,
+) -> Result<()> {
     let margin = Margin::arcface(30.0, 0.5);
     let init = ClassInit {
         distribution: Distribution::GlorotUniform,
@@ -48,7 +101,11 @@ fn measure(n: usize, d: usize, classes: usize) -> arcface_cu::Result<()> {
     backend.download_all(&mut [head.reading()])?;
     let loss = head.output().loss;
     let expected = expected_initial_loss(&margin, d, classes);
-    assert!((loss - expected).abs() < 1.0, "loss {loss}, not {expected}");
+    let near = (loss - expected).abs() < 1.0;
+    if !near {
+        let wrong = format!("wrong answer: the loss is {loss}, expected {expected}");
+        return Err(Error::Invalid(wrong));
+    }
 
     // The textbook's products: logits, d_x and d_w of a linear layer.
     let linear = Conv2d::linear(n, d, classes);
@@ -60,7 +117,9 @@ fn measure(n: usize, d: usize, classes: usize) -> arcface_cu::Result<()> {
     let mut grads = backend.alloc(classes * d)?;
 
     let mut best = [f64::INFINITY; 4];
-    for _ in 0..ROUNDS {
+    // The end of all that is queued: a number that comes back to the host.
+    let wait = |backend: &mut B, dx: &B::Buffer| backend.download(dx, 0, &mut [0.0]);
+    for _ in 0..rounds {
         let mut lap = Instant::now();
         let mut record = |which: usize| {
             let time: f64 = best[which];
@@ -68,8 +127,10 @@ fn measure(n: usize, d: usize, classes: usize) -> arcface_cu::Result<()> {
             lap = Instant::now();
         };
         head.forward(backend, &x, &labels)?;
+        wait(backend, &dx)?;
         record(0);
         head.backward(backend, &x, &labels, &step, 1e-3, &mut dx)?;
+        wait(backend, &dx)?;
         record(1);
         let epilogue = Epilogue::Raw;
         backend.conv2d_fprop(
@@ -80,6 +141,7 @@ fn measure(n: usize, d: usize, classes: usize) -> arcface_cu::Result<()> {
             &mut logits,
             epilogue,
         )?;
+        wait(backend, &dx)?;
         record(2);
         backend.conv2d_fprop(
             &linear,
@@ -107,13 +169,12 @@ fn measure(n: usize, d: usize, classes: usize) -> arcface_cu::Result<()> {
             &mut grads,
             filter,
         )?;
+        wait(backend, &dx)?;
         record(3);
     }
     let flops = 2.0 * (n * d * classes) as f64;
-    println!(
-        "N {n}, D {d}, V {classes}, {} threads",
-        rayon::current_num_threads(),
-    );
+    let device = backend.describe();
+    println!("N {n}, D {d}, V {classes}, {device}");
     for (what, head, bare, flops) in [
         ("forward", best[0], best[2], flops),
         ("backward and update", best[1], best[3], 3.0 * flops),
@@ -126,6 +187,10 @@ fn measure(n: usize, d: usize, classes: usize) -> arcface_cu::Result<()> {
             flops / bare / 1e9,
             100.0 * bare / head
         );
+        out.add(json!({
+            "bench": "head", "device": device, "what": what, "n": n, "d": d, "classes": classes,
+            "milliseconds": 1e3 * head, "bare_milliseconds": 1e3 * bare,
+        }));
     }
     Ok(())
 }

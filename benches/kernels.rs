@@ -1,14 +1,18 @@
 //! Every operation of the CUDA backend at shapes of real networks: each checks its answer against the CPU backend, and
 //! says how long it took, or what it would do.
 //!
-//! `cargo bench --bench kernels [-- [--emulate] [--card NAME] [--batch N] [PART OF A NAME]...]`
+//! `cargo bench --bench kernels [-- [--emulate] [--card NAME] [--device cuda:N] [--batch N] [--json FILE]
+//! [--modelled FILE] [PART OF A NAME]...]`
 //!
 //! On a machine with a GPU: microseconds of the fastest of several rounds of a millisecond, by the device's own clock, with
 //! the rate in GFLOP/s and GB/s that follows from the operation's arithmetic and its operands' bytes (each read or written
-//! once). The operands are the same each time: what fits the card's L2 cache is read from there.
+//! once). The operands are the same each time: what fits the card's L2 cache is read from there. An operation that fails
+//! or whose answer is wrong is told, and the next one follows.
 //! With `--emulate`, on any machine: what the kernels' PTX does when it is interpreted, counted a launch, and from the
-//! counts a *modelled* time on a named card (the model: `ptx_emulator::model`). Nothing modelled is a measurement.
+//! counts a *modelled* time on a named card (the model: `ptx_emulator::model`). Nothing modelled is a measurement. The
+//! record that `--json` writes there is what `--modelled` reads here, to set the two times side by side.
 
+mod common;
 mod operations;
 #[path = "../tests/support/mod.rs"]
 mod support;
@@ -16,12 +20,13 @@ mod support;
 use arcface_cu::backend::Backend;
 use arcface_cu::backend::cpu::Cpu;
 use arcface_cu::backend::cuda::driver::Driver;
-use arcface_cu::backend::cuda::gpu::Gpu;
-use arcface_cu::backend::cuda::nvrtc::{Cache, Search};
-use arcface_cu::backend::cuda::{Cuda, nvrtc};
+use arcface_cu::backend::cuda::{Architecture, Cuda, nvrtc};
+use arcface_cu::{Error, Result};
+use common::{Device, Record, gpu, quit};
 use operations::{Operation, operations};
 use ptx_emulator::model::{self, CARDS, Card};
 use ptx_emulator::{Class, matrix::Operand};
+use serde_json::{Value, json};
 use std::collections::HashMap;
 use support::devices::compiler;
 use support::emulator::{Emulator, Launched};
@@ -33,23 +38,42 @@ const TOLERANCE: f64 = 1e-4;
 /// Rounds on a GPU; the fastest counts.
 const ROUNDS: usize = 20;
 
+#[allow(dead_code, reason = "the parcel's one program calls `run`")]
 fn main() {
+    run(std::env::args().skip(1));
+}
+
+/// The bench with these arguments.
+pub(crate) fn run(mut args: impl Iterator<Item = String>) {
     let mut parts = Vec::new();
     let (mut emulate, mut batch, mut card) = (false, None, CARDS[0].clone());
-    let mut args = std::env::args().skip(1);
+    let (mut ordinal, mut modelled, mut record) = (0, HashMap::new(), Record::NONE);
     while let Some(arg) = args.next() {
-        let mut value = || args.next().expect("a value follows the option");
+        let mut value = || {
+            args.next()
+                .unwrap_or_else(|| quit(&format!("{arg} needs a value")))
+        };
         match arg.as_str() {
             "--bench" => {}
             "--emulate" => emulate = true,
-            "--batch" => batch = Some(value().parse().expect("a number follows --batch")),
+            "--device" => match Device::parse(&value()) {
+                Device::Cuda(number) => ordinal = number,
+                Device::Cpu => quit("the kernels run on a GPU, or with --emulate"),
+            },
+            "--batch" => match value().parse() {
+                Ok(number) => batch = Some(number),
+                Err(why) => quit(&format!("--batch: {why}")),
+            },
             "--card" => {
                 let name = value();
                 let known = CARDS.iter().find(|card| card.name.contains(&name));
-                card = known
-                    .expect("--card is part of a card's name: see ptx_emulator::model")
-                    .clone();
+                let names = CARDS.map(|card| card.name).join(", ");
+                let unknown = || quit(&format!("--card {name}: there are {names}"));
+                card = known.unwrap_or_else(unknown).clone();
             }
+            "--json" => record = Record::create(&value()),
+            "--modelled" => modelled = read_modelled(&value()),
+            option if option.starts_with('-') => quit(&format!("{option} is not known")),
             part => parts.push(part.to_owned()),
         }
     }
@@ -58,90 +82,139 @@ fn main() {
     list.retain(|operation| {
         parts.is_empty() || parts.iter().any(|part| operation.name.contains(part))
     });
-    if emulate {
-        emulated(&list, batch, &card);
+    let whole = if emulate {
+        emulated(&list, batch, &card, &mut record)
     } else {
-        measured(&list, batch);
+        measured(&list, batch, ordinal, &modelled, &mut record)
+    };
+    if !whole {
+        std::process::exit(1);
     }
 }
 
-/// Runs the operation once on the device and on the CPU, and compares every result.
-fn check<D: Driver>(operation: &Operation, cuda: &mut Cuda<D>) {
+/// Modelled microseconds by operation and batch, from a record.
+fn read_modelled(path: &str) -> HashMap<(String, u64), f64> {
+    let text = std::fs::read_to_string(path);
+    let text = text.unwrap_or_else(|error| quit(&format!("reading {path}: {error}")));
+    let read = |line: &str| {
+        let line: Value = serde_json::from_str(line).ok()?;
+        let name = line["operation"].as_str()?.to_owned();
+        let key = (name, line["batch"].as_u64()?);
+        Some((key, line["modelled_us"].as_f64()?))
+    };
+    let line = |line: &str| {
+        read(line).unwrap_or_else(|| quit(&format!("{path}: no line of a record: {line}")))
+    };
+    text.lines().map(line).collect()
+}
+
+/// Runs the operation once on the device, after `prepare`, and on the CPU, and compares every result.
+fn check<D: Driver>(
+    operation: &Operation,
+    cuda: &mut Cuda<D>,
+    prepare: impl FnOnce(&mut Cuda<D>),
+) -> Result<()> {
     let mut cpu = Cpu::new();
-    let mut operands = operation.operands(cuda).expect("operands");
-    operation
-        .run(cuda, &mut operands)
-        .expect("the operation runs");
-    let found = operation.results(cuda, &operands).expect("results");
-    let mut operands = operation.operands(&mut cpu).expect("operands");
-    operation
-        .run(&mut cpu, &mut operands)
-        .expect("the operation runs");
-    let expected = operation.results(&mut cpu, &operands).expect("results");
+    let mut operands = operation.operands(cuda)?;
+    prepare(cuda);
+    operation.run(cuda, &mut operands)?;
+    let found = operation.results(cuda, &operands)?;
+    let mut operands = operation.operands(&mut cpu)?;
+    operation.run(&mut cpu, &mut operands)?;
+    let expected = operation.results(&mut cpu, &operands)?;
     for (result, (found, expected)) in found.iter().zip(&expected).enumerate() {
         let largest = expected
             .iter()
             .fold(0.0f64, |m, v| m.max(f64::from(v.abs())));
         for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
             let error = (f64::from(*found) - f64::from(*expected)).abs();
-            assert!(
-                error <= TOLERANCE * largest,
-                "{}: result {result}[{i}] is {found}, on the CPU {expected} (largest {largest})",
-                operation.name
-            );
+            // NaN is not near.
+            let near = error <= TOLERANCE * largest;
+            if !near {
+                return Err(Error::Invalid(format!(
+                    "wrong answer: result {result}[{i}] is {found}, on the CPU {expected} (largest {largest})"
+                )));
+            }
         }
     }
+    Ok(())
 }
 
 /// A GPU's own clock.
-fn measured(list: &[Operation], batch: usize) {
-    let search = Search::new(|name| std::env::var_os(name));
-    let cache = Cache::at(concat!(env!("CARGO_TARGET_TMPDIR"), "/kernels").into());
-    let gpu = Gpu::open(0, &search, cache).unwrap_or_else(|error| {
-        eprintln!("{error}\nWithout a GPU: cargo bench --bench kernels -- --emulate");
-        std::process::exit(1);
-    });
-    let mut cuda = Cuda::new(gpu);
-    println!("{}, batch {batch}, fastest of {ROUNDS}", cuda.describe());
+fn measured(
+    list: &[Operation],
+    batch: usize,
+    ordinal: usize,
+    modelled: &HashMap<(String, u64), f64>,
+    record: &mut Record,
+) -> bool {
+    let mut cuda = gpu(ordinal);
+    let device = cuda.describe();
     println!(
-        "{:<46} {:>10} {:>9} {:>8}",
-        "operation", "us", "GFLOP/s", "GB/s"
+        "{device}, batch {batch}, fastest of {ROUNDS}; modelled is what the emulator's counts predict"
     );
+    println!(
+        "{:<46} {:>9} {:>8} {:>12} {:>12} {:>6}",
+        "operation", "GFLOP/s", "GB/s", "modelled us", "measured us", "ratio"
+    );
+    let mut whole = true;
     for operation in list {
-        check(operation, &mut cuda);
-        let mut operands = operation.operands(&mut cuda).expect("operands");
-        // As many runs between two marks as take about a millisecond: the host queues faster than the device works, and
-        // what it does before the first launch does not count.
-        let mut seconds = |runs: usize| {
-            let from = cuda.driver().record().expect("an event");
-            for _ in 0..runs {
-                operation
-                    .run(&mut cuda, &mut operands)
-                    .expect("the operation runs");
+        let seconds =
+            check(operation, &mut cuda, |_| ()).and_then(|()| fastest(operation, &mut cuda));
+        let seconds = match seconds {
+            Ok(seconds) => seconds,
+            Err(why) => {
+                println!("{:<46} failed: {why}", operation.name);
+                whole = false;
+                continue;
             }
-            let to = cuda.driver().record().expect("an event");
-            let elapsed = cuda.driver().elapsed(&from, &to);
-            elapsed.expect("the time between events") / runs as f64
         };
-        seconds(1);
-        let runs = (1e-3 / seconds(10)).ceil().clamp(1.0, 1000.0) as usize;
-        let best = (0..ROUNDS).fold(f64::INFINITY, |best, _| best.min(seconds(runs)));
+        let gflops = 2.0 * operation.macs() as f64 / seconds / 1e9;
+        let gbytes = operation.bytes() as f64 / seconds / 1e9;
+        let model = modelled
+            .get(&(operation.name.clone(), batch as u64))
+            .copied();
+        let ratio = model.map(|model| 1e6 * seconds / model);
+        let cell = |number: Option<f64>, digits| {
+            number.map_or("-".to_owned(), |number| format!("{number:.digits$}"))
+        };
         println!(
-            "{:<46} {:>10.1} {:>9.0} {:>8.0}",
+            "{:<46} {gflops:>9.0} {gbytes:>8.0} {:>12} {:>12.1} {:>6}",
             operation.name,
-            1e6 * best,
-            2.0 * operation.macs() as f64 / best / 1e9,
-            operation.bytes() as f64 / best / 1e9
+            cell(model, 1),
+            1e6 * seconds,
+            cell(ratio, 2)
         );
+        record.add(json!({
+            "bench": "kernels", "device": device, "operation": operation.name, "batch": batch,
+            "measured_us": 1e6 * seconds, "modelled_us": model, "ratio": ratio,
+            "gflops": gflops, "gbytes_per_second": gbytes,
+        }));
     }
+    whole
+}
+
+/// Seconds of the fastest round.
+fn fastest<D: Driver>(operation: &Operation, cuda: &mut Cuda<D>) -> Result<f64> {
+    let mut operands = operation.operands(cuda)?;
+    // As many runs between two marks as take about a millisecond: the host queues faster than the device works, and
+    // what it does before the first launch does not count.
+    let mut seconds = |runs: usize| -> Result<f64> {
+        let from = cuda.driver().record()?;
+        for _ in 0..runs {
+            operation.run(cuda, &mut operands)?;
+        }
+        let to = cuda.driver().record()?;
+        Ok(cuda.driver().elapsed(&from, &to)? / runs as f64)
+    };
+    seconds(1)?;
+    let runs = (1e-3 / seconds(10)?).ceil().clamp(1.0, 1000.0) as usize;
+    (0..ROUNDS).try_fold(f64::INFINITY, |best, _| Ok(best.min(seconds(runs)?)))
 }
 
 /// Counts of the emulator, and the model's time.
-fn emulated(list: &[Operation], batch: usize, card: &Card) {
-    let compiler = compiler().unwrap_or_else(|why| {
-        eprintln!("{why}");
-        std::process::exit(1);
-    });
+fn emulated(list: &[Operation], batch: usize, card: &Card, record: &mut Record) -> bool {
+    let compiler = compiler().unwrap_or_else(|why| quit(why));
     // Registers and static shared memory of each kernel, by (program, kernel), as the assembler reports them.
     let mut resources: HashMap<(&str, String), nvrtc::Resources> = HashMap::new();
     let mut cuda = Cuda::new(Emulator::with(compiler, "compute_80", false));
@@ -162,15 +235,18 @@ fn emulated(list: &[Operation], batch: usize, card: &Card) {
         "regs",
         "modelled"
     );
+    let mut whole = true;
     for operation in list {
-        check(operation, &mut cuda);
-        let mut operands = operation.operands(&mut cuda).expect("operands");
-        cuda.driver().launches();
-        operation
-            .run(&mut cuda, &mut operands)
-            .expect("the operation runs");
+        // The list of launches begins after those that made the operands.
+        let checked = check(operation, &mut cuda, |cuda| drop(cuda.driver().launches()));
+        if let Err(why) = checked {
+            println!("{} failed: {why}", operation.name);
+            whole = false;
+            continue;
+        }
         let launches = cuda.driver().launches();
         println!("{}", operation.name);
+        let mut seconds = Some(0.0);
         // The launch that moves the most is the one that reads the operands; the others work on what it left.
         let moved =
             |l: &Launched| 32 * (l.counters.global_load_sectors + l.counters.global_store_sectors);
@@ -184,8 +260,9 @@ fn emulated(list: &[Operation], batch: usize, card: &Card) {
             } = launched;
             let key = (program.name, kernel.to_string());
             if !resources.contains_key(&key) {
+                let architecture = Architecture::of(card.capability);
                 let compiled = compiler
-                    .compile(program, "sm_80")
+                    .compile(program, architecture.name())
                     .expect("the program compiles");
                 let table = compiled.resources().into_iter();
                 resources.extend(table.map(|r| ((program.name, r.kernel.clone()), r)));
@@ -206,6 +283,9 @@ fn emulated(list: &[Operation], batch: usize, card: &Card) {
                 },
                 counters,
             );
+            seconds = seconds
+                .zip(modelled.as_ref())
+                .map(|(sum, m)| sum + m.seconds);
             let a = |part: u64, whole: u64| part as f64 / whole.max(1) as f64;
             println!(
                 "  {:<44} {:>7} {:>9} {:>5.1} {:>7.1} {:>7.1} {:>9} {:>5} {:>4} {}",
@@ -228,5 +308,12 @@ fn emulated(list: &[Operation], batch: usize, card: &Card) {
                 )),
             );
         }
+        if let Some(seconds) = seconds {
+            record.add(json!({
+                "bench": "kernels", "card": card.name, "operation": operation.name, "batch": batch,
+                "modelled_us": 1e6 * seconds,
+            }));
+        }
     }
+    whole
 }

@@ -1,8 +1,12 @@
 //! Whole training steps and whole inference passes, images a second, on synthetic pixels.
 //!
-//! `cargo bench --bench train_step [-- NETWORK...] [--batch N] [--steps N]` prints a line a network: the median step of
-//! training (forward, head with 1,000 identities, backward, update) and of inference with folded batch norms. Each run
-//! first checks its answer: the first loss is near the expected one, and repeating one batch brings it down.
+//! `cargo bench --bench train_step [-- NETWORK...] [--device cpu|cuda|cuda:N] [--batch N]... [--steps N] [--train] [--infer]
+//! [--json FILE]` prints a line a network and batch: the median step of training (forward, head with 1,000 identities,
+//! backward, update) and of inference with folded batch norms; --train and --infer choose one of the two. Each run
+//! first checks its answer: the first loss is near the expected one, and repeating one batch brings it down. What fails
+//! (too little memory, say) is told, and the next one follows.
+
+mod common;
 
 use arcface_cu::backend::cpu::Cpu;
 use arcface_cu::backend::{Backend, SgdForm, SgdStep};
@@ -13,57 +17,141 @@ use arcface_cu::head::{ArcFace, ClassInit, Distribution, Margin, expected_initia
 use arcface_cu::models::{self, Embedding, Network};
 use arcface_cu::presets::SYMMETRIC_INPUT;
 use arcface_cu::random::{Purpose, Random};
+use arcface_cu::{Error, Result};
 use clap::ValueEnum;
+use common::{Device, Record, gpu, quit};
+use serde_json::json;
 use std::time::Instant;
 
 const CLASSES: usize = 1000;
 
+/// What to measure.
+struct Plan {
+    networks: Vec<Network>,
+    batches: Vec<usize>,
+    steps: usize,
+    train: bool,
+    infer: bool,
+    record: Record,
+}
+
+#[allow(dead_code, reason = "the parcel's one program calls `run`")]
 fn main() {
-    let mut names = Vec::new();
-    let (mut batch, mut steps) = (32, 7);
-    let mut args = std::env::args().skip(1);
+    run(std::env::args().skip(1));
+}
+
+/// The bench with these arguments.
+pub(crate) fn run(mut args: impl Iterator<Item = String>) {
+    let mut plan = Plan {
+        networks: Vec::new(),
+        batches: Vec::new(),
+        steps: 7,
+        train: false,
+        infer: false,
+        record: Record::NONE,
+    };
+    let mut device = Device::Cpu;
     while let Some(arg) = args.next() {
-        let mut number = || {
-            let text = args.next().unwrap_or_default();
-            text.parse().expect("a number follows the option")
+        let mut value = || {
+            args.next()
+                .unwrap_or_else(|| quit(&format!("{arg} needs a value")))
+        };
+        let number = |text: String| match text.parse() {
+            Ok(number) => number,
+            Err(_) => quit(&format!("{text} is not a number")),
         };
         match arg.as_str() {
             "--bench" => {}
-            "--batch" => batch = number(),
-            "--steps" => steps = number(),
-            name => names.push(Network::from_str(name, true).expect("a network's name")),
+            "--batch" => plan.batches.push(number(value())),
+            "--steps" => plan.steps = number(value()),
+            "--device" => device = Device::parse(&value()),
+            "--json" => plan.record = Record::create(&value()),
+            "--train" => plan.train = true,
+            "--infer" => plan.infer = true,
+            name => match Network::from_str(name, true) {
+                Ok(network) => plan.networks.push(network),
+                Err(why) => quit(&format!("{name} is no network: {why}")),
+            },
         }
     }
-    if names.is_empty() {
-        names = vec![
+    if plan.networks.is_empty() {
+        plan.networks = vec![
             Network::Resnet50,
             Network::MobilenetV2,
             Network::Mobilefacenet,
         ];
     }
-    println!(
-        "{}, batch {batch}, median of {steps} steps",
-        Cpu::new().describe()
-    );
-    println!("network             train img/s   infer img/s   infer ms/image at batch 1");
-    for network in names {
-        let embedding = match network {
-            Network::Mobilefacenet | Network::MobilefacenetTiny => {
-                Embedding::GlobalDepthwise { size: 128 }
+    if plan.batches.is_empty() {
+        plan.batches = vec![32];
+    }
+    if !plan.train && !plan.infer {
+        (plan.train, plan.infer) = (true, true);
+    }
+    let whole = match device {
+        Device::Cpu => measure(&mut Cpu::new(), plan),
+        Device::Cuda(ordinal) => measure(&mut gpu(ordinal), plan),
+    };
+    if !whole {
+        std::process::exit(1);
+    }
+}
+
+/// Measures all of it; false if something failed.
+fn measure<B: Backend>(backend: &mut B, mut plan: Plan) -> bool {
+    let device = backend.describe();
+    println!("{device}, median of {} steps", plan.steps);
+    println!("network             batch  train img/s   infer img/s   infer ms/image at batch 1");
+    let mut whole = true;
+    let runs = plan.networks.iter();
+    let runs = runs.flat_map(|network| plan.batches.iter().map(move |batch| (*network, *batch)));
+    for (network, batch) in runs {
+        let name = network.name();
+        let model = models::build(network, 112, embedding(network)).expect("112 x 112 is enough");
+        // A rate, as text for the table: img/s, or ms/image for a batch of one.
+        let mut tell = |what: &str, batch: usize, seconds: Result<f64>| match seconds {
+            Ok(seconds) => {
+                let rate = batch as f64 / seconds;
+                plan.record.add(json!({
+                    "bench": "train_step", "device": device, "network": name, "what": what,
+                    "batch": batch, "images_per_second": rate, "milliseconds": 1e3 * seconds,
+                }));
+                match batch {
+                    1 => format!("{:.2}", 1e3 * seconds),
+                    _ => format!("{rate:.1}"),
+                }
             }
-            _ => Embedding::pool_dropout_dense(256),
+            Err(why) => {
+                eprintln!("{name} at batch {batch}, {what}: {why}");
+                whole = false;
+                "failed".to_owned()
+            }
         };
-        let model = models::build(network, 112, embedding).expect("the network is known");
-        let name = network
-            .to_possible_value()
-            .expect("every network has a name");
-        println!(
-            "{:18} {:12.1} {:13.1} {:13.2}",
-            name.get_name(),
-            batch as f64 / train(&model, batch, steps),
-            batch as f64 / infer(&model, batch, steps),
-            1e3 * infer(&model, 1, 3 * steps),
-        );
+        let mut cells = ["-", "-", "-"].map(str::to_owned);
+        if plan.train {
+            cells[0] = tell("train", batch, train(backend, &model, batch, plan.steps));
+        }
+        if plan.infer {
+            cells[1] = tell("infer", batch, infer(backend, &model, batch, plan.steps));
+            let one = infer(backend, &model, 1, 3 * plan.steps);
+            cells[2] = tell("infer", 1, one);
+        }
+        let [train, infer, one] = cells;
+        println!("{name:18} {batch:6} {train:>12} {infer:>13} {one:>13}");
+    }
+    whole
+}
+
+/// The embedding layer that a network is known with.
+fn embedding(network: Network) -> Embedding {
+    match network {
+        Network::Mobilefacenet | Network::MobilefacenetTiny => {
+            Embedding::GlobalDepthwise { size: 128 }
+        }
+        Network::Iresnet18 | Network::Iresnet34 | Network::Iresnet50 | Network::Iresnet100 => {
+            Embedding::insightface_e(512)
+        }
+        Network::InsightfaceMbf => Embedding::InsightfaceGdc { size: 512 },
+        _ => Embedding::pool_dropout_dense(256),
     }
 }
 
@@ -75,9 +163,8 @@ fn pixels(images: usize) -> Vec<u8> {
 }
 
 /// Seconds of the median step.
-fn train(model: &Model, batch: usize, steps: usize) -> f64 {
-    let backend = &mut Cpu::new();
-    let mut graph = TrainGraph::new(backend, model, 1, batch).expect("enough memory");
+fn train<B: Backend>(backend: &mut B, model: &Model, batch: usize, steps: usize) -> Result<f64> {
+    let mut graph = TrainGraph::new(backend, model, 1, batch)?;
     let segments = graph.segments(|_| 5e-4);
     let margin = Margin::arcface(30.0, 0.5);
     let d = model.embedding_size();
@@ -86,7 +173,7 @@ fn train(model: &Model, batch: usize, steps: usize) -> f64 {
         seed: 1,
         index: u32::MAX,
     };
-    let mut head = ArcFace::new(backend, CLASSES, d, batch, margin, init).expect("enough memory");
+    let mut head = ArcFace::new(backend, CLASSES, d, batch, margin, init)?;
     let pixels = pixels(batch);
     let labels: Vec<u32> = (0..batch as u32).collect();
     let sgd = SgdStep {
@@ -95,57 +182,49 @@ fn train(model: &Model, batch: usize, steps: usize) -> f64 {
         momentum: 0.9,
         clip: Some(5.0),
     };
-    let mut losses = Vec::new();
-    let seconds = (0..steps + 2).map(|step| {
+    let (mut losses, mut seconds) = (Vec::new(), Vec::new());
+    for step in 0..steps + 2 {
         let began = Instant::now();
-        graph
-            .forward(backend, &pixels, &SYMMETRIC_INPUT, step as u64)
-            .expect("forward");
+        graph.forward(backend, &pixels, &SYMMETRIC_INPUT, step as u64)?;
         let (x, dx) = graph.embeddings();
-        head.forward(backend, x, &labels).expect("head");
-        head.backward(backend, x, &labels, &sgd, 5e-4, dx)
-            .expect("head");
-        graph.backward(backend).expect("backward");
-        graph.measure(backend, &segments).expect("norms");
-        graph.update(backend, &segments, &sgd).expect("update");
-        (backend.download_all(&mut [head.reading(), graph.reading()])).expect("numbers");
+        head.forward(backend, x, &labels)?;
+        head.backward(backend, x, &labels, &sgd, 5e-4, dx)?;
+        graph.backward(backend)?;
+        graph.measure(backend, &segments)?;
+        graph.update(backend, &segments, &sgd)?;
+        backend.download_all(&mut [head.reading(), graph.reading()])?;
         losses.push(head.output().loss);
-        began.elapsed().as_secs_f64()
-    });
-    let seconds: Vec<f64> = seconds.collect();
+        seconds.push(began.elapsed().as_secs_f64());
+    }
     let expected = expected_initial_loss(&margin, d, CLASSES);
-    assert!(
-        (losses[0] - expected).abs() < 0.25 * expected,
-        "first loss {}, expected {expected}",
-        losses[0]
-    );
-    let last = losses[losses.len() - 1];
-    assert!(
-        last < losses[0],
-        "the loss went from {} to {last}",
-        losses[0]
-    );
-    median(seconds[2..].to_vec())
+    let (first, last) = (losses[0], losses[losses.len() - 1]);
+    let near = (first - expected).abs() <= 0.25 * expected;
+    // One batch over and over: its loss falls. NaN does not.
+    if !near || last.partial_cmp(&first) != Some(std::cmp::Ordering::Less) {
+        return Err(Error::Invalid(format!(
+            "wrong answer: the loss went from {first} (expected {expected:.2}) to {last}"
+        )));
+    }
+    Ok(median(seconds[2..].to_vec()))
 }
 
 /// Seconds of the median pass.
-fn infer(model: &Model, batch: usize, passes: usize) -> f64 {
-    let backend = &mut Cpu::new();
+fn infer<B: Backend>(backend: &mut B, model: &Model, batch: usize, passes: usize) -> Result<f64> {
     let table = arcface_cu::graph::params::ParamTable::new(model);
     let (params, statistics) = table.init(1);
-    let mut graph =
-        InferGraph::new(backend, model, &params, &statistics, batch).expect("enough memory");
+    let mut graph = InferGraph::new(backend, model, &params, &statistics, batch)?;
     let pixels = pixels(batch);
     let mut seconds = Vec::new();
     for _ in 0..passes + 2 {
         let began = Instant::now();
-        let embeddings = graph
-            .embed(backend, &pixels, &SYMMETRIC_INPUT)
-            .expect("inference");
+        let embeddings = graph.embed(backend, &pixels, &SYMMETRIC_INPUT)?;
         seconds.push(began.elapsed().as_secs_f64());
-        assert!(embeddings.iter().all(|v| v.is_finite()));
+        if !embeddings.iter().all(|v| v.is_finite()) {
+            let wrong = "wrong answer: an embedding is not finite";
+            return Err(Error::Invalid(wrong.to_owned()));
+        }
     }
-    median(seconds[2..].to_vec())
+    Ok(median(seconds[2..].to_vec()))
 }
 
 fn median(mut seconds: Vec<f64>) -> f64 {

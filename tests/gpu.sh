@@ -1,32 +1,84 @@
 #!/usr/bin/env bash
-# For a machine with an NVIDIA GPU: all tests with the GPU required, the operations again under compute-sanitizer, then
-# the benches that use a GPU, into benches/record/. Downloads nothing: Rust, the crates in cargo's cache, the driver and
-# NVRTC (a CUDA toolkit, or `pip install nvidia-cuda-nvrtc`) must be there; compute-sanitizer is used where it is.
+# For a machine with an NVIDIA GPU.
+#
+#     tests/gpu.sh --pack DIR [--arch NAME] [--model N]
+#
+# makes DIR, on any machine with what tests/run.sh needs: a folder that needs nothing but a GPU and its driver, to be
+# carried to a machine and run there with DIR/run.sh. It holds the program, all tests that run on a device, the benches, the
+# kernels compiled for the architecture (by default sm_90a) and as PTX, and times that are modelled for an H200 at batch N
+# (by default 16, for the emulator is slow; 0: none).
+#
+#     tests/gpu.sh
+#
+# on a machine with a GPU and Rust: all tests with the GPU required, then such a folder, and its run.sh; the table goes into
+# benches/record/. Downloads nothing: the crates must be in cargo's cache, NVRTC in a CUDA toolkit or Python package.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-export ARCFACE_CU_REQUIRE_GPU=1 ARCFACE_CU_REQUIRE_NVRTC=1 CARGO_NET_OFFLINE=true
 
+# A parcel may be carried through a narrow door.
+most=$((40 << 20))
+
+die() { printf 'gpu.sh: %s\n' "$*" >&2; exit 1; }
 step() { printf '\n== %s\n' "$*"; "$@"; }
 
-# What fails is remembered, and what comes after is run all the same: it is then that the sanitizer is wanted.
-failed=()
-step cargo run --release --quiet -- info
-step cargo test --release --workspace --no-fail-fast || failed+=("the tests")
+pack() {
+    local dir=$1 arch=$2 model=$3 name path
+    [[ ! -e $dir || -f $dir/parcel.txt ]] || die "$dir is there already, and is no parcel of this script"
+    rm -rf "$dir"
+    mkdir -p "$dir"
+    dir=$(cd "$dir" && pwd)
+    # One build, as the tests': another choice of targets may mean other features of the dependencies, and all of it again.
+    local built
+    built=$(cargo build --release --bin arcface-cu --test device --bench kit --message-format=json-render-diagnostics |
+        sed -n 's/.*"target":{[^}]*"name":"\([^"]*\)".*"executable":"\([^"]*\)".*/\1 \2/p')
+    while read -r name path; do
+        [[ $name == kit ]] && name=bench
+        strip --strip-all -o "$dir/$name" "$path"
+        # On the other machine the folder of the source is not there.
+        if grep -qaF "$PWD/" "$dir/$name"; then die "$name names a path of this machine: $PWD"; fi
+    done <<<"$built"
+    for name in arcface-cu device bench; do [[ -x $dir/$name ]] || die "$name was not built"; done
+    # Also checks that each file holds every kernel of the launch table, by the file's own symbol table.
+    "$dir/arcface-cu" kernels --arch "$arch" --arch compute_80 --out "$dir/kernels"
+    if ((model)); then
+        "$dir/bench" kernels --emulate --card H200 --batch "$model" --json "$dir/modelled.jsonl" >/dev/null
+    fi
+    cp tests/gpu_kit/run.sh tests/reference/bench_torch.py tests/reference/insightface.py "$dir"
+    {
+        git log -1 --format='commit %h of %cs, %s' 2>/dev/null || echo 'commit unknown'
+        git diff --quiet HEAD 2>/dev/null || echo 'with changes that are not committed'
+        rustc --version
+        printf 'kernels for %s and compute_80\n' "$arch"
+    } >"$dir/parcel.txt"
+    local bytes
+    bytes=$(du -sb "$dir" | cut -f 1)
+    ((bytes <= most)) || die "$dir has $bytes bytes, and $most are allowed"
+    printf '%s: %d MiB\n' "$dir" $(((bytes + (1 << 20) - 1) >> 20))
+}
 
-operations=()
-for file in tests/ops_*.rs; do operations+=(--test "$(basename "$file" .rs)"); done
-sanitizer=$(command -v compute-sanitizer || ls "${CUDA_PATH:-/usr/local/cuda}"/bin/compute-sanitizer 2>/dev/null || true)
-if [[ -n $sanitizer ]]; then
-    host=$(rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
-    for tool in memcheck racecheck; do
-        printf '\n== compute-sanitizer %s\n' "$tool"
-        # One test at a time: the sanitizer serialises launches anyway, and its reports stay apart.
-        env "CARGO_TARGET_${host}_RUNNER=$sanitizer --tool $tool --error-exitcode 1" \
-            cargo test --release --no-fail-fast "${operations[@]}" on_gpu -- --test-threads 1 || failed+=("$tool")
-    done
-else
-    printf '\n!! compute-sanitizer is not here: memcheck and racecheck were NOT run\n' >&2
+dir='' arch=sm_90a model=16
+while (($#)); do
+    (($# > 1)) || die "$1 needs a value"
+    case $1 in
+    --pack) dir=$2 ;;
+    --arch) arch=$2 ;;
+    --model) model=$2 ;;
+    *) die "$1 is not known: tests/gpu.sh [--pack DIR] [--arch NAME] [--model N]" ;;
+    esac
+    shift 2
+done
+if [[ -n $dir ]]; then
+    pack "$dir" "$arch" "$model"
+    exit
 fi
+
+export ARCFACE_CU_REQUIRE_GPU=1 ARCFACE_CU_REQUIRE_NVRTC=1 CARGO_NET_OFFLINE=true
+# What fails is remembered, and what comes after is run all the same.
+failed=()
+step cargo test --release --workspace --no-fail-fast || failed+=("the tests")
+kit=target/gpu-kit
+step pack "$kit" "$arch" "$model"
+step "$kit/run.sh" || failed+=("$kit/run.sh")
 
 card=$(nvidia-smi --id=0 --query-gpu=name --format=csv,noheader)
 base=benches/record/$(date +%F)-$(tr 'A-Z ' 'a-z-' <<<"$card")
@@ -36,28 +88,11 @@ for ((n = 2; ; n++)); do
     [[ -e $record ]] || break
     record=$base-$n.md
 done
-errors=$(mktemp)
-trap 'rm -f "$errors"' EXIT
 {
     printf '# %s, %s\n\n```text\n' "$card" "$(date +%F)"
-    nvidia-smi --id=0 --query-gpu=name,driver_version,clocks.sm,clocks.mem,power.limit --format=csv
-    cargo run --release --quiet -- info
-    git log -1 --format='commit %h, %s'
-    rustc --version
+    cat "$kit/results/info.txt" "$kit/results/table.txt"
     printf '```\n'
 } >"$record"
-benches=$(grep -l 'Gpu\b' benches/*.rs || true)
-[[ -n $benches ]] || printf '\n!! no bench uses the GPU yet: nothing was measured\n' >&2
-for file in $benches; do
-    name=$(basename "$file" .rs)
-    printf '\n== cargo bench --bench %s\n' "$name"
-    {
-        printf '\n`cargo bench --bench %s`\n\n```text\n' "$name"
-        # What cargo says is no part of the record, but the reason where a bench fails.
-        cargo bench --bench "$name" 2>"$errors" || { cat "$errors" >&2; exit 1; }
-        printf '```\n'
-    } | tee -a "$record"
-done
 printf '\nrecorded in %s\n' "$record"
 if ((${#failed[@]})); then
     printf '!! failed: %s\n' "${failed[*]}" >&2

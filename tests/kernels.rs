@@ -3,8 +3,8 @@
 
 mod support;
 
+use arcface_cu::backend::cuda::Architecture;
 use arcface_cu::backend::cuda::SIGNATURES;
-use arcface_cu::backend::cuda::nvrtc::architecture;
 use arcface_cu::backend::cuda::tiles::{PROGRAMS, Program};
 use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,6 +13,11 @@ use support::devices::compiler_or_skip;
 
 /// Turing, the two Amperes, Ada, Hopper, both Blackwells.
 const CAPABILITIES: [(u32, u32); 7] = [(7, 5), (8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0)];
+
+/// The name of a card's own architecture.
+fn own(capability: (u32, u32)) -> String {
+    Architecture::of(capability).name().to_owned()
+}
 
 /// Bytes of fixed shared memory a block on every card; more is asked for at the launch.
 const FIXED_SHARED: u32 = 48 << 10;
@@ -25,7 +30,7 @@ fn every_program_compiles_for_every_architecture_within_its_budget() {
     let mut problems = Vec::new();
     // (program, kernel) and what it takes on each architecture.
     let mut table: BTreeMap<(&str, String), Vec<String>> = BTreeMap::new();
-    for architecture in CAPABILITIES.map(architecture) {
+    for architecture in CAPABILITIES.map(own) {
         let compiled: Vec<_> = (PROGRAMS.par_iter())
             .map(|program| (program, compiler.compile(program, &architecture)))
             .collect();
@@ -69,7 +74,7 @@ fn every_program_compiles_for_every_architecture_within_its_budget() {
         }
         text.push('\n');
     };
-    row(["program", "kernel"], &CAPABILITIES.map(architecture));
+    row(["program", "kernel"], &CAPABILITIES.map(own));
     for ((program, kernel), cells) in &table {
         row([program, kernel], cells);
     }
@@ -131,7 +136,8 @@ fn a_cached_program_is_the_compiled_one() {
     for architecture in ["sm_90a", "compute_80"] {
         let first = compiler.compile(PROGRAMS[0], architecture).unwrap();
         assert_eq!(compiler.compile(PROGRAMS[0], architecture).unwrap(), first);
-        let fresh = compiler.nvrtc().compile(PROGRAMS[0], architecture);
+        let nvrtc = compiler.nvrtc().unwrap();
+        let fresh = nvrtc.compile(PROGRAMS[0], architecture);
         assert_eq!(fresh.unwrap().image, first.image);
         let ptx = first.image.starts_with(b"//");
         assert_eq!(ptx, architecture.starts_with("compute_"));
@@ -147,7 +153,7 @@ fn the_emulator_knows_every_instruction_for_every_architecture() {
         return;
     };
     let machine = ptx_emulator::Machine::new(ptx_emulator::Options::default());
-    for architecture in CAPABILITIES.map(|c| architecture(c).replace("sm_", "compute_")) {
+    for architecture in CAPABILITIES.map(|c| own(c).replace("sm_", "compute_")) {
         PROGRAMS.par_iter().for_each(|program| {
             let compiled = compiler.compile(program, &architecture).unwrap();
             let ptx = String::from_utf8(compiled.image).unwrap();

@@ -504,4 +504,17 @@ fn plan_and_info_tell_what_there_is() {
     ] {
         assert!(text.contains(words), "\"{words}\" is not in\n{text}");
     }
+
+    let with = |arguments: &[&str], architecture: &str| {
+        let mut command = program(arguments);
+        command.env("ARCFACE_CU_ARCH", architecture);
+        command
+    };
+    let text = succeed(with(&["info"], "compute_80"));
+    assert!(text.contains("compute_80, PTX that the driver"), "{text}");
+    let wrong = ["ARCFACE_CU_ARCH", "ampere", "compute_80"];
+    let text = succeed(with(&["info"], "ampere"));
+    assert!(wrong.iter().all(|word| text.contains(word)), "{text}");
+    let plan = ["plan", "--preset", "demo", "--device", "cuda"];
+    fail(with(&plan, "ampere"), 2, &wrong);
 }

@@ -5,8 +5,8 @@ use crate::Result;
 use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
 use crate::backend::cuda::driver::Driver;
-use crate::backend::cuda::gpu::Gpu;
-use crate::backend::cuda::{Cache, Cuda, Search};
+use crate::backend::cuda::gpu::{Gpu, Setup};
+use crate::backend::cuda::{Cache, Cuda};
 use std::ffi::OsString;
 use std::str::FromStr;
 
@@ -63,18 +63,15 @@ pub trait Gpus {
     fn open(&self, ordinal: usize) -> Result<Cuda<Self::Driver>>;
 }
 
-/// The machine's own, with compiler and cache where the environment says.
+/// The machine's own, set up as the environment says.
 pub(super) struct Installed;
 
 impl Gpus for Installed {
     type Driver = Gpu;
 
     fn open(&self, ordinal: usize) -> Result<Cuda<Gpu>> {
-        let gpu = Gpu::open(
-            ordinal,
-            &Search::new(variable),
-            Cache::new(cache_folder(variable)),
-        )?;
+        let cache = Cache::new(cache_folder(variable));
+        let gpu = Gpu::open(ordinal, Setup::new(variable, cache)?)?;
         // What is wrong with the cache is no error, and said once.
         if let Err(why) = gpu.compiler().cache().folder() {
             eprintln!("{why}");

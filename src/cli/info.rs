@@ -7,7 +7,7 @@ use crate::Result;
 use crate::backend::cpu::Cpu;
 use crate::backend::cuda::gpu::Found;
 use crate::backend::cuda::tiles::PROGRAMS;
-use crate::backend::cuda::{Cache, Nvrtc, Search};
+use crate::backend::cuda::{Architecture, Cache, Nvrtc, Prebuilt, Search};
 use crate::backend::{Backend, KERNELS};
 
 #[derive(Debug, clap::Args)]
@@ -43,12 +43,40 @@ pub(super) fn run(_args: Args, gpus: &impl Gpus) -> Result<()> {
         Err(why) => say(format!("cuda: {why}")),
     }
     let card = found.as_ref().ok().and_then(|found| found.devices.first());
-    match Nvrtc::open(&Search::new(variable), card) {
+    let chosen = Architecture::chosen(variable);
+    let architecture = match &chosen {
+        Ok(chosen) => chosen
+            .clone()
+            .or_else(|| card.map(|card| Architecture::of(card.capability))),
+        Err(_) => None,
+    };
+    match Prebuilt::new(variable).map(|prebuilt| prebuilt.describe()) {
+        Ok(Some(text)) => say(format!("prebuilt kernels: {text}")),
+        Ok(None) => {}
+        Err(why) => say(format!("prebuilt kernels: {why}")),
+    }
+    let driver = card.map(|card| card.driver);
+    match Nvrtc::open(&Search::new(variable), driver, architecture.as_ref()) {
         Ok(compiler) => {
             let ((major, minor), path) = (compiler.version(), compiler.path().display());
             say(format!("compiler: NVRTC {major}.{minor}, {path}"));
         }
         Err(why) => say(format!("compiler: {why}")),
+    }
+    match (&chosen, &architecture) {
+        (Err(why), _) => say(format!("kernels are compiled for: {why}")),
+        (Ok(Some(chosen)), _) => say(format!(
+            "kernels are compiled for: {chosen}, {}, since {} says so",
+            match chosen.is_ptx() {
+                true => "PTX that the driver compiles itself",
+                false => "machine code",
+            },
+            Architecture::VARIABLE
+        )),
+        (Ok(None), Some(own)) => say(format!(
+            "kernels are compiled for: {own}, the card's machine code"
+        )),
+        (Ok(None), None) => {}
     }
     say(match Cache::new(cache_folder(variable)).folder() {
         Ok(folder) => format!("compiled kernels: kept in {}", folder.display()),

@@ -12,6 +12,7 @@ mod export;
 mod import;
 mod info;
 mod interrupt;
+mod kernels;
 mod output;
 mod pack;
 mod plan;
@@ -67,6 +68,8 @@ enum Command {
     Plan(plan::Args),
     /// Devices, what was found, and what will be used.
     Info(info::Args),
+    /// Compile the CUDA kernels beforehand, for machines without NVIDIA's compiler.
+    Kernels(kernels::Args),
 }
 
 /// Runs the program: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
@@ -107,5 +110,6 @@ fn run(cli: Cli, gpus: &impl Gpus) -> Result<()> {
         Command::Export(args) => export::run(&args),
         Command::Plan(args) => plan::run(args, gpus),
         Command::Info(args) => info::run(args, gpus),
+        Command::Kernels(args) => kernels::run(&args),
     }
 }

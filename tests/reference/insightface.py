@@ -13,9 +13,7 @@ import pathlib
 import sys
 
 import numpy as np
-import safetensors
 import torch
-from safetensors.numpy import save_file
 from torch import nn
 
 HERE = pathlib.Path(__file__).parent
@@ -191,6 +189,10 @@ def pictures():
 
 
 def main():
+    # Here, so that other scripts can have the networks without it.
+    import safetensors
+    from safetensors.numpy import save_file
+
     print(f"python {sys.version.split()[0]}, torch {torch.__version__}, safetensors {safetensors.__version__}")
     embeddings = {}
     for name in [*BLOCKS, "mbf"]:

@@ -2,17 +2,30 @@
 
 use super::emulator::Emulator;
 use super::{required, skip};
-use arcface_cu::backend::cuda::gpu::{Found, Gpu};
-use arcface_cu::backend::cuda::{Cache, Compiler, Cuda, Nvrtc, Search};
+use arcface_cu::backend::cuda::gpu::{Found, Gpu, Setup};
+use arcface_cu::backend::cuda::{Cache, Compiler, Cuda, Prebuilt, Search};
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::sync::OnceLock;
 
 fn variable(name: &str) -> Option<OsString> {
     std::env::var_os(name)
 }
 
+/// Compiled kernels: where the environment says, else in the build folder around this program, else with the temporary
+/// files.
 fn cache() -> Cache {
-    Cache::at(concat!(env!("CARGO_TARGET_TMPDIR"), "/kernels").into())
+    let named = variable(Cache::VARIABLE).filter(|value| !value.is_empty());
+    let folder = named.map_or_else(
+        || {
+            let program = std::env::current_exe().unwrap_or_default();
+            let target = program.ancestors().find(|a| a.ends_with("target"));
+            let folder = target.map_or_else(std::env::temp_dir, |target| target.join("tmp"));
+            folder.join("arcface-cu-kernels")
+        },
+        PathBuf::from,
+    );
+    Cache::at(folder)
 }
 
 /// The compiler that `tests/run.sh` installs or the environment names, with a cache in the build folder; the reason
@@ -20,8 +33,12 @@ fn cache() -> Cache {
 pub(crate) fn compiler() -> Result<&'static Compiler, &'static str> {
     static COMPILER: OnceLock<Result<Compiler, String>> = OnceLock::new();
     let compiler = COMPILER.get_or_init(|| {
-        let nvrtc = Nvrtc::open(&Search::new(variable), None).map_err(|error| error.to_string())?;
-        Ok(Compiler::new(nvrtc, cache()))
+        let search = Search::new(variable);
+        let compiler = Compiler::new(Prebuilt::default(), search, None, None, cache());
+        match compiler.nvrtc() {
+            Ok(_) => Ok(compiler),
+            Err(error) => Err(error.to_string()),
+        }
     });
     compiler.as_ref().map_err(String::as_str)
 }
@@ -47,16 +64,26 @@ pub(crate) fn on_emulator(test: &str, body: impl FnOnce(&mut Cuda<Emulator>)) {
     }
 }
 
-/// Runs a body on the first GPU; where there is none, that is said and counted, or a failure where
-/// `ARCFACE_CU_REQUIRE_GPU=1`. A GPU that is there but cannot be used is always a failure.
-pub(crate) fn on_gpu(test: &str, body: impl FnOnce(&mut Cuda<Gpu>)) {
+/// The first GPU; where there is none, that is said and counted, or a failure where `ARCFACE_CU_REQUIRE_GPU=1`. A GPU that
+/// is there but cannot be used is always a failure.
+pub(crate) fn gpu_or_skip(test: &str) -> Option<Cuda<Gpu>> {
     match Found::new() {
         Err(why) if required("ARCFACE_CU_REQUIRE_GPU") => panic!("{why}"),
-        Err(why) => skip(test, &why.to_string()),
-        Ok(_) => {
-            let gpu = Gpu::open(0, &Search::new(variable), cache());
-            body(&mut Cuda::new(gpu.expect("the GPU opens")));
+        Err(why) => {
+            skip(test, &why.to_string());
+            None
         }
+        Ok(_) => {
+            let gpu = Setup::new(variable, cache()).and_then(|setup| Gpu::open(0, setup));
+            Some(Cuda::new(gpu.expect("the GPU opens")))
+        }
+    }
+}
+
+/// Runs a body on the first GPU, as [`gpu_or_skip`] finds it.
+pub(crate) fn on_gpu(test: &str, body: impl FnOnce(&mut Cuda<Gpu>)) {
+    if let Some(mut gpu) = gpu_or_skip(test) {
+        body(&mut gpu);
     }
 }
 

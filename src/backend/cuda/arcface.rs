@@ -10,7 +10,7 @@
 use super::args::{self, Arg};
 use super::driver::{Driver, Memory};
 use super::tiles::{ARCFACE, WARP};
-use super::{Buffer, Cuda, blocks, bytes_of, sgd};
+use super::{Buffer, Cuda, Staging, blocks, bytes_of, sgd};
 use crate::Result;
 use crate::backend::SgdStep;
 use crate::backend::geometry::HeadShard;
@@ -101,11 +101,30 @@ fn margin_arg(margin: &Margin) -> Arg {
     .fold(arg, |arg, flag| arg.u32(usize::from(flag)))
 }
 
-/// The address of the labels on the device.
-fn upload_labels<D: Driver>(cuda: &mut Cuda<D>, labels: &[u32]) -> Result<u64> {
-    let memory = cuda.labels.reserve(&mut cuda.driver, size_of_val(labels))?;
-    cuda.driver.upload(bytes_of(labels), memory, 0)?;
-    Ok(memory.address())
+/// The batch's labels on the device, uploaded when others than the last ones are asked for: the backward pass asks for
+/// those of the forward pass.
+pub(super) struct Labels<D: Driver> {
+    labels: Vec<u32>,
+    memory: Staging<D>,
+}
+
+impl<D: Driver> Labels<D> {
+    pub(super) const EMPTY: Self = Labels {
+        labels: Vec::new(),
+        memory: Staging::EMPTY,
+    };
+
+    /// Their address.
+    fn address(&mut self, driver: &mut D, labels: &[u32]) -> Result<u64> {
+        if self.labels != labels {
+            // Forgotten first: an upload that fails must not look like one that was done.
+            self.labels.clear();
+            let memory = self.memory.reserve(driver, size_of_val(labels))?;
+            driver.upload(bytes_of(labels), memory, 0)?;
+            self.labels.extend_from_slice(labels);
+        }
+        Ok(self.memory.reserve(driver, 0)?.address())
+    }
 }
 
 fn check<M>(
@@ -141,7 +160,7 @@ pub(super) fn fprop<D: Driver>(
     let Walk {
         n, d, classes: v, ..
     } = walk;
-    let labels = args::address(upload_labels(cuda, labels)?);
+    let labels = args::address(cuda.labels.address(&mut cuda.driver, labels)?);
     let tiles = blocks(v as u64, ARCFACE.constant("COLUMNS"));
     let square_tiles = blocks(v as u64, ARCFACE.constant("NORM_ROWS"));
     let per_tile = tiles as usize * n;
@@ -229,7 +248,7 @@ pub(super) fn bprop<D: Driver>(
     } = walk;
     assert!(momentum.len >= v * d, "momentum");
     assert!(dx.len >= n * d, "d_x: {} floats, not {n} x {d}", dx.len);
-    let labels = args::address(upload_labels(cuda, labels)?);
+    let labels = args::address(cuda.labels.address(&mut cuda.driver, labels)?);
     // The vectors that are read 16 bytes at a time come first: their lengths are multiples of 4.
     let mut end = 0;
     let mut place = |len: usize| {

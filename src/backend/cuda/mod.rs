@@ -24,7 +24,7 @@ mod sgd;
 pub mod tiles;
 
 pub use args::{Param, SIGNATURES, Signature};
-pub use nvrtc::{Cache, Compiler, Nvrtc, Search};
+pub use nvrtc::{Architecture, Cache, Compiler, Nvrtc, Prebuilt, Search};
 
 use self::args::Arg;
 use self::driver::{Driver, Launch, Memory};
@@ -57,12 +57,12 @@ pub struct Cuda<D: Driver> {
     driver: D,
     /// Programs by name, compiled when they are first needed.
     modules: HashMap<&'static str, D::Module>,
-    /// Tiles' partial results; grown once and kept, as are the other two.
+    /// Tiles' partial results; grown once and kept, as is all that follows.
     scratch: Staging<D>,
     /// The batch's pixels.
     pixels: Staging<D>,
     /// The batch's labels.
-    labels: Staging<D>,
+    labels: arcface::Labels<D>,
     /// The optimizer's segments.
     segments: sgd::Table<D>,
 }
@@ -91,10 +91,26 @@ impl<D: Driver> Staging<D> {
                     driver.synchronize()?;
                 }
                 self.bytes = bytes;
-                driver.alloc(bytes)?
+                alloc(driver, bytes)?
             }
         };
         Ok(self.memory.insert(memory))
+    }
+}
+
+/// Every address that a kernel is given is a multiple of this, plus a multiple of the element's size: the kernels' wide
+/// loads count on it.
+const ALIGNMENT: u64 = 256;
+
+/// Memory of the driver's, aligned as it promises.
+fn alloc<D: Driver>(driver: &D, bytes: usize) -> Result<D::Memory> {
+    let memory = driver.alloc(bytes)?;
+    match memory.address() % ALIGNMENT {
+        0 => Ok(memory),
+        _ => Err(Error::Device(format!(
+            "allocating {bytes} bytes on the GPU: the driver gave address {:#x}, which is no multiple of {ALIGNMENT}",
+            memory.address()
+        ))),
     }
 }
 
@@ -119,7 +135,7 @@ impl<D: Driver> Cuda<D> {
             modules: HashMap::new(),
             scratch: Staging::EMPTY,
             pixels: Staging::EMPTY,
-            labels: Staging::EMPTY,
+            labels: arcface::Labels::EMPTY,
             segments: sgd::Table::EMPTY,
         }
     }
@@ -217,7 +233,7 @@ impl<D: Driver> Backend for Cuda<D> {
     }
 
     fn alloc(&self, len: usize) -> Result<Buffer<D::Memory>> {
-        let mut memory = self.driver.alloc(4 * len)?;
+        let mut memory = alloc(&self.driver, 4 * len)?;
         self.driver.clear(&mut memory, 4 * len)?;
         Ok(Buffer { memory, len })
     }

@@ -1,18 +1,20 @@
 //! A GPU's context with its one stream, and what lives in it: memory on both sides, and marks in the stream.
 
-use super::library::{attribute, failed};
+use super::api::{Api, Status};
+use super::library::Library;
 use crate::backend::cuda::driver::Memory;
 use crate::{Error, Result};
-use cudarc::driver::result::{self, stream::StreamKind};
 use cudarc::driver::sys::{
-    CUcontext, CUdevice, CUdevice_attribute, CUdeviceptr, CUevent, CUevent_flags, CUresult,
-    CUstream,
+    CUcontext, CUdevice, CUdevice_attribute, CUdeviceptr, CUevent, CUevent_flags, CUstream,
+    CUstream_flags,
 };
+use std::ptr::null_mut;
 use std::sync::Arc;
 
 /// The device's primary context and a stream of its own, in which everything is queued.
 #[derive(Debug)]
 pub(super) struct Context {
+    api: &'static Api,
     device: CUdevice,
     context: CUcontext,
     stream: CUstream,
@@ -26,22 +28,34 @@ unsafe impl Send for Context {}
 unsafe impl Sync for Context {}
 
 impl Context {
-    pub(super) fn new(device: CUdevice) -> Result<Arc<Self>> {
+    /// `pooled`: allocations come from the driver's pool, if the card has one.
+    pub(super) fn new(library: Library, device: CUdevice, pooled: bool) -> Result<Arc<Self>> {
+        let api = library.api;
         let pools = CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED;
-        let pooled = attribute(device, pools)? != 0;
+        let pooled = pooled && library.attribute(device, pools)? != 0;
+        let mut context = null_mut();
         // SAFETY: the device comes from the driver; released when the context is dropped.
-        let context = unsafe { result::primary_ctx::retain(device) };
+        let status = unsafe { (api.primary_ctx_retain)(&mut context, device) };
+        api.check(status, "opening the GPU")?;
         let mut context = Context {
+            api,
             device,
-            context: context.map_err(failed("opening the GPU"))?,
-            stream: std::ptr::null_mut(),
+            context,
+            stream: null_mut(),
             pooled,
         };
         context.bind()?;
         // Not the default stream: it waits for others, and cannot be captured in a graph.
-        let stream = result::stream::create(StreamKind::NonBlocking);
-        context.stream = stream.map_err(failed("opening a stream on the GPU"))?;
+        let flags = CUstream_flags::CU_STREAM_NON_BLOCKING as u32;
+        // SAFETY: the context is current; destroyed when it is dropped.
+        let status = unsafe { (api.stream_create)(&mut context.stream, flags) };
+        api.check(status, "opening a stream on the GPU")?;
         Ok(Arc::new(context))
+    }
+
+    /// The driver's functions.
+    pub(super) fn api(&self) -> &'static Api {
+        self.api
     }
 
     /// The stream.
@@ -52,21 +66,32 @@ impl Context {
     /// Makes the context current on this thread; every use of it begins so.
     pub(super) fn bind(&self) -> Result<()> {
         // SAFETY: the context is retained for as long as `self` lives.
-        unsafe { result::ctx::set_current(self.context) }.map_err(failed("using the GPU"))
+        let status = unsafe { (self.api.ctx_set_current)(self.context) };
+        self.api.check(status, "using the GPU")
     }
 
     /// Waits until the stream is empty.
     pub(super) fn synchronize(&self) -> Result<()> {
         self.bind()?;
         // SAFETY: the stream lives as long as `self`.
-        unsafe { result::stream::synchronize(self.stream) }.map_err(failed("computing on the GPU"))
+        let status = unsafe { (self.api.stream_synchronize)(self.stream) };
+        self.api.check(status, "computing on the GPU")
     }
 
     /// Bytes that can be allocated once everything queued is done.
     pub(super) fn memory_free(&self) -> Result<u64> {
         self.synchronize()?;
-        let (free, _) = result::mem_get_info().map_err(failed("asking for free memory"))?;
+        let (free, _) = self.memory_info()?;
         Ok(free as u64)
+    }
+
+    /// Bytes that are free, and bytes in all.
+    fn memory_info(&self) -> Result<(usize, usize)> {
+        let (mut free, mut total) = (0, 0);
+        // SAFETY: two integers that outlive the call.
+        let status = unsafe { (self.api.mem_get_info)(&mut free, &mut total) };
+        self.api.check(status, "asking for free memory")?;
+        Ok((free, total))
     }
 }
 
@@ -75,10 +100,10 @@ impl Drop for Context {
         // What fails here cannot be helped any more: a GPU that is lost fails in all of it.
         if self.synchronize().is_ok() && !self.stream.is_null() {
             // SAFETY: created by `new`, destroyed here alone.
-            let _ = unsafe { result::stream::destroy(self.stream) };
+            let _ = unsafe { (self.api.stream_destroy)(self.stream) };
         }
         // SAFETY: retained by `new`, released here alone.
-        let _ = unsafe { result::primary_ctx::release(self.device) };
+        let _ = unsafe { (self.api.primary_ctx_release)(self.device) };
     }
 }
 
@@ -99,27 +124,29 @@ impl Block {
     /// `bytes` bytes that hold anything.
     pub(super) fn new(context: &Arc<Context>, bytes: usize) -> Result<Self> {
         context.bind()?;
+        let api = context.api;
         // An allocation of nothing is refused, but has an address here like any other.
         let room = bytes.max(1);
-        // SAFETY: the stream is alive.
-        let address = unsafe {
+        let mut address = 0;
+        // SAFETY: the stream is alive, and the address outlives the call.
+        let status = unsafe {
             if context.pooled {
-                result::malloc_async(context.stream, room)
+                (api.mem_alloc_async)(&mut address, room, context.stream)
             } else {
-                result::malloc_sync(room)
+                (api.mem_alloc)(&mut address, room)
             }
         };
-        let address = address.map_err(|error| {
-            let free = match (error.0, result::mem_get_info()) {
-                (CUresult::CUDA_ERROR_OUT_OF_MEMORY, Ok((free, total))) => format!(
-                    "; {} MiB of {} MiB are free (`arcface-cu plan --device cuda` says which batch fits)",
-                    free >> 20,
-                    total >> 20
-                ),
-                _ => String::new(),
-            };
-            failed(format_args!("allocating {} MiB on the GPU{free}", room >> 20))(error)
-        })?;
+        let mut doing = format!("allocating {} MiB on the GPU", room >> 20);
+        if status == Status::OUT_OF_MEMORY
+            && let Ok((free, total)) = context.memory_info()
+        {
+            doing += &format!(
+                "; {} MiB of {} MiB are free (`arcface-cu plan --device cuda` says which batch fits)",
+                free >> 20,
+                total >> 20
+            );
+        }
+        api.check(status, doing)?;
         Ok(Block {
             context: context.clone(),
             address,
@@ -132,10 +159,10 @@ impl Block {
             return Ok(());
         }
         self.context.bind()?;
+        let Context { api, stream, .. } = *self.context;
         // SAFETY: the caller allocated at least so many; the stream is alive.
-        let filled =
-            unsafe { result::memset_d8_async(self.address, 0, bytes, self.context.stream) };
-        filled.map_err(failed("clearing memory on the GPU"))
+        let status = unsafe { (api.memset_d8_async)(self.address, 0, bytes, stream) };
+        api.check(status, "clearing memory on the GPU")
     }
 }
 
@@ -147,9 +174,9 @@ impl Drop for Block {
             // the other way to free waits for them by itself.
             let _ = unsafe {
                 if self.context.pooled {
-                    result::free_async(self.address, self.context.stream)
+                    (self.context.api.mem_free_async)(self.address, self.context.stream)
                 } else {
-                    result::free_sync(self.address)
+                    (self.context.api.mem_free)(self.address)
                 }
             };
         }
@@ -170,16 +197,16 @@ unsafe impl Send for Pinned {}
 impl Pinned {
     pub(super) fn new(context: &Arc<Context>, bytes: usize) -> Result<Self> {
         context.bind()?;
-        // SAFETY: not used before it is filled here. Without flags it is cached, so that the host may read it.
-        let begin = unsafe {
-            result::malloc_host(bytes, 0).map(|begin| {
-                begin.cast::<u8>().write_bytes(0, bytes);
-                begin.cast()
-            })
-        };
+        let mut begin = null_mut();
+        // SAFETY: the pointer outlives the call. Without flags the memory is cached, so that the host may read it.
+        let status = unsafe { (context.api.mem_host_alloc)(&mut begin, bytes, 0) };
+        let doing = "allocating memory that the GPU copies from";
+        context.api.check(status, doing)?;
+        // SAFETY: so many bytes were allocated.
+        unsafe { begin.cast::<u8>().write_bytes(0, bytes) };
         Ok(Pinned {
             context: context.clone(),
-            begin: begin.map_err(failed("allocating memory that the GPU copies from"))?,
+            begin: begin.cast(),
             bytes,
         })
     }
@@ -197,7 +224,7 @@ impl Drop for Pinned {
         // No copy may still be under way. Where waiting fails, the memory is left to the process's end.
         if self.context.synchronize().is_ok() {
             // SAFETY: allocated by `new`, freed here alone.
-            let _ = unsafe { result::free_host(self.begin.cast()) };
+            let _ = unsafe { (self.context.api.mem_free_host)(self.begin.cast()) };
         }
     }
 }
@@ -216,37 +243,46 @@ impl Mark {
     /// A mark that no place has yet; `timed` ones tell seconds.
     pub(super) fn new(context: &Arc<Context>, timed: bool) -> Result<Self> {
         context.bind()?;
-        let event = result::event::create(match timed {
+        let flags = match timed {
             true => CUevent_flags::CU_EVENT_DEFAULT,
             false => CUevent_flags::CU_EVENT_DISABLE_TIMING,
-        });
+        };
+        let mut event = null_mut();
+        // SAFETY: the context is current, and the pointer outlives the call.
+        let status = unsafe { (context.api.event_create)(&mut event, flags as u32) };
+        context.api.check(status, "making an event")?;
         Ok(Mark {
             context: context.clone(),
-            event: event.map_err(failed("making an event"))?,
+            event,
         })
     }
 
     /// Moves it to the end of the stream.
     pub(super) fn record(&mut self) -> Result<()> {
         self.context.bind()?;
+        let Context { api, stream, .. } = *self.context;
         // SAFETY: event and stream are alive.
-        unsafe { result::event::record(self.event, self.context.stream) }
-            .map_err(failed("marking a place in the stream"))
+        let status = unsafe { (api.event_record)(self.event, stream) };
+        api.check(status, "marking a place in the stream")
     }
 
     /// Waits until the stream has passed it.
     pub(super) fn wait(&self) -> Result<()> {
         self.context.bind()?;
         // SAFETY: the event is alive.
-        unsafe { result::event::synchronize(self.event) }.map_err(failed("computing on the GPU"))
+        let status = unsafe { (self.context.api.event_synchronize)(self.event) };
+        self.context.api.check(status, "computing on the GPU")
     }
 
     /// Seconds from this mark to a later one.
     pub(super) fn seconds_to(&self, later: &Mark) -> Result<f64> {
         later.wait()?;
-        // SAFETY: both events are alive.
-        let milliseconds = unsafe { result::event::elapsed(self.event, later.event) };
-        let milliseconds = milliseconds.map_err(failed("reading the GPU's clock"))?;
+        let api = self.context.api;
+        let mut milliseconds = 0.0;
+        // SAFETY: both events are alive, and the number outlives the call.
+        let status =
+            unsafe { (api.event_elapsed_time)(&mut milliseconds, self.event, later.event) };
+        api.check(status, "reading the GPU's clock")?;
         Ok(f64::from(milliseconds) / 1e3)
     }
 }
@@ -255,7 +291,7 @@ impl Drop for Mark {
     fn drop(&mut self) {
         if self.context.bind().is_ok() {
             // SAFETY: made by `new`, destroyed here alone. A failure leaves a few bytes to the process's end.
-            let _ = unsafe { result::event::destroy(self.event) };
+            let _ = unsafe { (self.context.api.event_destroy)(self.event) };
         }
     }
 }
@@ -292,6 +328,7 @@ impl Staging {
     /// Queues a copy to the device.
     pub(super) fn upload(&mut self, src: &[u8], mut dst: u64) -> Result<()> {
         self.context.bind()?;
+        let Context { api, stream, .. } = *self.context;
         for piece in src.chunks(Self::PIECE) {
             let (pinned, mark) = &mut self.slots[self.next];
             self.next = (self.next + 1) % Self::SLOTS;
@@ -300,8 +337,10 @@ impl Staging {
             staged.copy_from_slice(piece);
             // SAFETY: the caller's memory has room for all of `src` at `dst`; the slot is left alone until its mark,
             // recorded behind the copy, has passed.
-            let copied = unsafe { result::memcpy_htod_async(dst, staged, self.context.stream()) };
-            copied.map_err(failed("copying to the GPU"))?;
+            let status = unsafe {
+                (api.memcpy_htod_async)(dst, staged.as_ptr().cast(), staged.len(), stream)
+            };
+            api.check(status, "copying to the GPU")?;
             mark.record()?;
             dst += piece.len() as u64;
         }
@@ -311,6 +350,7 @@ impl Staging {
     /// Copies (address, destination) to the host and waits: once, where a piece holds all of them.
     pub(super) fn download(&mut self, parts: Vec<(u64, &mut [u8])>) -> Result<()> {
         self.context.bind()?;
+        let Context { api, stream, .. } = *self.context;
         let mut used = 0;
         let mut staged: Vec<(usize, &mut [u8])> = Vec::with_capacity(parts.len());
         for (mut src, mut dst) in parts {
@@ -323,8 +363,9 @@ impl Staging {
                 let (piece, rest) = std::mem::take(&mut dst).split_at_mut(len);
                 let room = &mut self.down.bytes()[used..][..len];
                 // SAFETY: the caller's memory has as many bytes at `src`; the room is read behind a wait alone.
-                let copied = unsafe { result::memcpy_dtoh_async(room, src, self.context.stream()) };
-                copied.map_err(failed("copying from the GPU"))?;
+                let status =
+                    unsafe { (api.memcpy_dtoh_async)(room.as_mut_ptr().cast(), src, len, stream) };
+                api.check(status, "copying from the GPU")?;
                 staged.push((used, piece));
                 (used, src, dst) = (used + len, src + len as u64, rest);
             }

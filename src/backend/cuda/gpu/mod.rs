@@ -1,24 +1,25 @@
 //! An NVIDIA GPU as a driver, through the CUDA driver's own interface. Only this folder names cudarc.
 //!
-//! Of cudarc the thin layer over the C interface is used: its safe layer tracks events and knows no arguments by bytes.
-//! Nothing here panics; see `library` for how missing libraries and functions are met.
+//! Of cudarc the search for the library and the types are used; the functions are called through the table in `api`, which
+//! says why. Nothing here panics; see `library` for how a missing library and missing functions are met.
 
+mod api;
 mod context;
 mod library;
 
 pub use context::{Block, Mark};
 
 use self::context::{Context, Staging};
-use self::library::failed;
+use self::library::Library;
 use super::SIGNATURES;
 use super::driver::{Driver, Launch, Memory, Properties};
-use super::nvrtc::{self, Cache, Compiler, Nvrtc, Search};
+use super::nvrtc::{Architecture, Cache, Compiled, Compiler, Prebuilt, Search};
 use super::tiles::Program;
 use crate::{Error, Result};
-use cudarc::driver::result;
 use cudarc::driver::sys::{CUfunction, CUfunction_attribute, CUmodule};
 use std::collections::HashMap;
-use std::ffi::{CString, c_void};
+use std::ffi::{CString, OsString, c_void};
+use std::ptr::null_mut;
 use std::sync::Arc;
 
 /// The GPUs of a machine.
@@ -36,12 +37,59 @@ impl Found {
     /// # Errors
     /// No driver, or one that is too old, does not start or sees no GPU.
     pub fn new() -> Result<Self> {
-        let driver = library::open()?;
-        let devices = (0..library::count()?)
-            .map(|ordinal| library::properties(library::device(ordinal)?, driver));
+        let library = Library::open()?;
+        let devices =
+            (0..library.count()?).map(|ordinal| library.properties(library.device(ordinal)?));
         Ok(Found {
-            driver,
+            driver: library.version,
             devices: devices.collect::<Result<_>>()?,
+        })
+    }
+}
+
+/// Where a GPU's programs come from, and how its memory is taken.
+#[derive(Debug)]
+pub struct Setup {
+    /// Programs that need no compiler.
+    pub prebuilt: Prebuilt,
+    /// Where the compiler is looked for when a program is not among them.
+    pub search: Search,
+    /// What programs are compiled for; None: the card's own machine code.
+    pub architecture: Option<Architecture>,
+    /// Where compiled programs are kept.
+    pub cache: Cache,
+    /// Memory comes from the driver's pool, in stream order, where the card has one. Without the pool each allocation is
+    /// one of the driver's, and compute-sanitizer sees what is accessed beyond its end.
+    pub pooled: bool,
+}
+
+impl Setup {
+    /// The environment variable that turns the pool off by the value 0.
+    pub const POOL: &str = "ARCFACE_CU_POOL";
+
+    /// What the environment says: `variable` gives a variable's value.
+    ///
+    /// # Errors
+    /// A variable whose value makes no sense.
+    pub fn new(variable: impl Fn(&str) -> Option<OsString>, cache: Cache) -> Result<Self> {
+        let pool = variable(Self::POOL).unwrap_or_default();
+        let pooled = match pool.to_str() {
+            Some("" | "1") => true,
+            Some("0") => false,
+            _ => {
+                let pool = pool.to_string_lossy();
+                return Err(Error::Usage(format!(
+                    "{} is {pool:?}: expected 0 for memory without a pool, or 1",
+                    Self::POOL
+                )));
+            }
+        };
+        Ok(Setup {
+            prebuilt: Prebuilt::new(&variable)?,
+            architecture: Architecture::chosen(&variable)?,
+            search: Search::new(&variable),
+            cache,
+            pooled,
         })
     }
 }
@@ -51,25 +99,39 @@ impl Found {
 pub struct Gpu {
     staging: Staging,
     compiler: Compiler,
+    /// All programs, once the first was needed, until each is loaded.
+    compiled: Option<HashMap<&'static str, Compiled>>,
+    architecture: Architecture,
     properties: Properties,
     context: Arc<Context>,
 }
 
 impl Gpu {
-    /// GPU number `ordinal`, with the compiler from where `search` says and the kernels in `cache`.
+    /// GPU number `ordinal`.
     ///
     /// # Errors
-    /// No driver, no such GPU, one that is too old, or no compiler that suits the driver: each says what to do.
-    pub fn open(ordinal: usize, search: &Search, cache: Cache) -> Result<Self> {
-        let driver = library::open()?;
-        let device = library::device(ordinal)?;
-        let properties = library::properties(device, driver)?;
+    /// No driver, no such GPU, one that is too old or cannot run what was chosen, or a program that is neither prebuilt
+    /// nor can be compiled for this driver: each says what to do.
+    pub fn open(ordinal: usize, setup: Setup) -> Result<Self> {
+        let library = Library::open()?;
+        let device = library.device(ordinal)?;
+        let properties = library.properties(device)?;
         library::check_capability(ordinal, &properties)?;
-        let compiler = Compiler::new(Nvrtc::open(search, Some(&properties))?, cache);
-        let context = Context::new(device)?;
+        let architecture = library::architecture(ordinal, &properties, setup.architecture)?;
+        let compiler = Compiler::new(
+            setup.prebuilt,
+            setup.search,
+            Some(library.version),
+            Some(architecture.clone()),
+            setup.cache,
+        );
+        compiler.check(architecture.name())?;
+        let context = Context::new(library, device, setup.pooled)?;
         Ok(Gpu {
             staging: Staging::new(&context)?,
             compiler,
+            compiled: None,
+            architecture,
             properties,
             context,
         })
@@ -85,20 +147,24 @@ impl Gpu {
     /// # Errors
     /// PTX that the driver refuses, or that lacks one of `kernels`.
     pub fn load_ptx(&self, name: &str, ptx: &str, kernels: &[&'static str]) -> Result<Module> {
-        let mut image = ptx.as_bytes().to_vec();
-        image.push(0);
-        self.module(name, &image, kernels.iter().copied())
+        self.module(name, terminated(ptx.into()), kernels.iter().copied())
     }
 
     fn module(
         &self,
         name: &str,
-        image: &[u8],
+        image: Vec<u8>,
         kernels: impl Iterator<Item = &'static str>,
     ) -> Result<Module> {
         let shared = self.properties.shared_per_block;
-        Module::new(&self.context, name, image, kernels, shared)
+        Module::new(&self.context, name, &image, kernels, shared)
     }
+}
+
+/// PTX as the driver takes it: a zero byte ends it.
+fn terminated(mut ptx: Vec<u8>) -> Vec<u8> {
+    ptx.push(0);
+    ptx
 }
 
 /// A program on the device.
@@ -122,37 +188,33 @@ impl Module {
         shared: u32,
     ) -> Result<Self> {
         context.bind()?;
-        let loading = || failed(format_args!("loading {name} on the GPU").to_string());
+        let api = context.api();
+        let check = |status| api.check(status, format_args!("loading {name} on the GPU"));
+        let mut handle = null_mut();
         // SAFETY: a cubin's own header tells its length, and a zero byte ends PTX; it is copied.
-        let module = unsafe { result::module::load_data(image.as_ptr().cast()) };
+        check(unsafe { (api.module_load_data)(&mut handle, image.as_ptr().cast()) })?;
         let mut module = Module {
             context: context.clone(),
-            module: module.map_err(loading())?,
+            module: handle,
             functions: HashMap::new(),
         };
         for kernel in kernels {
             let name = CString::new(kernel)
                 .map_err(|_| Error::Device("a kernel's name holds a zero byte".to_owned()))?;
+            let mut function = null_mut();
             // SAFETY: the module is loaded, and the function lives as long as it.
-            let function = unsafe { result::module::get_function(module.module, name) };
-            let function = function.map_err(loading())?;
-            // SAFETY: the function is alive. A block may have more dynamic shared memory than by default what the card
-            // allows in all, less what the kernel has fixed.
-            let allowed = unsafe {
-                use CUfunction_attribute as Attribute;
-                result::function::get_function_attribute(
-                    function,
-                    Attribute::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES,
-                )
-                .and_then(|fixed| {
-                    result::function::set_function_attribute(
-                        function,
-                        Attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
-                        (shared as i32).saturating_sub(fixed),
-                    )
-                })
-            };
-            allowed.map_err(loading())?;
+            check(unsafe {
+                (api.module_get_function)(&mut function, module.module, name.as_ptr())
+            })?;
+            // A block may have what the card allows in all, less what the kernel has fixed; by default it may have less.
+            let fixed = CUfunction_attribute::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES;
+            let dynamic = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            let mut bytes = 0;
+            // SAFETY: the function is alive, and the integer outlives the call.
+            check(unsafe { (api.func_get_attribute)(&mut bytes, fixed, function) })?;
+            let allowed = (shared as i32).saturating_sub(bytes);
+            // SAFETY: the function is alive.
+            check(unsafe { (api.func_set_attribute)(function, dynamic, allowed) })?;
             module.functions.insert(kernel, function);
         }
         Ok(module)
@@ -164,7 +226,7 @@ impl Drop for Module {
         // None of its kernels may be running. Where waiting fails, the GPU is lost, and the module with it.
         if self.context.synchronize().is_ok() {
             // SAFETY: loaded by `new`, unloaded here alone.
-            let _ = unsafe { result::module::unload(self.module) };
+            let _ = unsafe { (self.context.api().module_unload)(self.module) };
         }
     }
 }
@@ -202,10 +264,22 @@ impl Driver for Gpu {
     }
 
     fn load(&mut self, program: &'static Program) -> Result<Module> {
-        let architecture = nvrtc::architecture(self.properties.capability);
-        let compiled = self.compiler.compile(program, &architecture)?;
+        let name = self.architecture.name();
+        let all = match &mut self.compiled {
+            Some(all) => all,
+            // A step needs nearly all of them: together they take the time of the slowest.
+            none => none.insert(self.compiler.compile_all(name)?),
+        };
+        let compiled = match all.remove(program.name) {
+            Some(compiled) => compiled,
+            None => self.compiler.compile(program, name)?,
+        };
+        let image = match self.architecture.is_ptx() {
+            true => terminated(compiled.image),
+            false => compiled.image,
+        };
         let signatures = SIGNATURES.iter().filter(|s| s.file == program.file);
-        self.module(program.name, &compiled.image, signatures.map(|s| s.kernel))
+        self.module(program.name, image, signatures.map(|s| s.kernel))
     }
 
     fn launch(
@@ -230,21 +304,32 @@ impl Driver for Gpu {
             .iter()
             .map(|arg| arg.as_ptr().cast_mut().cast())
             .collect();
+        let api = self.context.api();
+        let [x, y, z] = grid;
+        let stream = self.context.stream();
         // SAFETY: the function is alive with its module. The parameters have the number and the sizes that the kernel
         // declares (the caller checks them), and are copied before the call returns; the driver does not write them.
-        let launched = unsafe {
-            result::launch_kernel(
+        let status = unsafe {
+            (api.launch_kernel)(
                 *function,
-                grid.into(),
-                (block, 1, 1),
+                x,
+                y,
+                z,
+                block,
+                1,
+                1,
                 shared,
-                self.context.stream(),
-                &mut params,
+                stream,
+                params.as_mut_ptr(),
+                null_mut(),
             )
         };
-        launched.map_err(failed(format_args!(
-            "launching {kernel}, {grid:?} blocks of {block} threads with {shared} bytes of shared memory"
-        )))
+        api.check(
+            status,
+            format_args!(
+                "launching {kernel}, {grid:?} blocks of {block} threads with {shared} bytes of shared memory"
+            ),
+        )
     }
 
     fn synchronize(&mut self) -> Result<()> {

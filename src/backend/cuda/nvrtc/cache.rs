@@ -28,6 +28,14 @@ pub(super) struct Key(u128);
 
 impl Key {
     pub(super) fn new(source: &Source, architecture: &str, version: (u32, u32)) -> Self {
+        let mut hash = Fnv(Self::of_source(source, architecture).0);
+        hash.part(&version.0.to_le_bytes());
+        hash.part(&version.1.to_le_bytes());
+        Key(hash.0)
+    }
+
+    /// The same for any version of NVRTC.
+    pub(super) fn of_source(source: &Source, architecture: &str) -> Self {
         let mut hash = Fnv::new();
         for text in [source.file, source.text, architecture] {
             hash.part(text.as_bytes());
@@ -39,9 +47,13 @@ impl Key {
         for option in &source.options {
             hash.part(option.as_bytes());
         }
-        hash.part(&version.0.to_le_bytes());
-        hash.part(&version.1.to_le_bytes());
         Key(hash.0)
+    }
+}
+
+impl std::fmt::Display for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:032x}", self.0)
     }
 }
 
@@ -98,7 +110,7 @@ impl Cache {
 
     fn path(&self, name: &str, key: Key) -> Option<PathBuf> {
         let folder = self.folder.as_ref().ok()?;
-        Some(folder.join(format!("{name}-{:032x}", key.0)))
+        Some(folder.join(format!("{name}-{key}")))
     }
 
     /// What was kept under this key, if all of it is there.

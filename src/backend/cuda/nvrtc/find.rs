@@ -41,7 +41,8 @@ impl Search {
         roots.push("/usr/local/cuda".into());
         roots.extend(children("/usr/local".as_ref(), "cuda-"));
 
-        // A virtual environment in use, one beside the data, the user's packages, Python's versions, the system's.
+        // A virtual environment in use, one beside the data, the user's packages, Python's versions, the system's; then
+        // environments of PyTorch in the usual places.
         let home = path("HOME");
         let in_home = |below: &str| home.as_ref().map(|home| home.join(below));
         let mut prefixes: Vec<PathBuf> = ["VIRTUAL_ENV", "CONDA_PREFIX"]
@@ -55,6 +56,14 @@ impl Search {
             prefixes.extend(children(&pyenv.join("versions"), ""));
         }
         prefixes.extend(["/usr/local".into(), "/usr".into()]);
+        prefixes.extend(
+            ["venv", ".venv", "miniconda3", "miniforge3", "anaconda3"]
+                .iter()
+                .filter_map(|name| in_home(name)),
+        );
+        for folder in children("/opt".as_ref(), "") {
+            prefixes.extend([folder.join("venv"), folder.join(".venv"), folder]);
+        }
         for prefix in prefixes {
             for python in children(&prefix.join("lib"), "python3") {
                 roots.extend(["site-packages", "dist-packages"].map(|name| python.join(name)));
@@ -174,6 +183,9 @@ mod tests {
         let pyenv = touch(at(
             "home/.pyenv/versions/3.11.7/lib/python3.11/site-packages/nvidia/cu13/lib/libnvrtc.so.13",
         ));
+        let torch = touch(at(
+            "home/venv/lib/python3.12/site-packages/nvidia/cu13/lib/libnvrtc.so.13",
+        ));
         let search = Search::new(|name| match name {
             "CUDA_HOME" => Some(at("toolkit").into()),
             "VIRTUAL_ENV" => Some(at("venv").into()),
@@ -184,7 +196,7 @@ mod tests {
         let mut found = search.libraries();
         assert_eq!(found[..3], NAMES.map(PathBuf::from));
         found.retain(|path| path.starts_with(dir.path()));
-        assert_eq!(found, [toolkit, venv, new, old, pyenv]);
+        assert_eq!(found, [toolkit, venv, new, old, pyenv, torch]);
     }
 
     #[test]
@@ -202,7 +214,7 @@ mod tests {
 
         // An empty file is no library, and a missing one is none either: both are said with where they lie.
         for path in [&file, &gone] {
-            let error = super::super::Nvrtc::open(&search(path), None).unwrap_err();
+            let error = super::super::Nvrtc::open(&search(path), None, None).unwrap_err();
             let text = error.to_string();
             assert!(text.contains(&*path.to_string_lossy()), "{text}");
             assert!(text.contains("pip install nvidia-cuda-nvrtc"), "{text}");

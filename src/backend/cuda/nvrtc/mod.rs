@@ -1,18 +1,25 @@
 //! The compiler of the kernels: NVRTC, found at run time and called through its C interface.
 //!
 //! The sources need no header of CUDA: `kernels/*.cuh` are handed over in memory. A cubin is made for the device's own
-//! architecture, since a driver refuses PTX that is newer than itself; PTX is made for the tests' interpreter.
+//! architecture, since a driver refuses PTX that is newer than itself. PTX is made where [`Architecture::VARIABLE`] asks
+//! for it, and for the tests' interpreter.
 //!
 //! The library is opened by path and kept by the value that opened it: there is no global state, two versions can be
 //! open at once, and its absence is an error like any other.
 
+mod architecture;
 mod cache;
+mod compiler;
+mod elf;
 mod find;
+mod prebuilt;
 
+pub use architecture::Architecture;
 pub use cache::Cache;
+pub use compiler::Compiler;
 pub use find::Search;
+pub use prebuilt::Prebuilt;
 
-use super::driver::Properties;
 use super::tiles::Program;
 use crate::backend::KERNELS;
 use crate::{Error, Result};
@@ -88,57 +95,6 @@ impl Compiled {
             kernel.spills += spills.into_iter().flatten().sum::<u32>();
         }
         kernels
-    }
-}
-
-/// The architecture to compile for on a card of this compute capability.
-pub fn architecture((major, minor): (u32, u32)) -> String {
-    // The own instructions of Hopper and of the large Blackwell belong to sm_90a and sm_100a alone, which no other card
-    // runs.
-    let suffix = match (major, minor) {
-        (9, 0) | (10, 0) => "a",
-        _ => "",
-    };
-    format!("sm_{major}{minor}{suffix}")
-}
-
-/// NVRTC with a cache of what it made.
-#[derive(Debug)]
-pub struct Compiler {
-    nvrtc: Nvrtc,
-    cache: Cache,
-}
-
-impl Compiler {
-    /// A compiler that asks the cache first.
-    pub fn new(nvrtc: Nvrtc, cache: Cache) -> Self {
-        Compiler { nvrtc, cache }
-    }
-
-    /// The compiler proper.
-    pub fn nvrtc(&self) -> &Nvrtc {
-        &self.nvrtc
-    }
-
-    /// The cache.
-    pub fn cache(&self) -> &Cache {
-        &self.cache
-    }
-
-    /// The program for `architecture`: from the cache, or compiled and cached.
-    ///
-    /// # Errors
-    /// As [`Nvrtc::compile`].
-    pub fn compile(&self, program: &Program, architecture: &str) -> Result<Compiled> {
-        let source = Source::of(program)?;
-        let key = cache::Key::new(&source, architecture, self.nvrtc.version);
-        let name = format!("{}-{architecture}", program.name);
-        if let Some(compiled) = self.cache.read(&name, key) {
-            return Ok(compiled);
-        }
-        let compiled = self.nvrtc.compile_source(&source, architecture)?;
-        self.cache.write(&name, key, &compiled);
-        Ok(compiled)
     }
 }
 
@@ -238,16 +194,21 @@ unsafe fn function<T: Copy>(library: &Library, name: &CStr) -> Result<T, String>
 }
 
 impl Nvrtc {
-    /// The first NVRTC that can be used; where a card is given, one that knows it, and whose code its driver loads.
+    /// The first NVRTC that can be used. Where a driver's CUDA version is given, it is one whose code the driver loads;
+    /// where an architecture is given, one that compiles for it.
     ///
     /// # Errors
     /// None was found; says where it was looked for, what was wrong with those found, and what to install.
-    pub fn open(search: &Search, card: Option<&Properties>) -> Result<Self> {
-        let newest = card.map(|card| card.driver.0);
+    pub fn open(
+        search: &Search,
+        driver: Option<(u32, u32)>,
+        architecture: Option<&Architecture>,
+    ) -> Result<Self> {
+        let newest = driver.map(|(major, _)| major);
         let mut refused = Vec::new();
         for path in search.libraries() {
-            let suits = |nvrtc: &Self| match card {
-                Some(card) => nvrtc.check_architecture(&architecture(card.capability)),
+            let suits = |nvrtc: &Self| match architecture {
+                Some(architecture) => nvrtc.check_architecture(architecture.name()),
                 None => Ok(()),
             };
             match Self::load(&path, newest) {
@@ -434,7 +395,9 @@ impl Nvrtc {
         match number {
             Ok(number) if known.contains(&number) => Ok(()),
             _ => Err(format!(
-                "this version compiles for {known:?} alone; a newer card needs a newer NVRTC and perhaps a newer driver"
+                "this version compiles for {known:?} alone; a newer card needs a newer NVRTC and perhaps a newer driver, or {}=compute_{}, PTX that the driver compiles itself",
+                Architecture::VARIABLE,
+                known.iter().max().unwrap_or(&80)
             )),
         }
     }
@@ -556,13 +519,5 @@ ptxas info    : Used 40 registers, used 1 barriers, 3072 bytes smem
             spills,
         });
         assert_eq!(compiled.resources(), expected);
-    }
-
-    #[test]
-    fn a_card_has_its_architecture() {
-        assert_eq!(architecture((7, 5)), "sm_75");
-        assert_eq!(architecture((9, 0)), "sm_90a");
-        assert_eq!(architecture((10, 0)), "sm_100a");
-        assert_eq!(architecture((12, 0)), "sm_120");
     }
 }

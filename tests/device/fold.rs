@@ -1,9 +1,9 @@
 //! The inference executor, with batch norm folded into filters and activations into epilogues, against the naive f64
 //! evaluation with frozen statistics: every network in `models`, and the small ones that are hard on fusion.
 
-mod oracles;
-mod support;
-
+use crate::oracles::graphs;
+use crate::oracles::model::{Mode, forward, widen};
+use crate::support::devices::on_each_device;
 use arcface_cu::backend::{Backend, InputTransform};
 use arcface_cu::graph::Model;
 use arcface_cu::graph::infer::InferGraph;
@@ -11,9 +11,6 @@ use arcface_cu::graph::params::ParamTable;
 use arcface_cu::models::{self, Embedding, Network};
 use arcface_cu::optim::Role;
 use arcface_cu::random::{Purpose, Random};
-use oracles::graphs;
-use oracles::model::{Mode, forward, widen};
-use support::devices::on_each_device;
 
 const TRANSFORM: InputTransform = InputTransform {
     scale: [1.0 / 127.5, 1.0 / 128.0, 1.0 / 127.0],
@@ -89,7 +86,7 @@ fn check<B: Backend>(backend: &mut B, name: &str, model: &Model) {
     let expected = naive.embedding();
     let mut random = Random::new(5, Purpose::Init, 3);
     let rounded: Vec<f64> = (params.iter())
-        .map(|w| f64::from(*w) * (1.0 + oracles::UNIT * f64::from(random.range(-1.0, 1.0))))
+        .map(|w| f64::from(*w) * (1.0 + crate::oracles::UNIT * f64::from(random.range(-1.0, 1.0))))
         .collect();
     let rounded = forward(model, &rounded, Mode::Frozen(&frozen), &values, n);
     let largest =
@@ -117,7 +114,7 @@ fn check<B: Backend>(backend: &mut B, name: &str, model: &Model) {
             .expect("embeddings");
         let expected = &expected[first * d..][..count * d];
         let what = format!("{name}, images {first}..{}", first + count);
-        oracles::assert_close(&what, &embedded, expected, |_| bound);
+        crate::oracles::assert_close(&what, &embedded, expected, |_| bound);
         for (a, e) in embedded.iter().zip(expected) {
             worst = worst.max((f64::from(*a) - e).abs());
         }
@@ -129,11 +126,11 @@ fn check<B: Backend>(backend: &mut B, name: &str, model: &Model) {
         100.0 * worst / bound
     );
     // Images that are numbers already take the same way.
-    let mut transformed = oracles::poisoned(backend, n * image);
+    let mut transformed = crate::oracles::poisoned(backend, n * image);
     backend
         .input_transform(&pixels, &TRANSFORM, &mut transformed)
         .expect("a transform");
-    let transformed = oracles::download(backend, &transformed);
+    let transformed = crate::oracles::download(backend, &transformed);
     let from_values = graph
         .embed_values(backend, &transformed)
         .expect("embeddings");

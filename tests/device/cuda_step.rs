@@ -1,8 +1,8 @@
 //! What a training step asks of the driver: a device that computes nothing, and counts.
 
-mod support;
-
+use crate::support::Pictures;
 use arcface_cu::Result;
+use arcface_cu::backend::Backend;
 use arcface_cu::backend::cuda::Cuda;
 use arcface_cu::backend::cuda::driver::{Driver, Launch, Memory, Properties};
 use arcface_cu::backend::cuda::tiles::Program;
@@ -10,13 +10,17 @@ use arcface_cu::config::Config;
 use arcface_cu::train::{DataOptions, Trainer};
 use std::cell::Cell;
 use std::sync::Arc;
-use support::Pictures;
+
+/// Images of a batch.
+const BATCH: usize = 3;
 
 /// Calls so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Counts {
     allocations: usize,
     launches: usize,
+    /// Uploads of a number for each image.
+    labels: usize,
     /// Places where the host waits.
     waits: usize,
 }
@@ -85,7 +89,8 @@ impl Driver for Counting {
         Ok(())
     }
 
-    fn upload(&mut self, _: &[u8], _: &mut Nowhere, _: usize) -> Result<()> {
+    fn upload(&mut self, src: &[u8], _: &mut Nowhere, _: usize) -> Result<()> {
+        self.count(|c| c.labels += usize::from(src.len() == 4 * BATCH));
         Ok(())
     }
 
@@ -124,9 +129,9 @@ impl Driver for Counting {
 }
 
 #[test]
-fn a_step_waits_once_and_allocates_nothing() {
+fn a_step_waits_once_uploads_labels_once_and_allocates_nothing() {
     for preset in ["small", "seed-resnet50", "arcface-tf2-mobilenetv2"] {
-        let settings = ["train.batch_size=3".to_owned()];
+        let settings = [format!("train.batch_size={BATCH}")];
         let config = Config::load(preset, None, &settings).unwrap();
         let data = Arc::new(Pictures(12));
         let cuda = Cuda::new(Counting::new());
@@ -145,8 +150,18 @@ fn a_step_waits_once_and_allocates_nothing() {
             (before.allocations, before.waits + 3),
             "{preset}"
         );
+        // Once for both passes of the head.
+        assert_eq!(after.labels - before.labels, 3, "{preset}");
         // Every step queues the same work.
         assert_eq!((after.launches - before.launches) % 3, 0, "{preset}");
         assert!(after.launches > before.launches, "{preset}");
     }
+}
+
+#[test]
+fn memory_that_is_not_aligned_as_promised_is_refused() {
+    let driver = Counting::new();
+    driver.next.set(256 + 128);
+    let error = Cuda::new(driver).alloc(4).unwrap_err().to_string();
+    assert!(error.contains("0x180") && error.contains("256"), "{error}");
 }

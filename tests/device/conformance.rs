@@ -1,11 +1,9 @@
 //! The emulator's micro-kernels on a GPU: what it was taught of the PTX ISA is what the card does.
 
-mod support;
-
+use crate::support::devices::on_gpu;
 use arcface_cu::backend::cuda::driver::{Driver, Launch, Memory};
 use arcface_cu::backend::cuda::gpu::Gpu;
 use ptx_emulator::conformance::{Case, ENTRY, cases};
-use support::devices::on_gpu;
 
 /// Runs a case and judges its output.
 fn run(gpu: &mut Gpu, case: &Case) -> Result<(), String> {

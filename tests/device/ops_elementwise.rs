@@ -1,8 +1,7 @@
 //! Batch norm, addition, pooling, dropout and the input transform against naive f64 loops.
 
-mod oracles;
-mod support;
-
+use crate::oracles::{UNIT, assert_close, download, noise, poisoned, sum_bound, upload};
+use crate::support::devices::on_each_device;
 use arcface_cu::backend::cpu::Cpu;
 use arcface_cu::backend::geometry::{GlobalPool, Padding, PerChannel, Rows, Window};
 use arcface_cu::backend::{
@@ -10,8 +9,6 @@ use arcface_cu::backend::{
     PendingGrad, View,
 };
 use arcface_cu::random::{Purpose, philox};
-use oracles::{UNIT, assert_close, download, noise, poisoned, sum_bound, upload};
-use support::devices::on_each_device;
 
 /// (pixels, channels): channel tails, one pixel, one channel, several blocks and tiles.
 const SHAPES: [(usize, usize); 8] = [

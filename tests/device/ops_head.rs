@@ -1,8 +1,7 @@
 //! The ArcFace head against a float64 oracle with every margin, and the oracle against finite differences.
 
-mod oracles;
-mod support;
-
+use crate::oracles::{UNIT, assert_close, contents, download, noise, poisoned, upload};
+use crate::support::devices::on_each_device;
 use arcface_cu::backend::cpu::Cpu;
 use arcface_cu::backend::geometry::HeadShard;
 use arcface_cu::backend::head_rows::{
@@ -11,8 +10,6 @@ use arcface_cu::backend::head_rows::{
 use arcface_cu::backend::margin::{Margin, MarginGradient, PiGuard};
 use arcface_cu::backend::{Backend, SgdForm, SgdStep};
 use arcface_cu::head::{ArcFace, ClassInit, Distribution, HeadOutput, expected_initial_loss};
-use oracles::{UNIT, assert_close, contents, download, noise, poisoned, upload};
-use support::devices::on_each_device;
 
 /// A head's inputs.
 struct Case {

@@ -1,13 +1,14 @@
-//! Whole training steps of the CUDA backend, its kernels interpreted from the PTX that NVRTC emits, beside the CPU
-//! backend: the same data, the same start.
+//! Whole training steps of the CUDA backend beside the CPU backend, from the same start on the same data: on a GPU, and
+//! with the kernels interpreted from the PTX that NVRTC emits.
 //!
 //! Both compute in float32 and round differently, and training amplifies a difference. How much, the CPU itself tells:
 //! it trains a second time from weights that differ in the last bit. The CUDA backend may be `FACTOR` times as far
 //! away as that run: it rounds differently at every operation of every layer, not once, and most of those errors are
 //! independent.
 
-mod support;
-
+use crate::support::devices::compiler_or_skip;
+use crate::support::emulator::Emulator;
+use crate::support::{Pictures, picture};
 use arcface_cu::backend::Backend;
 use arcface_cu::backend::cpu::Cpu;
 use arcface_cu::backend::cuda::{Compiler, Cuda};
@@ -17,14 +18,12 @@ use arcface_cu::config::Config;
 use arcface_cu::data::image::encode_jpeg;
 use arcface_cu::data::npy::{self, Elements};
 use arcface_cu::eval;
+use arcface_cu::models::Embedding;
 use arcface_cu::train::{DataOptions, Trainer};
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
-use support::devices::compiler_or_skip;
-use support::emulator::Emulator;
-use support::{Pictures, picture};
 
 const FACTOR: f64 = 8.0;
 
@@ -34,17 +33,21 @@ struct Run {
     weights: Vec<f32>,
 }
 
-/// A run before its first step, in batches of 2, with dropout and augmentation off.
-fn start(preset: &str) -> Checkpoint {
-    // Small steps: with the preset's rate a batch of 2 jumps about, and tells nothing after the second step.
+/// A run before its first step, with dropout and augmentation off.
+fn start(preset: &str, batch: usize) -> Checkpoint {
+    // Small steps: with the preset's rate a small batch jumps about, and tells nothing after the second step.
     let settings = [
-        "train.batch_size=2",
-        "model.embedding.dropout=0.0",
-        "optimizer.lr=1e-4",
-    ]
-    .map(String::from);
+        format!("train.batch_size={batch}"),
+        "optimizer.lr=1e-4".to_owned(),
+    ];
     let mut config = Config::load(preset, None, &settings).unwrap();
     config.augment = Default::default();
+    match &mut config.model.embedding {
+        Embedding::PoolDropoutDense { dropout, .. }
+        | Embedding::BatchNormDropoutFlattenDense { dropout, .. }
+        | Embedding::InsightFaceE { dropout, .. } => *dropout = 0.0,
+        Embedding::GlobalDepthwise { .. } | Embedding::InsightfaceGdc { .. } => {}
+    }
     let mut trainer = Trainer::new(Cpu::new(), config, data(), DataOptions::default()).unwrap();
     trainer.checkpoint().unwrap()
 }
@@ -84,21 +87,21 @@ fn distance(a: &Run, b: &Run) -> f64 {
         .sqrt()
 }
 
-fn trains_like_the_cpu(test: &str, preset: &str, steps: usize) {
-    let Some(compiler) = compiler_or_skip(test) else {
-        return;
-    };
-    let start = start(preset);
+/// Trains on a device and on the CPU, and compares losses and weights.
+fn trains_like_the_cpu<B: Backend>(
+    test: &str,
+    preset: &str,
+    batch: usize,
+    steps: usize,
+    device: B,
+) {
+    let start = start(preset, batch);
     let cpu = train(Cpu::new(), &start, steps);
     let other = train(Cpu::new(), &nudged(&start), steps);
     let began = Instant::now();
-    // Every launch once: the operations' own tests run each twice, in both orders.
-    let emulator = Emulator::with(compiler, "compute_80", false);
-    let cuda = train(Cuda::new(emulator), &start, steps);
-    println!(
-        "{test}: {steps} steps emulated in {:.1} s",
-        began.elapsed().as_secs_f64()
-    );
+    let cuda = train(device, &start, steps);
+    let seconds = began.elapsed().as_secs_f64();
+    println!("{test}: {steps} steps on the device in {seconds:.1} s");
 
     let (found, allowed) = (distance(&cuda, &cpu), FACTOR * distance(&other, &cpu));
     println!("weights differ by {found:.3e}, allowed {allowed:.3e}");
@@ -123,9 +126,17 @@ fn trains_like_the_cpu(test: &str, preset: &str, steps: usize) {
     }
 }
 
+fn trains_emulated_like_the_cpu(test: &str, preset: &str, steps: usize) {
+    if let Some(compiler) = compiler_or_skip(test) {
+        // Every launch once: the operations' own tests run each twice, in both orders.
+        let emulator = Emulator::with(compiler, "compute_80", false);
+        trains_like_the_cpu(test, preset, 2, steps, Cuda::new(emulator));
+    }
+}
+
 #[test]
 fn mobilenet_v2_trains_five_steps_like_the_cpu() {
-    trains_like_the_cpu(
+    trains_emulated_like_the_cpu(
         "mobilenet_v2_trains_five_steps_like_the_cpu",
         "seed-mobilenetv2",
         5,
@@ -134,7 +145,33 @@ fn mobilenet_v2_trains_five_steps_like_the_cpu() {
 
 #[test]
 fn a_full_resnet50_step_is_the_cpus() {
-    trains_like_the_cpu("a_full_resnet50_step_is_the_cpus", "seed-resnet50", 1);
+    trains_emulated_like_the_cpu("a_full_resnet50_step_is_the_cpus", "seed-resnet50", 1);
+}
+
+/// Ten steps of each network in batches of 4.
+mod on_gpu {
+    use crate::support::devices::gpu_or_skip;
+
+    macro_rules! ten_steps {
+        ($($name:ident: $preset:literal),* $(,)?) => {$(
+            #[test]
+            fn $name() {
+                let test = concat!(module_path!(), "::", stringify!($name));
+                if let Some(gpu) = gpu_or_skip(test) {
+                    super::trains_like_the_cpu(test, $preset, 4, 10, gpu);
+                }
+            }
+        )*};
+    }
+
+    ten_steps! {
+        demo: "demo",
+        insightface_mbf: "insightface-mbf",
+        iresnet100: "insightface-r100",
+        iresnet50: "insightface-r50",
+        mobilenet_v2: "seed-mobilenetv2",
+        resnet50: "seed-resnet50",
+    }
 }
 
 /// The emulated GPU, for the program's own commands.

@@ -1,15 +1,12 @@
 //! Depthwise convolution against naive f64 loops: odd shapes, asymmetric padding, everything that can be pending.
 
-mod oracles;
-mod support;
-
+use crate::oracles::{UNIT, assert_close, download, noise, poisoned, sum_bound, upload};
+use crate::support::devices::on_each_device;
 use arcface_cu::backend::cpu::Cpu;
 use arcface_cu::backend::geometry::{Padding, PerChannel, Window};
 use arcface_cu::backend::{
     Activation, Backend, Close, Epilogue, FilterAt, GradTarget, Pending, PendingGrad, View,
 };
-use oracles::{UNIT, assert_close, download, noise, poisoned, sum_bound, upload};
-use support::devices::on_each_device;
 
 fn geometry(
     (n, c): (usize, usize),

@@ -5,17 +5,14 @@
 //! evaluation with h = 1e-6, where truncation (h^2) and rounding (1e-16 / h) both stay below 1e-9 of the loss; so the
 //! tolerance is only what the engine's float32 loses on its way.
 
-mod oracles;
-mod support;
-
+use crate::oracles::graphs;
+use crate::oracles::model::{Mode, forward, widen};
+use crate::support::devices::on_each_device;
 use arcface_cu::backend::{Backend, InputTransform};
 use arcface_cu::graph::Model;
 use arcface_cu::graph::train::TrainGraph;
 use arcface_cu::optim::Role;
 use arcface_cu::random::{Purpose, Random};
-use oracles::graphs;
-use oracles::model::{Mode, forward, widen};
-use support::devices::on_each_device;
 
 const N: usize = 3;
 const SEED: u64 = 21;

@@ -1,16 +1,13 @@
 //! Convolution against naive f64 loops: all three directions, everything that can be pending, all epilogues.
 
-mod oracles;
-mod support;
-
+use crate::oracles::{UNIT, assert_close, download, noise, poisoned, sum_bound, upload};
+use crate::support::devices::on_each_device;
 use arcface_cu::backend::cpu::Cpu;
 use arcface_cu::backend::geometry::{Conv2d, Padding, Window};
 use arcface_cu::backend::{
     Activation, Backend, Close, Epilogue, FilterAt, GradTarget, Pending, PendingGrad, View, bn,
     sums,
 };
-use oracles::{UNIT, assert_close, download, noise, poisoned, sum_bound, upload};
-use support::devices::on_each_device;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Act {

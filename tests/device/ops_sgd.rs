@@ -1,12 +1,9 @@
 //! SGD on the slab against hand-written float64 rules.
 
-mod oracles;
-mod support;
-
+use crate::oracles::{UNIT, assert_close, download, noise, poisoned, upload};
+use crate::support::devices::on_each_device;
 use arcface_cu::backend::cpu::Cpu;
 use arcface_cu::backend::{Backend, Segment, SgdForm, SgdStep};
-use oracles::{UNIT, assert_close, download, noise, poisoned, upload};
-use support::devices::on_each_device;
 
 const FORMS: [SgdForm; 4] = [
     SgdForm::Keras,

@@ -2,9 +2,7 @@
 //! network, margin and optimizer is defined. Embedding, loss, every gradient, running statistics, three steps of every
 //! weight, ten losses; then the state saved and restored, and the same bits on any number of threads.
 
-mod oracles;
-mod support;
-
+use crate::support::devices::on_each_device;
 use arcface_cu::backend::cpu::Cpu;
 use arcface_cu::backend::geometry::Padding;
 use arcface_cu::backend::{Backend, InputTransform, Segment, SgdForm, SgdStep};
@@ -13,7 +11,6 @@ use arcface_cu::graph::train::TrainGraph;
 use arcface_cu::graph::{BatchNorm, Builder, Model, NodeId, Op};
 use arcface_cu::head::{ArcFace, ClassInit, Distribution, Margin, MarginGradient, PiGuard};
 use safetensors::{Dtype, SafeTensors};
-use support::devices::on_each_device;
 
 /// Every start is replaced by golden numbers.
 const INIT: Init = Init::GlorotUniform;
@@ -302,17 +299,26 @@ fn cases() -> [Case; 4] {
 }
 
 /// One network's golden file.
-struct Golden(Vec<u8>);
+struct Golden(&'static [u8]);
 
 impl Golden {
     fn open(name: &str) -> Self {
-        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/reference/golden");
-        let path = format!("{folder}/{name}.safetensors");
-        Golden(std::fs::read(&path).unwrap_or_else(|error| panic!("{path}: {error}")))
+        macro_rules! file {
+            ($name:literal) => {
+                include_bytes!(concat!("../reference/golden/", $name, ".safetensors"))
+            };
+        }
+        Golden(match name {
+            "resnet" => file!("resnet"),
+            "mobilenet_v2" => file!("mobilenet_v2"),
+            "mobilefacenet" => file!("mobilefacenet"),
+            "iresnet" => file!("iresnet"),
+            _ => panic!("there are no golden values named {name}"),
+        })
     }
 
     fn bytes(&self, name: &str, dtype: Dtype) -> (Vec<u8>, Vec<usize>) {
-        let file = SafeTensors::deserialize(&self.0).expect("a safetensors file");
+        let file = SafeTensors::deserialize(self.0).expect("a safetensors file");
         let tensor = file
             .tensor(name)
             .unwrap_or_else(|error| panic!("{name}: {error}"));
@@ -443,8 +449,8 @@ impl<'a, B: Backend> Run<'a, B> {
     fn state(&mut self, backend: &mut B) -> State {
         (
             self.graph.state(backend).expect("the state"),
-            oracles::contents(backend, self.head.weights()),
-            oracles::contents(backend, self.head.momentum()),
+            crate::oracles::contents(backend, self.head.weights()),
+            crate::oracles::contents(backend, self.head.momentum()),
         )
     }
 
@@ -484,7 +490,7 @@ impl Judge {
     ) {
         let expected: Vec<f64> = expected.iter().map(|e| f64::from(*e)).collect();
         let what = format!("{}: {kind} {name}", self.case);
-        oracles::assert_close(&what, actual, &expected, |_| tolerance * scale);
+        crate::oracles::assert_close(&what, actual, &expected, |_| tolerance * scale);
         let errors = actual
             .iter()
             .zip(&expected)
@@ -588,7 +594,7 @@ fn matches_pytorch<B: Backend>(backend: &mut B, case: &Case) {
             .zip(before)
             .map(|(a, b)| f64::from((a - b).abs()));
         let change = change.fold(NOTHING * most, f64::max);
-        let rounding = 4.0 * oracles::UNIT * largest(pair.1);
+        let rounding = 4.0 * crate::oracles::UNIT * largest(pair.1);
         judge.close("change of", name, pair, CHANGE, change + rounding / CHANGE);
     };
     for param in table.params() {

@@ -1,13 +1,10 @@
 //! Pictures changed by the device against pictures changed by the loader's code.
 
-mod oracles;
-mod support;
-
+use crate::oracles::{UNIT, assert_close, download, poisoned};
+use crate::support::devices::on_each_device;
 use arcface_cu::backend::{Augmented, Backend, InputTransform};
 use arcface_cu::data::augment::{Augment, Changes};
 use arcface_cu::random::{Purpose, Random};
-use oracles::{UNIT, assert_close, download, poisoned};
-use support::devices::on_each_device;
 
 const TRANSFORM: InputTransform = InputTransform {
     scale: [1.0 / 128.0, 0.5, -2.0],

@@ -1,0 +1,115 @@
+//! Where a card's programs come from: prebuilt, kept from an earlier run, or compiled.
+
+use super::cache::Key;
+use super::{Architecture, Cache, Compiled, Nvrtc, Prebuilt, Search, Source};
+use crate::backend::cuda::tiles::{PROGRAMS, Program};
+use crate::{Error, Result};
+use rayon::prelude::*;
+use std::collections::HashMap;
+use std::sync::OnceLock;
+
+/// The programs for a card: a prebuilt one first, then what NVRTC made, now or earlier. NVRTC is opened when a program is
+/// not prebuilt.
+#[derive(Debug)]
+pub struct Compiler {
+    prebuilt: Prebuilt,
+    cache: Cache,
+    search: Search,
+    driver: Option<(u32, u32)>,
+    architecture: Option<Architecture>,
+    /// NVRTC, or why there is none, once it was needed.
+    nvrtc: OnceLock<Result<Nvrtc, String>>,
+}
+
+impl Compiler {
+    /// Programs from `prebuilt`, or compiled by the NVRTC that [`Nvrtc::open`] finds and kept in `cache`.
+    pub fn new(
+        prebuilt: Prebuilt,
+        search: Search,
+        driver: Option<(u32, u32)>,
+        architecture: Option<Architecture>,
+        cache: Cache,
+    ) -> Self {
+        Compiler {
+            prebuilt,
+            cache,
+            search,
+            driver,
+            architecture,
+            nvrtc: OnceLock::new(),
+        }
+    }
+
+    /// The compiler proper, opened by the first call.
+    ///
+    /// # Errors
+    /// As [`Nvrtc::open`].
+    pub fn nvrtc(&self) -> Result<&Nvrtc> {
+        let open = || {
+            let nvrtc = Nvrtc::open(&self.search, self.driver, self.architecture.as_ref());
+            nvrtc.map_err(|error| error.to_string())
+        };
+        let nvrtc = self.nvrtc.get_or_init(open).as_ref();
+        nvrtc.map_err(|why| Error::Device(why.clone()))
+    }
+
+    /// The cache.
+    pub fn cache(&self) -> &Cache {
+        &self.cache
+    }
+
+    /// The program for `architecture`.
+    ///
+    /// # Errors
+    /// A damaged prebuilt program; no prebuilt one and no NVRTC; otherwise as [`Nvrtc::compile`].
+    pub fn compile(&self, program: &Program, architecture: &str) -> Result<Compiled> {
+        let source = Source::of(program)?;
+        if let Some(compiled) = self.prebuilt.read(program, &source, architecture)? {
+            return Ok(compiled);
+        }
+        let nvrtc = self.nvrtc_for(program, architecture)?;
+        let key = Key::new(&source, architecture, nvrtc.version());
+        let name = format!("{}-{architecture}", program.name);
+        if let Some(compiled) = self.cache.read(&name, key) {
+            return Ok(compiled);
+        }
+        let compiled = nvrtc.compile_source(&source, architecture)?;
+        self.cache.write(&name, key, &compiled);
+        Ok(compiled)
+    }
+
+    /// All programs by name, several compiled at once.
+    ///
+    /// # Errors
+    /// As [`Self::compile`].
+    pub fn compile_all(&self, architecture: &str) -> Result<HashMap<&'static str, Compiled>> {
+        let compile =
+            |program: &&'static Program| Ok((program.name, self.compile(program, architecture)?));
+        PROGRAMS.par_iter().map(compile).collect()
+    }
+
+    /// Whether every program can be had: it is prebuilt, or NVRTC is here. Compiles nothing.
+    ///
+    /// # Errors
+    /// The first program that is neither, and where NVRTC was looked for.
+    pub fn check(&self, architecture: &str) -> Result<()> {
+        PROGRAMS.iter().try_for_each(|program| {
+            let source = Source::of(program)?;
+            if !self.prebuilt.has(program, &source, architecture) {
+                self.nvrtc_for(program, architecture)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// NVRTC, where this program must be compiled.
+    fn nvrtc_for(&self, program: &Program, architecture: &str) -> Result<&Nvrtc> {
+        self.nvrtc().map_err(|why| {
+            let lacks = self.prebuilt.lacks(program, architecture);
+            Error::Device(format!(
+                "the program {} must be compiled for {architecture}, since {lacks}. {why}",
+                program.name
+            ))
+        })
+    }
+}

@@ -1,0 +1,350 @@
+//! Programs that were compiled beforehand, for machines without NVRTC: a folder of cubins and PTX with an index.
+//!
+//! `index.json` holds NVRTC's version, for the record, and for each file: the program's name, the architecture, `source`
+//! (the hash of all that decides what a compilation gives, except NVRTC's version), the file's name, `sum` (FNV-1a of
+//! its bytes), and what the compiler said. A program is taken if its `source` is that of the running program.
+
+use super::cache::Key;
+use super::{Compiled, Nvrtc, Source, elf};
+use crate::backend::cuda::SIGNATURES;
+use crate::backend::cuda::tiles::{PROGRAMS, Program};
+use crate::fnv::Fnv;
+use crate::{Error, Result, own_file};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+const INDEX: &str = "index.json";
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Index {
+    nvrtc: String,
+    programs: Vec<Entry>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Entry {
+    program: String,
+    architecture: String,
+    /// 32 hexadecimal digits, as `sum`.
+    source: String,
+    file: String,
+    sum: String,
+    log: String,
+}
+
+/// A folder of prebuilt programs, or none.
+#[derive(Debug, Default)]
+pub struct Prebuilt(Option<(PathBuf, Index)>);
+
+impl Prebuilt {
+    /// The environment variable by which people name the folder.
+    pub const VARIABLE: &str = "ARCFACE_CU_KERNELS";
+
+    /// The folder that the environment names, else `kernels` beside the running program, if it has an index; else none.
+    /// `variable` gives a variable's value.
+    ///
+    /// # Errors
+    /// A folder that is named and has no index, or an index that cannot be read.
+    pub fn new(variable: impl Fn(&str) -> Option<OsString>) -> Result<Self> {
+        let named = variable(Self::VARIABLE).filter(|value| !value.is_empty());
+        if let Some(folder) = named {
+            return Self::at(folder.into());
+        }
+        let program = std::env::current_exe().ok();
+        let beside = program.and_then(|program| Some(program.parent()?.join("kernels")));
+        match beside.filter(|folder| folder.join(INDEX).is_file()) {
+            Some(folder) => Self::at(folder),
+            None => Ok(Self::default()),
+        }
+    }
+
+    /// The programs of this folder.
+    ///
+    /// # Errors
+    /// No index, or one that cannot be read.
+    pub fn at(folder: PathBuf) -> Result<Self> {
+        let path = folder.join(INDEX);
+        let text = std::fs::read_to_string(&path);
+        let text = text.map_err(Error::io("reading the index of prebuilt kernels", &path))?;
+        let index = serde_json::from_str(&text).map_err(|error| {
+            let problem = format!("is no index of prebuilt kernels: {error}");
+            Error::data(&path, problem)
+        })?;
+        Ok(Prebuilt(Some((folder, index))))
+    }
+
+    /// Folder and entry of a program that was made from this source.
+    fn find(
+        &self,
+        program: &Program,
+        source: &Source,
+        architecture: &str,
+    ) -> Option<(&PathBuf, &Entry)> {
+        let (folder, index) = self.0.as_ref()?;
+        let hash = Key::of_source(source, architecture).to_string();
+        let fits = |entry: &&Entry| {
+            (&entry.program[..], &entry.architecture[..], &entry.source)
+                == (program.name, architecture, &hash)
+        };
+        Some((folder, index.programs.iter().find(fits)?))
+    }
+
+    /// Whether the program is listed for this architecture, made from this source.
+    pub(super) fn has(&self, program: &Program, source: &Source, architecture: &str) -> bool {
+        self.find(program, source, architecture).is_some()
+    }
+
+    /// The program for an architecture, if it is here and was made from the same source.
+    ///
+    /// # Errors
+    /// Its file is missing or damaged.
+    pub(super) fn read(
+        &self,
+        program: &Program,
+        source: &Source,
+        architecture: &str,
+    ) -> Result<Option<Compiled>> {
+        let Some((folder, entry)) = self.find(program, source, architecture) else {
+            return Ok(None);
+        };
+        let path = folder.join(&entry.file);
+        let image = std::fs::read(&path).map_err(Error::io("reading a prebuilt kernel", &path))?;
+        if sum(&image) != entry.sum {
+            let problem = format!(
+                "is not the file that {INDEX} lists: its checksum differs. Copy the folder again, or unset {}",
+                Self::VARIABLE
+            );
+            return Err(Error::data(&path, problem));
+        }
+        Ok(Some(Compiled {
+            image,
+            log: entry.log.clone(),
+        }))
+    }
+
+    /// Why a program is not here, as the middle of a sentence.
+    pub(super) fn lacks(&self, program: &Program, architecture: &str) -> String {
+        let Some((folder, index)) = &self.0 else {
+            return format!(
+                "there is no folder of prebuilt kernels ({})",
+                Self::VARIABLE
+            );
+        };
+        let same = |entry: &Entry| {
+            (&entry.program[..], &entry.architecture[..]) == (program.name, architecture)
+        };
+        let folder = folder.display();
+        if index.programs.iter().any(same) {
+            format!("the one in {folder} was made from another source")
+        } else {
+            let known = architectures(index);
+            format!("{folder} has it not, but programs for {known}")
+        }
+    }
+
+    /// Programs, architectures, folder and version in one line; nothing where there is no folder.
+    pub fn describe(&self) -> Option<String> {
+        let (folder, index) = self.0.as_ref()?;
+        Some(format!(
+            "{} programs for {} in {} (NVRTC {})",
+            index.programs.len(),
+            architectures(index),
+            folder.display(),
+            index.nvrtc
+        ))
+    }
+
+    /// Compiles all programs for these architectures into a folder, several at once, and checks that each file holds
+    /// every kernel of its program. Returns their number.
+    ///
+    /// # Errors
+    /// A program that does not compile or lacks a kernel, or a folder that cannot be written.
+    pub fn write(nvrtc: &Nvrtc, architectures: &[String], folder: &Path) -> Result<usize> {
+        std::fs::create_dir_all(folder).map_err(Error::io("creating the folder", folder))?;
+        let jobs: Vec<(&Program, &String)> = (PROGRAMS.iter())
+            .flat_map(|program| architectures.iter().map(move |a| (*program, a)))
+            .collect();
+        let entry = |(program, architecture): &(&Program, &String)| {
+            let source = Source::of(program)?;
+            let compiled = nvrtc.compile_source(&source, architecture)?;
+            let kind = if architecture.starts_with("sm_") {
+                "cubin"
+            } else {
+                "ptx"
+            };
+            let file = format!("{}-{architecture}.{kind}", program.name);
+            let path = folder.join(&file);
+            holds_every_kernel(program, &compiled.image)
+                .map_err(|problem| Error::data(&path, problem))?;
+            own_file::replace(&path, &compiled.image).map_err(Error::io("writing", &path))?;
+            Ok(Entry {
+                program: program.name.to_owned(),
+                architecture: (*architecture).clone(),
+                source: Key::of_source(&source, architecture).to_string(),
+                sum: sum(&compiled.image),
+                file,
+                log: compiled.log,
+            })
+        };
+        let programs = jobs.par_iter().map(entry).collect::<Result<Vec<_>>>()?;
+        let (major, minor) = nvrtc.version();
+        let index = Index {
+            nvrtc: format!("{major}.{minor}"),
+            programs,
+        };
+        let path = folder.join(INDEX);
+        let text = serde_json::to_vec_pretty(&index).expect("an index of strings is JSON");
+        own_file::replace(&path, &text).map_err(Error::io("writing", &path))?;
+        Ok(index.programs.len())
+    }
+}
+
+/// FNV-1a, in hexadecimal digits.
+fn sum(bytes: &[u8]) -> String {
+    let mut hash = Fnv::new();
+    hash.bytes(bytes);
+    format!("{:032x}", hash.0)
+}
+
+fn architectures(index: &Index) -> String {
+    let known = index.programs.iter().map(|entry| &entry.architecture[..]);
+    let known: BTreeSet<&str> = known.collect();
+    known.into_iter().collect::<Vec<_>>().join(", ")
+}
+
+/// Whether an image has every kernel that the launch table knows of this program.
+fn holds_every_kernel(program: &Program, image: &[u8]) -> Result<(), String> {
+    let ptx = std::str::from_utf8(image).ok();
+    let kernels = match ptx {
+        Some(text) => {
+            let entries = text.split(".entry ").skip(1);
+            entries
+                .map(|rest| rest.split('(').next().unwrap_or_default().trim().to_owned())
+                .collect()
+        }
+        None => elf::kernels(image)?,
+    };
+    let declared = SIGNATURES.iter().filter(|s| s.file == program.file);
+    let missing: Vec<&str> = declared
+        .map(|signature| signature.kernel)
+        .filter(|kernel| !kernels.iter().any(|known| known == kernel))
+        .collect();
+    if missing.is_empty() {
+        Ok(())
+    } else {
+        Err(format!(
+            "has no {}, which the launch table names; it has {}",
+            missing.join(", "),
+            kernels.join(", ")
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn source(text: &'static str) -> Source<'static> {
+        Source {
+            file: "add.cu",
+            text,
+            headers: Vec::new(),
+            options: Vec::new(),
+        }
+    }
+
+    /// A folder with one program, made from `source("text")`.
+    fn folder(folder: &Path) -> Prebuilt {
+        let image = b"an image";
+        std::fs::write(folder.join("add.cubin"), image).unwrap();
+        let index = Index {
+            nvrtc: "13.0".to_owned(),
+            programs: vec![Entry {
+                program: "add".to_owned(),
+                architecture: "sm_90a".to_owned(),
+                source: Key::of_source(&source("text"), "sm_90a").to_string(),
+                file: "add.cubin".to_owned(),
+                sum: sum(image),
+                log: "its log".to_owned(),
+            }],
+        };
+        let text = serde_json::to_string(&index).unwrap();
+        std::fs::write(folder.join(INDEX), text).unwrap();
+        Prebuilt::at(folder.to_owned()).unwrap()
+    }
+
+    fn add() -> &'static Program {
+        PROGRAMS.iter().find(|p| p.name == "add").unwrap()
+    }
+
+    #[test]
+    fn a_program_is_taken_by_name_architecture_and_source() {
+        let dir = tempfile::tempdir().unwrap();
+        let prebuilt = folder(dir.path());
+        let read = |text, architecture| prebuilt.read(add(), &source(text), architecture);
+        let found = read("text", "sm_90a").unwrap().expect("it is there");
+        assert_eq!(
+            (&found.image[..], &found.log[..]),
+            (&b"an image"[..], "its log")
+        );
+        assert_eq!(read("text", "sm_80").unwrap(), None);
+        assert_eq!(read("other", "sm_90a").unwrap(), None);
+        let other = PROGRAMS.iter().find(|p| p.name != "add").unwrap();
+        assert_eq!(
+            prebuilt.read(other, &source("text"), "sm_90a").unwrap(),
+            None
+        );
+        assert_eq!(
+            Prebuilt::default()
+                .read(add(), &source("text"), "sm_90a")
+                .unwrap(),
+            None
+        );
+
+        let said = prebuilt.lacks(add(), "sm_90a");
+        assert!(said.contains("another source"), "{said}");
+        let said = prebuilt.lacks(add(), "sm_80");
+        assert!(said.contains("sm_90a"), "{said}");
+    }
+
+    #[test]
+    fn a_damaged_file_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let prebuilt = folder(dir.path());
+        let path = dir.path().join("add.cubin");
+        let read = || prebuilt.read(add(), &source("text"), "sm_90a").unwrap_err();
+        std::fs::write(&path, b"An image").unwrap();
+        assert!(read().to_string().contains("add.cubin"));
+        std::fs::remove_file(&path).unwrap();
+        assert!(read().to_string().contains("add.cubin"));
+    }
+
+    #[test]
+    fn a_named_folder_without_an_index_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let named = |name: &str| (name == Prebuilt::VARIABLE).then(|| dir.path().into());
+        let error = Prebuilt::new(named).unwrap_err().to_string();
+        assert!(error.contains(INDEX), "{error}");
+        std::fs::write(dir.path().join(INDEX), "{").unwrap();
+        let error = Prebuilt::new(named).unwrap_err().to_string();
+        assert!(error.contains("no index"), "{error}");
+        // Nothing is named, and no folder lies beside the tests.
+        assert!(Prebuilt::new(|_| None).unwrap().describe().is_none());
+    }
+
+    #[test]
+    fn a_missing_kernel_is_told() {
+        let declared = SIGNATURES.iter().filter(|s| s.file == add().file);
+        let names: Vec<&str> = declared.map(|s| s.kernel).collect();
+        let ptx = |names: &[&str]| -> String {
+            let entry = |name: &&str| format!(".visible .entry {name}(\n");
+            names.iter().map(entry).collect()
+        };
+        assert_eq!(holds_every_kernel(add(), ptx(&names).as_bytes()), Ok(()));
+        let error = holds_every_kernel(add(), ptx(&names[1..]).as_bytes()).unwrap_err();
+        assert!(error.contains(names[0]), "{error}");
+    }
+}

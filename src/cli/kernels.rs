@@ -1,0 +1,40 @@
+//! `kernels`: compiles the CUDA kernels beforehand, for machines without NVRTC.
+
+use super::device::variable;
+use super::output::say;
+use crate::backend::cuda::{Architecture, Nvrtc, Prebuilt, Search};
+use crate::{Error, Result};
+use std::path::PathBuf;
+use std::time::Instant;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// What to compile for: sm_N for the machine code of a card (sm_90a for an H100 or H200), compute_N for PTX, which
+    /// the driver compiles for any later card. May be given several times.
+    #[arg(long, value_name = "NAME", required = true)]
+    arch: Vec<String>,
+    /// Folder for the programs and their index. Named by ARCFACE_CU_KERNELS, or called `kernels` beside the program, it
+    /// takes the compiler's place.
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+}
+
+pub(super) fn run(args: &Args) -> Result<()> {
+    for name in &args.arch {
+        if Architecture::parse(name).is_none() {
+            return Err(Error::Usage(format!(
+                "--arch {name}: expected sm_N or compute_N, such as sm_90a or compute_80"
+            )));
+        }
+    }
+    let compiler = Nvrtc::open(&Search::new(variable), None, None)?;
+    let began = Instant::now();
+    let count = Prebuilt::write(&compiler, &args.arch, &args.out)?;
+    say(format!(
+        "{count} programs for {} in {}, in {:.1} s",
+        args.arch.join(", "),
+        args.out.display(),
+        began.elapsed().as_secs_f64()
+    ));
+    Ok(())
+}

@@ -1,0 +1,20 @@
+//! Every test that runs on a device, in one program: operations against oracles, whole networks, training steps. It reads
+//! no file of the machine that built it, so it can be carried to one with a GPU and run there.
+
+#[path = "../oracles/mod.rs"]
+mod oracles;
+#[path = "../support/mod.rs"]
+mod support;
+
+mod conformance;
+mod cuda_step;
+mod fold;
+mod golden;
+mod gradients;
+mod ops_augment;
+mod ops_conv;
+mod ops_depthwise;
+mod ops_elementwise;
+mod ops_head;
+mod ops_sgd;
+mod training;
