@@ -3,10 +3,10 @@
 //! PATH is an image folder or RecordIO; without it, JPEGs of smoothed noise, 112x112, quality 95, are made in a temporary
 //! folder. Every run's labels and pixels are summed and must agree, whatever the number of threads.
 
+use arcface_cu::base::random::{Purpose, Random};
 use arcface_cu::data::augment::Augment;
 use arcface_cu::data::loader::{Loader, LoaderOptions};
 use arcface_cu::data::{Dataset, Image, image, open};
-use arcface_cu::random::{Purpose, Random};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;

@@ -2,7 +2,7 @@
 //!
 //!     cargo bench --bench search
 
-use arcface_cu::random::{Purpose, Random};
+use arcface_cu::base::random::{Purpose, Random};
 use arcface_cu::search::{cosine, search};
 use std::time::Instant;
 

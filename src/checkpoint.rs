@@ -16,11 +16,11 @@
 //!
 //! A file is written beside its place, synced, and renamed, so that at any moment the old file or the new one is there, whole.
 
+use crate::base::fnv::Fnv;
 use crate::config::{Config, IMAGE_SIZE};
 use crate::data::fingerprint::Fingerprint;
 use crate::data::safe;
 use crate::data::tensors::TensorFile;
-use crate::fnv::Fnv;
 use crate::graph::Model;
 use crate::graph::params::ParamTable;
 use crate::{Error, Result};

@@ -35,6 +35,7 @@
 //! and knows no device; [`train`], [`eval`], [`embed`] and [`embedder`] put them to work, and [`cli`] is the program.
 
 pub mod backend;
+pub mod base;
 pub mod checkpoint;
 pub mod cli;
 pub mod config;
@@ -43,22 +44,18 @@ pub mod data;
 pub mod demo;
 pub mod embed;
 pub mod embedder;
-pub mod error;
 pub mod eval;
 pub mod export;
-mod fnv;
 mod framing;
 pub mod graph;
 pub mod head;
 pub mod import;
 pub mod models;
 pub mod optim;
-mod own_file;
 pub mod presets;
-pub mod random;
 pub mod report;
 pub mod search;
 pub mod train;
 pub mod verification;
 
-pub use error::{Error, Result};
+pub use base::error::{Error, Result};

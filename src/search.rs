@@ -239,7 +239,7 @@ pub fn identification(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::random::{Purpose, Random};
+    use crate::base::random::{Purpose, Random};
 
     fn unit_rows(n: usize, dim: usize, seed: u64) -> Vec<f32> {
         let mut random = Random::new(seed, Purpose::Faces, 0);

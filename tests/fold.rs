@@ -5,12 +5,12 @@ mod oracles;
 mod support;
 
 use arcface_cu::backend::{Backend, InputTransform};
+use arcface_cu::base::random::{Purpose, Random};
 use arcface_cu::graph::Model;
 use arcface_cu::graph::infer::InferGraph;
 use arcface_cu::graph::params::ParamTable;
 use arcface_cu::models::{self, Embedding, Network};
 use arcface_cu::optim::Role;
-use arcface_cu::random::{Purpose, Random};
 use oracles::graphs;
 use oracles::model::{Mode, forward, widen};
 use support::devices::on_each_device;

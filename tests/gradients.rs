@@ -9,10 +9,10 @@ mod oracles;
 mod support;
 
 use arcface_cu::backend::{Backend, InputTransform};
+use arcface_cu::base::random::{Purpose, Random};
 use arcface_cu::graph::Model;
 use arcface_cu::graph::train::TrainGraph;
 use arcface_cu::optim::Role;
-use arcface_cu::random::{Purpose, Random};
 use oracles::graphs;
 use oracles::model::{Mode, forward, widen};
 use support::devices::on_each_device;

@@ -4,8 +4,8 @@ mod oracles;
 mod support;
 
 use arcface_cu::backend::{Augmented, Backend, InputTransform};
+use arcface_cu::base::random::{Purpose, Random};
 use arcface_cu::data::augment::{Augment, Changes};
-use arcface_cu::random::{Purpose, Random};
 use oracles::{UNIT, assert_close, download, poisoned};
 use support::devices::on_each_device;
 

@@ -9,7 +9,7 @@ use arcface_cu::backend::{
     Activation, Backend, BatchNormAt, Close, Dropout, GradTarget, InputTransform, Pending,
     PendingGrad, View,
 };
-use arcface_cu::random::{Purpose, philox};
+use arcface_cu::base::random::{Purpose, philox};
 use oracles::{UNIT, assert_close, download, noise, poisoned, sum_bound, upload};
 use support::devices::on_each_device;
 

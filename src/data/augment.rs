@@ -9,9 +9,9 @@
 //! (The TensorFlow project whose recipe [`Augment::seed`] is applied its brightness and hue deltas to floats in 0..255,
 //! where they do next to nothing. Here they are applied in [0, 1], where they were meant to be.)
 
+use crate::base::random::{Purpose, Random};
 use crate::data::Image;
 use crate::data::image::{ResizedWindow, flip, resize_window, to_u8};
-use crate::random::{Purpose, Random};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 

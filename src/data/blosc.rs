@@ -183,7 +183,7 @@ mod tests {
     use super::*;
 
     fn noise(n: usize) -> Vec<u8> {
-        let mut random = crate::random::Random::new(5, crate::random::Purpose::Pack, 0);
+        let mut random = crate::base::random::Random::new(5, crate::base::random::Purpose::Pack, 0);
         (0..n)
             .map(|i| {
                 if i % 3 == 0 {

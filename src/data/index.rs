@@ -16,10 +16,11 @@
 //!
 //! An index that does not fit the file (another size or time) or itself (its CRC) is made anew.
 
+use crate::base::files;
 use crate::data::Opening;
 use crate::data::labels::Interner;
 use crate::framing::crc32c;
-use crate::{Error, Result, own_file};
+use crate::{Error, Result};
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
@@ -166,7 +167,7 @@ fn keep(place: &Path, bytes: &[u8]) -> std::io::Result<()> {
     if let Some(folder) = place.parent() {
         fs::create_dir_all(folder)?;
     }
-    own_file::replace(place, bytes)
+    files::replace(place, bytes)
 }
 
 fn encode(index: &Index, format: Format, stamp: Stamp) -> Vec<u8> {

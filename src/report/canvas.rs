@@ -15,7 +15,7 @@ use embedded_graphics::text::renderer::TextRenderer;
 use embedded_graphics::text::{Baseline, Text};
 use image::{Rgb, RgbImage};
 
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
 
 /// Red, green, blue.
 pub(crate) type Colour = [u8; 3];

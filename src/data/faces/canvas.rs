@@ -1,7 +1,7 @@
 //! A canvas of real-valued pixels, shapes given by signed distances, and what a camera does to a picture.
 
 use super::identity::Colour;
-use crate::random::Random;
+use crate::base::random::Random;
 
 /// Width and height of a generated image.
 pub(super) const SIDE: usize = 112;

@@ -2,7 +2,7 @@
 //!
 //! Lengths are in head units (1 = from the middle of the face to the chin), x to the right, y down, z to the viewer.
 
-use crate::random::{Purpose, Random};
+use crate::base::random::{Purpose, Random};
 
 pub(super) type Colour = [f32; 3];
 

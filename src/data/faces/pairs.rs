@@ -1,6 +1,6 @@
 //! Pairs of images for verification, laid out like LFW's.
 
-use crate::random::{Purpose, Random};
+use crate::base::random::{Purpose, Random};
 use crate::{Error, Result};
 use std::collections::HashSet;
 

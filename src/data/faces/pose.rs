@@ -2,7 +2,7 @@
 
 use super::canvas::{Patch, smooth};
 use super::identity::Identity;
-use crate::random::Random;
+use crate::base::random::Random;
 
 /// Light that reaches the face, in the camera's frame.
 pub(super) struct Light {

@@ -8,7 +8,7 @@
 use super::canvas::{Bounds, Camera, Canvas, Patch, SIDE, ellipse, rounded_box, smooth, step};
 use super::identity::{Colour, Identity, mix, scaled, stream};
 use super::pose::{Expression, Light, Outline, Pose};
-use crate::random::Random;
+use crate::base::random::Random;
 
 /// A sawtooth from -0.5 to 0.5 with period 1; `x` above -64.
 #[inline(always)]

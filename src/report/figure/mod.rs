@@ -6,7 +6,7 @@
 mod raster;
 mod svg;
 
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
 use image::RgbImage;
 use std::path::Path;
 

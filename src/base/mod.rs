@@ -1,0 +1,6 @@
+//! What every room may use: errors, random numbers, hashes, files that are written whole.
+
+pub mod error;
+pub(crate) mod files;
+pub(crate) mod fnv;
+pub mod random;
