@@ -15,7 +15,7 @@ use arcface_cu::checkpoint::Checkpoint;
 use arcface_cu::cli::{self, Gpus};
 use arcface_cu::config::Config;
 use arcface_cu::data::image::encode_jpeg;
-use arcface_cu::data::npy::{self, Elements};
+use arcface_cu::encoding::npy::{self, Elements};
 use arcface_cu::eval;
 use arcface_cu::train::{DataOptions, Trainer};
 use std::fs;

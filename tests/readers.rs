@@ -6,10 +6,10 @@ mod support;
 
 use arcface_cu::data::bcolz::{Carray, CarrayWriter};
 use arcface_cu::data::image_folder::ImageFolder;
-use arcface_cu::data::npy::{self, Elements, Npy};
 use arcface_cu::data::pack::{PackOptions, pack};
 use arcface_cu::data::recordio::RecordIo;
 use arcface_cu::data::{Image, image, open};
+use arcface_cu::encoding::npy::{self, Elements, Npy};
 use hostile::*;
 use proptest::prelude::*;
 use std::fs;

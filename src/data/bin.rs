@@ -6,8 +6,8 @@
 //! | 1 | a list of M truth values, True (or 1) for the same person |
 
 use crate::data::map::Map;
-use crate::data::pickle::{self, Value, Values};
 use crate::data::{Image, image};
+use crate::encoding::pickle::{self, Value, Values};
 use crate::{Error, Result};
 use std::path::{Path, PathBuf};
 

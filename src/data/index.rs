@@ -19,7 +19,7 @@
 use crate::base::files;
 use crate::data::Opening;
 use crate::data::labels::Interner;
-use crate::framing::crc32c;
+use crate::encoding::framing::crc32c;
 use crate::{Error, Result};
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};

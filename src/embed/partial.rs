@@ -7,7 +7,7 @@
 
 use super::stored::{FILES, LABELS, NAMES, NPY, ORIGIN, Origin, SAFETENSORS, SKIPPED};
 use crate::checkpoint::{lock_folder, write_atomically};
-use crate::data::npy;
+use crate::encoding::npy;
 use crate::verification::Tta;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};

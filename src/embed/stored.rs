@@ -2,7 +2,7 @@
 
 use super::partial::State;
 use crate::checkpoint::write_atomically;
-use crate::data::npy::{self, Elements, Npy};
+use crate::encoding::npy::{self, Elements, Npy};
 use crate::report::similarity::{Block, Means, Similarity};
 use crate::verification::Tta;
 use crate::{Error, Result};

@@ -1,7 +1,7 @@
 //! `tf.train.Example` in the three schemas that ArcFace projects write: read and made.
 
-use super::proto::{Malformed, Message, Value, put_bytes, put_varint, varint};
 use crate::data::labels;
+use crate::encoding::protobuf::{Malformed, Message, Value, put_bytes, put_varint, varint};
 use std::borrow::Cow;
 
 /// The features of an image, as the projects call them.

@@ -9,16 +9,15 @@
 //! CRC is checked again whenever it is read.
 
 pub(crate) mod example;
-mod proto;
 
 pub use example::Schema;
 
 use self::example::{Example, Picture};
-use self::proto::Malformed;
 use crate::data::index::{Format, IndexBuilder};
 use crate::data::sharded::{Found, Sharded};
 use crate::data::{Dataset, Encoded, Image, Opening, image, read_whole, shards};
-use crate::framing::{HEAD, TAIL, masked};
+use crate::encoding::framing::{HEAD, TAIL, masked};
+use crate::encoding::protobuf::Malformed;
 use crate::{Error, Result};
 use rayon::prelude::*;
 use std::borrow::Cow;

@@ -1,7 +1,7 @@
 //! Files of `torch.save` before version 1.6: pickles and storages in a row (layout: `mod.rs`).
 
 use super::{Parts, load, state};
-use crate::data::pickle::{Value, Values};
+use crate::encoding::pickle::{Value, Values};
 use crate::{Error, Result};
 use std::collections::HashMap;
 use std::path::Path;

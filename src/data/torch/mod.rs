@@ -33,11 +33,11 @@
 
 mod legacy;
 mod state;
-mod zip;
 
 use crate::data::map::Map;
-use crate::data::pickle::{self, Refusal, Values};
 use crate::data::tensors::TensorFile;
+use crate::encoding::pickle::{self, Refusal, Values};
+use crate::encoding::zip;
 use crate::{Error, Result};
 use std::collections::HashMap;
 use std::ops::Range;

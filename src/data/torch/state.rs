@@ -1,8 +1,8 @@
 //! From the pickle's values to tensors.
 
 use super::Parts;
-use crate::data::pickle::{Id, Value, Values};
 use crate::data::tensors::{Float, NamedTensor, TensorFile};
+use crate::encoding::pickle::{Id, Value, Values};
 use crate::{Error, Result};
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -101,7 +101,7 @@ fn number(values: &Values, id: Id) -> Option<u64> {
 
 /// The storage with this key in the pickle, `("storage", type, KEY, device, elements, view)`.
 fn storage<'a>(values: &Values, pickle: &'a [u8], key: Id) -> Option<Storage<'a>> {
-    use crate::data::pickle::Function::Named;
+    use crate::encoding::pickle::Function::Named;
     let (&[kind, storage_type, key, _, count], view) = tuple(values, key)?.split_first_chunk()?;
     let &Value::Function(Named(storage_type)) = values.get(storage_type) else {
         return None;

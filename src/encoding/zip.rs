@@ -11,7 +11,7 @@
 //! | extra field 1, for what is `ff ff ff ff` above | u16 1, u16 length, u64 size, u64 packed size, u64 offset, each if needed |
 //! | member, at its offset | `PK\3\4`, 22 bytes, u16 lengths of name and extra; name, extra, the bytes |
 
-use crate::data::pickle::Refusal;
+use crate::encoding::pickle::Refusal;
 use std::ops::Range;
 
 const END: &[u8] = b"PK\x05\x06";
@@ -21,12 +21,12 @@ const ENTRY: &[u8] = b"PK\x01\x02";
 const MEMBER: &[u8] = b"PK\x03\x04";
 
 /// Whether a file that begins with `start` may be such an archive.
-pub(super) fn is_zip(start: &[u8]) -> bool {
+pub(crate) fn is_zip(start: &[u8]) -> bool {
     start.starts_with(MEMBER)
 }
 
 /// Names of the members, and where their bytes are, in the directory's order.
-pub(super) fn members(bytes: &[u8]) -> Result<Vec<(String, Range<usize>)>, Refusal> {
+pub(crate) fn members(bytes: &[u8]) -> Result<Vec<(String, Range<usize>)>, Refusal> {
     if !is_zip(bytes) {
         let found = format!("the bytes {:02x?}", &bytes[..bytes.len().min(4)]);
         return Err(Refusal::Malformed(0, "a file of torch.save", found));
