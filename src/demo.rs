@@ -13,12 +13,12 @@
 //! | `eval.json`, `pairs.png` | eval | |
 //! | `embeddings.npy`, `embeddings.json`, `labels.npy`, `files.txt`, `similarity.png` | embed | reserved people |
 
-use crate::checkpoint::write_atomically;
 use crate::config::IMAGE_SIZE;
 use crate::data::Dataset;
 use crate::data::faces::{self, FacesOptions};
 use crate::data::image_folder::ImageFolder;
 use crate::eval;
+use crate::weights::checkpoint::write_atomically;
 use crate::{Error, Result};
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -27,13 +27,13 @@ pub use stored::{Origin, Stored, is_stored};
 pub use stream::{Step, StreamOptions, Summary, embed_all, embed_in_memory};
 
 use crate::backend::Backend;
-use crate::checkpoint::write_atomically;
 use crate::data::image::{flip, resize};
 use crate::data::{Dataset, Image};
 use crate::embedder::Embedder;
 use crate::encoding::npy::{self, Elements, Npy};
 use crate::report::similarity::{Block, Means, Similarity};
 use crate::verification::{self, Tta};
+use crate::weights::checkpoint::write_atomically;
 use crate::{Error, Result};
 use std::collections::BTreeMap;
 use std::fs;

@@ -36,20 +36,16 @@
 
 pub mod backend;
 pub mod base;
-pub mod checkpoint;
 pub mod cli;
 pub mod config;
-pub mod convention;
 pub mod data;
 pub mod demo;
 pub mod embed;
 pub mod embedder;
 pub mod encoding;
 pub mod eval;
-pub mod export;
 pub mod graph;
 pub mod head;
-pub mod import;
 pub mod models;
 pub mod optim;
 pub mod presets;
@@ -57,5 +53,6 @@ pub mod report;
 pub mod search;
 pub mod train;
 pub mod verification;
+pub mod weights;
 
 pub use base::error::{Error, Result};

@@ -3,14 +3,14 @@
 mod support;
 
 use arcface_cu::backend::cpu::Cpu;
-use arcface_cu::checkpoint::Weights;
 use arcface_cu::config::Config;
-use arcface_cu::convention::{Convention, Foreign, Place, foreign};
-use arcface_cu::data::safe;
 use arcface_cu::embedder::Embedder;
-use arcface_cu::export;
 use arcface_cu::graph::params::ParamTable;
-use arcface_cu::import::{self, ImportOptions};
+use arcface_cu::weights::checkpoint::Weights;
+use arcface_cu::weights::convention::{Convention, Foreign, Place, foreign};
+use arcface_cu::weights::export;
+use arcface_cu::weights::formats::safetensors;
+use arcface_cu::weights::import::{self, ImportOptions};
 use std::path::Path;
 
 /// What float32 loses, relative to the largest element of an embedding: a hundred layers (r100), each off by some 6e-8 of

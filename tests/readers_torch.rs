@@ -3,8 +3,8 @@
 #[path = "support/hostile.rs"]
 mod hostile;
 
-use arcface_cu::data::tensors::TensorFile;
-use arcface_cu::data::{safe, torch};
+use arcface_cu::weights::formats::tensors::TensorFile;
+use arcface_cu::weights::formats::{safetensors, torch};
 use hostile::*;
 use proptest::prelude::*;
 use safetensors::tensor::{Dtype, TensorView};

@@ -1,7 +1,8 @@
-//! Files that several processes may write at the same time: a reader finds one writer's, whole, or none.
+//! Whole files: read, and written so that a reader finds one writer's file, whole, or none.
 
+use crate::{Error, Result};
 use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::UNIX_EPOCH;
@@ -29,4 +30,26 @@ pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
         let _ = fs::remove_file(own);
     }
     result
+}
+
+/// A whole regular file. What a path in a record names may be anything: a device has no end.
+pub(crate) fn read_whole(path: &Path) -> Result<Vec<u8>> {
+    let metadata = fs::metadata(path).map_err(Error::io("opening", path))?;
+    if !metadata.is_file() {
+        return Err(Error::data(path, "is not a regular file"));
+    }
+    fs::read(path).map_err(Error::io("reading", path))
+}
+
+/// The first bytes of a file, 512 at most.
+pub(crate) fn start_of(path: &Path) -> Result<Vec<u8>> {
+    let metadata = fs::metadata(path).map_err(Error::io("opening", path))?;
+    if !metadata.is_file() {
+        return Err(Error::data(path, "is not a regular file"));
+    }
+    let mut start = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(512).read_to_end(&mut start))
+        .map_err(Error::io("reading", path))?;
+    Ok(start)
 }

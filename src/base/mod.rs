@@ -3,4 +3,5 @@
 pub mod error;
 pub(crate) mod files;
 pub(crate) mod fnv;
+pub(crate) mod map;
 pub mod random;

@@ -3,8 +3,8 @@
 use super::counter::counter;
 use super::output::{check_file, grouped, say};
 use super::source::{self, ImageRoot};
-use crate::checkpoint::write_atomically;
 use crate::data::check::{Report, check};
+use crate::weights::checkpoint::write_atomically;
 use crate::{Error, Result};
 use std::path::PathBuf;
 

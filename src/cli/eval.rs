@@ -6,12 +6,12 @@ use super::output::{check_file, check_folder, say};
 use super::weights::WeightsArgs;
 use crate::Result;
 use crate::backend::Backend;
-use crate::checkpoint::{Weights, write_atomically};
 use crate::embedder::Embedder;
 use crate::eval::report::{Report, Settings};
 use crate::eval::{self, ChannelOrder, EvalOptions, EvalSet};
 use crate::report::pairs;
 use crate::verification::{Results, SetResult, Tta};
+use crate::weights::checkpoint::{Weights, write_atomically};
 use std::path::{Path, PathBuf};
 
 /// Pairs of each verdict in the picture.

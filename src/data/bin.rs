@@ -5,7 +5,7 @@
 //! | 0 | a list of 2M image files (JPEG as a rule) as bytes; 2k and 2k + 1 are pair k |
 //! | 1 | a list of M truth values, True (or 1) for the same person |
 
-use crate::data::map::Map;
+use crate::base::map::Map;
 use crate::data::{Image, image};
 use crate::encoding::pickle::{self, Value, Values};
 use crate::{Error, Result};

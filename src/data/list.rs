@@ -13,9 +13,10 @@
 //! A label is a number or a name; labels are ranked (`data/labels.rs`). A path that is not absolute starts from
 //! [`Opening::image_root`], or from the list's own folder. Whether an image is there is seen when it is read.
 
+use crate::base::files::read_whole;
 use crate::data::labels::{self, Interner};
 use crate::data::pairs::unquote;
-use crate::data::{Dataset, Encoded, Image, Opening, image, read_whole};
+use crate::data::{Dataset, Encoded, Image, Opening, image};
 use crate::{Error, Result};
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};

@@ -20,8 +20,9 @@
 //! The order of the lines is that of the pairs, and so decides the folds. Paths start from the folder that is given, or from
 //! that of the file. Whether all images are there is looked at before anything else is done.
 
+use crate::base::files::read_whole;
 use crate::data::image_folder::EXTENSIONS;
-use crate::data::{Image, image, read_whole};
+use crate::data::{Image, image};
 use crate::{Error, Result};
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};

@@ -24,7 +24,7 @@
 //! the keys from 1 to the first identity header; identity header k holds, with flag 2, the keys [start, end) of the images
 //! of one identity. `train.idx` has a line `key\toffset` a record; `property` holds `classes,height,width`.
 
-use crate::data::map::Map;
+use crate::base::map::Map;
 use crate::data::{Dataset, Encoded, Image, image};
 use crate::{Error, Result};
 use std::borrow::Cow;

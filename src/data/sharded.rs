@@ -1,7 +1,7 @@
 //! Records in one file or several, with random access over all of them: what TFRecord and WebDataset sets share.
 
+use crate::base::map::Map;
 use crate::data::index::{self, Format, Index, IndexBuilder, Record, Stamp};
-use crate::data::map::Map;
 use crate::data::{Opening, labels};
 use crate::{Error, Result};
 use rayon::prelude::*;

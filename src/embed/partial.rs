@@ -6,9 +6,9 @@
 //! while the state says so they are not read, since some may still be those of an earlier run. `.lock` is held all the time.
 
 use super::stored::{FILES, LABELS, NAMES, NPY, ORIGIN, Origin, SAFETENSORS, SKIPPED};
-use crate::checkpoint::{lock_folder, write_atomically};
 use crate::encoding::npy;
 use crate::verification::Tta;
+use crate::weights::checkpoint::{lock_folder, write_atomically};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

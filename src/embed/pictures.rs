@@ -1,7 +1,8 @@
 //! Picture files that somebody names, as a data set.
 
+use crate::base::files::read_whole;
 use crate::data::image_folder::EXTENSIONS;
-use crate::data::{Dataset, Image, image, read_whole};
+use crate::data::{Dataset, Image, image};
 use crate::{Error, Result};
 use std::ffi::OsStr;
 use std::fs;

@@ -1,10 +1,10 @@
 //! A folder of embeddings, read.
 
 use super::partial::State;
-use crate::checkpoint::write_atomically;
 use crate::encoding::npy::{self, Elements, Npy};
 use crate::report::similarity::{Block, Means, Similarity};
 use crate::verification::Tta;
+use crate::weights::checkpoint::write_atomically;
 use crate::{Error, Result};
 use safetensors::tensor::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};

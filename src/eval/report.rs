@@ -9,13 +9,13 @@
 //! | `pairs-NAME.png` | its clearest right and wrong pairs |
 
 use super::{ChannelOrder, EvalOptions, EvalSet, Evaluation, pair_pictures};
-use crate::checkpoint::{Weights, write_atomically};
 use crate::report::figure::{Axis, Corner, Dash, Figure, Layer, Paint, SERIES};
 use crate::report::page::{data_uri, document, escape};
 use crate::report::pairs::{self, PairPicture};
 use crate::verification::{
     CONFIDENCE, Curves, OperatingPoint, SetResult, Tta, Verdict, Verification, curves, wilson,
 };
+use crate::weights::checkpoint::{Weights, write_atomically};
 use crate::{Error, Result};
 use serde::Serialize;
 use std::fmt::Write as _;

@@ -13,9 +13,10 @@ pub(crate) mod example;
 pub use example::Schema;
 
 use self::example::{Example, Picture};
+use crate::base::files::read_whole;
 use crate::data::index::{Format, IndexBuilder};
 use crate::data::sharded::{Found, Sharded};
-use crate::data::{Dataset, Encoded, Image, Opening, image, read_whole, shards};
+use crate::data::{Dataset, Encoded, Image, Opening, image, shards};
 use crate::encoding::framing::{HEAD, TAIL, masked};
 use crate::encoding::protobuf::Malformed;
 use crate::{Error, Result};

@@ -6,10 +6,10 @@
 //! | file | read by | its tensors are matched |
 //! |---|---|---|
 //! | this program's weights and checkpoints | [`checkpoint`] | as they are |
-//! | Keras `.h5` | [`data::keras`] | by layer name |
-//! | PyTorch `.pt`, `.pth` | [`data::torch`] | by name, below a prefix such as `state_dict.` |
-//! | other safetensors | [`data::safe`] | by PyTorch's or Keras's names |
-//! | ONNX | [`data::onnx`] | by the structure of the graph |
+//! | Keras `.h5` | [`formats::keras`] | by layer name |
+//! | PyTorch `.pt`, `.pth` | [`formats::torch`] | by name, below a prefix such as `state_dict.` |
+//! | other safetensors | [`formats::safetensors`] | by PyTorch's or Keras's names |
+//! | ONNX | [`formats::onnx`] | by the structure of the graph |
 //!
 //! Which network it is, such a file does not say: it is one of the presets' of which every parameter is there. A preset
 //! that is named decides alone.
@@ -21,16 +21,16 @@ mod structure;
 mod torch;
 
 use crate::backend::InputTransform;
-use crate::checkpoint::{self, Weights};
+use crate::base::files::start_of;
 use crate::config::Config;
-use crate::convention::Convention;
-use crate::data::onnx::Graph;
-use crate::data::tensors::TensorFile;
-use crate::data::{self, start_of};
 use crate::graph::params::ParamTable;
 use crate::graph::{Model, NodeId, Op};
 use crate::models::Network;
 use crate::presets;
+use crate::weights::checkpoint::{self, Weights};
+use crate::weights::convention::Convention;
+use crate::weights::formats::tensors::TensorFile;
+use crate::weights::formats::{self, onnx::Graph};
 use crate::{Error, Result};
 use clap::ValueEnum;
 use fit::{Fitted, Names, fit};
@@ -328,19 +328,23 @@ fn read(path: &Path) -> Result<(&'static str, Content)> {
     use Convention::{Keras, Torch};
     let start = start_of(path)?;
     let tensors = |kind, file, conventions| Ok((kind, Content::Tensors(file, conventions)));
-    if start.starts_with(&data::keras::SIGNATURE) {
-        return tensors("Keras weights", data::keras::open(path)?, &[Keras]);
+    if start.starts_with(&formats::keras::SIGNATURE) {
+        return tensors("Keras weights", formats::keras::open(path)?, &[Keras]);
     }
-    if data::safe::is_safetensors(&start) {
+    if formats::safetensors::is_safetensors(&start) {
         return match checkpoint::is_own(path)? {
             true => Ok(("weights of this program", Content::Own)),
-            false => tensors("safetensors", data::safe::open(path)?, &[Torch, Keras]),
+            false => tensors(
+                "safetensors",
+                formats::safetensors::open(path)?,
+                &[Torch, Keras],
+            ),
         };
     }
-    if data::torch::is_torch(&start) {
-        return tensors("PyTorch weights", data::torch::open(path)?, &[Torch]);
+    if formats::torch::is_torch(&start) {
+        return tensors("PyTorch weights", formats::torch::open(path)?, &[Torch]);
     }
-    if data::onnx::may_be_onnx(&start) {
+    if formats::onnx::may_be_onnx(&start) {
         return Ok(("an ONNX graph", Content::Graph(Graph::read(path)?)));
     }
     Err(Error::data(

@@ -1,13 +1,13 @@
 //! State dicts for PyTorch, as safetensors: `load_state_dict(safetensors.torch.load_file(path))` takes one, strictly.
 //!
-//! Names and layouts are those of [`convention`](crate::convention). `num_batches_tracked` of batch norms, which has no
+//! Names and layouts are those of [`convention`](crate::weights::convention). `num_batches_tracked` of batch norms, which has no
 //! use at a fixed momentum, is left out, as PyTorch allows. So are class rows: InsightFace keeps them in a file of
 //! their own for each GPU.
 
-use crate::checkpoint::{Weights, write_atomically};
-use crate::convention::{Convention, Foreign, foreign};
-use crate::data::tensors::NamedTensor;
 use crate::graph::params::ParamTable;
+use crate::weights::checkpoint::{Weights, write_atomically};
+use crate::weights::convention::{Convention, Foreign, foreign};
+use crate::weights::formats::tensors::NamedTensor;
 use crate::{Error, Result};
 use safetensors::tensor::{Dtype, TensorView};
 use std::collections::HashMap;

@@ -9,11 +9,11 @@ mod flow;
 mod layer;
 
 use crate::backend::InputTransform;
-use crate::convention::{Convention, Foreign, foreign, pair_begins};
-use crate::data::onnx::{Attribute, Axis, Elements, Graph, Tensor};
 use crate::graph::params::{Param, ParamTable};
 use crate::graph::{Model, Op, Shape};
 use crate::optim::Role;
+use crate::weights::convention::{Convention, Foreign, foreign, pair_begins};
+use crate::weights::formats::onnx::{Attribute, Axis, Elements, Graph, Tensor};
 use flow::{Floats, Flow, Layout, Use, View};
 use std::fmt;
 

@@ -5,7 +5,7 @@
 //! ```
 
 use super::tensors::{Float, NamedTensor, TensorFile};
-use crate::data::read_whole;
+use crate::base::files::read_whole;
 use crate::{Error, Result};
 use safetensors::{Dtype, SafeTensors};
 use std::path::Path;

@@ -34,10 +34,10 @@
 mod legacy;
 mod state;
 
-use crate::data::map::Map;
-use crate::data::tensors::TensorFile;
+use crate::base::map::Map;
 use crate::encoding::pickle::{self, Refusal, Values};
 use crate::encoding::zip;
+use crate::weights::formats::tensors::TensorFile;
 use crate::{Error, Result};
 use std::collections::HashMap;
 use std::ops::Range;

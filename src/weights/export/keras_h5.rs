@@ -12,13 +12,13 @@
 //!
 //! In a model within a model, learnt weights come first, then the running statistics.
 
-use crate::checkpoint::{Weights, write_atomically};
-use crate::convention::{Convention, Foreign, Place, foreign};
-use crate::data::keras::{Layer, encode};
-use crate::data::tensors::NamedTensor;
 use crate::graph::params::ParamTable;
 use crate::graph::{Model, Op};
 use crate::models::{Embedding, Network};
+use crate::weights::checkpoint::{Weights, write_atomically};
+use crate::weights::convention::{Convention, Foreign, Place, foreign};
+use crate::weights::formats::keras::{Layer, encode};
+use crate::weights::formats::tensors::NamedTensor;
 use crate::{Error, Result};
 use std::path::Path;
 

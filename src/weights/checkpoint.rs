@@ -19,10 +19,10 @@
 use crate::base::fnv::Fnv;
 use crate::config::{Config, IMAGE_SIZE};
 use crate::data::fingerprint::Fingerprint;
-use crate::data::safe;
-use crate::data::tensors::TensorFile;
 use crate::graph::Model;
 use crate::graph::params::ParamTable;
+use crate::weights::formats;
+use crate::weights::formats::tensors::TensorFile;
 use crate::{Error, Result};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
@@ -281,7 +281,7 @@ pub(crate) fn is_own(path: &Path) -> Result<bool> {
 /// Not such a file, or not a whole one.
 pub(crate) fn network(path: &Path) -> Result<(Config, TensorFile)> {
     let config = Opened::read(path)?.metadata()?.config;
-    let mut file = safe::open(path)?;
+    let mut file = formats::safetensors::open(path)?;
     let besides = |name: &str| name.starts_with(MOMENTUM) || name.starts_with("head/");
     file.tensors.retain(|tensor| !besides(&tensor.name));
     Ok((config, file))

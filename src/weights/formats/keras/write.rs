@@ -1,6 +1,6 @@
 //! The writer: a weights file as Keras 2 writes it, with strings of fixed length, which every version reads.
 
-use crate::data::tensors::NamedTensor;
+use crate::weights::formats::tensors::NamedTensor;
 use crate::{Error, Result};
 use hdf5_writer::{AttributeBuilder, DatasetBuilder, Hdf5Builder, WriteOptions};
 

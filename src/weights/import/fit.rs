@@ -1,10 +1,10 @@
 //! Named tensors, laid into the parameter slabs of a network.
 
 use super::{Mapped, Missing, Report, keras};
-use crate::convention::{Convention, Foreign, Place, foreign};
-use crate::data::tensors::{NamedTensor, TensorFile};
 use crate::graph::Model;
 use crate::graph::params::ParamTable;
+use crate::weights::convention::{Convention, Foreign, Place, foreign};
+use crate::weights::formats::tensors::{NamedTensor, TensorFile};
 use std::collections::{HashMap, HashSet};
 
 /// A network's parameters, as far as a file gives them, and what became of the file's tensors.

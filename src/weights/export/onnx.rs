@@ -17,14 +17,14 @@
 
 use crate::backend::geometry::{Padding, Window};
 use crate::backend::{FilterAt, InputTransform};
-use crate::checkpoint::{Weights, write_atomically};
-use crate::convention::{
-    Convention, Foreign, batch_norm_behind, filter_before, foreign, pair_begins, stands_for_pair,
-};
-use crate::data::onnx::{Attribute, Axis, Graph, Node, Tensor, ValueInfo};
 use crate::graph::fold::scale_and_shift;
 use crate::graph::params::{At, ParamTable};
 use crate::graph::{Model, Op, Shape};
+use crate::weights::checkpoint::{Weights, write_atomically};
+use crate::weights::convention::{
+    Convention, Foreign, batch_norm_behind, filter_before, foreign, pair_begins, stands_for_pair,
+};
+use crate::weights::formats::onnx::{Attribute, Axis, Graph, Node, Tensor, ValueInfo};
 use crate::{Error, Result};
 use std::path::Path;
 

@@ -2,7 +2,7 @@
 
 use super::proto::{TensorProto, data_type};
 use crate::Error;
-use crate::data::tensors::Float;
+use crate::weights::formats::tensors::Float;
 use std::path::Path;
 
 /// A constant.

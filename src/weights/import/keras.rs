@@ -9,10 +9,10 @@
 //!   without a bias.
 
 use super::Report;
-use crate::convention::{Convention, foreign};
-use crate::data::tensors::{NamedTensor, TensorFile};
 use crate::graph::Model;
 use crate::graph::params::ParamTable;
+use crate::weights::convention::{Convention, foreign};
+use crate::weights::formats::tensors::{NamedTensor, TensorFile};
 use std::collections::HashMap;
 
 /// The class rows (V x D) of the file's ArcFace layer, if it has one; then it is no longer unused.

@@ -5,7 +5,7 @@
 //! Here each value is what it comes from: data of a *root* (a graph input or the output of a node that computes) in a
 //! certain view, a constant, or numbers that follow from a shape.
 
-use crate::data::onnx::{Attribute, Axis, Elements, Graph, Node, Tensor};
+use crate::weights::formats::onnx::{Attribute, Axis, Elements, Graph, Node, Tensor};
 use std::borrow::Cow;
 use std::collections::HashMap;
 

@@ -4,10 +4,10 @@ use super::flow::{Floats, Layout, Use, View};
 use super::{Found, Matcher, Unfit};
 use crate::backend::geometry::{Padding, Window};
 use crate::backend::{BatchNormAt, FilterAt};
-use crate::convention::{batch_norm_behind, filter_before, stands_for_pair};
-use crate::data::onnx::{Attribute, Node};
 use crate::graph::params::At;
 use crate::graph::{Op, Shape};
+use crate::weights::convention::{batch_norm_behind, filter_before, stands_for_pair};
+use crate::weights::formats::onnx::{Attribute, Node};
 use std::borrow::Cow;
 
 /// Epsilons that differ by less are the same number, written by another program.

@@ -1,9 +1,9 @@
 //! What is PyTorch's alone: checkpoints that hold their state dict under a key, and networks that are a part of a module.
 
-use crate::convention::{Convention, Foreign, foreign};
-use crate::data::tensors::TensorFile;
 use crate::graph::Model;
 use crate::graph::params::ParamTable;
+use crate::weights::convention::{Convention, Foreign, foreign};
+use crate::weights::formats::tensors::TensorFile;
 use std::collections::{BTreeSet, HashSet};
 
 /// So many prefixes of a file are tried; the largest network has 50 layers with the name of its first.
@@ -59,8 +59,8 @@ pub(super) fn strip_prefix(file: &mut TensorFile, models: &[Model]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::tensors::NamedTensor;
     use crate::models::{Embedding, Network, build};
+    use crate::weights::formats::tensors::NamedTensor;
 
     /// A network below `net.` behind so many others' first tensors.
     fn behind(decoys: usize, models: &[Model]) -> TensorFile {
