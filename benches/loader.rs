@@ -4,9 +4,10 @@
 //! folder. Every run's labels and pixels are summed and must agree, whatever the number of threads.
 
 use arcface_cu::base::random::{Purpose, Random};
-use arcface_cu::data::augment::Augment;
 use arcface_cu::data::loader::{Loader, LoaderOptions};
-use arcface_cu::data::{Dataset, Image, image, open};
+use arcface_cu::data::picture;
+use arcface_cu::data::picture::augment::Augment;
+use arcface_cu::data::{Dataset, Image, open};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;

@@ -4,7 +4,7 @@
 
 use crate::backend::InputTransform;
 use crate::backend::margin::Margin;
-use crate::data::augment::Augment;
+use crate::data::picture::augment::Augment;
 use crate::graph::Model;
 use crate::head::Distribution;
 use crate::models::{self, Embedding, Network};

@@ -16,7 +16,7 @@
 use crate::config::IMAGE_SIZE;
 use crate::data::Dataset;
 use crate::data::faces::{self, FacesOptions};
-use crate::data::image_folder::ImageFolder;
+use crate::data::formats::image_folder::ImageFolder;
 use crate::eval;
 use crate::weights::checkpoint::write_atomically;
 use crate::{Error, Result};

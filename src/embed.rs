@@ -27,7 +27,7 @@ pub use stored::{Origin, Stored, is_stored};
 pub use stream::{Step, StreamOptions, Summary, embed_all, embed_in_memory};
 
 use crate::backend::Backend;
-use crate::data::image::{flip, resize};
+use crate::data::picture::{flip, resize};
 use crate::data::{Dataset, Image};
 use crate::embedder::Embedder;
 use crate::encoding::npy::{self, Elements, Npy};

@@ -2,7 +2,7 @@
 
 use crate::backend::{Backend, InputTransform};
 use crate::data::Image;
-use crate::data::image::resize;
+use crate::data::picture::resize;
 use crate::graph::infer::InferGraph;
 use crate::weights::checkpoint::Weights;
 use crate::{Error, Result};

@@ -4,8 +4,8 @@
 //!
 //! - a bcolz carray of shape (2M, 3, S, S), CHW, channels blue, green, red, in a folder of the set's name, and beside that
 //!   folder `NAME_list.npy`, M truth values; floating-point arrays hold (x/255 - 0.5) / 0.5, uint8 arrays x itself;
-//! - InsightFace's `NAME.bin`, a pickle of image files and truth values ([`bin`](crate::data::bin));
-//! - a text file of pairs of image files ([`pairs`](crate::data::pairs)).
+//! - InsightFace's `NAME.bin`, a pickle of image files and truth values ([`bin`](crate::data::formats::bin));
+//! - a text file of pairs of image files ([`pairs`](crate::data::formats::pairs)).
 //!
 //! [`find`] looks for sets, [`evaluate`] judges a network on one, [`report`] shows what came of it. Pictures are read in blocks of a batch, so memory does not grow with it; what grows are the embeddings.
 
@@ -15,8 +15,8 @@ mod sets;
 pub use sets::{DEFAULT_SETS, EvalSet, SetFiles, SetKind, find, find_all};
 
 use crate::backend::Backend;
-use crate::data::bcolz::CarrayWriter;
-use crate::data::image::{flip, swap_red_blue};
+use crate::data::formats::bcolz::CarrayWriter;
+use crate::data::picture::{flip, swap_red_blue};
 use crate::data::{Dataset, Image};
 use crate::embedder::Embedder;
 use crate::encoding::npy::{self, Elements, Npy};

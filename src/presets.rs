@@ -3,7 +3,7 @@
 use crate::backend::margin::{Margin, MarginGradient, PiGuard};
 use crate::backend::{InputTransform, SgdForm};
 use crate::config::{Config, HeadConfig, ModelConfig, TrainConfig};
-use crate::data::augment::Augment;
+use crate::data::picture::augment::Augment;
 use crate::head::Distribution;
 use crate::models::{Embedding, Network};
 use crate::optim::{Course, Coverage, Decay, DecayForm, Milestones, Optimizer, Schedule, Span};

@@ -2,9 +2,9 @@
 
 use crate::backend::{Augmented, Backend, Segment};
 use crate::config::{Config, IMAGE_SIZE};
-use crate::data::augment::Augment;
 use crate::data::fingerprint::Fingerprint;
 use crate::data::loader::{Batch, Loader, LoaderOptions};
+use crate::data::picture::augment::Augment;
 use crate::data::{Dataset, Image};
 use crate::embedder::Embedder;
 use crate::graph::train::TrainGraph;

@@ -2,7 +2,8 @@
 
 mod support;
 
-use arcface_cu::data::{Dataset, image, open};
+use arcface_cu::data::picture;
+use arcface_cu::data::{Dataset, open};
 use std::fs;
 use std::path::{Path, PathBuf};
 use support::*;

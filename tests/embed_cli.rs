@@ -2,7 +2,7 @@
 
 mod support;
 
-use arcface_cu::data::image::encode_jpeg;
+use arcface_cu::data::picture::encode_jpeg;
 use arcface_cu::encoding::npy::{self, Elements, Npy};
 use std::fs;
 use std::path::Path;

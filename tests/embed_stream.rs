@@ -3,7 +3,7 @@
 mod support;
 
 use arcface_cu::backend::cpu::Cpu;
-use arcface_cu::data::image::encode_jpeg;
+use arcface_cu::data::picture::encode_jpeg;
 use arcface_cu::data::{Dataset, Image};
 use arcface_cu::embed::{self, Format, Step, Stored, StreamOptions};
 use arcface_cu::embedder::Embedder;

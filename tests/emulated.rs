@@ -13,7 +13,7 @@ use arcface_cu::backend::cpu::Cpu;
 use arcface_cu::backend::cuda::{Compiler, Cuda};
 use arcface_cu::cli::{self, Gpus};
 use arcface_cu::config::Config;
-use arcface_cu::data::image::encode_jpeg;
+use arcface_cu::data::picture::encode_jpeg;
 use arcface_cu::encoding::npy::{self, Elements};
 use arcface_cu::eval;
 use arcface_cu::train::{DataOptions, Trainer};

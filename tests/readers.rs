@@ -4,11 +4,12 @@
 mod hostile;
 mod support;
 
-use arcface_cu::data::bcolz::{Carray, CarrayWriter};
-use arcface_cu::data::image_folder::ImageFolder;
+use arcface_cu::data::formats::bcolz::{Carray, CarrayWriter};
+use arcface_cu::data::formats::image_folder::ImageFolder;
+use arcface_cu::data::formats::recordio::RecordIo;
 use arcface_cu::data::pack::{PackOptions, pack};
-use arcface_cu::data::recordio::RecordIo;
-use arcface_cu::data::{Image, image, open};
+use arcface_cu::data::picture;
+use arcface_cu::data::{Image, open};
 use arcface_cu::encoding::npy::{self, Elements, Npy};
 use hostile::*;
 use proptest::prelude::*;

@@ -3,9 +3,10 @@
 #[path = "support/hostile.rs"]
 mod hostile;
 
-use arcface_cu::data::bin::Bin;
-use arcface_cu::data::pairs::Pairs;
-use arcface_cu::data::{Image, image};
+use arcface_cu::data::Image;
+use arcface_cu::data::formats::bin::Bin;
+use arcface_cu::data::formats::pairs::Pairs;
+use arcface_cu::data::picture;
 use arcface_cu::eval::{self, ChannelOrder, EvalSet, SetFiles, SetKind};
 use hostile::*;
 use proptest::prelude::*;

@@ -5,7 +5,8 @@ use super::output::say;
 use super::weights::WeightsArgs;
 use crate::backend::Backend;
 use crate::base::files::read_whole;
-use crate::data::{Image, image};
+use crate::data::Image;
+use crate::data::picture;
 use crate::embed;
 use crate::embedder::Embedder;
 use crate::search;
@@ -67,7 +68,7 @@ pub(super) fn run(args: Args, gpus: &impl Gpus) -> Result<()> {
 
 fn decode(path: &Path) -> Result<Image> {
     let mut picture = Image::default();
-    image::decode(&read_whole(path)?, &mut picture)
+    picture::decode(&read_whole(path)?, &mut picture)
         .map_err(|why| Error::data(path, format!("cannot be decoded: {why}")))?;
     Ok(picture)
 }

@@ -5,7 +5,7 @@
 //! Workers run at most [`LoaderOptions::ahead`] batches ahead of the consumer, so memory is bounded.
 
 use crate::base::random::{Purpose, Random};
-use crate::data::augment::{self, Augment, Changes};
+use crate::data::picture::augment::{self, Augment, Changes};
 use crate::data::{Dataset, Image};
 use crate::{Error, Result};
 use std::collections::BTreeMap;

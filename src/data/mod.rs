@@ -3,29 +3,15 @@
 //! [`open`] looks at a path and gives a [`Dataset`]: an image folder, a RecordIO file, TFRecord files, WebDataset archives
 //! or a list. [`loader::Loader`] makes shuffled, augmented batches of one.
 
-mod blosc;
-mod index;
-mod labels;
-mod sharded;
-mod shards;
-mod tar;
-
-pub mod augment;
-pub mod bcolz;
-pub mod bin;
 pub mod check;
 pub mod faces;
 pub mod fingerprint;
-pub mod image;
-pub mod image_folder;
-pub mod list;
+pub mod formats;
 pub mod loader;
 pub mod pack;
-pub mod pairs;
-pub mod recordio;
-pub mod tfrecord;
-pub mod webdataset;
+pub mod picture;
 
+use self::formats::{image_folder, list, recordio, shards, tar, tfrecord, webdataset};
 use crate::base::files::start_of;
 use crate::{Error, Result};
 use std::path::{Path, PathBuf};

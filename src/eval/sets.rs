@@ -2,10 +2,10 @@
 
 use super::ChannelOrder;
 use crate::data::Image;
-use crate::data::bcolz::{Carray, ElementType};
-use crate::data::bin::{self, Bin};
-use crate::data::image::resize_centre_crop_planes;
-use crate::data::pairs::Pairs;
+use crate::data::formats::bcolz::{Carray, ElementType};
+use crate::data::formats::bin::{self, Bin};
+use crate::data::formats::pairs::Pairs;
+use crate::data::picture::resize_centre_crop_planes;
 use crate::encoding::npy;
 use crate::{Error, Result};
 use image::RgbImage;

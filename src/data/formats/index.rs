@@ -18,7 +18,7 @@
 
 use crate::base::files;
 use crate::data::Opening;
-use crate::data::labels::Interner;
+use crate::data::formats::labels::Interner;
 use crate::encoding::framing::crc32c;
 use crate::{Error, Result};
 use std::fs;

@@ -6,7 +6,8 @@
 //! | 1 | a list of M truth values, True (or 1) for the same person |
 
 use crate::base::map::Map;
-use crate::data::{Image, image};
+use crate::data::Image;
+use crate::data::picture;
 use crate::encoding::pickle::{self, Value, Values};
 use crate::{Error, Result};
 use std::path::{Path, PathBuf};
@@ -106,7 +107,7 @@ impl Bin {
     /// # Errors
     /// It cannot be decoded.
     pub fn read(&self, index: usize, image: &mut Image) -> Result<()> {
-        image::decode(self.encoded(index), image).map_err(|why| {
+        picture::decode(self.encoded(index), image).map_err(|why| {
             let why = format!("image {index} cannot be decoded: {why}");
             match self.values.get(self.images[index]) {
                 Value::Bytes(range) => {

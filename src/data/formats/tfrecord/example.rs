@@ -1,6 +1,6 @@
 //! `tf.train.Example` in the three schemas that ArcFace projects write: read and made.
 
-use crate::data::labels;
+use crate::data::formats::labels;
 use crate::encoding::protobuf::{Malformed, Message, Value, put_bytes, put_varint, varint};
 use std::borrow::Cow;
 

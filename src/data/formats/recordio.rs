@@ -25,7 +25,8 @@
 //! of one identity. `train.idx` has a line `key\toffset` a record; `property` holds `classes,height,width`.
 
 use crate::base::map::Map;
-use crate::data::{Dataset, Encoded, Image, image};
+use crate::data::picture;
+use crate::data::{Dataset, Encoded, Image};
 use crate::{Error, Result};
 use std::borrow::Cow;
 use std::fs;
@@ -193,7 +194,7 @@ impl Dataset for RecordIo {
 
     fn read(&self, index: usize, image: &mut Image) -> Result<()> {
         let body = self.body(index)?;
-        image::decode(&body, image).map_err(|why| {
+        picture::decode(&body, image).map_err(|why| {
             let entry = self.entries[index];
             Error::malformed(
                 &self.path,

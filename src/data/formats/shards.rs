@@ -8,7 +8,7 @@
 //! | `dir/faces`, where `dir/faces-00000-of-00010` is | all ten of the row |
 //! | `dir` | its files of the format, if they are one row: names that differ in their numbers only |
 
-use crate::data::index;
+use crate::data::formats::index;
 use crate::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

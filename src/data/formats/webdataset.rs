@@ -6,11 +6,13 @@
 //! (`data/labels.rs`). Archives must not be compressed. Where the samples are is found once and kept
 //! (`data/index.rs`).
 
-use crate::data::image_folder::EXTENSIONS;
-use crate::data::index::{Format, IndexBuilder};
-use crate::data::sharded::Sharded;
-use crate::data::tar::{Member, Members};
-use crate::data::{Dataset, Encoded, Image, Opening, image, labels, shards};
+use crate::data::formats::image_folder::EXTENSIONS;
+use crate::data::formats::index::{Format, IndexBuilder};
+use crate::data::formats::sharded::Sharded;
+use crate::data::formats::tar::{Member, Members};
+use crate::data::formats::{labels, shards};
+use crate::data::picture;
+use crate::data::{Dataset, Encoded, Image, Opening};
 use crate::{Error, Result};
 use std::path::{Path, PathBuf};
 
@@ -173,7 +175,7 @@ impl Dataset for WebDataset {
 
     fn read(&self, index: usize, image: &mut Image) -> Result<()> {
         let found = self.records.record(index);
-        image::decode(found.bytes, image).map_err(|why| {
+        picture::decode(found.bytes, image).map_err(|why| {
             Error::malformed(
                 found.path,
                 found.offset,

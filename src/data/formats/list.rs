@@ -14,9 +14,10 @@
 //! [`Opening::image_root`], or from the list's own folder. Whether an image is there is seen when it is read.
 
 use crate::base::files::read_whole;
-use crate::data::labels::{self, Interner};
-use crate::data::pairs::unquote;
-use crate::data::{Dataset, Encoded, Image, Opening, image};
+use crate::data::formats::labels::{self, Interner};
+use crate::data::formats::pairs::unquote;
+use crate::data::picture;
+use crate::data::{Dataset, Encoded, Image, Opening};
 use crate::{Error, Result};
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
@@ -153,7 +154,7 @@ impl Dataset for List {
 
     fn read(&self, index: usize, image: &mut Image) -> Result<()> {
         let path = self.path(index);
-        image::decode(&read_whole(&path)?, image)
+        picture::decode(&read_whole(&path)?, image)
             .map_err(|why| Error::data(&path, format!("cannot be decoded: {why}")))
     }
 

@@ -14,9 +14,11 @@ pub use example::Schema;
 
 use self::example::{Example, Picture};
 use crate::base::files::read_whole;
-use crate::data::index::{Format, IndexBuilder};
-use crate::data::sharded::{Found, Sharded};
-use crate::data::{Dataset, Encoded, Image, Opening, image, shards};
+use crate::data::formats::index::{Format, IndexBuilder};
+use crate::data::formats::sharded::{Found, Sharded};
+use crate::data::formats::shards;
+use crate::data::picture;
+use crate::data::{Dataset, Encoded, Image, Opening};
 use crate::encoding::framing::{HEAD, TAIL, masked};
 use crate::encoding::protobuf::Malformed;
 use crate::{Error, Result};
@@ -202,7 +204,7 @@ impl Dataset for TfRecord {
     }
 
     fn read(&self, index: usize, image: &mut Image) -> Result<()> {
-        image::decode(&self.body(index)?, image).map_err(|why| {
+        picture::decode(&self.body(index)?, image).map_err(|why| {
             Error::Invalid(format!(
                 "{}: the image cannot be decoded: {why}",
                 self.describe(index)

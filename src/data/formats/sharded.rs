@@ -1,8 +1,9 @@
 //! Records in one file or several, with random access over all of them: what TFRecord and WebDataset sets share.
 
 use crate::base::map::Map;
-use crate::data::index::{self, Format, Index, IndexBuilder, Record, Stamp};
-use crate::data::{Opening, labels};
+use crate::data::Opening;
+use crate::data::formats::index::{self, Format, Index, IndexBuilder, Record, Stamp};
+use crate::data::formats::labels;
 use crate::{Error, Result};
 use rayon::prelude::*;
 use std::collections::HashMap;

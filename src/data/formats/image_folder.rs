@@ -4,7 +4,9 @@
 //! Hidden entries (`.name`) and files with other endings are passed over. Millions of files are listed without asking
 //! the system about each: what kind of entry it is comes with the listing.
 
-use crate::data::{Dataset, Encoded, Image, image, labels};
+use crate::data::formats::labels;
+use crate::data::picture;
+use crate::data::{Dataset, Encoded, Image};
 use crate::{Error, Result};
 use rayon::prelude::*;
 use std::fs;
@@ -198,7 +200,7 @@ impl Dataset for ImageFolder {
     fn read(&self, index: usize, image: &mut Image) -> Result<()> {
         let path = self.path(index);
         let bytes = fs::read(&path).map_err(Error::io("reading", &path))?;
-        image::decode(&bytes, image)
+        picture::decode(&bytes, image)
             .map_err(|why| Error::data(&path, format!("cannot be decoded: {why}")))
     }
 

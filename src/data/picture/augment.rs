@@ -11,7 +11,7 @@
 
 use crate::base::random::{Purpose, Random};
 use crate::data::Image;
-use crate::data::image::{ResizedWindow, flip, resize_window, to_u8};
+use crate::data::picture::{ResizedWindow, flip, resize_window, to_u8};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -517,14 +517,14 @@ mod tests {
             resize: Some(16),
             ..Augment::default()
         };
-        let whole = crate::data::image::resize(&image, 16, 16);
+        let whole = crate::data::picture::resize(&image, 16, 16);
         let mut out = vec![0; 12 * 12 * 3];
         let mut places = std::collections::BTreeSet::new();
         for index in 0..200 {
             augment.apply((5, 1, index), &image, 12, &mut out);
             let place = (0..5)
                 .flat_map(|y| (0..5).map(move |x| (x, y)))
-                .find(|&(x, y)| crate::data::image::crop(&whole, x, y, 12, 12).pixels == out);
+                .find(|&(x, y)| crate::data::picture::crop(&whole, x, y, 12, 12).pixels == out);
             places.insert(place.expect("some crop of the resized picture"));
         }
         assert_eq!(places.len(), 25);

@@ -21,8 +21,9 @@
 //! that of the file. Whether all images are there is looked at before anything else is done.
 
 use crate::base::files::read_whole;
-use crate::data::image_folder::EXTENSIONS;
-use crate::data::{Image, image};
+use crate::data::Image;
+use crate::data::formats::image_folder::EXTENSIONS;
+use crate::data::picture;
 use crate::{Error, Result};
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
@@ -224,7 +225,7 @@ impl Pairs {
     /// It cannot be read or decoded.
     pub fn read(&self, index: usize, image: &mut Image) -> Result<()> {
         let path = &self.images[index];
-        image::decode(&read_whole(path)?, image)
+        picture::decode(&read_whole(path)?, image)
             .map_err(|why| Error::data(path, format!("cannot be decoded: {why}")))
     }
 }

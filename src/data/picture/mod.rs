@@ -8,6 +8,8 @@
 //! samples the input at (x + 1/2) * source / target - 1/2, coordinates outside repeat the border, and nothing is
 //! smoothed before it is made smaller. Arithmetic is in f32; OpenCV's own 8-bit path uses 11-bit weights and may differ by 1.
 
+pub mod augment;
+
 use crate::data::Image;
 use ::image::ImageDecoder as _;
 use std::io::Cursor;

@@ -8,7 +8,7 @@
 //!
 //! Every chunk but the last holds `chunklen` rows; the last may be shorter. All codecs of blosc 1 but snappy are read.
 
-use crate::data::blosc::{self, Refusal};
+use crate::data::formats::blosc::{self, Refusal};
 use crate::{Error, Result};
 use serde::Deserialize;
 use std::fs;
