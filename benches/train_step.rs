@@ -12,7 +12,7 @@ use arcface_cu::graph::infer::InferGraph;
 use arcface_cu::graph::train::TrainGraph;
 use arcface_cu::head::{ArcFace, ClassInit, Distribution, Margin, expected_initial_loss};
 use arcface_cu::models::{self, Embedding, Network};
-use arcface_cu::presets::SYMMETRIC_INPUT;
+use arcface_cu::recipe::presets::SYMMETRIC_INPUT;
 use clap::ValueEnum;
 use std::time::Instant;
 

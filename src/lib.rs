@@ -6,7 +6,7 @@
 //!
 //! ```
 //! use arcface_cu::backend::cpu::Cpu;
-//! use arcface_cu::config::Config;
+//! use arcface_cu::recipe::config::Config;
 //! use arcface_cu::data::{Dataset, Image, faces::{FacesOptions, GeneratedFaces}};
 //! use arcface_cu::train::{DataOptions, Trainer};
 //! use std::sync::Arc;
@@ -37,7 +37,6 @@
 pub mod backend;
 pub mod base;
 pub mod cli;
-pub mod config;
 pub mod data;
 pub mod demo;
 pub mod embed;
@@ -48,7 +47,7 @@ pub mod graph;
 pub mod head;
 pub mod models;
 pub mod optim;
-pub mod presets;
+pub mod recipe;
 pub mod report;
 pub mod search;
 pub mod train;

@@ -3,9 +3,9 @@
 mod support;
 
 use arcface_cu::backend::cpu::Cpu;
-use arcface_cu::config::Config;
 use arcface_cu::embedder::Embedder;
 use arcface_cu::graph::params::ParamTable;
+use arcface_cu::recipe::config::Config;
 use arcface_cu::weights::checkpoint::Weights;
 use arcface_cu::weights::convention::{Convention, Foreign, Place, foreign};
 use arcface_cu::weights::export;

@@ -1,7 +1,7 @@
 //! A run's folder: `config.toml`, `metrics.csv`, `eval.csv`, `checkpoints/step-XXXXXXXX.safetensors`, `weights.safetensors`,
 //! and `.lock`, which the process that trains holds.
 
-use crate::config::Config;
+use crate::recipe::config::Config;
 use crate::weights::checkpoint::{self, Checkpoint, Weights, write_atomically};
 use crate::{Error, Result};
 use std::fs::{self, File};

@@ -3,7 +3,7 @@
 use super::output::{grouped, say};
 use crate::Result;
 use crate::backend::InputTransform;
-use crate::presets::INPUTS;
+use crate::recipe::presets::INPUTS;
 use crate::weights::checkpoint::Weights;
 use crate::weights::import::{self, ImportOptions, Imported, InputOrigin};
 use std::path::{Path, PathBuf};

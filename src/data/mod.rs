@@ -4,7 +4,6 @@
 //! or a list. [`loader::Loader`] makes shuffled, augmented batches of one.
 
 pub mod check;
-pub mod faces;
 pub mod fingerprint;
 pub mod formats;
 pub mod loader;

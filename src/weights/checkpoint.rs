@@ -17,10 +17,10 @@
 //! A file is written beside its place, synced, and renamed, so that at any moment the old file or the new one is there, whole.
 
 use crate::base::fnv::Fnv;
-use crate::config::{Config, IMAGE_SIZE};
 use crate::data::fingerprint::Fingerprint;
 use crate::graph::Model;
 use crate::graph::params::ParamTable;
+use crate::recipe::config::{Config, IMAGE_SIZE};
 use crate::weights::formats;
 use crate::weights::formats::tensors::TensorFile;
 use crate::{Error, Result};

@@ -22,11 +22,11 @@ mod torch;
 
 use crate::backend::InputTransform;
 use crate::base::files::start_of;
-use crate::config::Config;
 use crate::graph::params::ParamTable;
 use crate::graph::{Model, NodeId, Op};
 use crate::models::Network;
-use crate::presets;
+use crate::recipe::config::Config;
+use crate::recipe::presets;
 use crate::weights::checkpoint::{self, Weights};
 use crate::weights::convention::Convention;
 use crate::weights::formats::tensors::TensorFile;

@@ -3,7 +3,7 @@
 use super::fit::Fitted;
 use super::onnx::{Mismatch, embedding_size, match_model, noted_input};
 use super::{InputOrigin, Mapped, Report};
-use crate::config::Config;
+use crate::recipe::config::Config;
 use crate::weights::formats::onnx::Graph;
 use crate::{Error, Result};
 use std::path::Path;

@@ -37,7 +37,7 @@ mod render;
 pub use folder::write_image_folder;
 pub use pairs::verification_pairs;
 
-use super::{Dataset, Image};
+use crate::data::{Dataset, Image};
 use crate::{Error, Result};
 
 /// Width and height of a generated image, in pixels.

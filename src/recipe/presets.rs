@@ -2,12 +2,13 @@
 
 use crate::backend::margin::{Margin, MarginGradient, PiGuard};
 use crate::backend::{InputTransform, SgdForm};
-use crate::config::{Config, HeadConfig, ModelConfig, TrainConfig};
 use crate::data::picture::augment::Augment;
 use crate::head::Distribution;
 use crate::models::{Embedding, Network};
 use crate::optim::{Course, Coverage, Decay, DecayForm, Milestones, Optimizer, Schedule, Span};
+use crate::recipe::config::{Config, HeadConfig, ModelConfig, TrainConfig};
 use crate::{Error, Result};
+use std::path::Path;
 
 /// Names that [`get`] knows.
 pub const NAMES: [&str; 11] = [
@@ -97,6 +98,16 @@ pub fn input(name: &str) -> Result<InputTransform> {
     known
         .map(|known| known.transform)
         .ok_or_else(|| Error::Usage(format!("there is no input {name}; there are {}", names())))
+}
+
+impl Config {
+    /// A preset, with a TOML file and `key=value` settings (dotted keys) over it, in that order.
+    ///
+    /// # Errors
+    /// An unknown preset or key, a value of the wrong type, or one that makes no sense.
+    pub fn load(preset: &str, file: Option<&Path>, settings: &[String]) -> Result<Self> {
+        get(preset)?.with(file, settings)
+    }
 }
 
 /// A preset by name.

@@ -13,11 +13,13 @@
 //! | `eval.json`, `pairs.png` | eval | |
 //! | `embeddings.npy`, `embeddings.json`, `labels.npy`, `files.txt`, `similarity.png` | embed | reserved people |
 
-use crate::config::IMAGE_SIZE;
+pub mod faces;
+
+use self::faces::FacesOptions;
 use crate::data::Dataset;
-use crate::data::faces::{self, FacesOptions};
 use crate::data::formats::image_folder::ImageFolder;
 use crate::eval;
+use crate::recipe::config::IMAGE_SIZE;
 use crate::weights::checkpoint::write_atomically;
 use crate::{Error, Result};
 use std::fs;

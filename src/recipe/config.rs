@@ -95,14 +95,6 @@ impl ModelConfig {
 }
 
 impl Config {
-    /// A preset, with a TOML file and `key=value` settings (dotted keys) over it, in that order.
-    ///
-    /// # Errors
-    /// An unknown preset or key, a value of the wrong type, or one that makes no sense.
-    pub fn load(preset: &str, file: Option<&Path>, settings: &[String]) -> Result<Self> {
-        crate::presets::get(preset)?.with(file, settings)
-    }
-
     /// This configuration with a TOML file and `key=value` settings (dotted keys) over it, in that order.
     ///
     /// # Errors
@@ -319,7 +311,7 @@ mod tests {
 
     #[test]
     fn every_preset_survives_the_trip_through_toml() {
-        for name in crate::presets::NAMES {
+        for name in crate::recipe::presets::NAMES {
             let config = Config::load(name, None, &[]).unwrap();
             let again: Config = toml::from_str(&config.to_toml()).unwrap();
             assert_eq!(config, again);
