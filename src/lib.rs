@@ -49,7 +49,6 @@ pub mod models;
 pub mod optim;
 pub mod recipe;
 pub mod report;
-pub mod search;
 pub mod train;
 pub mod verification;
 pub mod weights;

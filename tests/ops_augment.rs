@@ -4,8 +4,9 @@ mod oracles;
 mod support;
 
 use arcface_cu::backend::{Augmented, Backend, InputTransform};
+use arcface_cu::base::changes::Changes;
 use arcface_cu::base::random::{Purpose, Random};
-use arcface_cu::data::picture::augment::{Augment, Changes};
+use arcface_cu::data::picture::augment::Augment;
 use oracles::{UNIT, assert_close, download, poisoned};
 use support::devices::on_each_device;
 

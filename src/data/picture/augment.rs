@@ -9,6 +9,7 @@
 //! (The TensorFlow project whose recipe [`Augment::seed`] is applied its brightness and hue deltas to floats in 0..255,
 //! where they do next to nothing. Here they are applied in [0, 1], where they were meant to be.)
 
+use crate::base::changes::{Changes, ERASED};
 use crate::base::random::{Purpose, Random};
 use crate::data::Image;
 use crate::data::picture::{ResizedWindow, flip, resize_window, to_u8};
@@ -54,32 +55,6 @@ impl Default for Augment {
         }
     }
 }
-
-/// What is done to one picture in one epoch, in this order; places are in pixels.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Changes {
-    /// Left and top of the crop in the resized picture.
-    pub crop: [usize; 2],
-    /// Pixels to the right and down; the border fills what comes in.
-    pub shift: [isize; 2],
-    /// Mirror left and right.
-    pub flip: bool,
-    /// Added to all channels, in [0, 1].
-    pub brightness: f32,
-    /// Whole turns.
-    pub hue: f32,
-    /// Factor around each channel's mean.
-    pub contrast: f32,
-    /// Factor.
-    pub saturation: f32,
-    /// Turn grey.
-    pub grey: bool,
-    /// Left, top, width and height of a rectangle to be painted mid-grey.
-    pub erase: Option<[usize; 4]>,
-}
-
-/// The colour of erased pixels.
-pub const ERASED: u8 = 127;
 
 impl Augment {
     /// The recipe of the TensorFlow project that this one follows: resize to 128, crop, flip, brightness 0.1, hue 0.03,
@@ -220,15 +195,6 @@ fn resize_and_crop(image: &Image, side: usize, crop: [usize; 2], size: usize, ou
 }
 
 impl Changes {
-    /// Whether any colour changes.
-    pub fn colours(&self) -> bool {
-        self.brightness != 0.0
-            || self.hue != 0.0
-            || self.contrast != 1.0
-            || self.saturation != 1.0
-            || self.grey
-    }
-
     /// Makes `out` (`size` x `size`, HWC, RGB) of a resized picture of `side` x `side` pixels.
     ///
     /// # Panics

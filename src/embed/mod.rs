@@ -18,6 +18,7 @@
 
 mod partial;
 mod pictures;
+pub mod search;
 mod stored;
 mod stream;
 
