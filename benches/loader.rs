@@ -33,7 +33,7 @@ fn main() -> arcface_cu::Result<()> {
         .collect();
     let began = Instant::now();
     for encoded in &bytes {
-        image::decode(&encoded.bytes, &mut picture).expect("an image");
+        picture::decode(&encoded.bytes, &mut picture).expect("an image");
     }
     let rate = bytes.len() as f64 / began.elapsed().as_secs_f64();
     println!("decoding alone, 1 thread: {rate:.0} img/s");
@@ -97,7 +97,7 @@ fn make_pictures(dir: &Path) {
                 height: 20,
                 pixels,
             };
-            let jpeg = image::encode_jpeg(&image::resize(&noise, 112, 112), 95);
+            let jpeg = picture::encode_jpeg(&picture::resize(&noise, 112, 112), 95);
             std::fs::write(sub.join(format!("{i}.jpg")), jpeg).expect("a file");
         }
     }

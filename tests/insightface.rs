@@ -76,7 +76,7 @@ fn weights(preset: &str) -> Weights {
 fn is_pytorchs(name: &str) {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/reference/golden/insightface.safetensors");
-    let golden = safe::open(&golden).unwrap();
+    let golden = safetensors::open(&golden).unwrap();
     let expected = &golden.get(name).unwrap().values;
     let weights = weights(&format!("insightface-{name}"));
     let mut cpu = Cpu::new();

@@ -136,7 +136,7 @@ fn people(dir: &Path) {
         for i in 0..2 {
             let k = 2 * p + i;
             let (ending, bytes) = match p {
-                1 => ("png", image::encode_png(&picture(k))),
+                1 => ("png", picture::encode_png(&picture(k))),
                 _ => ("ppm", ppm(k)),
             };
             fs::write(

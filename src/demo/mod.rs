@@ -16,11 +16,11 @@
 pub mod faces;
 
 use self::faces::FacesOptions;
+use crate::base::files;
 use crate::data::Dataset;
 use crate::data::formats::image_folder::ImageFolder;
 use crate::eval;
 use crate::recipe::config::IMAGE_SIZE;
-use crate::weights::checkpoint::write_atomically;
 use crate::{Error, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -136,7 +136,7 @@ impl Demo {
             text.push_str(&shell_line(&command));
             text.push('\n');
         }
-        write_atomically(&mark, text.as_bytes())
+        files::write(&mark, text.as_bytes())
     }
 
     fn path(&self, name: &str) -> String {

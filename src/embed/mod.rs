@@ -28,13 +28,13 @@ pub use stored::{Origin, Stored, is_stored};
 pub use stream::{Step, StreamOptions, Summary, embed_all, embed_in_memory};
 
 use crate::backend::Backend;
+use crate::base::files;
 use crate::data::picture::{flip, resize};
 use crate::data::{Dataset, Image};
 use crate::embedder::Embedder;
 use crate::encoding::npy::{self, Elements, Npy};
 use crate::report::similarity::{Block, Means, Similarity};
 use crate::verification::{self, Tta};
-use crate::weights::checkpoint::write_atomically;
 use crate::{Error, Result};
 use std::collections::BTreeMap;
 use std::fs;
@@ -287,7 +287,7 @@ impl Embedded {
         }
         .save(out)?;
         let lines: String = self.files.iter().map(|f| one_line(f) + "\n").collect();
-        write_atomically(&out.join(stored::FILES), lines.as_bytes())?;
+        files::write(&out.join(stored::FILES), lines.as_bytes())?;
         similarity.save(&out.join("similarity.png"))?;
         Ok(similarity.means())
     }

@@ -6,9 +6,9 @@
 //! while the state says so they are not read, since some may still be those of an earlier run. `.lock` is held all the time.
 
 use super::stored::{FILES, LABELS, NAMES, NPY, ORIGIN, Origin, SAFETENSORS, SKIPPED};
+use crate::base::files::{self, lock_folder};
 use crate::encoding::npy;
 use crate::verification::Tta;
-use crate::weights::checkpoint::{lock_folder, write_atomically};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -334,7 +334,7 @@ impl Partial {
         for (number, name) in names {
             text += &format!("{number}\t{}\n", name.replace(['\n', '\r', '\t'], "?"));
         }
-        write_atomically(
+        files::write(
             &self.folder.join(format!("{NAMES}.partial")),
             text.as_bytes(),
         )?;
@@ -363,7 +363,7 @@ impl State {
 
     fn save(&self, folder: &Path) -> Result<()> {
         let text = serde_json::to_string_pretty(self).expect("plain data") + "\n";
-        write_atomically(&folder.join(STATE), text.as_bytes())
+        files::write(&folder.join(STATE), text.as_bytes())
     }
 
     /// Whether files are just being given their names.

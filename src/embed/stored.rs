@@ -1,10 +1,10 @@
 //! A folder of embeddings, read.
 
 use super::partial::State;
+use crate::base::files;
 use crate::encoding::npy::{self, Elements, Npy};
 use crate::report::similarity::{Block, Means, Similarity};
 use crate::verification::Tta;
-use crate::weights::checkpoint::write_atomically;
 use crate::{Error, Result};
 use safetensors::tensor::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
@@ -32,7 +32,7 @@ pub struct Origin {
 impl Origin {
     pub(super) fn save(&self, folder: &Path) -> Result<()> {
         let text = serde_json::to_string(self).expect("plain data") + "\n";
-        write_atomically(&folder.join(ORIGIN), text.as_bytes())
+        files::write(&folder.join(ORIGIN), text.as_bytes())
     }
 }
 

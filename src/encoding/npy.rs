@@ -10,9 +10,10 @@
 //!
 //! Read: bool, u1, i4, u4, i8, f4 and f8, little-endian, in row-major order. Written: f4, i8, u4 and bool, version 1.0.
 
+use crate::base::files;
 use crate::{Error, Result};
-use std::fs::{self, File};
-use std::io::{BufReader, BufWriter, Read as _, Write as _};
+use std::fs::File;
+use std::io::{BufReader, Read as _, Write as _};
 use std::path::Path;
 
 /// The longest header that is believed. NumPy's own are about 128 bytes.
@@ -210,25 +211,18 @@ pub fn write(path: &Path, npy: &Npy) -> Result<()> {
     };
     assert_eq!(npy.shape.iter().product::<usize>(), count, "the shape fits");
     let header = header(descr, &npy.shape);
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(".tmp");
-    let temporary = Path::new(&temporary);
-    let write_all = || -> std::io::Result<()> {
-        let mut out = BufWriter::new(File::create(temporary)?);
+    files::write_with(path, |out| {
         out.write_all(&header)?;
         match &npy.elements {
-            Elements::Bool(v) => put(&mut out, v, |x| [u8::from(x)])?,
-            Elements::U8(v) => out.write_all(v)?,
-            Elements::I32(v) => put(&mut out, v, i32::to_le_bytes)?,
-            Elements::U32(v) => put(&mut out, v, u32::to_le_bytes)?,
-            Elements::I64(v) => put(&mut out, v, i64::to_le_bytes)?,
-            Elements::F32(v) => put(&mut out, v, f32::to_le_bytes)?,
-            Elements::F64(v) => put(&mut out, v, f64::to_le_bytes)?,
+            Elements::Bool(v) => put(out, v, |x| [u8::from(x)]),
+            Elements::U8(v) => out.write_all(v),
+            Elements::I32(v) => put(out, v, i32::to_le_bytes),
+            Elements::U32(v) => put(out, v, u32::to_le_bytes),
+            Elements::I64(v) => put(out, v, i64::to_le_bytes),
+            Elements::F32(v) => put(out, v, f32::to_le_bytes),
+            Elements::F64(v) => put(out, v, f64::to_le_bytes),
         }
-        out.into_inner()?.sync_all()
-    };
-    write_all().map_err(Error::io("writing", path))?;
-    fs::rename(temporary, path).map_err(Error::io("renaming the temporary file to", path))
+    })
 }
 
 /// All that stands before the elements: 128 bytes, but for a shape of many axes.
@@ -286,6 +280,7 @@ fn parse_shape(text: &str) -> Option<Vec<usize>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     #[test]
     fn every_type_comes_back() {

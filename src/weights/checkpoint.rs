@@ -16,6 +16,7 @@
 //!
 //! A file is written beside its place, synced, and renamed, so that at any moment the old file or the new one is there, whole.
 
+use crate::base::files;
 use crate::base::fnv::Fnv;
 use crate::data::fingerprint::Fingerprint;
 use crate::graph::Model;
@@ -27,8 +28,8 @@ use crate::{Error, Result};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
-use std::fs::{self, File, TryLockError};
-use std::io::{Read as _, Write};
+use std::fs::{self, File};
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 const METADATA_KEY: &str = "arcface_cu";
@@ -334,50 +335,7 @@ fn save(path: &Path, tensors: &[Tensor], metadata: &Metadata) -> Result<()> {
     let metadata = HashMap::from([(METADATA_KEY.to_string(), metadata)]);
     let bytes = safetensors::serialize(views, Some(metadata))
         .map_err(|e| Error::data(path, format!("cannot be made into a safetensors file: {e}")))?;
-    write_atomically(path, &bytes)
-}
-
-/// Writes a file so that a reader, or a machine that loses power, finds the old contents or the new, never a part.
-///
-/// # Errors
-/// The file cannot be written, synced or renamed.
-pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut name = path.file_name().unwrap_or_default().to_os_string();
-    name.push(".tmp");
-    let temporary = path.with_file_name(name);
-    let written = File::create(&temporary)
-        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
-        .and_then(|()| fs::rename(&temporary, path));
-    if let Err(error) = written {
-        // Where it was not even created there is nothing to remove.
-        let _ = fs::remove_file(&temporary);
-        return Err(Error::io("writing", path)(error));
-    }
-    // The name itself is durable once the folder is.
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
-    let folder = folder.unwrap_or(Path::new("."));
-    File::open(folder)
-        .and_then(|folder| folder.sync_all())
-        .map_err(Error::io("syncing the folder", folder))
-}
-
-/// Makes the folder `path`, and takes it by its file `.lock` for this process, until what comes back is dropped or the process
-/// ends. `doing` says what the process does there ("training").
-///
-/// # Errors
-/// Another process has taken it, or the system refuses.
-pub fn lock_folder(path: &Path, doing: &str) -> Result<File> {
-    fs::create_dir_all(path).map_err(Error::io("creating the folder", path))?;
-    let lock = path.join(".lock");
-    let file = File::create(&lock).map_err(Error::io("creating", &lock))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(Error::Usage(format!(
-            "another process is {doing} into {}: wait for it to end, or choose another --out",
-            path.display()
-        ))),
-        Err(TryLockError::Error(e)) => Err(Error::io("locking", &lock)(e)),
-    }
+    files::write(path, &bytes)
 }
 
 /// A file in memory.

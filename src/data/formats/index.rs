@@ -167,7 +167,7 @@ fn keep(place: &Path, bytes: &[u8]) -> std::io::Result<()> {
     if let Some(folder) = place.parent() {
         fs::create_dir_all(folder)?;
     }
-    files::replace(place, bytes)
+    files::write_cached(place, bytes)
 }
 
 fn encode(index: &Index, format: Format, stamp: Stamp) -> Vec<u8> {

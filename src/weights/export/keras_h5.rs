@@ -12,10 +12,11 @@
 //!
 //! In a model within a model, learnt weights come first, then the running statistics.
 
+use crate::base::files;
 use crate::graph::params::ParamTable;
 use crate::graph::{Model, Op};
 use crate::models::{Embedding, Network};
-use crate::weights::checkpoint::{Weights, write_atomically};
+use crate::weights::checkpoint::Weights;
 use crate::weights::convention::{Convention, Foreign, Place, foreign};
 use crate::weights::formats::keras::{Layer, encode};
 use crate::weights::formats::tensors::NamedTensor;
@@ -27,7 +28,7 @@ use std::path::Path;
 /// # Errors
 /// A configuration that makes no sense, class rows of another length than a multiple of D, a file that cannot be written.
 pub fn write(path: &Path, weights: &Weights, class_rows: Option<&[f32]>) -> Result<()> {
-    write_atomically(path, &encode(&layers(weights, class_rows)?)?)
+    files::write(path, &encode(&layers(weights, class_rows)?)?)
 }
 
 /// The layers of the file.

@@ -17,10 +17,11 @@
 
 use crate::backend::geometry::{Padding, Window};
 use crate::backend::{FilterAt, InputTransform};
+use crate::base::files;
 use crate::graph::fold::scale_and_shift;
 use crate::graph::params::{At, ParamTable};
 use crate::graph::{Model, Op, Shape};
-use crate::weights::checkpoint::{Weights, write_atomically};
+use crate::weights::checkpoint::Weights;
 use crate::weights::convention::{
     Convention, Foreign, batch_norm_behind, filter_before, foreign, pair_begins, stands_for_pair,
 };
@@ -46,7 +47,7 @@ pub struct OnnxOptions {
 /// # Errors
 /// As [`graph`]; the file cannot be written.
 pub fn write(path: &Path, weights: &Weights, options: OnnxOptions) -> Result<()> {
-    write_atomically(path, &graph(weights, options)?.encode())
+    files::write(path, &graph(weights, options)?.encode())
 }
 
 /// The network as a graph of ONNX operators, with its notes.

@@ -4,8 +4,9 @@
 //! use at a fixed momentum, is left out, as PyTorch allows. So are class rows: InsightFace keeps them in a file of
 //! their own for each GPU.
 
+use crate::base::files;
 use crate::graph::params::ParamTable;
-use crate::weights::checkpoint::{Weights, write_atomically};
+use crate::weights::checkpoint::Weights;
 use crate::weights::convention::{Convention, Foreign, foreign};
 use crate::weights::formats::tensors::NamedTensor;
 use crate::{Error, Result};
@@ -47,5 +48,5 @@ pub fn write(path: &Path, weights: &Weights) -> Result<()> {
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     let file = safetensors::serialize(views, Some(metadata))
         .map_err(|e| Error::data(path, format!("cannot be made into a safetensors file: {e}")))?;
-    write_atomically(path, &file)
+    files::write(path, &file)
 }

@@ -145,7 +145,7 @@ impl Cache {
             log,
             image,
         ];
-        let _ = files::replace(&path, &parts.concat());
+        let _ = files::write_cached(&path, &parts.concat());
     }
 }
 
