@@ -16,15 +16,18 @@
 //! of training. Their numbers are their folders' names where all of those are different numbers (`85741/0001.jpg`), else
 //! their places in the data set. The first images of each, in name order, are embedded; identities with too few are skipped.
 
+mod folder;
 mod partial;
 mod pictures;
 pub mod search;
+mod state;
 mod stored;
 mod stream;
 
-pub use partial::Format;
+pub use folder::Origin;
 pub use pictures::Pictures;
-pub use stored::{Origin, Stored, is_stored};
+pub use state::Format;
+pub use stored::{Stored, is_stored};
 pub use stream::{Step, StreamOptions, Summary, embed_all, embed_in_memory};
 
 use crate::backend::Backend;
@@ -256,18 +259,18 @@ impl Embedded {
     pub fn save(&self, out: &Path, weights: &str, tta: Tta) -> Result<Means> {
         let similarity = Similarity::new(&self.embeddings, self.dim, &self.blocks)?;
         fs::create_dir_all(out).map_err(Error::io("creating the folder", out))?;
-        if let Some(state) = partial::State::read(out)? {
+        if let Some(state) = state::State::read(out)? {
             return Err(state.unfinished(out));
         }
         // Without the list of files, which comes last, nobody takes a part of this for the whole.
-        partial::remove_stale(
+        folder::remove_stale(
             out,
             &[
-                stored::FILES,
-                stored::ORIGIN,
-                stored::SAFETENSORS,
-                stored::NAMES,
-                stored::SKIPPED,
+                folder::FILES,
+                folder::ORIGIN,
+                folder::SAFETENSORS,
+                folder::NAMES,
+                folder::SKIPPED,
                 "similarity.png",
             ],
         )?;
@@ -287,7 +290,7 @@ impl Embedded {
         }
         .save(out)?;
         let lines: String = self.files.iter().map(|f| one_line(f) + "\n").collect();
-        files::write(&out.join(stored::FILES), lines.as_bytes())?;
+        files::write(&out.join(folder::FILES), lines.as_bytes())?;
         similarity.save(&out.join("similarity.png"))?;
         Ok(similarity.means())
     }

@@ -1,7 +1,9 @@
 //! Every picture of a data set, in order: decoded on all cores ahead of the network, memory bounded by a few batches.
 
-use super::partial::{Begun, Format, Job, Partial};
-use super::stored::{Origin, Stored};
+use super::folder::Origin;
+use super::partial::{Begun, Partial};
+use super::state::{Format, Job};
+use super::stored::Stored;
 use super::{embed_pixels, label_numbers, one_line};
 use crate::backend::Backend;
 use crate::base::fnv::Fnv;

@@ -11,7 +11,8 @@
 use super::{ChannelOrder, EvalOptions, EvalSet, Evaluation, pair_pictures};
 use crate::base::files;
 use crate::report::figure::{Axis, Corner, Dash, Figure, Layer, Paint, SERIES};
-use crate::report::page::{data_uri, document, escape};
+use crate::report::markup::escape;
+use crate::report::page::{data_uri, document};
 use crate::report::pairs::{self, PairPicture};
 use crate::verification::{
     CONFIDENCE, Curves, OperatingPoint, SetResult, Tta, Verdict, Verification, curves, wilson,
