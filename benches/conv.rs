@@ -12,7 +12,7 @@ use arcface_cu::backend::geometry::{Conv2d, Padding, Window};
 use arcface_cu::backend::{
     Activation, Backend, Close, Epilogue, FilterAt, GradTarget, Pending, PendingGrad, bn, sums,
 };
-use arcface_cu::random::{Purpose, Random};
+use arcface_cu::base::random::{Purpose, Random};
 use rayon::prelude::*;
 
 /// Elements of the bare product's larger input: the unrolled image as a whole would not fit the memory.

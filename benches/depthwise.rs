@@ -11,7 +11,7 @@ use arcface_cu::backend::geometry::{Padding, PerChannel, Window};
 use arcface_cu::backend::{
     Activation, Backend, Close, Epilogue, FilterAt, GradTarget, Pending, PendingGrad,
 };
-use arcface_cu::random::{Purpose, Random};
+use arcface_cu::base::random::{Purpose, Random};
 use rayon::prelude::*;
 use std::time::{Duration, Instant};
 

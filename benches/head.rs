@@ -12,8 +12,8 @@ use arcface_cu::backend::geometry::Conv2d;
 use arcface_cu::backend::{
     Backend, Epilogue, FilterAt, GradTarget, Pending, PendingGrad, SgdForm, SgdStep,
 };
+use arcface_cu::base::random::{Purpose, Random};
 use arcface_cu::head::{ArcFace, ClassInit, Distribution, Margin, expected_initial_loss};
-use arcface_cu::random::{Purpose, Random};
 use arcface_cu::{Error, Result};
 use common::{Device, Record, gpu, quit};
 use serde_json::json;

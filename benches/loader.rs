@@ -3,10 +3,11 @@
 //! PATH is an image folder or RecordIO; without it, JPEGs of smoothed noise, 112x112, quality 95, are made in a temporary
 //! folder. Every run's labels and pixels are summed and must agree, whatever the number of threads.
 
-use arcface_cu::data::augment::Augment;
+use arcface_cu::base::random::{Purpose, Random};
 use arcface_cu::data::loader::{Loader, LoaderOptions};
-use arcface_cu::data::{Dataset, Image, image, open};
-use arcface_cu::random::{Purpose, Random};
+use arcface_cu::data::picture;
+use arcface_cu::data::picture::augment::Augment;
+use arcface_cu::data::{Dataset, Image, open};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -32,7 +33,7 @@ fn main() -> arcface_cu::Result<()> {
         .collect();
     let began = Instant::now();
     for encoded in &bytes {
-        image::decode(&encoded.bytes, &mut picture).expect("an image");
+        picture::decode(&encoded.bytes, &mut picture).expect("an image");
     }
     let rate = bytes.len() as f64 / began.elapsed().as_secs_f64();
     println!("decoding alone, 1 thread: {rate:.0} img/s");
@@ -96,7 +97,7 @@ fn make_pictures(dir: &Path) {
                 height: 20,
                 pixels,
             };
-            let jpeg = image::encode_jpeg(&image::resize(&noise, 112, 112), 95);
+            let jpeg = picture::encode_jpeg(&picture::resize(&noise, 112, 112), 95);
             std::fs::write(sub.join(format!("{i}.jpg")), jpeg).expect("a file");
         }
     }

@@ -2,8 +2,8 @@
 //!
 //!     cargo bench --bench search
 
-use arcface_cu::random::{Purpose, Random};
-use arcface_cu::search::{cosine, search};
+use arcface_cu::base::random::{Purpose, Random};
+use arcface_cu::embed::search::{cosine, search};
 use std::time::Instant;
 
 const GALLERY: usize = 100_000;

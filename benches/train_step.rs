@@ -10,13 +10,13 @@ mod common;
 
 use arcface_cu::backend::cpu::Cpu;
 use arcface_cu::backend::{Backend, SgdForm, SgdStep};
+use arcface_cu::base::random::{Purpose, Random};
 use arcface_cu::graph::Model;
 use arcface_cu::graph::infer::InferGraph;
 use arcface_cu::graph::train::TrainGraph;
 use arcface_cu::head::{ArcFace, ClassInit, Distribution, Margin, expected_initial_loss};
 use arcface_cu::models::{self, Embedding, Network};
-use arcface_cu::presets::SYMMETRIC_INPUT;
-use arcface_cu::random::{Purpose, Random};
+use arcface_cu::recipe::presets::SYMMETRIC_INPUT;
 use arcface_cu::{Error, Result};
 use clap::ValueEnum;
 use common::{Device, Record, gpu, quit};

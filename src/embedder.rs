@@ -1,10 +1,10 @@
 //! A trained network as a function from pictures to embeddings.
 
 use crate::backend::{Backend, InputTransform};
-use crate::checkpoint::Weights;
 use crate::data::Image;
-use crate::data::image::resize;
+use crate::data::picture::resize;
 use crate::graph::infer::InferGraph;
+use crate::weights::checkpoint::Weights;
 use crate::{Error, Result};
 
 /// Embeds pictures on a device.

@@ -6,7 +6,7 @@
 //!
 //! ```
 //! use arcface_cu::backend::cpu::Cpu;
-//! use arcface_cu::config::Config;
+//! use arcface_cu::recipe::config::Config;
 //! use arcface_cu::data::{Dataset, Image, faces::{FacesOptions, GeneratedFaces}};
 //! use arcface_cu::train::{DataOptions, Trainer};
 //! use std::sync::Arc;
@@ -35,30 +35,22 @@
 //! and knows no device; [`train`], [`eval`], [`embed`] and [`embedder`] put them to work, and [`cli`] is the program.
 
 pub mod backend;
-pub mod checkpoint;
+pub mod base;
 pub mod cli;
-pub mod config;
-pub mod convention;
 pub mod data;
 pub mod demo;
 pub mod embed;
 pub mod embedder;
-pub mod error;
+pub mod encoding;
 pub mod eval;
-pub mod export;
-mod fnv;
-mod framing;
 pub mod graph;
 pub mod head;
-pub mod import;
 pub mod models;
 pub mod optim;
-mod own_file;
-pub mod presets;
-pub mod random;
+pub mod recipe;
 pub mod report;
-pub mod search;
 pub mod train;
 pub mod verification;
+pub mod weights;
 
-pub use error::{Error, Result};
+pub use base::error::{Error, Result};

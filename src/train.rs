@@ -1,18 +1,18 @@
 //! Training: a network with an ArcFace head, fitted to a data set step by step.
 
 use crate::backend::{Augmented, Backend, Segment};
-use crate::checkpoint::{Checkpoint, Weights};
-use crate::config::{Config, IMAGE_SIZE};
-use crate::data::augment::Augment;
 use crate::data::fingerprint::Fingerprint;
 use crate::data::loader::{Batch, Loader, LoaderOptions};
+use crate::data::picture::augment::Augment;
 use crate::data::{Dataset, Image};
 use crate::embedder::Embedder;
 use crate::graph::train::TrainGraph;
 use crate::head::{ArcFace, ClassInit, expected_initial_loss};
-use crate::import::Start;
 use crate::optim::Role;
+use crate::recipe::config::{Config, IMAGE_SIZE};
 use crate::report::StepReport;
+use crate::weights::checkpoint::{Checkpoint, Weights};
+use crate::weights::import::Start;
 use crate::{Error, Result};
 use std::sync::Arc;
 use std::time::Instant;

@@ -1,53 +1,90 @@
 //! The plan of the house, read off the sources: who may use whom, who names CUDA, reads arguments, prints, is unsafe.
 //! Comments, strings and tests inside the sources do not count.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// What each top-level module may use besides itself, `error` and `random`. Everything that is not here is a command
-/// (or `cli`) and may use all of these.
-const ARROWS: [(&str, &[&str]); 14] = [
-    ("error", &[]),
-    ("random", &[]),
-    ("fnv", &[]),
-    ("framing", &[]),
-    ("own_file", &[]),
-    ("data", &["fnv", "framing", "own_file"]),
+/// The rooms from the top down, and what each may use: always rooms further down. Everybody may use `base`.
+const ROOMS: [(&str, &[&str]); 18] = [
+    (
+        "cli",
+        &[
+            "demo",
+            "train",
+            "eval",
+            "embed",
+            "embedder",
+            "weights",
+            "report",
+            "verification",
+            "recipe",
+            "models",
+            "graph",
+            "head",
+            "optim",
+            "backend",
+            "data",
+            "encoding",
+        ],
+    ),
+    ("demo", &["eval", "recipe", "data"]),
+    (
+        "train",
+        &[
+            "embedder", "weights", "report", "recipe", "graph", "head", "optim", "backend", "data",
+        ],
+    ),
+    (
+        "eval",
+        &[
+            "embedder",
+            "weights",
+            "report",
+            "verification",
+            "backend",
+            "data",
+            "encoding",
+        ],
+    ),
+    (
+        "embed",
+        &[
+            "embedder",
+            "report",
+            "verification",
+            "backend",
+            "data",
+            "encoding",
+        ],
+    ),
+    ("embedder", &["weights", "graph", "backend", "data"]),
+    (
+        "weights",
+        &[
+            "recipe", "models", "graph", "optim", "backend", "data", "encoding",
+        ],
+    ),
+    ("report", &["verification", "encoding"]),
     ("verification", &[]),
-    ("report", &["framing", "verification"]),
-    ("backend", &["data", "fnv", "own_file"]),
-    ("optim", &["backend"]),
-    ("graph", &["backend", "optim"]),
-    ("models", &["backend", "graph"]),
-    ("convention", &["graph", "optim"]),
+    (
+        "recipe",
+        &["models", "graph", "head", "optim", "backend", "data"],
+    ),
+    ("models", &["graph", "backend"]),
+    ("graph", &["optim", "backend"]),
     ("head", &["backend"]),
-];
-
-/// The commands and what carries them; `cli` and `main` alone stand above.
-const COMMANDS: [&str; 14] = [
-    "train",
-    "eval",
-    "embed",
-    "embedder",
-    "search",
-    "demo",
-    "checkpoint",
-    "config",
-    "presets",
-    "pack",
-    "convert",
-    "import",
-    "export",
-    "plan",
+    ("optim", &["backend"]),
+    ("backend", &[]),
+    ("data", &["encoding"]),
+    ("encoding", &[]),
+    ("base", &[]),
 ];
 
 /// Modules that may print: the commands, not what carries them.
-const PRINTERS: [&str; 9] = [
-    "main", "cli", "train", "eval", "embed", "demo", "pack", "convert", "plan",
-];
+const PRINTERS: [&str; 6] = ["main", "cli", "train", "eval", "embed", "demo"];
 
 /// Where `unsafe` may stand outside `backend`: a memory map, and a C library's decoder.
-const UNSAFE: [&str; 2] = ["data/map.rs", "data/blosc.rs"];
+const UNSAFE: [&str; 2] = ["base/map.rs", "data/formats/blosc.rs"];
 
 /// Lines of a file, its tests aside.
 const LONGEST: usize = 660;
@@ -61,10 +98,15 @@ struct Source {
 }
 
 impl Source {
-    /// Modules between the crate's root and this one's inside.
-    fn depth(&self) -> usize {
-        let folders = self.path.matches('/').count();
-        folders + usize::from(!self.path.ends_with("/mod.rs"))
+    /// Its path in the crate: `["data", "formats", "list"]`.
+    fn place(&self) -> Vec<&str> {
+        let path = self.path.trim_end_matches(".rs").trim_end_matches("/mod");
+        path.split('/').filter(|part| *part != "lib").collect()
+    }
+
+    /// All that it names of this crate, as paths from the crate's root.
+    fn named(&self) -> BTreeSet<Vec<String>> {
+        named(&self.code, &self.place())
     }
 
     fn module(&self) -> &str {
@@ -223,80 +265,148 @@ fn nobody(rule: &str, sinners: Vec<String>) {
     assert!(sinners.is_empty(), "{rule}:\n{}", sinners.join("\n"));
 }
 
-/// Modules of this crate that code `depth` modules below its root names by `crate::x` or `crate::{x, y::z}`, or with as
-/// many `super::` in the place of `crate::`.
-fn used(code: &str, depth: usize) -> BTreeSet<String> {
-    let mut names = BTreeSet::new();
-    let supers = "super::".repeat(depth);
-    let roots = code
-        .match_indices("crate::")
-        .chain(code.match_indices(&supers));
-    for (at, word) in roots {
+/// All that code at `place` names by `crate::`, `super::` and `self::`, lists taken apart.
+fn named(code: &str, place: &[&str]) -> BTreeSet<Vec<String>> {
+    let mut paths = BTreeSet::new();
+    let roots = ["crate::", "super::", "self::"].map(|root| code.match_indices(root));
+    for (at, root) in roots.into_iter().flatten() {
         let before = code[..at].chars().next_back();
-        // `super::super::x` of a file two levels down is found where it begins.
-        if before.is_some_and(is_word) || word != "crate::" && before == Some(':') {
+        // The second `super::` of a path belongs to the first.
+        if before.is_some_and(|c| is_word(c) || c == ':') {
             continue;
         }
-        let rest = &code[at + word.len()..];
-        let name = |text: &str| -> String {
-            text.trim_start()
-                .chars()
-                .take_while(|c| is_word(*c))
-                .collect()
-        };
-        if let Some(list) = rest.strip_prefix('{') {
-            let (mut depth, mut begins) = (0, true);
-            for (i, c) in list.char_indices() {
-                if begins && !c.is_whitespace() {
-                    names.insert(name(&list[i..]));
-                    begins = false;
-                }
-                match c {
-                    '{' => depth += 1,
-                    '}' if depth == 0 => break,
-                    '}' => depth -= 1,
-                    ',' if depth == 0 => begins = true,
-                    _ => {}
-                }
+        let mut rest = &code[at..];
+        let mut depth = if root == "crate::" { 0 } else { place.len() };
+        while let Some(above) = rest.strip_prefix("super::") {
+            (rest, depth) = (above, depth.saturating_sub(1));
+        }
+        let rest = rest
+            .trim_start_matches("crate::")
+            .trim_start_matches("self::");
+        let prefix: Vec<String> = place[..depth].iter().map(|s| s.to_string()).collect();
+        expand(rest, prefix, &mut paths);
+    }
+    paths
+}
+
+/// The paths that `text` begins with, `a::b` or `{a, b::{c, d}}`; returns what follows them.
+fn expand<'a>(
+    text: &'a str,
+    mut prefix: Vec<String>,
+    paths: &mut BTreeSet<Vec<String>>,
+) -> &'a str {
+    let text = text.trim_start();
+    if let Some(mut list) = text.strip_prefix('{') {
+        loop {
+            list = expand(list, prefix.clone(), paths).trim_start();
+            if list.starts_with("as ") {
+                list = list.trim_start_matches(|c| c != ',' && c != '}');
             }
-        } else {
-            names.insert(name(rest));
+            match list.strip_prefix(',') {
+                Some(rest) => list = rest.trim_start(),
+                None => return list.strip_prefix('}').unwrap_or(list),
+            }
+            // A comma after the last item.
+            if let Some(rest) = list.strip_prefix('}') {
+                return rest;
+            }
         }
     }
-    // Types and functions at the crate's root stand for no module.
-    names.retain(|name| name.starts_with(char::is_lowercase));
-    names
+    let end = text.find(|c| !is_word(c)).unwrap_or(text.len());
+    if end > 0 {
+        prefix.push(text[..end].to_owned());
+    }
+    match text[end..].strip_prefix("::") {
+        Some(rest) => expand(rest, prefix, paths),
+        None => {
+            paths.insert(prefix);
+            &text[end..]
+        }
+    }
 }
 
 #[test]
-fn arrows_point_down() {
+fn rooms_use_only_rooms_below_them() {
+    for (i, (room, below)) in ROOMS.iter().enumerate() {
+        for name in *below {
+            let place = ROOMS.iter().position(|(room, _)| room == name);
+            assert!(place > Some(i), "{name} must stand below {room}");
+        }
+    }
     let mut sinners = Vec::new();
     for source in sources() {
-        let module = source.module();
-        if ["lib", "main", "cli"].contains(&module) {
+        let room = source.module();
+        if ["lib", "main"].contains(&room) {
             continue;
         }
-        let allowed = ARROWS.iter().find(|(name, _)| *name == module);
-        let Some((_, allowed)) = allowed else {
-            if !COMMANDS.contains(&module) {
-                sinners.push(format!(
-                    "src/{}: give {module} its place in this test",
-                    source.path
-                ));
-            }
-            if used(&source.code, source.depth()).contains("cli") {
-                sinners.push(format!("src/{} uses cli", source.path));
-            }
+        let Some((_, below)) = ROOMS.iter().find(|(name, _)| *name == room) else {
+            sinners.push(format!(
+                "src/{}: {room} has no place in this test",
+                source.path
+            ));
             continue;
         };
-        for name in used(&source.code, source.depth()) {
-            let base = ["error", "random", module].contains(&name.as_str());
-            if !base && !allowed.contains(&name.as_str()) {
+        for path in source.named() {
+            // What stands at the crate's root is a re-export of `base`.
+            let name = path.first().map_or("", String::as_str);
+            let known = ROOMS.iter().any(|(room, _)| *room == name);
+            if known && name != room && name != "base" && !below.contains(&name) {
                 sinners.push(format!("src/{} uses {name}", source.path));
             }
         }
     }
-    nobody("a module uses only what stands below it", sinners);
+    nobody("a room uses only rooms below it", sinners);
+}
+
+/// The files that each file uses, without what a folder's `mod.rs` and the files in it have to do with each other: a
+/// child takes shared items from its parent, and the parent declares it.
+fn uses(sources: &[Source]) -> BTreeMap<Vec<&str>, BTreeSet<Vec<&str>>> {
+    let places: BTreeSet<Vec<&str>> = sources.iter().map(Source::place).collect();
+    let mut graph = BTreeMap::new();
+    for source in sources {
+        let from = source.place();
+        let mut targets = BTreeSet::new();
+        for path in source.named() {
+            let lengths = (1..=path.len()).rev();
+            let file = lengths
+                .map(|n| path[..n].to_vec())
+                .find_map(|path| places.iter().find(|place| **place == path).cloned());
+            if let Some(to) = file
+                && !from.starts_with(&to)
+                && !to.starts_with(&from)
+            {
+                targets.insert(to);
+            }
+        }
+        graph.insert(from, targets);
+    }
+    graph
+}
+
+#[test]
+fn files_use_each_other_in_no_circle() {
+    let sources = sources();
+    let mut graph = uses(&sources);
+    // Files that use no file that is left are taken away, until none is: what remains uses itself in the end.
+    loop {
+        let left: BTreeSet<_> = graph.keys().cloned().collect();
+        let before = left.len();
+        graph.retain(|_, targets| targets.iter().any(|to| left.contains(to)));
+        if graph.len() == before {
+            break;
+        }
+    }
+    // Likewise those that no file that is left uses.
+    loop {
+        let used: BTreeSet<_> = graph.values().flatten().cloned().collect();
+        let before = graph.len();
+        graph.retain(|from, _| used.contains(from));
+        if graph.len() == before {
+            break;
+        }
+    }
+    let sinners = graph.keys().map(|path| path.join("::")).collect();
+    nobody("no file uses itself through others", sinners);
 }
 
 #[test]
@@ -396,12 +506,16 @@ fn g() { unsafe {} }
             .is_some_and(|line| holds(line, "unsafe")),
         "{code}"
     );
-    let names: Vec<String> = used(&code, 1).into_iter().collect();
-    assert_eq!(names, ["a", "b", "h"]);
-    let code = "use super::{a, b::c}; super::super::d::e(); use super::super::{f, g};";
-    let names = |depth| used(code, depth).into_iter().collect::<Vec<_>>();
-    assert_eq!(names(2), ["d", "f", "g"]);
-    assert_eq!(names(1)[..2], ["a", "b"]);
+    let named = |code: &str, place: &[&str]| -> Vec<String> {
+        named(code, place)
+            .iter()
+            .map(|path| path.join("::"))
+            .collect()
+    };
+    assert_eq!(named(&code, &["x"]), ["E", "a", "b::c", "b::d", "h::i"]);
+    let code = "use super::{a as z, b::{self, C}}; super::super::d::e(); self::g::h()";
+    let expected = ["d::e", "x::a", "x::b::C", "x::b::self", "x::y::g::h"];
+    assert_eq!(named(code, &["x", "y"]), expected);
     assert!(!holds("an_unsafe_name", "unsafe") && !holds("eprintln!(x)", "println!"));
     assert!(holds("x; println!()", "println!") && holds("io::stdout()", "stdout()"));
 }

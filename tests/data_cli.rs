@@ -2,7 +2,8 @@
 
 mod support;
 
-use arcface_cu::data::{Dataset, image, open};
+use arcface_cu::data::picture;
+use arcface_cu::data::{Dataset, open};
 use std::fs;
 use std::path::{Path, PathBuf};
 use support::*;
@@ -23,7 +24,7 @@ fn people(dir: &Path) -> PathBuf {
     for k in 0..8 {
         let path = folder.join(format!("{}/{k}.png", k / 2 * 10));
         fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, image::encode_png(&picture(k, 112, 112))).unwrap();
+        fs::write(path, picture::encode_png(&picture(k, 112, 112))).unwrap();
     }
     folder
 }
@@ -140,7 +141,7 @@ fn evaluation_sets_of_every_form_give_the_same_result() {
     fs::create_dir(dir.join("faces")).unwrap();
     for pair in 0..20 {
         for k in [2 * pair, 2 * pair + 1] {
-            let png = image::encode_png(&picture(k, 112, 112));
+            let png = picture::encode_png(&picture(k, 112, 112));
             fs::write(dir.join(format!("faces/{k}.png")), &png).unwrap();
             pickle.push(b'B');
             pickle.extend((png.len() as u32).to_le_bytes());

@@ -2,7 +2,8 @@
 
 mod support;
 
-use arcface_cu::data::{self, npy};
+use arcface_cu::data::{self};
+use arcface_cu::encoding::npy;
 use arcface_cu::eval;
 use std::fs;
 use support::*;

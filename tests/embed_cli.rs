@@ -2,8 +2,8 @@
 
 mod support;
 
-use arcface_cu::data::image::encode_jpeg;
-use arcface_cu::data::npy::{self, Elements, Npy};
+use arcface_cu::data::picture::encode_jpeg;
+use arcface_cu::encoding::npy::{self, Elements, Npy};
 use std::fs;
 use std::path::Path;
 use std::process::Output;

@@ -3,11 +3,11 @@
 mod support;
 
 use arcface_cu::backend::cpu::Cpu;
-use arcface_cu::data::image::encode_jpeg;
-use arcface_cu::data::npy::{self, Elements};
+use arcface_cu::data::picture::encode_jpeg;
 use arcface_cu::data::{Dataset, Image};
 use arcface_cu::embed::{self, Format, Step, Stored, StreamOptions};
 use arcface_cu::embedder::Embedder;
+use arcface_cu::encoding::npy::{self, Elements};
 use arcface_cu::verification::Tta;
 use arcface_cu::{Error, Result};
 use std::collections::BTreeMap;

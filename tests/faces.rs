@@ -1,10 +1,10 @@
 //! Generated faces: the same images whatever was asked for, files as the set says, fair pairs, and nobody recognised by
 //! colours or pixels alone.
 
-use arcface_cu::data::faces::{
+use arcface_cu::data::{Dataset, Image};
+use arcface_cu::demo::faces::{
     FacesOptions, GeneratedFaces, SIDE, render, verification_pairs, write_image_folder,
 };
-use arcface_cu::data::{Dataset, Image};
 use std::collections::HashSet;
 use std::sync::Mutex;
 

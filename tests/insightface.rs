@@ -3,14 +3,14 @@
 mod support;
 
 use arcface_cu::backend::cpu::Cpu;
-use arcface_cu::checkpoint::Weights;
-use arcface_cu::config::Config;
-use arcface_cu::convention::{Convention, Foreign, Place, foreign};
-use arcface_cu::data::safe;
 use arcface_cu::embedder::Embedder;
-use arcface_cu::export;
 use arcface_cu::graph::params::ParamTable;
-use arcface_cu::import::{self, ImportOptions};
+use arcface_cu::recipe::config::Config;
+use arcface_cu::weights::checkpoint::Weights;
+use arcface_cu::weights::convention::{Convention, Foreign, Place, foreign};
+use arcface_cu::weights::export;
+use arcface_cu::weights::formats::safetensors;
+use arcface_cu::weights::import::{self, ImportOptions};
 use std::path::Path;
 
 /// What float32 loses, relative to the largest element of an embedding: a hundred layers (r100), each off by some 6e-8 of
@@ -76,7 +76,7 @@ fn weights(preset: &str) -> Weights {
 fn is_pytorchs(name: &str) {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/reference/golden/insightface.safetensors");
-    let golden = safe::open(&golden).unwrap();
+    let golden = safetensors::open(&golden).unwrap();
     let expected = &golden.get(name).unwrap().values;
     let weights = weights(&format!("insightface-{name}"));
     let mut cpu = Cpu::new();

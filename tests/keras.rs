@@ -3,14 +3,14 @@
 mod support;
 
 use arcface_cu::backend::cpu::Cpu;
-use arcface_cu::checkpoint::Weights;
-use arcface_cu::config::Config;
-use arcface_cu::data::npy::{self, Elements};
 use arcface_cu::embedder::Embedder;
-use arcface_cu::export::keras_h5;
+use arcface_cu::encoding::npy::{self, Elements};
 use arcface_cu::graph::params::ParamTable;
-use arcface_cu::import::{self, ImportOptions, Imported};
-use arcface_cu::presets::SYMMETRIC_INPUT;
+use arcface_cu::recipe::config::Config;
+use arcface_cu::recipe::presets::SYMMETRIC_INPUT;
+use arcface_cu::weights::checkpoint::Weights;
+use arcface_cu::weights::export::keras_h5;
+use arcface_cu::weights::import::{self, ImportOptions, Imported};
 use std::path::{Path, PathBuf};
 use support::shared_data;
 

@@ -4,8 +4,8 @@
 #[path = "support/hostile.rs"]
 mod hostile;
 
-use arcface_cu::data::keras::{self, Layer};
-use arcface_cu::data::tensors::{NamedTensor, TensorFile};
+use arcface_cu::weights::formats::keras::{self, Layer};
+use arcface_cu::weights::formats::tensors::{NamedTensor, TensorFile};
 use hostile::*;
 use proptest::prelude::*;
 use std::fs;

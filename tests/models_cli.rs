@@ -64,8 +64,8 @@ impl Room {
 }
 
 fn read_npy(path: &Path) -> Vec<f32> {
-    match arcface_cu::data::npy::read(path).unwrap().elements {
-        arcface_cu::data::npy::Elements::F32(values) => values,
+    match arcface_cu::encoding::npy::read(path).unwrap().elements {
+        arcface_cu::encoding::npy::Elements::F32(values) => values,
         other => panic!("{other:?}"),
     }
 }

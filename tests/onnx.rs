@@ -8,18 +8,18 @@ mod support_onnx;
 use arcface_cu::backend::InputTransform;
 use arcface_cu::backend::cpu::Cpu;
 use arcface_cu::backend::geometry::Padding;
-use arcface_cu::checkpoint::Weights;
-use arcface_cu::config::Config;
-use arcface_cu::data::npy::{self, Elements, Npy};
-use arcface_cu::data::onnx::{Attribute, Axis, Graph, Node, Tensor};
-use arcface_cu::export::onnx::{self as export, OnnxOptions};
+use arcface_cu::base::random::{Purpose, Random};
+use arcface_cu::encoding::npy::{self, Elements, Npy};
 use arcface_cu::graph::infer::InferGraph;
 use arcface_cu::graph::params::{Init, ParamTable};
 use arcface_cu::graph::{Builder, Model, Op};
-use arcface_cu::import::onnx::{self as import, Mismatch, match_model};
 use arcface_cu::models::{self, Embedding, Network};
-use arcface_cu::presets;
-use arcface_cu::random::{Purpose, Random};
+use arcface_cu::recipe::config::Config;
+use arcface_cu::recipe::presets;
+use arcface_cu::weights::checkpoint::Weights;
+use arcface_cu::weights::export::onnx::{self as export, OnnxOptions};
+use arcface_cu::weights::formats::onnx::{Attribute, Axis, Graph, Node, Tensor};
+use arcface_cu::weights::import::onnx::{self as import, Mismatch, match_model};
 use std::path::{Path, PathBuf};
 use support::{picture, shared_data, skip};
 use support_onnx::{FILES, network, reference};
@@ -258,7 +258,7 @@ fn pytorchs_files_are_recognised() {
 fn constant(graph: &Graph, name: &str) -> Vec<f32> {
     let tensor = graph.initializers.iter().find(|t| t.name == name).unwrap();
     match &tensor.elements {
-        arcface_cu::data::onnx::Elements::Floats(values) => values.clone(),
+        arcface_cu::weights::formats::onnx::Elements::Floats(values) => values.clone(),
         other => panic!("{name}: {other:?}"),
     }
 }

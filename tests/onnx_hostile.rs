@@ -4,10 +4,10 @@
 #[path = "support/hostile.rs"]
 mod hostile;
 
-use arcface_cu::data::onnx::{Attribute, Axis, Elements, Graph, Node, Tensor};
 use arcface_cu::graph::Model;
-use arcface_cu::import::ImportOptions;
-use arcface_cu::import::onnx::{self as import, match_model};
+use arcface_cu::weights::formats::onnx::{Attribute, Axis, Elements, Graph, Node, Tensor};
+use arcface_cu::weights::import::ImportOptions;
+use arcface_cu::weights::import::onnx::{self as import, match_model};
 use hostile::*;
 use proptest::prelude::*;
 use std::path::Path;
@@ -112,7 +112,7 @@ fn a_claimed_size_allocates_nothing() {
     let claim = |graph: &mut Graph, d: usize| {
         graph.outputs[0].shape = Some(vec![Axis::Any("N".into()), Axis::Length(d)]);
         std::fs::write(&path, graph.encode()).unwrap();
-        let opened = small(|| arcface_cu::import::open(&path, &ImportOptions::default()));
+        let opened = small(|| arcface_cu::weights::import::open(&path, &ImportOptions::default()));
         let text = opened.unwrap_err().to_string();
         assert!(text.contains("the graph holds"), "{text}");
         import::embedding_size(graph)

@@ -4,12 +4,13 @@
 mod hostile;
 mod support;
 
-use arcface_cu::data::bcolz::{Carray, CarrayWriter};
-use arcface_cu::data::image_folder::ImageFolder;
-use arcface_cu::data::npy::{self, Elements, Npy};
+use arcface_cu::data::formats::bcolz::{Carray, CarrayWriter};
+use arcface_cu::data::formats::image_folder::ImageFolder;
+use arcface_cu::data::formats::recordio::RecordIo;
 use arcface_cu::data::pack::{PackOptions, pack};
-use arcface_cu::data::recordio::RecordIo;
-use arcface_cu::data::{Image, image, open};
+use arcface_cu::data::picture;
+use arcface_cu::data::{Image, open};
+use arcface_cu::encoding::npy::{self, Elements, Npy};
 use hostile::*;
 use proptest::prelude::*;
 use std::fs;
@@ -30,7 +31,7 @@ fn packed() -> (tempfile::TempDir, Vec<(u32, Vec<u8>)>) {
                     .map(|k| (k * (identity + 2) / 3 + i * 40) as u8)
                     .collect(),
             };
-            let jpeg = image::encode_jpeg(&picture, 80);
+            let jpeg = picture::encode_jpeg(&picture, 80);
             fs::write(sub.join(format!("{i}.jpg")), jpeg).unwrap();
         }
     }
@@ -340,8 +341,8 @@ proptest! {
         let pixels = (0..33 * 20 * 3).map(|i| (i * i / 11) as u8).collect();
         let picture = Image { width: 33, height: 20, pixels };
         let bytes = match kind {
-            0 => image::encode_jpeg(&picture, 85),
-            1 => image::encode_png(&picture),
+            0 => picture::encode_jpeg(&picture, 85),
+            1 => picture::encode_png(&picture),
             2 => [b"P6 33 20 255\n".as_slice(), &picture.pixels].concat(),
             _ => [b"P5\n# comment\n60 33\n255\n".as_slice(), &picture.pixels].concat(),
         };
@@ -350,11 +351,11 @@ proptest! {
             bytes.truncate(flips[0].0 % bytes.len());
         }
         let mut image = Image::default();
-        if small(|| image::decode(&bytes, &mut image)).is_ok() {
+        if small(|| picture::decode(&bytes, &mut image)).is_ok() {
             prop_assert_eq!(image.pixels.len(), image.width * image.height * 3);
-            prop_assert_eq!(image::dimensions(&bytes), Ok((image.width, image.height)));
+            prop_assert_eq!(picture::dimensions(&bytes), Ok((image.width, image.height)));
         }
-        let _ = small(|| image::dimensions(&bytes));
+        let _ = small(|| picture::dimensions(&bytes));
     }
 
     #[test]

@@ -3,9 +3,10 @@
 #[path = "support/hostile.rs"]
 mod hostile;
 
-use arcface_cu::data::bin::Bin;
-use arcface_cu::data::pairs::Pairs;
-use arcface_cu::data::{Image, image};
+use arcface_cu::data::Image;
+use arcface_cu::data::formats::bin::Bin;
+use arcface_cu::data::formats::pairs::Pairs;
+use arcface_cu::data::picture;
 use arcface_cu::eval::{self, ChannelOrder, EvalSet, SetFiles, SetKind};
 use hostile::*;
 use proptest::prelude::*;
@@ -135,7 +136,7 @@ fn people(dir: &Path) {
         for i in 0..2 {
             let k = 2 * p + i;
             let (ending, bytes) = match p {
-                1 => ("png", image::encode_png(&picture(k))),
+                1 => ("png", picture::encode_png(&picture(k))),
                 _ => ("ppm", ppm(k)),
             };
             fs::write(

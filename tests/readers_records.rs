@@ -3,9 +3,9 @@
 #[path = "support/hostile.rs"]
 mod hostile;
 
-use arcface_cu::data::list::List;
-use arcface_cu::data::tfrecord::TfRecord;
-use arcface_cu::data::webdataset::WebDataset;
+use arcface_cu::data::formats::list::List;
+use arcface_cu::data::formats::tfrecord::TfRecord;
+use arcface_cu::data::formats::webdataset::WebDataset;
 use arcface_cu::data::{Dataset, Opening, open, open_with};
 use hostile::*;
 use proptest::prelude::*;

@@ -3,8 +3,8 @@
 #[path = "support/hostile.rs"]
 mod hostile;
 
-use arcface_cu::data::tensors::TensorFile;
-use arcface_cu::data::{safe, torch};
+use arcface_cu::weights::formats::tensors::TensorFile;
+use arcface_cu::weights::formats::{self, torch};
 use hostile::*;
 use proptest::prelude::*;
 use safetensors::tensor::{Dtype, TensorView};
@@ -351,7 +351,7 @@ fn safetensors_of_any_program() {
     });
     let bytes = safetensors::serialize(views, None).unwrap();
     fs::write(&path, &bytes).unwrap();
-    let file = safe::open(&path).unwrap();
+    let file = formats::safetensors::open(&path).unwrap();
     for name in ["h", "b", "s", "d"] {
         let tensor = file.get(name).unwrap();
         assert_eq!(
@@ -363,12 +363,14 @@ fn safetensors_of_any_program() {
     is_ignored(&file, "i", "I64");
     for length in 0..bytes.len() {
         fs::write(&path, &bytes[..length]).unwrap();
-        let error = small(|| safe::open(&path)).unwrap_err().to_string();
+        let error = small(|| formats::safetensors::open(&path))
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("a.safetensors"), "{error}");
     }
     proptest!(config(2000), |(flips in flips(), within in within())| {
         fs::write(&path, damage(&bytes, &flips, within)).unwrap();
-        if let Ok(file) = small(|| safe::open(&path)) {
+        if let Ok(file) = small(|| formats::safetensors::open(&path)) {
             for tensor in &file.tensors {
                 prop_assert_eq!(tensor.values.len(), tensor.shape.iter().product::<usize>());
             }

@@ -3,10 +3,10 @@
 mod support;
 
 use arcface_cu::backend::cpu::Cpu;
-use arcface_cu::data::image::encode_jpeg;
-use arcface_cu::data::npy::{self, Elements, Npy};
+use arcface_cu::data::picture::encode_jpeg;
 use arcface_cu::embed;
 use arcface_cu::embedder::Embedder;
+use arcface_cu::encoding::npy::{self, Elements, Npy};
 use arcface_cu::verification::Tta;
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -4,10 +4,10 @@
 mod support;
 
 use arcface_cu::backend::cpu::Cpu;
-use arcface_cu::config::Config;
 use arcface_cu::data::Image;
-use arcface_cu::data::augment::Augment;
 use arcface_cu::data::loader::{Loader, LoaderOptions};
+use arcface_cu::data::picture::augment::Augment;
+use arcface_cu::recipe::config::Config;
 use arcface_cu::report::tensorboard::EventFile;
 use arcface_cu::train::{DataOptions, Trainer};
 use std::collections::BTreeMap;

@@ -381,7 +381,7 @@ impl arcface_cu::data::Dataset for Resized {
 
     fn read(&self, index: usize, image: &mut arcface_cu::data::Image) -> arcface_cu::Result<()> {
         self.0.read(index, image)?;
-        *image = arcface_cu::data::image::resize(image, 112, 112);
+        *image = arcface_cu::data::picture::resize(image, 112, 112);
         Ok(())
     }
 

@@ -9,7 +9,7 @@ use arcface_cu::backend::{
     Activation, Backend, Close, Dropout, Epilogue, FilterAt, GradTarget, InputTransform, Pending,
     PendingGrad, Segment, SgdForm, SgdStep, bn, head_rows, sums,
 };
-use arcface_cu::random::{Purpose, Random};
+use arcface_cu::base::random::{Purpose, Random};
 
 /// One operation at one shape.
 pub(crate) struct Operation {

@@ -13,7 +13,7 @@ pub mod geometry;
 pub mod margin;
 
 use crate::Result;
-use crate::data::augment::Changes;
+use crate::base::changes::Changes;
 use geometry::{Conv2d, GlobalPool, HeadShard, PerChannel, Rows};
 use margin::Margin;
 

@@ -3,7 +3,7 @@
 use super::counter::counter;
 use super::output::{check_file, grouped, say};
 use super::source::{self, ImageRoot};
-use crate::checkpoint::write_atomically;
+use crate::base::files;
 use crate::data::check::{Report, check};
 use crate::{Error, Result};
 use std::path::PathBuf;
@@ -33,7 +33,7 @@ pub(super) fn run(args: Args) -> Result<()> {
     if let Some(path) = &args.json {
         let mut text = serde_json::to_string_pretty(&report).expect("a report is plain data");
         text.push('\n');
-        write_atomically(path, text.as_bytes())?;
+        files::write(path, text.as_bytes())?;
     }
     match &report.problems[..] {
         [] => {

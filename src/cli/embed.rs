@@ -7,7 +7,6 @@ use super::output::{check_folder, grouped, say};
 use super::source::{self, ImageRoot};
 use super::weights::WeightsArgs;
 use crate::backend::Backend;
-use crate::checkpoint::Weights;
 use crate::data::Dataset;
 use crate::data::fingerprint::Fingerprint;
 use crate::embed::{
@@ -17,6 +16,7 @@ use crate::embed::{
 use crate::embedder::Embedder;
 use crate::report::similarity::Means;
 use crate::verification::Tta;
+use crate::weights::checkpoint::Weights;
 use crate::{Error, Result};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -6,12 +6,13 @@ use super::output::{check_file, check_folder, say};
 use super::weights::WeightsArgs;
 use crate::Result;
 use crate::backend::Backend;
-use crate::checkpoint::{Weights, write_atomically};
+use crate::base::files;
 use crate::embedder::Embedder;
 use crate::eval::report::{Report, Settings};
 use crate::eval::{self, ChannelOrder, EvalOptions, EvalSet};
 use crate::report::pairs;
 use crate::verification::{Results, SetResult, Tta};
+use crate::weights::checkpoint::Weights;
 use std::path::{Path, PathBuf};
 
 /// Pairs of each verdict in the picture.
@@ -154,7 +155,7 @@ impl OnDevice for Task {
         if let Some(path) = &args.json {
             let mut text = serde_json::to_string_pretty(&results).expect("results are plain data");
             text.push('\n');
-            write_atomically(path, text.as_bytes())?;
+            files::write(path, text.as_bytes())?;
         }
         if let (Some(folder), Some(report)) = (&args.report, &report) {
             say(format!("report: {}", report.save(folder)?.display()));

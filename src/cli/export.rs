@@ -2,8 +2,8 @@
 
 use super::output::{check_file, say, size};
 use super::weights::{self, WeightsArgs};
-use crate::export::onnx::{self, OnnxOptions};
-use crate::export::{keras_h5, torch};
+use crate::weights::export::onnx::{self, OnnxOptions};
+use crate::weights::export::{keras_h5, torch};
 use crate::{Error, Result};
 use clap::ValueEnum;
 use std::fs;

@@ -3,8 +3,8 @@
 use super::output::{check_file, grouped, say};
 use super::weights;
 use crate::Result;
-use crate::import::{self, ImportOptions, Report};
-use crate::presets::{self, INPUTS};
+use crate::recipe::presets::{self, INPUTS};
+use crate::weights::import::{self, ImportOptions, Report};
 use std::path::PathBuf;
 
 #[derive(Debug, clap::Args)]

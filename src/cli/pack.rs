@@ -3,8 +3,8 @@
 use super::counter::counter;
 use super::output::say;
 use super::source::{self, ImageRoot};
+use crate::data::formats::tfrecord::Schema;
 use crate::data::pack::{self, PackFormat, Packed};
-use crate::data::tfrecord::Schema;
 use crate::eval::{self, EvalSet};
 use crate::{Error, Result};
 use std::path::{Path, PathBuf};

@@ -1,8 +1,8 @@
 //! The arguments that make a configuration: `train` and `plan` share them.
 
 use crate::Result;
-use crate::config::Config;
-use crate::presets;
+use crate::recipe::config::Config;
+use crate::recipe::presets;
 use std::path::PathBuf;
 
 /// The preset where none is named.

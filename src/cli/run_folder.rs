@@ -1,8 +1,9 @@
 //! A run's folder: `config.toml`, `metrics.csv`, `eval.csv`, `checkpoints/step-XXXXXXXX.safetensors`, `weights.safetensors`,
 //! and `.lock`, which the process that trains holds.
 
-use crate::checkpoint::{self, Checkpoint, Weights, write_atomically};
-use crate::config::Config;
+use crate::base::files;
+use crate::recipe::config::Config;
+use crate::weights::checkpoint::{Checkpoint, Weights};
 use crate::{Error, Result};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -38,7 +39,7 @@ impl RunFolder {
     /// # Errors
     /// Another process trains into it, or the system refuses.
     pub(super) fn lock(&self) -> Result<File> {
-        checkpoint::lock_folder(&self.path, "training")
+        files::lock_folder(&self.path, "training")
     }
 
     /// Whether a run has left anything here.
@@ -70,7 +71,7 @@ impl RunFolder {
     pub(super) fn begin(&self, config: &Config) -> Result<()> {
         let checkpoints = self.checkpoints();
         fs::create_dir_all(&checkpoints).map_err(Error::io("creating the folder", &checkpoints))?;
-        write_atomically(&self.path.join("config.toml"), config.to_toml().as_bytes())
+        files::write(&self.path.join("config.toml"), config.to_toml().as_bytes())
     }
 
     /// The newest whole checkpoint. Removes what a killed run was just writing.
@@ -160,7 +161,7 @@ impl RunFolder {
             let Some(rest) = name.strip_prefix("step-") else {
                 continue;
             };
-            if rest.ends_with(".safetensors.tmp") {
+            if rest.ends_with(files::TEMPORARY) {
                 fs::remove_file(&path).map_err(Error::io("deleting", &path))?;
             } else if let Some(step) = rest.strip_suffix(".safetensors")
                 && let Ok(step) = step.parse()

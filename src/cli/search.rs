@@ -6,12 +6,13 @@ use super::output::{check_file, grouped, say};
 use super::source::{self, ImageRoot};
 use super::weights;
 use crate::backend::Backend;
-use crate::checkpoint::{Weights, write_atomically};
+use crate::base::files;
 use crate::data::{self, Dataset};
+use crate::embed::search::{self, Hit, Identification};
 use crate::embed::{self, Origin, Pictures, Stored};
 use crate::embedder::Embedder;
-use crate::search::{self, Hit, Identification};
 use crate::verification::Tta;
+use crate::weights::checkpoint::Weights;
 use crate::{Error, Result};
 use serde::Serialize;
 use std::fs;
@@ -242,10 +243,10 @@ fn report(args: &Args, gallery: &Stored, query: Option<&Stored>) -> Result<()> {
     if let Some(path) = &args.json {
         let found = json(gallery, queries, &hits, identification);
         let text = serde_json::to_string_pretty(&found).expect("plain data") + "\n";
-        write_atomically(path, text.as_bytes())?;
+        files::write(path, text.as_bytes())?;
     }
     if let Some(path) = &args.csv {
-        write_atomically(path, csv(gallery, queries, &hits).as_bytes())?;
+        files::write(path, csv(gallery, queries, &hits).as_bytes())?;
     }
     Ok(())
 }

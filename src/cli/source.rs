@@ -3,8 +3,8 @@
 use super::device::variable;
 use super::output;
 use crate::backend::cuda::Cache;
-use crate::data::faces::{FacesOptions, GeneratedFaces};
 use crate::data::{self, Dataset, Opening};
+use crate::demo::faces::{FacesOptions, GeneratedFaces};
 use crate::report::progress::Counter;
 use crate::{Error, Result};
 use std::ffi::OsString;

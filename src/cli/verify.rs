@@ -4,13 +4,15 @@ use super::device::{DeviceArgs, Gpus, OnDevice, with_device};
 use super::output::say;
 use super::weights::WeightsArgs;
 use crate::backend::Backend;
-use crate::checkpoint::Weights;
-use crate::data::{Image, image, read_whole};
+use crate::base::files::read_whole;
+use crate::data::Image;
+use crate::data::picture;
 use crate::embed;
+use crate::embed::search;
 use crate::embedder::Embedder;
-use crate::import;
-use crate::search;
 use crate::verification::{Results, Tta};
+use crate::weights::checkpoint::Weights;
+use crate::weights::import;
 use crate::{Error, Result};
 use serde::Serialize;
 use std::fs;
@@ -66,7 +68,7 @@ pub(super) fn run(args: Args, gpus: &impl Gpus) -> Result<()> {
 
 fn decode(path: &Path) -> Result<Image> {
     let mut picture = Image::default();
-    image::decode(&read_whole(path)?, &mut picture)
+    picture::decode(&read_whole(path)?, &mut picture)
         .map_err(|why| Error::data(path, format!("cannot be decoded: {why}")))?;
     Ok(picture)
 }

@@ -3,9 +3,9 @@
 use super::output::{grouped, say};
 use crate::Result;
 use crate::backend::InputTransform;
-use crate::checkpoint::Weights;
-use crate::import::{self, ImportOptions, Imported, InputOrigin};
-use crate::presets::INPUTS;
+use crate::recipe::presets::INPUTS;
+use crate::weights::checkpoint::Weights;
+use crate::weights::import::{self, ImportOptions, Imported, InputOrigin};
 use std::path::{Path, PathBuf};
 
 /// The network in use.

@@ -1,7 +1,7 @@
 //! What a data set is known by, wherever its files lie.
 
 use super::{Dataset, Image};
-use crate::fnv::Fnv;
+use crate::base::fnv::Fnv;
 use serde::{Deserialize, Serialize};
 
 /// Images whose content is looked at.

@@ -4,9 +4,10 @@
 //! order whatever the number of threads, and a loader that starts at any (epoch, step) goes on as if it had never stopped.
 //! Workers run at most [`LoaderOptions::ahead`] batches ahead of the consumer, so memory is bounded.
 
-use crate::data::augment::{self, Augment, Changes};
+use crate::base::changes::Changes;
+use crate::base::random::{Purpose, Random};
+use crate::data::picture::augment::{self, Augment};
 use crate::data::{Dataset, Image};
-use crate::random::{Purpose, Random};
 use crate::{Error, Result};
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -3,40 +3,16 @@
 //! [`open`] looks at a path and gives a [`Dataset`]: an image folder, a RecordIO file, TFRecord files, WebDataset archives
 //! or a list. [`loader::Loader`] makes shuffled, augmented batches of one.
 
-mod blosc;
-mod index;
-mod labels;
-mod map;
-mod pickle;
-mod sharded;
-mod shards;
-mod tar;
-
-pub mod augment;
-pub mod bcolz;
-pub mod bin;
 pub mod check;
-pub mod faces;
 pub mod fingerprint;
-pub mod image;
-pub mod image_folder;
-pub mod keras;
-pub mod list;
+pub mod formats;
 pub mod loader;
-pub mod npy;
-pub mod onnx;
 pub mod pack;
-pub mod pairs;
-pub mod recordio;
-pub mod safe;
-pub mod tensors;
-pub mod tfrecord;
-pub mod torch;
-pub mod webdataset;
+pub mod picture;
 
+use self::formats::{image_folder, list, recordio, shards, tar, tfrecord, webdataset};
+use crate::base::files::start_of;
 use crate::{Error, Result};
-use std::fs::{self, File};
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 /// An RGB picture, 8 bits a channel, rows from top to bottom, pixels from left to right (HWC).
@@ -148,15 +124,6 @@ pub trait Dataset: Send + Sync {
     }
 }
 
-/// A whole regular file. What a path in a record names may be anything: a device has no end.
-pub(crate) fn read_whole(path: &Path) -> Result<Vec<u8>> {
-    let metadata = fs::metadata(path).map_err(Error::io("opening", path))?;
-    if !metadata.is_file() {
-        return Err(Error::data(path, "is not a regular file"));
-    }
-    fs::read(path).map_err(Error::io("reading", path))
-}
-
 /// Opens what is at `path`, by looking, with the default [`Opening`]; see [`open_with`].
 ///
 /// # Errors
@@ -245,19 +212,6 @@ fn kind_by_name(name: &str) -> Option<Kind> {
     } else {
         None
     }
-}
-
-/// The first bytes of a file, 512 at most.
-pub(crate) fn start_of(path: &Path) -> Result<Vec<u8>> {
-    let metadata = fs::metadata(path).map_err(Error::io("opening", path))?;
-    if !metadata.is_file() {
-        return Err(Error::data(path, "is not a regular file"));
-    }
-    let mut start = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(512).read_to_end(&mut start))
-        .map_err(Error::io("reading", path))?;
-    Ok(start)
 }
 
 /// Whether a folder holds a data set's files, which a folder of pictures, or of folders with pictures, does not.

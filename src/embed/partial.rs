@@ -5,96 +5,15 @@
 //! resumed. At the end the headers, for which room was left, are written, the state says so, and the files get their names;
 //! while the state says so they are not read, since some may still be those of an earlier run. `.lock` is held all the time.
 
-use super::stored::{FILES, LABELS, NAMES, NPY, ORIGIN, Origin, SAFETENSORS, SKIPPED};
-use crate::checkpoint::{lock_folder, write_atomically};
-use crate::data::npy;
-use crate::verification::Tta;
+use super::folder::{FILES, LABELS, NAMES, SKIPPED};
+use super::state::{Format, Job, NPY_HEADER, SAFETENSORS_HEADER, STATE, State};
+use crate::base::files::{self, lock_folder};
+use crate::encoding::npy;
 use crate::{Error, Result};
-use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
-
-const STATE: &str = "embeddings.state.json";
-
-/// Room for a header: of a `.npy` file, and of a safetensors file.
-const NPY_HEADER: usize = 128;
-const SAFETENSORS_HEADER: usize = 256;
-
-/// How embeddings are written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum Format {
-    /// `embeddings.npy` and `labels.npy`.
-    #[default]
-    Npy,
-    /// `embeddings.safetensors` with both as tensors.
-    Safetensors,
-}
-
-impl Format {
-    fn vectors(self) -> (&'static str, usize) {
-        match self {
-            Format::Npy => (NPY, NPY_HEADER),
-            Format::Safetensors => (SAFETENSORS, SAFETENSORS_HEADER),
-        }
-    }
-}
-
-/// What decides the bytes of the result.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Job {
-    /// The weights' fingerprint.
-    pub(super) weights: String,
-    /// What the pictures are.
-    pub(super) source: String,
-    pub(super) images: usize,
-    pub(super) tta: Tta,
-    pub(super) format: Format,
-    pub(super) batch: usize,
-    /// The length of a row.
-    pub(super) dim: usize,
-}
-
-impl Job {
-    /// What differs from an earlier job, in words.
-    fn difference(&self, before: &Job) -> Option<String> {
-        let pairs = [
-            ("the weights", before.weights.clone(), self.weights.clone()),
-            ("the pictures", before.source.clone(), self.source.clone()),
-            ("--tta", before.tta.to_string(), self.tta.to_string()),
-            (
-                "--format",
-                format!("{:?}", before.format).to_lowercase(),
-                format!("{:?}", self.format).to_lowercase(),
-            ),
-            (
-                "--batch-size",
-                before.batch.to_string(),
-                self.batch.to_string(),
-            ),
-        ];
-        let mut differing = pairs.into_iter().filter(|(_, a, b)| a != b);
-        differing
-            .next()
-            .map(|(what, before, now)| format!("{what}: {before} before, {now} now"))
-    }
-}
-
-/// How far a run is.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct State {
-    job: Job,
-    /// Pictures embedded or left out.
-    done: usize,
-    rows: usize,
-    skipped: usize,
-    /// Bytes of each file that count.
-    lengths: BTreeMap<String, u64>,
-    /// Whether the files only have to be given their names.
-    complete: bool,
-}
 
 struct Appended {
     name: &'static str,
@@ -334,7 +253,7 @@ impl Partial {
         for (number, name) in names {
             text += &format!("{number}\t{}\n", name.replace(['\n', '\r', '\t'], "?"));
         }
-        write_atomically(
+        files::write(
             &self.folder.join(format!("{NAMES}.partial")),
             text.as_bytes(),
         )?;
@@ -346,88 +265,6 @@ impl Partial {
         self.state.save(&self.folder)?;
         self.state.place(&self.folder)
     }
-}
-
-impl State {
-    /// The state of the unfinished run in a folder, if there is one.
-    pub(super) fn read(folder: &Path) -> Result<Option<Self>> {
-        let path = folder.join(STATE);
-        if !path.is_file() {
-            return Ok(None);
-        }
-        let text = fs::read(&path).map_err(Error::io("reading", &path))?;
-        serde_json::from_slice(&text)
-            .map(Some)
-            .map_err(|e| Error::data(&path, format!("cannot be read: {e}")))
-    }
-
-    fn save(&self, folder: &Path) -> Result<()> {
-        let text = serde_json::to_string_pretty(self).expect("plain data") + "\n";
-        write_atomically(&folder.join(STATE), text.as_bytes())
-    }
-
-    /// Whether files are just being given their names.
-    pub(super) fn complete(&self) -> bool {
-        self.complete
-    }
-
-    /// That nothing else can be written to the folder.
-    pub(super) fn unfinished(&self, folder: &Path) -> Error {
-        Error::data(
-            folder,
-            format!(
-                "holds an unfinished run, {} of {} pictures; --resume goes on with it, and without the file {STATE} a new \
-                 one begins",
-                self.done, self.job.images
-            ),
-        )
-    }
-
-    /// Removes what an earlier run left that does not belong to this one, and gives complete files their names.
-    fn place(&self, folder: &Path) -> Result<()> {
-        let mut stale = vec!["similarity.png", ORIGIN];
-        let (vectors, _) = self.job.format.vectors();
-        let mut names = vec![vectors, FILES, NAMES];
-        match self.job.format {
-            Format::Npy => {
-                names.push(LABELS);
-                stale.push(SAFETENSORS);
-            }
-            Format::Safetensors => stale.extend([NPY, LABELS, "labels.npy.partial"]),
-        }
-        match self.skipped {
-            0 => stale.extend([SKIPPED, "skipped.txt.partial"]),
-            _ => names.push(SKIPPED),
-        }
-        remove_stale(folder, &stale)?;
-        for name in names {
-            let (from, to) = (folder.join(format!("{name}.partial")), folder.join(name));
-            // Where an earlier attempt came so far, it has its name already.
-            if from.exists() {
-                fs::rename(&from, &to).map_err(Error::io("renaming into place", &to))?;
-            }
-        }
-        Origin {
-            weights: self.job.weights.clone(),
-            tta: self.job.tta,
-        }
-        .save(folder)?;
-        remove_stale(folder, &[STATE])
-    }
-}
-
-/// Removes files of these names, if they are there.
-pub(super) fn remove_stale(folder: &Path, names: &[&str]) -> Result<()> {
-    for name in names {
-        let path = folder.join(name);
-        match fs::remove_file(&path) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                return Err(Error::io("removing", path)(e));
-            }
-            _ => {}
-        }
-    }
-    Ok(())
 }
 
 /// The length of the header, and the header padded with spaces, which the format allows.
@@ -447,6 +284,8 @@ fn safetensors_header(rows: usize, dim: usize) -> Vec<u8> {
 mod tests {
     use super::super::Stored;
     use super::*;
+    use crate::verification::Tta;
+    use std::fs;
 
     fn open(folder: &Path, resume: bool) -> Result<Begun> {
         let job = Job {

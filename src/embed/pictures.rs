@@ -1,7 +1,9 @@
 //! Picture files that somebody names, as a data set.
 
-use crate::data::image_folder::EXTENSIONS;
-use crate::data::{Dataset, Image, image, read_whole};
+use crate::base::files::read_whole;
+use crate::data::formats::image_folder::EXTENSIONS;
+use crate::data::picture;
+use crate::data::{Dataset, Image};
 use crate::{Error, Result};
 use std::ffi::OsStr;
 use std::fs;
@@ -64,7 +66,7 @@ impl Dataset for Pictures {
 
     fn read(&self, index: usize, picture: &mut Image) -> Result<()> {
         let path = self.path(index);
-        image::decode(&read_whole(path)?, picture)
+        picture::decode(&read_whole(path)?, picture)
             .map_err(|why| Error::data(path, format!("cannot be decoded: {why}")))
     }
 

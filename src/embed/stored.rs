@@ -1,40 +1,14 @@
 //! A folder of embeddings, read.
 
-use super::partial::State;
-use crate::checkpoint::write_atomically;
-use crate::data::npy::{self, Elements, Npy};
+use super::folder::{FILES, LABELS, NAMES, NPY, ORIGIN, Origin, SAFETENSORS};
+use super::state::State;
+use crate::encoding::npy::{self, Elements, Npy};
 use crate::report::similarity::{Block, Means, Similarity};
-use crate::verification::Tta;
 use crate::{Error, Result};
 use safetensors::tensor::{Dtype, SafeTensors};
-use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-
-pub(super) const NPY: &str = "embeddings.npy";
-pub(super) const SAFETENSORS: &str = "embeddings.safetensors";
-pub(super) const LABELS: &str = "labels.npy";
-pub(super) const NAMES: &str = "labels.tsv";
-pub(super) const FILES: &str = "files.txt";
-pub(super) const SKIPPED: &str = "skipped.txt";
-pub(super) const ORIGIN: &str = "embeddings.json";
-
-/// Which network made the embeddings, and how: others cannot be compared with them.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Origin {
-    /// The weights' fingerprint.
-    pub weights: String,
-    /// What was done with mirror images.
-    pub tta: Tta,
-}
-
-impl Origin {
-    pub(super) fn save(&self, folder: &Path) -> Result<()> {
-        let text = serde_json::to_string(self).expect("plain data") + "\n";
-        write_atomically(&folder.join(ORIGIN), text.as_bytes())
-    }
-}
 
 /// Embeddings in memory.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -67,7 +41,7 @@ impl Stored {
     /// A file cannot be read, they have not a row a picture, a row is not finite or zero, or a run was interrupted while it
     /// gave the files their names.
     pub fn open(folder: &Path) -> Result<Self> {
-        if State::read(folder)?.is_some_and(|state| state.complete()) {
+        if State::read(folder)?.is_some_and(|state| state.complete) {
             return Err(Error::data(
                 folder,
                 "holds embeddings of an interrupted run; `embed --resume` finishes it",

@@ -1,15 +1,17 @@
 //! Every picture of a data set, in order: decoded on all cores ahead of the network, memory bounded by a few batches.
 
-use super::partial::{Begun, Format, Job, Partial};
-use super::stored::{Origin, Stored};
+use super::folder::Origin;
+use super::partial::{Begun, Partial};
+use super::state::{Format, Job};
+use super::stored::Stored;
 use super::{embed_pixels, label_numbers, one_line};
 use crate::backend::Backend;
+use crate::base::fnv::Fnv;
 use crate::data::Dataset;
-use crate::data::augment::Augment;
 use crate::data::fingerprint::Fingerprint;
 use crate::data::loader::{Batch, Loader, LoaderOptions};
+use crate::data::picture::augment::Augment;
 use crate::embedder::Embedder;
-use crate::fnv::Fnv;
 use crate::verification::Tta;
 use crate::{Error, Result};
 use std::path::Path;

@@ -9,13 +9,15 @@
 //! | `pairs-NAME.png` | its clearest right and wrong pairs |
 
 use super::{ChannelOrder, EvalOptions, EvalSet, Evaluation, pair_pictures};
-use crate::checkpoint::{Weights, write_atomically};
+use crate::base::files;
 use crate::report::figure::{Axis, Corner, Dash, Figure, Layer, Paint, SERIES};
-use crate::report::page::{data_uri, document, escape};
+use crate::report::markup::escape;
+use crate::report::page::{data_uri, document};
 use crate::report::pairs::{self, PairPicture};
 use crate::verification::{
     CONFIDENCE, Curves, OperatingPoint, SetResult, Tta, Verdict, Verification, curves, wilson,
 };
+use crate::weights::checkpoint::Weights;
 use crate::{Error, Result};
 use serde::Serialize;
 use std::fmt::Write as _;
@@ -200,9 +202,9 @@ impl Report {
         }
         let mut json = serde_json::to_string_pretty(self).expect("a report is plain data");
         json.push('\n');
-        write_atomically(&folder.join("report.json"), json.as_bytes())?;
+        files::write(&folder.join("report.json"), json.as_bytes())?;
         let page = folder.join("report.html");
-        write_atomically(&page, self.page().as_bytes())?;
+        files::write(&page, self.page().as_bytes())?;
         Ok(page)
     }
 

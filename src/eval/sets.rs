@@ -2,11 +2,11 @@
 
 use super::ChannelOrder;
 use crate::data::Image;
-use crate::data::bcolz::{Carray, ElementType};
-use crate::data::bin::{self, Bin};
-use crate::data::image::resize_centre_crop_planes;
-use crate::data::npy;
-use crate::data::pairs::Pairs;
+use crate::data::formats::bcolz::{Carray, ElementType};
+use crate::data::formats::bin::{self, Bin};
+use crate::data::formats::pairs::Pairs;
+use crate::data::picture::resize_centre_crop_planes;
+use crate::encoding::npy;
 use crate::{Error, Result};
 use image::RgbImage;
 use std::fs::{self, File};

@@ -5,8 +5,8 @@
 
 use super::{Model, Node, Op};
 use crate::backend::{BatchNormAt, FilterAt, Segment};
+use crate::base::random::{Purpose, Random};
 use crate::optim::Role;
-use crate::random::{Purpose, Random};
 use crate::{Error, Result};
 
 /// How a kernel starts.

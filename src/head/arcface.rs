@@ -4,7 +4,7 @@ use super::Margin;
 use crate::backend::geometry::HeadShard;
 use crate::backend::head_rows::{self, BEST_OTHER, SQUARES, TARGET_COS};
 use crate::backend::{Backend, SgdStep};
-use crate::random::{Purpose, Random};
+use crate::base::random::{Purpose, Random};
 use crate::{Error, Result};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};

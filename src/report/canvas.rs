@@ -15,7 +15,8 @@ use embedded_graphics::text::renderer::TextRenderer;
 use embedded_graphics::text::{Baseline, Text};
 use image::{Rgb, RgbImage};
 
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
+use crate::base::files;
 
 /// Red, green, blue.
 pub(crate) type Colour = [u8; 3];
@@ -269,12 +270,12 @@ impl DrawTarget for Pen<'_> {
 
 /// Writes `picture` as a PNG file.
 pub(crate) fn save_png(picture: &RgbImage, path: &Path) -> Result<()> {
+    let mut bytes = Vec::new();
+    let encoder = image::codecs::png::PngEncoder::new(&mut bytes);
     picture
-        .save_with_format(path, image::ImageFormat::Png)
-        .map_err(|e| match e {
-            image::ImageError::IoError(source) => Error::io("writing", path)(source),
-            other => Error::data(path, format!("the picture cannot be written: {other}")),
-        })
+        .write_with_encoder(encoder)
+        .map_err(|e| Error::data(path, format!("the picture cannot be encoded: {e}")))?;
+    files::write(path, &bytes)
 }
 
 #[cfg(test)]

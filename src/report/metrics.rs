@@ -18,7 +18,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 
 use super::StepReport;
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
 use crate::verification::SetResult;
 
 const METRICS: (&str, &str) = (

@@ -2,6 +2,7 @@
 
 mod canvas;
 pub mod figure;
+pub(crate) mod markup;
 pub mod metrics;
 pub mod page;
 pub mod pairs;

@@ -1,28 +1,12 @@
 //! A page that stands on its own: one HTML file, everything in it, light and dark, fit for print.
 
 use super::figure::stylesheet;
+use super::markup::escape;
 use image::RgbImage;
 use image::codecs::jpeg::JpegEncoder;
 
 /// The quality of pictures in a page, as JPEG counts it.
 const QUALITY: u8 = 92;
-
-/// `text` as HTML and SVG hold it.
-pub fn escape(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => escaped.push_str("&amp;"),
-            '<' => escaped.push_str("&lt;"),
-            '>' => escaped.push_str("&gt;"),
-            '"' => escaped.push_str("&quot;"),
-            // No document may hold these.
-            '\0'..'\t' | '\u{b}' | '\u{c}' | '\u{e}'..' ' => escaped.push('\u{fffd}'),
-            c => escaped.push(c),
-        }
-    }
-    escaped
-}
 
 /// A picture inside the page that shows it.
 pub fn data_uri(picture: &RgbImage) -> String {

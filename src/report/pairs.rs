@@ -6,7 +6,7 @@ use std::path::Path;
 use image::RgbImage;
 
 use super::canvas::{self, Align, Canvas, Colour, Font, GREY, INK};
-use crate::error::Result;
+use crate::base::error::Result;
 use crate::verification::Verdict;
 
 /// One pair of pictures, of any size (112x112 as a rule).

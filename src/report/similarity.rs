@@ -12,7 +12,7 @@ use image::RgbImage;
 
 use super::canvas::{self, Align, Canvas, Font, GREY, INK, WHITE};
 use super::viridis::viridis;
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
 
 /// The cosines at the ends of the colour scale.
 const SCALE: (f32, f32) = (-0.2, 1.0);
@@ -365,7 +365,7 @@ fn draw_colour_bar(canvas: &mut Canvas, left: i32, top: i32, height: i32) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::random::{Purpose, Random};
+    use crate::base::random::{Purpose, Random};
 
     fn blocks(sizes: &[usize]) -> Vec<Block> {
         sizes

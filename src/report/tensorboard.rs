@@ -9,8 +9,9 @@
 //! next step; TensorBoard then drops what older files have of that step and later ones.
 
 use super::StepReport;
+use crate::encoding::framing;
 use crate::verification::SetResult;
-use crate::{Error, Result, framing};
+use crate::{Error, Result};
 use image::{ImageEncoder as _, RgbImage};
 use prost::Message as _;
 use std::fs::{self, File};

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::{FALSE_ACCEPT_RATES, check, interval::wilson, verify};
-use crate::error::Result;
+use crate::base::error::Result;
 
 /// Two neighbours of a curve in a report are at least this far apart on a decimal logarithm's axis.
 const APART: f64 = 0.004;
@@ -220,7 +220,7 @@ pub fn curves(distances: &[f64], same: &[bool]) -> Result<Curves> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::random::{Purpose, Random};
+    use crate::base::random::{Purpose, Random};
 
     /// Distances with many ties, genuine pairs closer.
     fn pairs(n: usize) -> (Vec<f64>, Vec<bool>) {

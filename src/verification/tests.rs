@@ -1,5 +1,5 @@
 use super::*;
-use crate::random::{Purpose, Random};
+use crate::base::random::{Purpose, Random};
 
 /// The protocol word for word, in O(pairs * thresholds * folds).
 fn naive_folds(distances: &[f64], same: &[bool]) -> Vec<Fold> {

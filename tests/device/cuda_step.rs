@@ -6,7 +6,7 @@ use arcface_cu::backend::Backend;
 use arcface_cu::backend::cuda::Cuda;
 use arcface_cu::backend::cuda::driver::{Driver, Launch, Memory, Properties};
 use arcface_cu::backend::cuda::tiles::Program;
-use arcface_cu::config::Config;
+use arcface_cu::recipe::config::Config;
 use arcface_cu::train::{DataOptions, Trainer};
 use std::cell::Cell;
 use std::sync::Arc;

@@ -5,12 +5,12 @@ use crate::oracles::graphs;
 use crate::oracles::model::{Mode, forward, widen};
 use crate::support::devices::on_each_device;
 use arcface_cu::backend::{Backend, InputTransform};
+use arcface_cu::base::random::{Purpose, Random};
 use arcface_cu::graph::Model;
 use arcface_cu::graph::infer::InferGraph;
 use arcface_cu::graph::params::ParamTable;
 use arcface_cu::models::{self, Embedding, Network};
 use arcface_cu::optim::Role;
-use arcface_cu::random::{Purpose, Random};
 
 const TRANSFORM: InputTransform = InputTransform {
     scale: [1.0 / 127.5, 1.0 / 128.0, 1.0 / 127.0],

@@ -9,10 +9,10 @@ use crate::oracles::graphs;
 use crate::oracles::model::{Mode, forward, widen};
 use crate::support::devices::on_each_device;
 use arcface_cu::backend::{Backend, InputTransform};
+use arcface_cu::base::random::{Purpose, Random};
 use arcface_cu::graph::Model;
 use arcface_cu::graph::train::TrainGraph;
 use arcface_cu::optim::Role;
-use arcface_cu::random::{Purpose, Random};
 
 const N: usize = 3;
 const SEED: u64 = 21;

@@ -3,8 +3,9 @@
 use crate::oracles::{UNIT, assert_close, download, poisoned};
 use crate::support::devices::on_each_device;
 use arcface_cu::backend::{Augmented, Backend, InputTransform};
-use arcface_cu::data::augment::{Augment, Changes};
-use arcface_cu::random::{Purpose, Random};
+use arcface_cu::base::changes::Changes;
+use arcface_cu::base::random::{Purpose, Random};
+use arcface_cu::data::picture::augment::Augment;
 
 const TRANSFORM: InputTransform = InputTransform {
     scale: [1.0 / 128.0, 0.5, -2.0],

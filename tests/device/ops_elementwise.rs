@@ -8,7 +8,7 @@ use arcface_cu::backend::{
     Activation, Backend, BatchNormAt, Close, Dropout, GradTarget, InputTransform, Pending,
     PendingGrad, View,
 };
-use arcface_cu::random::{Purpose, philox};
+use arcface_cu::base::random::{Purpose, philox};
 
 /// (pixels, channels): channel tails, one pixel, one channel, several blocks and tiles.
 const SHAPES: [(usize, usize); 8] = [

@@ -669,7 +669,8 @@ fn first_loss<B: Backend>(backend: &mut B) {
     ] {
         let n = 64;
         let mut head = ArcFace::new(backend, classes, d, n, margin, init(3)).unwrap();
-        let mut random = arcface_cu::random::Random::new(1, arcface_cu::random::Purpose::Init, 1);
+        let mut random =
+            arcface_cu::base::random::Random::new(1, arcface_cu::base::random::Purpose::Init, 1);
         let values: Vec<f32> = (0..n * d).map(|_| random.normal()).collect();
         let x = upload(backend, &values);
         let labels: Vec<u32> = (0..n as u32).map(|i| i * 211 % classes as u32).collect();

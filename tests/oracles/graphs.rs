@@ -2,9 +2,9 @@
 //! additions of additions. And random ones, for the shapes that nobody thought of.
 
 use arcface_cu::backend::geometry::Padding;
+use arcface_cu::base::random::{Purpose, Random};
 use arcface_cu::graph::params::Init;
 use arcface_cu::graph::{BatchNorm, Builder, Model, NodeId, Op};
-use arcface_cu::random::{Purpose, Random};
 
 const INIT: Init = Init::HeFanOut;
 

@@ -6,7 +6,7 @@ pub mod graphs;
 pub mod model;
 
 use arcface_cu::backend::Backend;
-use arcface_cu::random::{Purpose, Random};
+use arcface_cu::base::random::{Purpose, Random};
 
 /// Half the distance between 1 and the next float32: the largest relative error of one rounding.
 pub const UNIT: f64 = 5.960_464_477_539_063e-8;

@@ -2,9 +2,9 @@
 //! values. What the graph's two executors must agree with.
 
 use arcface_cu::backend::geometry::Window;
+use arcface_cu::base::random::{Purpose, philox};
 use arcface_cu::graph::params::ParamTable;
 use arcface_cu::graph::{Model, NodeId, Op};
-use arcface_cu::random::{Purpose, philox};
 
 /// How batch norm and dropout behave.
 #[derive(Clone, Copy)]

@@ -8,10 +8,10 @@
 pub(crate) mod devices;
 pub(crate) mod emulator;
 
-use arcface_cu::checkpoint::Weights;
-use arcface_cu::config::Config;
 use arcface_cu::data::{Dataset, Image};
 use arcface_cu::graph::params::ParamTable;
+use arcface_cu::recipe::config::Config;
+use arcface_cu::weights::checkpoint::Weights;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

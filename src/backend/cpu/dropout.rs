@@ -2,7 +2,7 @@
 //!
 //! The mask is never stored: each direction computes it from the counter. Philox's key is the seed; element i reads
 //! word i % 4 of the block at counter [i / 4, 256 layer + Purpose::Dropout, step's low word, step's high word], whose
-//! second word keeps it apart from every stream of [`Random`](crate::random::Random). The word's upper 24 bits are a
+//! second word keeps it apart from every stream of [`Random`](crate::base::random::Random). The word's upper 24 bits are a
 //! number in [0, 1); the element is kept where it is at least the rate. Up to 2^34 elements, 2^24 layers.
 
 use super::Buffer;
@@ -10,7 +10,7 @@ use super::pending::Reader;
 use super::tiles;
 use crate::backend::geometry::Rows;
 use crate::backend::{Dropout, GradTarget, Pending};
-use crate::random::{Purpose, philox};
+use crate::base::random::{Purpose, philox};
 use pulp::{Simd, WithSimd};
 
 pub(super) fn fprop(rows: Rows, x: Pending<'_, Buffer>, dropout: Dropout, y: &mut Buffer) {

@@ -6,7 +6,7 @@ use super::tiles::DROPOUT;
 use super::{Buffer, Cuda, blocks, close_grad};
 use crate::backend::geometry::Rows;
 use crate::backend::{Dropout, GradTarget, Pending};
-use crate::random::Purpose;
+use crate::base::random::Purpose;
 use crate::{Error, Result};
 
 /// `struct Mask`.

@@ -5,7 +5,7 @@ use super::driver::{Driver, Memory};
 use super::tiles::INPUT_TRANSFORM;
 use super::{Buffer, Cuda, blocks};
 use crate::backend::{Augmented, InputTransform};
-use crate::data::augment::Changes;
+use crate::base::changes::Changes;
 use crate::{Error, Result};
 
 /// `struct Transform`.

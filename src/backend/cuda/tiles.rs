@@ -1,7 +1,7 @@
 //! Every tile and block size, once. They reach the kernels' source by `-D`, and the host's launch arithmetic from here.
 
 use crate::backend::head_rows;
-use crate::data::augment::ERASED;
+use crate::base::changes::ERASED;
 
 /// A kernel file compiled with one set of constants.
 #[derive(Debug, PartialEq, Eq)]

@@ -2,8 +2,9 @@
 
 use super::tfrecord::IMAGES;
 use super::{AT_ONCE, PackFormat, PackOptions};
-use crate::data::tfrecord::Schema;
-use crate::data::{Dataset, index};
+use crate::data::Dataset;
+use crate::data::formats::index;
+use crate::data::formats::tfrecord::Schema;
 use crate::{Error, Result};
 use rayon::prelude::*;
 use std::collections::HashSet;
@@ -192,9 +193,10 @@ fn remove(path: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use crate::data::formats::tfrecord::Schema;
     use crate::data::pack::{PackFormat, PackOptions, pack};
-    use crate::data::tfrecord::Schema;
-    use crate::data::{Image, Opening, image, open, open_with};
+    use crate::data::picture;
+    use crate::data::{Image, Opening, open, open_with};
     use std::fs;
     use std::path::Path;
 
@@ -209,7 +211,7 @@ mod tests {
         for label in 0..3 {
             let path = dir.join(format!("images/{label}/a.png"));
             fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, image::encode_png(&picture)).unwrap();
+            fs::write(path, picture::encode_png(&picture)).unwrap();
             list += &format!("images/{label}/a.png {label}\n");
         }
         fs::write(dir.join("list.txt"), list).unwrap();

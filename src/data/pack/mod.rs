@@ -1,5 +1,5 @@
 //! Packing: a data set becomes the files that other programs read, RecordIO for MXNet and InsightFace (layout:
-//! [`recordio`](crate::data::recordio)) or TFRecord for TensorFlow ([`tfrecord`](crate::data::tfrecord)).
+//! [`recordio`](crate::data::formats::recordio)) or TFRecord for TensorFlow ([`tfrecord`](crate::data::formats::tfrecord)).
 //!
 //! `train.rec` holds record 0 (flag 2, the keys of the identity headers), the images in random order, and the identity
 //! headers. The *keys* of one identity's images are consecutive, as InsightFace's identity headers demand; the *order in
@@ -23,9 +23,10 @@ mod tfrecord;
 use self::files::{Files, IDENTITIES, RESERVED};
 use self::recordio::RecordIoSink;
 use self::tfrecord::TfRecordSink;
-use crate::data::tfrecord::Schema;
-use crate::data::{Dataset, Encoded, Image, image};
-use crate::random::{Purpose, Random};
+use crate::base::random::{Purpose, Random};
+use crate::data::formats::tfrecord::Schema;
+use crate::data::picture;
+use crate::data::{Dataset, Encoded, Image};
 use crate::{Error, Result};
 use rayon::prelude::*;
 use std::fs;
@@ -216,19 +217,19 @@ fn encoded(
     };
     let stored = source.encoded(index)?;
     if let Some(stored) = stored {
-        let size = image::dimensions(&stored.bytes).map_err(broken)?;
+        let size = picture::dimensions(&stored.bytes).map_err(broken)?;
         if options.resize.is_none_or(|r| size == (r, r)) {
             let pnm = stored.bytes.starts_with(b"P");
             let mut picture = Image::default();
             // One that is to be left out may be broken anywhere.
             if pnm || options.skip_bad {
-                image::decode(&stored.bytes, &mut picture).map_err(broken)?;
+                picture::decode(&stored.bytes, &mut picture).map_err(broken)?;
             }
             if !pnm {
                 return Ok((stored, size));
             }
             let png = Encoded {
-                bytes: image::encode_png(&picture),
+                bytes: picture::encode_png(&picture),
                 extension: "png".into(),
             };
             return Ok((png, size));
@@ -239,10 +240,10 @@ fn encoded(
     if let Some(r) = options.resize
         && (picture.width, picture.height) != (r, r)
     {
-        picture = image::resize(&picture, r, r);
+        picture = picture::resize(&picture, r, r);
     }
     let jpeg = Encoded {
-        bytes: image::encode_jpeg(&picture, JPEG_QUALITY),
+        bytes: picture::encode_jpeg(&picture, JPEG_QUALITY),
         extension: "jpg".into(),
     };
     Ok((jpeg, (picture.width, picture.height)))
@@ -298,9 +299,9 @@ fn reserve(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::image_folder::ImageFolder;
+    use crate::data::formats::image_folder::ImageFolder;
+    use crate::data::formats::recordio::{MAGIC, RecordIo};
     use crate::data::open;
-    use crate::data::recordio::{MAGIC, RecordIo};
     use std::path::PathBuf;
 
     /// 5 identities with 1 to 5 images; some are PNM, one JPEG holds RecordIO's magic in a comment at every alignment.
@@ -318,7 +319,7 @@ mod tests {
                 let pixels = (0..width * height * 3)
                     .map(|k| (k * (identity + 2) + i * 40) as u8)
                     .collect();
-                let mut bytes = image::encode_jpeg(
+                let mut bytes = picture::encode_jpeg(
                     &Image {
                         width,
                         height,
@@ -498,7 +499,7 @@ mod tests {
             assert_eq!(*expected.get_or_insert(found.clone()), found, "{format:?}");
             before = Some(out);
         }
-        let names = |out: &str| crate::data::shards::files(&dir.path().join(out)).unwrap();
+        let names = |out: &str| crate::data::formats::shards::files(&dir.path().join(out)).unwrap();
         assert_eq!(names("0"), [IDENTITIES, "train.tfrecord"]);
         assert_eq!(names("3").len(), 5);
         assert!(dir.path().join("1/images/3/0004.jpg").is_file());

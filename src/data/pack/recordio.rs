@@ -2,7 +2,7 @@
 
 use super::{Files, Groups, Sink};
 use crate::data::Encoded;
-use crate::data::recordio::{MAGIC, MAX_PART};
+use crate::data::formats::recordio::{MAGIC, MAX_PART};
 use crate::{Error, Result};
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write as _};

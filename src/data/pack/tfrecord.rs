@@ -2,8 +2,8 @@
 
 use super::{Files, Groups, Sink};
 use crate::data::Encoded;
-use crate::data::tfrecord::{Schema, example};
-use crate::framing::frame;
+use crate::data::formats::tfrecord::{Schema, example};
+use crate::encoding::framing::frame;
 use crate::{Error, Result};
 use std::fs::{self, File};
 use std::io::{BufWriter, Write as _};

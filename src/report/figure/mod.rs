@@ -6,7 +6,8 @@
 mod raster;
 mod svg;
 
-use crate::error::{Error, Result};
+use crate::base::error::Result;
+use crate::base::files;
 use image::RgbImage;
 use std::path::Path;
 
@@ -287,7 +288,7 @@ impl Figure {
     /// A file cannot be written.
     pub fn save(&self, folder: &Path, name: &str) -> Result<()> {
         let path = folder.join(format!("{name}.svg"));
-        std::fs::write(&path, self.svg(true)).map_err(Error::io("writing", &path))?;
+        files::write(&path, self.svg(true).as_bytes())?;
         super::canvas::save_png(&self.picture(), &folder.join(format!("{name}.png")))
     }
 

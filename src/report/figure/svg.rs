@@ -1,7 +1,7 @@
 //! Marks as SVG text.
 
 use super::{Align, COLOURS, Mark, SIZE};
-use crate::report::page::escape;
+use crate::report::markup::escape;
 use std::fmt::Write as _;
 
 /// The colours and letters of figures, for a page that holds them: light, and dark where the reader's screen is.

@@ -1,7 +1,7 @@
 //! A bcolz carray: `meta/sizes`, `meta/storage` and the first chunk, each up to a byte 0 but the last.
 #![no_main]
 
-use arcface_cu::data::bcolz::Carray;
+use arcface_cu::data::formats::bcolz::Carray;
 use std::fs;
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {

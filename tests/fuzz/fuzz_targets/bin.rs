@@ -2,7 +2,7 @@
 #![no_main]
 
 use arcface_cu::data::Image;
-use arcface_cu::data::bin::Bin;
+use arcface_cu::data::formats::bin::Bin;
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     let Ok(set) = Bin::open(&arcface_cu_fuzz::file("set.bin", data)) else {

@@ -2,5 +2,5 @@
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
-    let _ = arcface_cu::data::image::decode(data, &mut arcface_cu::data::Image::default());
+    let _ = arcface_cu::data::picture::decode(data, &mut arcface_cu::data::Image::default());
 });

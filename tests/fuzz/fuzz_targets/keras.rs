@@ -2,5 +2,5 @@
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
-    let _ = arcface_cu::data::keras::open(&arcface_cu_fuzz::file("a.h5", data));
+    let _ = arcface_cu::weights::formats::keras::open(&arcface_cu_fuzz::file("a.h5", data));
 });

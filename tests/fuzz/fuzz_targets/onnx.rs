@@ -1,7 +1,7 @@
 //! ONNX files, and what they are compared with.
 #![no_main]
 
-use arcface_cu::import::{ImportOptions, open};
+use arcface_cu::weights::import::{ImportOptions, open};
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     // One preset: comparing with all of them takes most of the time.

@@ -2,7 +2,7 @@
 #![no_main]
 
 use arcface_cu::data::Image;
-use arcface_cu::data::pairs::Pairs;
+use arcface_cu::data::formats::pairs::Pairs;
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     if let Ok(pairs) = Pairs::open(&arcface_cu_fuzz::file("pairs.txt", data), None) {

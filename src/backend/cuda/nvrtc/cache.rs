@@ -14,8 +14,8 @@
 //! torn or foreign nevertheless counts as absent, and is replaced by the compilation that follows.
 
 use super::{Compiled, Source};
-use crate::fnv::Fnv;
-use crate::own_file;
+use crate::base::files;
+use crate::base::fnv::Fnv;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -83,7 +83,7 @@ impl Cache {
     /// A cache in this folder, which is made where it is not there.
     pub fn at(folder: PathBuf) -> Self {
         let probe = std::fs::create_dir_all(&folder).and_then(|()| {
-            let (file, path) = own_file::create(&folder.join("probe"))?;
+            let (file, path) = files::create(&folder.join("probe"))?;
             drop(file);
             std::fs::remove_file(path)
         });
@@ -157,7 +157,7 @@ impl Cache {
             log,
             image,
         ];
-        let _ = own_file::replace(&path, &parts.concat());
+        let _ = files::write_cached(&path, &parts.concat());
     }
 }
 

@@ -8,8 +8,9 @@ use super::cache::Key;
 use super::{Compiled, Nvrtc, Source, elf};
 use crate::backend::cuda::SIGNATURES;
 use crate::backend::cuda::tiles::{PROGRAMS, Program};
-use crate::fnv::Fnv;
-use crate::{Error, Result, own_file};
+use crate::base::files;
+use crate::base::fnv::Fnv;
+use crate::{Error, Result};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -179,7 +180,7 @@ impl Prebuilt {
             let path = folder.join(&file);
             holds_every_kernel(program, &compiled.image)
                 .map_err(|problem| Error::data(&path, problem))?;
-            own_file::replace(&path, &compiled.image).map_err(Error::io("writing", &path))?;
+            files::write(&path, &compiled.image)?;
             Ok(Entry {
                 program: program.name.to_owned(),
                 architecture: (*architecture).clone(),
@@ -197,7 +198,7 @@ impl Prebuilt {
         };
         let path = folder.join(INDEX);
         let text = serde_json::to_vec_pretty(&index).expect("an index of strings is JSON");
-        own_file::replace(&path, &text).map_err(Error::io("writing", &path))?;
+        files::write(&path, &text)?;
         Ok(index.programs.len())
     }
 }

@@ -1,0 +1,308 @@
+//! Whole files: how one is read, and the one way in which one is written.
+//!
+//! A file is written under a name of its own beside its place, synced, and renamed. A reader finds the old contents or
+//! the new ones, never a part, also after a crash or a loss of power, and an error at any point leaves the old file.
+//! Several processes may write the same file; the last one's stays.
+
+use crate::{Error, Result};
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, BufWriter, Read as _, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::UNIX_EPOCH;
+
+/// The end of a temporary file's name; one that is found was left by a process that was killed.
+pub(crate) const TEMPORARY: &str = ".tmp";
+
+/// Symbolic links that are followed in a row, as Linux does.
+const MAX_LINKS: usize = 40;
+
+/// Writes `bytes` as the whole file `path`.
+///
+/// - What is no regular file (a device, a pipe, `/dev/stdout`) is written to, never replaced.
+/// - A symbolic link stays, and the file that it points to is written.
+/// - A file keeps its permissions; a new one has those that the umask gives.
+/// - The file and its folder are synced.
+///
+/// # Errors
+/// The file cannot be written, synced or renamed; a file that was there is unchanged.
+pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_with(path, |out| out.write_all(bytes))
+}
+
+/// As [`write`], for contents that are not in memory: `body` writes them.
+///
+/// # Errors
+/// As [`write`], or `body` fails.
+pub(crate) fn write_with(
+    path: &Path,
+    body: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
+) -> Result<()> {
+    let written = match place_of(path) {
+        Ok(Place::Stream) => append(path, body),
+        Ok(Place::File(path)) => replace(&path, Durability::Synced, body),
+        Err(error) => Err(error),
+    };
+    written.map_err(Error::io("writing", path))
+}
+
+/// Writes a file that only saves time, such as an entry of a cache: as [`write`], but not synced.
+///
+/// # Errors
+/// The file cannot be written or renamed.
+pub(crate) fn write_cached(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    replace(path, Durability::Unsynced, |out| out.write_all(bytes))
+}
+
+/// What a path leads to.
+enum Place {
+    /// A regular file, or none yet: this path, which is no symbolic link.
+    File(PathBuf),
+    /// Something that is written to as it is.
+    Stream,
+}
+
+/// Follows symbolic links. What lies in `/dev` and `/proc` is never replaced: where standard output goes to a file,
+/// `/dev/stdout` is a link to that file, which the shell has open.
+fn place_of(path: &Path) -> io::Result<Place> {
+    let mut path = path.to_path_buf();
+    for _ in 0..MAX_LINKS {
+        if path.starts_with("/dev") || path.starts_with("/proc") {
+            return Ok(Place::Stream);
+        }
+        let metadata = match fs::symlink_metadata(&path) {
+            Ok(metadata) => metadata,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Place::File(path)),
+            Err(error) => return Err(error),
+        };
+        if metadata.is_symlink() {
+            let target = fs::read_link(&path)?;
+            path = folder_of(&path).join(target);
+        } else if metadata.is_dir() {
+            return Err(io::ErrorKind::IsADirectory.into());
+        } else if metadata.is_file() {
+            return Ok(Place::File(path));
+        } else {
+            return Ok(Place::Stream);
+        }
+    }
+    Err(io::Error::other("there are too many symbolic links"))
+}
+
+/// The folder that a file lies in.
+fn folder_of(path: &Path) -> &Path {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
+    folder.unwrap_or(Path::new("."))
+}
+
+/// Writes to what is there. A file that standard output goes to is continued, not overwritten.
+fn append(
+    path: &Path,
+    body: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut out = BufWriter::new(OpenOptions::new().append(true).open(path)?);
+    body(&mut out)?;
+    out.flush()
+}
+
+#[derive(PartialEq)]
+enum Durability {
+    Synced,
+    Unsynced,
+}
+
+/// Writes a temporary file and gives it the name `path`.
+fn replace(
+    path: &Path,
+    durability: Durability,
+    body: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
+) -> io::Result<()> {
+    let (file, temporary) = create(path)?;
+    let write = || {
+        let mut out = BufWriter::new(file);
+        body(&mut out)?;
+        let file = out.into_inner().map_err(io::IntoInnerError::into_error)?;
+        if let Ok(old) = fs::metadata(path) {
+            file.set_permissions(old.permissions())?;
+        }
+        if durability == Durability::Synced {
+            file.sync_all()?;
+        }
+        drop(file);
+        fs::rename(&temporary, path)
+    };
+    if let Err(error) = write() {
+        // A full disk, most likely: not even the remains are to stay. Where they do, nothing more can be done.
+        let _ = fs::remove_file(&temporary);
+        return Err(error);
+    }
+    if durability == Durability::Synced {
+        // The name is durable once the folder is.
+        File::open(folder_of(path))?.sync_all()?;
+    }
+    Ok(())
+}
+
+/// A new file beside `path` that is no other writer's, in this process or another.
+pub(crate) fn create(path: &Path) -> io::Result<(File, PathBuf)> {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let (process, count) = (std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+    // The time too: containers that share a folder may share process numbers.
+    let time = UNIX_EPOCH.elapsed().unwrap_or_default().as_nanos();
+    let mut own = path.as_os_str().to_owned();
+    own.push(format!(".{process}.{count}.{time}{TEMPORARY}"));
+    let own = PathBuf::from(own);
+    Ok((File::create_new(&own)?, own))
+}
+
+/// Makes the folder `path`, and takes it by its file `.lock` for this process, until what comes back is dropped or the
+/// process ends. `doing` says what the process does there ("training").
+///
+/// # Errors
+/// Another process has taken it, or the system refuses.
+pub(crate) fn lock_folder(path: &Path, doing: &str) -> Result<File> {
+    fs::create_dir_all(path).map_err(Error::io("creating the folder", path))?;
+    let lock = path.join(".lock");
+    let file = File::create(&lock).map_err(Error::io("creating", &lock))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Error::Usage(format!(
+            "another process is {doing} into {}: wait for it to end, or choose another --out",
+            path.display()
+        ))),
+        Err(TryLockError::Error(e)) => Err(Error::io("locking", &lock)(e)),
+    }
+}
+
+/// A whole regular file. What a path in a record names may be anything: a device has no end.
+pub(crate) fn read_whole(path: &Path) -> Result<Vec<u8>> {
+    let metadata = fs::metadata(path).map_err(Error::io("opening", path))?;
+    if !metadata.is_file() {
+        return Err(Error::data(path, "is not a regular file"));
+    }
+    fs::read(path).map_err(Error::io("reading", path))
+}
+
+/// The first bytes of a file, 512 at most.
+pub(crate) fn start_of(path: &Path) -> Result<Vec<u8>> {
+    let metadata = fs::metadata(path).map_err(Error::io("opening", path))?;
+    if !metadata.is_file() {
+        return Err(Error::data(path, "is not a regular file"));
+    }
+    let mut start = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(512).read_to_end(&mut start))
+        .map_err(Error::io("reading", path))?;
+    Ok(start)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+    use std::process::{Command, Stdio};
+
+    fn names(folder: &Path) -> Vec<String> {
+        let entries = fs::read_dir(folder).unwrap();
+        let mut names: Vec<_> =
+            (entries.map(|e| e.unwrap().file_name().into_string().unwrap())).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_file_is_replaced_and_keeps_its_permissions() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        write(&path, b"old").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        write(&path, b"new").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o640
+        );
+        assert_eq!(names(dir.path()), ["a"]);
+    }
+
+    #[test]
+    fn an_error_leaves_the_old_file_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        write(&path, b"old").unwrap();
+        let failed = write_with(&path, |out| {
+            out.write_all(&[7; 100_000])?;
+            Err(io::Error::other("the source ended"))
+        });
+        assert!(failed.unwrap_err().to_string().contains("the source ended"));
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+        assert_eq!(names(dir.path()), ["a"]);
+        assert!(write(dir.path(), b"a folder").is_err());
+        assert!(write(&dir.path().join("none/a"), b"no folder").is_err());
+    }
+
+    #[test]
+    fn symbolic_links_are_followed_and_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        fs::create_dir(at("folder")).unwrap();
+        symlink("folder/target", at("link")).unwrap();
+        symlink(at("link"), at("second")).unwrap();
+        // Once where the target is not there, once where it is.
+        for contents in [b"first", b"again"] {
+            write(&at("second"), contents).unwrap();
+            assert_eq!(fs::read(at("folder/target")).unwrap(), contents);
+        }
+        assert!(at("link").is_symlink() && at("second").is_symlink());
+        symlink("circle", at("circle")).unwrap();
+        assert!(write(&at("circle"), b"").is_err());
+    }
+
+    #[test]
+    fn devices_and_pipes_are_written_to() {
+        write(Path::new("/dev/null"), b"gone").unwrap();
+        assert!(!fs::metadata("/dev/null").unwrap().is_file());
+        let error = write(Path::new("/dev/full"), b"x").unwrap_err().to_string();
+        assert!(error.contains("/dev/full"), "{error}");
+
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("pipe");
+        assert!(
+            Command::new("mkfifo")
+                .arg(&pipe)
+                .status()
+                .unwrap()
+                .success()
+        );
+        let reader = Command::new("cat")
+            .arg(&pipe)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        write(&pipe, b"through the pipe").unwrap();
+        assert_eq!(
+            reader.wait_with_output().unwrap().stdout,
+            b"through the pipe"
+        );
+        assert_eq!(names(dir.path()), ["pipe"]);
+    }
+
+    #[test]
+    fn writers_at_once_leave_one_whole_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        std::thread::scope(|scope| {
+            for writer in 0..4u8 {
+                let path = &path;
+                scope.spawn(move || {
+                    for _ in 0..10 {
+                        write(path, &[writer; 20_000]).unwrap();
+                        let read = fs::read(path).unwrap();
+                        assert_eq!(read, [read[0]; 20_000], "parts of two writers");
+                    }
+                });
+            }
+        });
+        assert_eq!(names(dir.path()), ["a"]);
+    }
+}

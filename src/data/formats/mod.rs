@@ -1,0 +1,16 @@
+//! Data sets as other programs store them. Each reader's file opens with the format's layout.
+
+pub mod bcolz;
+pub mod bin;
+mod blosc;
+pub mod image_folder;
+pub(crate) mod index;
+pub(crate) mod labels;
+pub mod list;
+pub mod pairs;
+pub mod recordio;
+mod sharded;
+pub(crate) mod shards;
+pub(crate) mod tar;
+pub mod tfrecord;
+pub mod webdataset;

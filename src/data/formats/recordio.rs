@@ -1,0 +1,572 @@
+//! MXNet's RecordIO, with InsightFace's conventions on top.
+//!
+//! A `.rec` file is a sequence of records, each at a multiple of 4 bytes, little-endian:
+//!
+//! | bytes | content |
+//! |---|---|
+//! | 4 | magic 0xced7230a |
+//! | 4 | kind of part (top 3 bits), length of the part (low 29 bits) |
+//! | length | payload |
+//! | 0-3 | zeros up to a multiple of 4 |
+//!
+//! A payload that contains the magic at a multiple of 4 is cut there: the magic is left out and the parts follow one
+//! another, kind 1 first, 2 in the middle, 3 last (0 is a whole record). The payload of an image record is:
+//!
+//! | bytes | content |
+//! |---|---|
+//! | 4 | flag: number of labels in the array below |
+//! | 4 | label (f32), used where flag is 0 |
+//! | 8, 8 | id, id2 |
+//! | 4 * flag | labels (f32); the first is the class |
+//! | the rest | a JPEG or PNG file |
+//!
+//! InsightFace: record 0 holds no image but, with flag 2, the keys [first identity header, end); the image records have
+//! the keys from 1 to the first identity header; identity header k holds, with flag 2, the keys [start, end) of the images
+//! of one identity. `train.idx` has a line `key\toffset` a record; `property` holds `classes,height,width`.
+
+use crate::base::map::Map;
+use crate::data::picture;
+use crate::data::{Dataset, Encoded, Image};
+use crate::{Error, Result};
+use std::borrow::Cow;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// What every record begins with.
+pub(crate) const MAGIC: u32 = 0xced7_230a;
+
+/// Bytes of a part before its payload.
+pub(crate) const PART_HEADER: usize = 8;
+
+/// Bytes of an image record's payload before its labels.
+pub(crate) const IMAGE_HEADER: usize = 24;
+
+/// The longest part (29 bits).
+pub(crate) const MAX_PART: usize = (1 << 29) - 1;
+
+/// A record's position: its key in the index (or its number in the file), and its first byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Entry {
+    key: u32,
+    offset: u64,
+}
+
+/// The start of an image record's payload.
+#[derive(Debug)]
+struct Header<'a> {
+    flag: u32,
+    label: f32,
+    /// Labels in the array, `4 * flag` bytes.
+    labels: &'a [u8],
+    /// The image file.
+    body: &'a [u8],
+}
+
+impl Header<'_> {
+    fn array(&self, i: usize) -> Option<f32> {
+        self.labels
+            .as_chunks()
+            .0
+            .get(i)
+            .map(|&b| f32::from_le_bytes(b))
+    }
+
+    /// The class label, as the file has it.
+    fn class(&self) -> f32 {
+        self.array(0).unwrap_or(self.label)
+    }
+}
+
+/// A RecordIO file with random access.
+#[derive(Debug)]
+pub struct RecordIo {
+    path: PathBuf,
+    map: Map,
+    /// The image records.
+    entries: Vec<Entry>,
+    labels: Vec<u32>,
+    classes: usize,
+}
+
+impl RecordIo {
+    /// Opens a `.rec` file, or a folder that holds `train.rec` or exactly one `.rec` file.
+    ///
+    /// The index is the file of the same name ending in `.idx`; without one, the file is scanned from start to end.
+    /// With an index and InsightFace's identity headers, one record an identity is looked at; otherwise the start of each record.
+    ///
+    /// # Errors
+    /// There is no such file; a record, the index or `property` is malformed; a label is not a class.
+    pub fn open(path: &Path) -> Result<Self> {
+        let path = find_rec(path)?;
+        let map = Map::open(&path)?;
+        if map.is_empty() {
+            return Err(Error::data(&path, "is empty: there is no record in it"));
+        }
+        let index_path = path.with_extension("idx");
+        let file = RecFile {
+            path: &path,
+            map: &map,
+        };
+        let property = read_property(&path.with_file_name("property"))?;
+        let (entries, labels) = if index_path.is_file() {
+            let all = read_index(&index_path, &file)?;
+            match file.insightface_header(&all)? {
+                Some((first, end)) => file.by_identity(&all, first, end)?,
+                None => file.by_record(&all)?,
+            }
+        } else {
+            // Identity headers speak of the index's keys, which nobody knows now; every record names its class, too.
+            file.by_record(&file.scan()?)?
+        };
+        let highest = labels
+            .iter()
+            .copied()
+            .max()
+            .ok_or_else(|| Error::data(&path, "holds no image record"))?;
+        let classes = property.unwrap_or(highest as usize + 1);
+        if let Some(i) = labels.iter().position(|&label| label as usize >= classes) {
+            return Err(Error::malformed(
+                &path,
+                entries[i].offset + PART_HEADER as u64 + 4,
+                format!("a label below {classes}, the number of classes that `property` names"),
+                format!("label {} in record {}", labels[i], entries[i].key),
+            ));
+        }
+        map.expect_random_access();
+        Ok(RecordIo {
+            path,
+            map,
+            entries,
+            labels,
+            classes,
+        })
+    }
+
+    /// The `.rec` file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The bytes of image `index` as they are stored (JPEG as a rule).
+    ///
+    /// # Errors
+    /// The record is malformed, or its label is not that of its identity.
+    fn body(&self, index: usize) -> Result<Cow<'_, [u8]>> {
+        let file = RecFile {
+            path: &self.path,
+            map: &self.map,
+        };
+        let entry = self.entries[index];
+        let (payload, _) = file.payload(entry.offset)?;
+        let header = file.image_header(&payload, entry)?;
+        let label = file.class_label(&header, entry)?;
+        if label != self.labels[index] {
+            return Err(Error::malformed(
+                &self.path,
+                entry.offset + PART_HEADER as u64 + 4,
+                format!(
+                    "label {}, as in the first record of the same identity",
+                    self.labels[index]
+                ),
+                format!("label {label} in record {}", entry.key),
+            ));
+        }
+        let start = payload.len() - header.body.len();
+        Ok(match payload {
+            Cow::Borrowed(bytes) => Cow::Borrowed(&bytes[start..]),
+            Cow::Owned(mut bytes) => Cow::Owned(bytes.split_off(start)),
+        })
+    }
+}
+
+impl Dataset for RecordIo {
+    fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    fn classes(&self) -> usize {
+        self.classes
+    }
+
+    fn label(&self, index: usize) -> u32 {
+        self.labels[index]
+    }
+
+    fn read(&self, index: usize, image: &mut Image) -> Result<()> {
+        let body = self.body(index)?;
+        picture::decode(&body, image).map_err(|why| {
+            let entry = self.entries[index];
+            Error::malformed(
+                &self.path,
+                entry.offset,
+                format!("an image in record {}", entry.key),
+                format!("one that cannot be decoded: {why}"),
+            )
+        })
+    }
+
+    fn describe(&self, index: usize) -> String {
+        let Entry { key, offset } = self.entries[index];
+        format!("{}, record {key} at byte {offset}", self.path.display())
+    }
+
+    fn files(&self, _index: usize) -> Vec<PathBuf> {
+        vec![self.path.clone()]
+    }
+
+    fn encoded(&self, index: usize) -> Result<Option<Encoded>> {
+        Ok(Some(Encoded::new(self.body(index)?.into_owned())))
+    }
+}
+
+/// The `.rec` file that `path` is or holds.
+fn find_rec(path: &Path) -> Result<PathBuf> {
+    if !path.is_dir() {
+        return Ok(path.into());
+    }
+    let train = path.join("train.rec");
+    if train.is_file() {
+        return Ok(train);
+    }
+    let mut found = Vec::new();
+    for entry in fs::read_dir(path).map_err(Error::io("listing the folder", path))? {
+        let entry = entry.map_err(Error::io("listing the folder", path))?.path();
+        if entry.extension().is_some_and(|e| e == "rec") {
+            found.push(entry);
+        }
+    }
+    match found.len() {
+        1 => Ok(found.remove(0)),
+        0 => Err(Error::data(path, "holds no .rec file")),
+        n => Err(Error::data(
+            path,
+            format!("holds {n} .rec files, none of them called train.rec; name the file itself"),
+        )),
+    }
+}
+
+/// The number of classes in `property`, where there is such a file.
+fn read_property(path: &Path) -> Result<Option<usize>> {
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let text = fs::read(path).map_err(Error::io("reading", path))?;
+    let text = String::from_utf8_lossy(&text[..text.len().min(1000)]);
+    let classes = text.split(',').next().and_then(|n| n.trim().parse().ok());
+    match classes {
+        Some(n) if n > 0 && u32::try_from(n).is_ok() => Ok(Some(n)),
+        _ => Err(Error::malformed(
+            path,
+            0,
+            "classes,height,width, such as 85742,112,112",
+            format!("{:?}", text.chars().take(60).collect::<String>()),
+        )),
+    }
+}
+
+/// The entries of a `.idx` file, sorted by key.
+fn read_index(path: &Path, file: &RecFile<'_>) -> Result<Vec<Entry>> {
+    let text = fs::read(path).map_err(Error::io("reading", path))?;
+    let mut entries = Vec::with_capacity(text.len() / 12);
+    let mut at = 0;
+    for line in text.split(|&b| b == b'\n') {
+        let bad = |expected: String| {
+            let found = String::from_utf8_lossy(&line[..line.len().min(60)]).into_owned();
+            Error::malformed(path, at, expected, format!("{found:?}"))
+        };
+        let trimmed = line.trim_ascii();
+        if !trimmed.is_empty() {
+            let entry = std::str::from_utf8(trimmed)
+                .ok()
+                .and_then(|line| line.split_once('\t'))
+                .and_then(|(key, offset)| {
+                    Some(Entry {
+                        key: key.trim().parse().ok()?,
+                        offset: offset.trim().parse().ok()?,
+                    })
+                })
+                .ok_or_else(|| bad("a line \"key<tab>offset\"".into()))?;
+            let bytes = file.map.len() as u64;
+            let last = bytes.saturating_sub((PART_HEADER + IMAGE_HEADER) as u64);
+            if entry.offset > last || entry.offset % 4 != 0 {
+                return Err(bad(format!(
+                    "the offset of a record in {} ({bytes} bytes), a multiple of 4 up to {last}",
+                    file.path.display()
+                )));
+            }
+            entries.push(entry);
+        }
+        at += line.len() as u64 + 1;
+    }
+    if entries.is_empty() {
+        return Err(Error::data(path, "is empty: it names no record"));
+    }
+    entries.sort_unstable_by_key(|e| e.key);
+    if let Some(pair) = entries.windows(2).find(|w| w[0].key == w[1].key) {
+        return Err(Error::data(
+            path,
+            format!("names two records by the key {}", pair[0].key),
+        ));
+    }
+    Ok(entries)
+}
+
+/// A mapped file with its name.
+struct RecFile<'a> {
+    path: &'a Path,
+    map: &'a Map,
+}
+
+impl<'a> RecFile<'a> {
+    /// The part at `offset`: its kind, its payload, and where the next one begins.
+    fn part(&self, offset: u64) -> Result<(u32, &'a [u8], u64)> {
+        let bad = |at: u64, expected: &str, found: String| {
+            Err(Error::malformed(self.path, at, expected, found))
+        };
+        let rest = usize::try_from(offset)
+            .ok()
+            .and_then(|o| self.map.get(o..))
+            .unwrap_or(&[]);
+        let Some((header, rest)) = rest.split_at_checked(PART_HEADER) else {
+            let found = format!("{} bytes: the file is truncated", rest.len());
+            return bad(offset, "the 8 bytes that begin a record", found);
+        };
+        let magic = u32::from_le_bytes([header[0], header[1], header[2], header[3]]);
+        let word = u32::from_le_bytes([header[4], header[5], header[6], header[7]]);
+        if magic != MAGIC {
+            return bad(
+                offset,
+                "the beginning of a record (0xced7230a)",
+                format!("{magic:#010x}: the index does not fit this file, or the file is damaged"),
+            );
+        }
+        let length = (word & MAX_PART as u32) as usize;
+        if length > rest.len() {
+            return bad(
+                offset + 4,
+                &format!("a record of {length} bytes"),
+                format!(
+                    "{} bytes to the end of the file: it is truncated or damaged",
+                    rest.len()
+                ),
+            );
+        }
+        // The last record's padding may be missing.
+        let next =
+            (offset + (PART_HEADER + length.next_multiple_of(4)) as u64).min(self.map.len() as u64);
+        Ok((word >> 29, &rest[..length], next))
+    }
+
+    /// The payload of the record at `offset`, its parts put together, and where the next record begins.
+    fn payload(&self, offset: u64) -> Result<(Cow<'a, [u8]>, u64)> {
+        let (kind, bytes, mut next) = self.part(offset)?;
+        match kind {
+            0 => return Ok((Cow::Borrowed(bytes), next)),
+            1 => {}
+            kind => {
+                return Err(Error::malformed(
+                    self.path,
+                    offset + 4,
+                    "the first part of a record (kind 0 or 1)",
+                    format!("kind {kind}"),
+                ));
+            }
+        }
+        let mut whole = bytes.to_vec();
+        loop {
+            let at = next;
+            let (kind, bytes, after) = self.part(at)?;
+            if kind != 2 && kind != 3 {
+                return Err(Error::malformed(
+                    self.path,
+                    at + 4,
+                    format!("a further part (kind 2 or 3) of the record at byte {offset}"),
+                    format!("kind {kind}"),
+                ));
+            }
+            whole.extend(MAGIC.to_le_bytes());
+            whole.extend(bytes);
+            next = after;
+            if kind == 3 {
+                return Ok((Cow::Owned(whole), next));
+            }
+        }
+    }
+
+    /// All records, numbered from 0 in the order of the file.
+    fn scan(&self) -> Result<Vec<Entry>> {
+        let mut entries = Vec::new();
+        let (mut offset, end) = (0, self.map.len() as u64);
+        while offset < end {
+            let Ok(key) = u32::try_from(entries.len()) else {
+                return Err(Error::data(self.path, "holds more than 2^32 records"));
+            };
+            entries.push(Entry { key, offset });
+            let (mut kind, _, mut next) = self.part(offset)?;
+            if kind > 1 {
+                // Reports the wrong kind.
+                self.payload(offset)?;
+            }
+            while kind == 1 || kind == 2 {
+                (kind, _, next) = self.part(next)?;
+            }
+            offset = next;
+        }
+        Ok(entries)
+    }
+
+    fn image_header<'p>(&self, payload: &'p [u8], entry: Entry) -> Result<Header<'p>> {
+        let bad = |expected: String| {
+            Error::malformed(
+                self.path,
+                entry.offset + PART_HEADER as u64,
+                expected,
+                format!("{} bytes in record {}", payload.len(), entry.key),
+            )
+        };
+        let (header, rest) = payload
+            .split_at_checked(IMAGE_HEADER)
+            .ok_or_else(|| bad(format!("an image record's header of {IMAGE_HEADER} bytes")))?;
+        let flag = u32::from_le_bytes([header[0], header[1], header[2], header[3]]);
+        let label = f32::from_le_bytes([header[4], header[5], header[6], header[7]]);
+        let (labels, body) = usize::try_from(flag)
+            .ok()
+            .and_then(|n| n.checked_mul(4))
+            .and_then(|n| rest.split_at_checked(n))
+            .ok_or_else(|| bad(format!("{flag} labels of 4 bytes")))?;
+        Ok(Header {
+            flag,
+            label,
+            labels,
+            body,
+        })
+    }
+
+    fn class_label(&self, header: &Header<'_>, entry: Entry) -> Result<u32> {
+        // f32 counts exactly up to 2^24.
+        whole(header.class(), 1 << 24).ok_or_else(|| {
+            Error::malformed(
+                self.path,
+                entry.offset + PART_HEADER as u64 + 4,
+                "a label that is a whole number from 0 to 2^24",
+                format!("{} in record {}", header.class(), entry.key),
+            )
+        })
+    }
+
+    /// The keys [first identity header, end) of record 0, if it is one of InsightFace's.
+    fn insightface_header(&self, all: &[Entry]) -> Result<Option<(u32, u32)>> {
+        let entry = all[0];
+        if entry.key != 0 {
+            return Ok(None);
+        }
+        let (payload, _) = self.payload(entry.offset)?;
+        let header = self.image_header(&payload, entry)?;
+        // A data set without headers may have two labels a record, too, but then an image follows.
+        if header.flag != 2 || matches!(header.body, [0xff, 0xd8, ..] | [0x89, b'P', ..]) {
+            return Ok(None);
+        }
+        self.range(&header, entry, "the keys of the identity headers")
+            .map(Some)
+    }
+
+    /// The two labels of a header, as a range of keys.
+    fn range(&self, header: &Header<'_>, entry: Entry, what: &str) -> Result<(u32, u32)> {
+        let limit = u32::MAX;
+        match (header.array(0), header.array(1)) {
+            (Some(a), Some(b)) if a <= b => whole(a, limit).zip(whole(b, limit)),
+            _ => None,
+        }
+        .ok_or_else(|| {
+            Error::malformed(
+                self.path,
+                entry.offset + (PART_HEADER + IMAGE_HEADER) as u64,
+                format!("{what}, first and end"),
+                format!(
+                    "{:?} and {:?} in record {}",
+                    header.array(0),
+                    header.array(1),
+                    entry.key
+                ),
+            )
+        })
+    }
+
+    /// Image records and labels as the identity headers with the keys `first..end` name them.
+    fn by_identity(&self, all: &[Entry], first: u32, end: u32) -> Result<(Vec<Entry>, Vec<u32>)> {
+        let find = |key: u32| all.binary_search_by_key(&key, |e| e.key).ok();
+        let missing = |key: u32, what: &str| {
+            Error::data(
+                self.path,
+                format!(
+                    "has no record with the key {key}, {what} (records have the keys 0 to {})",
+                    all[all.len() - 1].key
+                ),
+            )
+        };
+        let (mut entries, mut labels) = (Vec::new(), Vec::new());
+        let mut previous_end = 1;
+        for key in first..end {
+            let at =
+                find(key).ok_or_else(|| missing(key, "an identity header that record 0 names"))?;
+            let (payload, _) = self.payload(all[at].offset)?;
+            let header = self.image_header(&payload, all[at])?;
+            let (start, stop) =
+                self.range(&header, all[at], "the keys of one identity's images")?;
+            if start < previous_end || stop > first {
+                return Err(Error::malformed(
+                    self.path,
+                    all[at].offset + (PART_HEADER + IMAGE_HEADER) as u64,
+                    format!(
+                        "keys from {previous_end} to {first}, after those of the identity before"
+                    ),
+                    format!("the keys {start} to {stop} in identity header {key}"),
+                ));
+            }
+            previous_end = stop;
+            if start == stop {
+                continue;
+            }
+            let from =
+                find(start).ok_or_else(|| missing(start, "the first image of an identity"))?;
+            let images = all
+                .get(from..from + (stop - start) as usize)
+                .filter(|images| images[images.len() - 1].key == stop - 1)
+                .ok_or_else(|| {
+                    missing(
+                        stop - 1,
+                        "or one of the keys before it, images of an identity",
+                    )
+                })?;
+            let (payload, _) = self.payload(images[0].offset)?;
+            let label = self.class_label(&self.image_header(&payload, images[0])?, images[0])?;
+            entries.extend_from_slice(images);
+            labels.resize(entries.len(), label);
+        }
+        Ok((entries, labels))
+    }
+
+    /// The records that hold an image, each with the label that it names itself.
+    fn by_record(&self, all: &[Entry]) -> Result<(Vec<Entry>, Vec<u32>)> {
+        let (mut entries, mut labels) =
+            (Vec::with_capacity(all.len()), Vec::with_capacity(all.len()));
+        for &entry in all {
+            let (payload, _) = self.payload(entry.offset)?;
+            let header = self.image_header(&payload, entry)?;
+            if header.flag == 2 && header.body.is_empty() {
+                // One of InsightFace's headers.
+                continue;
+            }
+            labels.push(self.class_label(&header, entry)?);
+            entries.push(entry);
+        }
+        Ok((entries, labels))
+    }
+}
+
+/// `value` as a whole number of at most `limit`.
+fn whole(value: f32, limit: u32) -> Option<u32> {
+    // NaN is in no range; 2^32 as f32 is the first that does not fit.
+    ((0.0..4_294_967_296.0).contains(&value) && value.fract() == 0.0 && value as u32 <= limit)
+        .then_some(value as u32)
+}

@@ -1,0 +1,173 @@
+//! Records in one file or several, with random access over all of them: what TFRecord and WebDataset sets share.
+
+use crate::base::map::Map;
+use crate::data::Opening;
+use crate::data::formats::index::{self, Format, Index, IndexBuilder, Record, Stamp};
+use crate::data::formats::labels;
+use crate::{Error, Result};
+use rayon::prelude::*;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// One file of the set.
+#[derive(Debug)]
+pub(crate) struct Shard {
+    pub(crate) path: PathBuf,
+    pub(crate) map: Map,
+    /// Records in all files before this one.
+    first: usize,
+}
+
+/// A walk over a file: adds its records to the builder, tells of bytes passed since the last call.
+pub(crate) type Walk = fn(&Path, &[u8], &mut IndexBuilder, &dyn Fn(u64)) -> Result<()>;
+
+/// The files, their records and their labels. 16 bytes a record are held in memory; the files are mapped.
+#[derive(Debug)]
+pub(crate) struct Sharded {
+    shards: Vec<Shard>,
+    /// `name` is the class.
+    records: Vec<Record>,
+    names: Vec<String>,
+}
+
+/// A record's bytes and place.
+pub(crate) struct Found<'a> {
+    pub(crate) path: &'a Path,
+    pub(crate) offset: u64,
+    pub(crate) bytes: &'a [u8],
+}
+
+impl Sharded {
+    /// Opens the files, each with its index; those that have none yet are walked on all cores.
+    ///
+    /// # Errors
+    /// A file cannot be mapped or a walk fails; there is no record.
+    pub(crate) fn open(
+        paths: Vec<PathBuf>,
+        format: Format,
+        walk: Walk,
+        opening: &Opening<'_>,
+    ) -> Result<Self> {
+        // Before they are mapped: an index is good for what is mapped only if the file is then still the same.
+        let stamps = (paths.iter().map(|path| Stamp::of(path))).collect::<Result<Vec<_>>>()?;
+        let maps = (paths.iter().map(|path| Map::open(path))).collect::<Result<Vec<_>>>()?;
+        let total = maps.iter().map(|map| map.len() as u64).sum();
+        let done = AtomicU64::new(0);
+        let passed = |bytes: u64| {
+            let done = done.fetch_add(bytes, Ordering::Relaxed) + bytes;
+            (opening.progress)(done, total);
+        };
+        let indices: Vec<Result<Index>> = (paths.par_iter().zip(&maps).zip(&stamps))
+            .map(|((path, map), &stamp)| {
+                let mut walked = false;
+                let index = index::load_or_walk(path, format, stamp, opening, || {
+                    walked = true;
+                    let mut builder = IndexBuilder::default();
+                    walk(path, map, &mut builder, &passed)?;
+                    Ok(builder.finish())
+                });
+                if !walked {
+                    passed(map.len() as u64);
+                }
+                index
+            })
+            .collect();
+        let mut set = Sharded {
+            shards: Vec::with_capacity(paths.len()),
+            records: Vec::new(),
+            names: Vec::new(),
+        };
+        let mut numbers: HashMap<String, u32> = HashMap::new();
+        for ((path, map), index) in paths.into_iter().zip(maps).zip(indices) {
+            // The first file's error, whatever order they were walked in.
+            let Index { names, records } = index?;
+            map.expect_random_access();
+            set.shards.push(Shard {
+                path,
+                map,
+                first: set.records.len(),
+            });
+            let common: Vec<u32> = names
+                .into_iter()
+                .map(|name| {
+                    let next = numbers.len() as u32;
+                    *numbers.entry(name).or_insert(next)
+                })
+                .collect();
+            set.records.extend(records.into_iter().map(|record| Record {
+                name: common[record.name as usize],
+                ..record
+            }));
+        }
+        let first = &set.shards[0].path;
+        if set.records.is_empty() {
+            return Err(Error::data(first, "holds no record"));
+        }
+        if u32::try_from(set.records.len()).is_err() {
+            return Err(Error::data(
+                first,
+                format!(
+                    "holds, with the other files, {} records, more than 2^32",
+                    set.records.len()
+                ),
+            ));
+        }
+        let mut names = vec![String::new(); numbers.len()];
+        for (name, number) in numbers {
+            names[number as usize] = name;
+        }
+        let mut classes: Vec<u32> = set.records.iter().map(|record| record.name).collect();
+        set.names = labels::rank(names, &mut classes);
+        for (record, class) in set.records.iter_mut().zip(classes) {
+            record.name = class;
+        }
+        Ok(set)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    pub(crate) fn classes(&self) -> usize {
+        self.names.len()
+    }
+
+    pub(crate) fn label(&self, index: usize) -> u32 {
+        self.records[index].name
+    }
+
+    pub(crate) fn class_name(&self, label: u32) -> String {
+        self.names[label as usize].clone()
+    }
+
+    fn shard(&self, index: usize) -> &Shard {
+        let after = self.shards.partition_point(|shard| shard.first <= index);
+        // Files without records begin where the next one does.
+        &self.shards[after - 1]
+    }
+
+    /// The content of record `index`; nothing where the file grew between its being mapped and its being indexed.
+    pub(crate) fn record(&self, index: usize) -> Found<'_> {
+        let shard = self.shard(index);
+        let Record { offset, length, .. } = self.records[index];
+        Found {
+            path: &shard.path,
+            offset,
+            bytes: (shard.map.get(offset as usize..))
+                .and_then(|rest| rest.get(..length as usize))
+                .unwrap_or(&[]),
+        }
+    }
+
+    /// For messages: file, number of the record in it, and its place.
+    pub(crate) fn describe(&self, index: usize) -> String {
+        let shard = self.shard(index);
+        format!(
+            "{}, record {} at byte {}",
+            shard.path.display(),
+            index - shard.first,
+            self.records[index].offset
+        )
+    }
+}

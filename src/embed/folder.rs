@@ -1,0 +1,47 @@
+//! The files of a folder of embeddings: their names, and the one that says what made them.
+
+use crate::base::files;
+use crate::verification::Tta;
+use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::fs;
+use std::io;
+use std::path::Path;
+
+pub(super) const NPY: &str = "embeddings.npy";
+pub(super) const SAFETENSORS: &str = "embeddings.safetensors";
+pub(super) const LABELS: &str = "labels.npy";
+pub(super) const NAMES: &str = "labels.tsv";
+pub(super) const FILES: &str = "files.txt";
+pub(super) const SKIPPED: &str = "skipped.txt";
+pub(super) const ORIGIN: &str = "embeddings.json";
+
+/// Which network made the embeddings, and how: others cannot be compared with them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// The weights' fingerprint.
+    pub weights: String,
+    /// What was done with mirror images.
+    pub tta: Tta,
+}
+
+impl Origin {
+    pub(super) fn save(&self, folder: &Path) -> Result<()> {
+        let text = serde_json::to_string(self).expect("plain data") + "\n";
+        files::write(&folder.join(ORIGIN), text.as_bytes())
+    }
+}
+
+/// Removes files of these names, if they are there.
+pub(super) fn remove_stale(folder: &Path, names: &[&str]) -> Result<()> {
+    for name in names {
+        let path = folder.join(name);
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                return Err(Error::io("removing", path)(e));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,155 @@
+//! How far a run of `embed` is, so that a killed one can go on: `embeddings.state.json`.
+
+use super::folder::{
+    FILES, LABELS, NAMES, NPY, ORIGIN, Origin, SAFETENSORS, SKIPPED, remove_stale,
+};
+use crate::base::files;
+use crate::verification::Tta;
+use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+/// Room for a header: of a `.npy` file, and of a safetensors file.
+pub(super) const NPY_HEADER: usize = 128;
+pub(super) const SAFETENSORS_HEADER: usize = 256;
+
+pub(super) const STATE: &str = "embeddings.state.json";
+
+/// How embeddings are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Format {
+    /// `embeddings.npy` and `labels.npy`.
+    #[default]
+    Npy,
+    /// `embeddings.safetensors` with both as tensors.
+    Safetensors,
+}
+
+impl Format {
+    pub(super) fn vectors(self) -> (&'static str, usize) {
+        match self {
+            Format::Npy => (NPY, NPY_HEADER),
+            Format::Safetensors => (SAFETENSORS, SAFETENSORS_HEADER),
+        }
+    }
+}
+
+/// What decides the bytes of the result.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Job {
+    /// The weights' fingerprint.
+    pub(super) weights: String,
+    /// What the pictures are.
+    pub(super) source: String,
+    pub(super) images: usize,
+    pub(super) tta: Tta,
+    pub(super) format: Format,
+    pub(super) batch: usize,
+    /// The length of a row.
+    pub(super) dim: usize,
+}
+
+impl Job {
+    /// What differs from an earlier job, in words.
+    pub(super) fn difference(&self, before: &Job) -> Option<String> {
+        let pairs = [
+            ("the weights", before.weights.clone(), self.weights.clone()),
+            ("the pictures", before.source.clone(), self.source.clone()),
+            ("--tta", before.tta.to_string(), self.tta.to_string()),
+            (
+                "--format",
+                format!("{:?}", before.format).to_lowercase(),
+                format!("{:?}", self.format).to_lowercase(),
+            ),
+            (
+                "--batch-size",
+                before.batch.to_string(),
+                self.batch.to_string(),
+            ),
+        ];
+        let mut differing = pairs.into_iter().filter(|(_, a, b)| a != b);
+        differing
+            .next()
+            .map(|(what, before, now)| format!("{what}: {before} before, {now} now"))
+    }
+}
+
+/// How far a run is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct State {
+    pub(super) job: Job,
+    /// Pictures embedded or left out.
+    pub(super) done: usize,
+    pub(super) rows: usize,
+    pub(super) skipped: usize,
+    /// Bytes of each file that count.
+    pub(super) lengths: BTreeMap<String, u64>,
+    /// Whether the files only have to be given their names.
+    pub(super) complete: bool,
+}
+
+impl State {
+    /// The state of the unfinished run in a folder, if there is one.
+    pub(super) fn read(folder: &Path) -> Result<Option<Self>> {
+        let path = folder.join(STATE);
+        if !path.is_file() {
+            return Ok(None);
+        }
+        let text = fs::read(&path).map_err(Error::io("reading", &path))?;
+        serde_json::from_slice(&text)
+            .map(Some)
+            .map_err(|e| Error::data(&path, format!("cannot be read: {e}")))
+    }
+
+    pub(super) fn save(&self, folder: &Path) -> Result<()> {
+        let text = serde_json::to_string_pretty(self).expect("plain data") + "\n";
+        files::write(&folder.join(STATE), text.as_bytes())
+    }
+
+    /// That nothing else can be written to the folder.
+    pub(super) fn unfinished(&self, folder: &Path) -> Error {
+        Error::data(
+            folder,
+            format!(
+                "holds an unfinished run, {} of {} pictures; --resume goes on with it, and without the file {STATE} a new \
+                 one begins",
+                self.done, self.job.images
+            ),
+        )
+    }
+
+    /// Removes what an earlier run left that does not belong to this one, and gives complete files their names.
+    pub(super) fn place(&self, folder: &Path) -> Result<()> {
+        let mut stale = vec!["similarity.png", ORIGIN];
+        let (vectors, _) = self.job.format.vectors();
+        let mut names = vec![vectors, FILES, NAMES];
+        match self.job.format {
+            Format::Npy => {
+                names.push(LABELS);
+                stale.push(SAFETENSORS);
+            }
+            Format::Safetensors => stale.extend([NPY, LABELS, "labels.npy.partial"]),
+        }
+        match self.skipped {
+            0 => stale.extend([SKIPPED, "skipped.txt.partial"]),
+            _ => names.push(SKIPPED),
+        }
+        remove_stale(folder, &stale)?;
+        for name in names {
+            let (from, to) = (folder.join(format!("{name}.partial")), folder.join(name));
+            // Where an earlier attempt came so far, it has its name already.
+            if from.exists() {
+                fs::rename(&from, &to).map_err(Error::io("renaming into place", &to))?;
+            }
+        }
+        Origin {
+            weights: self.job.weights.clone(),
+            tta: self.job.tta,
+        }
+        .save(folder)?;
+        remove_stale(folder, &[STATE])
+    }
+}

@@ -1,0 +1,7 @@
+//! Encodings that both data sets and model files use. None of them knows what is stored.
+
+pub(crate) mod framing;
+pub mod npy;
+pub(crate) mod pickle;
+pub(crate) mod protobuf;
+pub(crate) mod zip;

@@ -1,0 +1,341 @@
+//! The typed configuration of a run: a preset, a TOML file over it, single settings over that.
+//!
+//! A checkpoint stores the whole of it, so that nothing that decided a number is lost.
+
+use crate::backend::InputTransform;
+use crate::backend::margin::Margin;
+use crate::data::picture::augment::Augment;
+use crate::graph::Model;
+use crate::head::Distribution;
+use crate::models::{self, Embedding, Network};
+use crate::optim::Optimizer;
+use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use toml::{Table, Value};
+
+/// Width and height of the network's input, in pixels.
+pub const IMAGE_SIZE: usize = 112;
+
+/// Everything that decides a run's numbers, but for the data.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The preset that this configuration started from.
+    pub preset: String,
+    /// The network.
+    pub model: ModelConfig,
+    /// What is done to each training picture.
+    pub augment: Augment,
+    /// The ArcFace layer.
+    pub head: HeadConfig,
+    /// Optimizer and learning-rate schedule.
+    pub optimizer: Optimizer,
+    /// The run itself.
+    pub train: TrainConfig,
+}
+
+/// The network and its input.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelConfig {
+    /// The backbone.
+    pub network: Network,
+    /// The layers that make the embedding.
+    pub embedding: Embedding,
+    /// The fraction of batch norm's running statistics that a step keeps; absent: the network's own.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub batch_norm_momentum: Option<f32>,
+    /// From pixels 0..255 to the network's numbers.
+    pub input: InputTransform,
+}
+
+/// The ArcFace layer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HeadConfig {
+    /// Scale, margins and their conventions.
+    pub margin: Margin,
+    /// How class rows start.
+    pub init: Distribution,
+}
+
+/// The run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainConfig {
+    /// Images a step, N.
+    pub batch_size: usize,
+    /// Passes over the data.
+    pub epochs: u64,
+    /// Decides initial weights, order, augmentation and dropout.
+    pub seed: u64,
+    /// A checkpoint every so many steps, besides that of each epoch; 0: none.
+    pub checkpoint_every: u64,
+    /// How many checkpoints are kept.
+    pub keep_checkpoints: usize,
+}
+
+impl ModelConfig {
+    /// Builds the network.
+    ///
+    /// # Errors
+    /// Settings that make no sense together.
+    pub fn build(&self) -> Result<Model> {
+        let model = models::build(self.network, IMAGE_SIZE, self.embedding)?;
+        match self.batch_norm_momentum {
+            None => Ok(model),
+            Some(kept) if (0.0..1.0).contains(&kept) => Ok(model.with_batch_norm_momentum(kept)),
+            Some(kept) => Err(Error::Invalid(format!(
+                "model.batch_norm_momentum must be in [0, 1), not {kept}"
+            ))),
+        }
+    }
+}
+
+impl Config {
+    /// This configuration with a TOML file and `key=value` settings (dotted keys) over it, in that order.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn with(&self, file: Option<&Path>, settings: &[String]) -> Result<Self> {
+        let mut table = self.to_table();
+        if let Some(path) = file {
+            merge(&mut table, read_table(path)?);
+            // A mistake in the file is told with the file's name.
+            parse(&table).map_err(|e| Error::Usage(format!("{}: {e}", path.display())))?;
+        }
+        for setting in settings {
+            merge(&mut table, parse_setting(setting)?);
+        }
+        let config = parse(&table)?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// Checks what types cannot.
+    ///
+    /// # Errors
+    /// The first setting that makes no sense.
+    pub fn validate(&self) -> Result<()> {
+        let usage = |error: Error| Error::Usage(error.to_string());
+        self.head.margin.validate().map_err(usage)?;
+        self.optimizer.validate().map_err(usage)?;
+        self.augment.check(IMAGE_SIZE).map_err(usage)?;
+        self.model.build().map_err(usage)?;
+        let positive = [
+            ("train.batch_size", self.train.batch_size as u64),
+            ("train.epochs", self.train.epochs),
+            ("train.keep_checkpoints", self.train.keep_checkpoints as u64),
+        ];
+        for (name, value) in positive {
+            if value == 0 {
+                return Err(Error::Usage(format!("{name} must be at least 1")));
+            }
+        }
+        Ok(())
+    }
+
+    /// The preset that a configuration file says it started from, if it says so.
+    ///
+    /// # Errors
+    /// The file cannot be read or is not TOML.
+    pub fn preset_in(path: &Path) -> Result<Option<String>> {
+        let table = read_table(path)?;
+        Ok(table
+            .get("preset")
+            .and_then(Value::as_str)
+            .map(str::to_owned))
+    }
+
+    /// The configuration as TOML text.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(&self.to_table()).expect("a configuration is plain data")
+    }
+
+    /// The settings that are not the same in `other`: key, value here, value there ("absent" where there is none).
+    pub fn differences(&self, other: &Config) -> Vec<[String; 3]> {
+        let flat = |config: &Config| {
+            let mut values = BTreeMap::new();
+            flatten("", &Value::Table(config.to_table()), &mut values);
+            values
+        };
+        let (here, there) = (flat(self), flat(other));
+        let keys: BTreeSet<&String> = here.keys().chain(there.keys()).collect();
+        let value = |values: &BTreeMap<String, String>, key| {
+            values.get(key).cloned().unwrap_or_else(|| "absent".into())
+        };
+        keys.into_iter()
+            .map(|key| [key.clone(), value(&here, key), value(&there, key)])
+            .filter(|[_, here, there]| here != there)
+            .collect()
+    }
+
+    fn to_table(&self) -> Table {
+        let mut table = Table::try_from(self).expect("a configuration is plain data");
+        table.iter_mut().for_each(|(_, value)| shorten(value));
+        table
+    }
+}
+
+/// Gives a number that came from an `f32` the fewest digits that read back as the same `f32`: 0.05, not
+/// 0.05000000074505806.
+fn shorten(value: &mut Value) {
+    match value {
+        Value::Float(x) if f64::from(*x as f32) == *x => {
+            *x = (*x as f32)
+                .to_string()
+                .parse()
+                .expect("a printed number reads back");
+        }
+        Value::Array(values) => values.iter_mut().for_each(shorten),
+        Value::Table(table) => table.iter_mut().for_each(|(_, value)| shorten(value)),
+        _ => {}
+    }
+}
+
+/// Every value that is not a table, as text under its dotted key.
+fn flatten(key: &str, value: &Value, into: &mut BTreeMap<String, String>) {
+    let Value::Table(table) = value else {
+        into.insert(key.to_owned(), value.to_string());
+        return;
+    };
+    for (name, value) in table {
+        let dot = if key.is_empty() { "" } else { "." };
+        flatten(&format!("{key}{dot}{name}"), value, into);
+    }
+}
+
+fn parse(table: &Table) -> Result<Config> {
+    let config = Value::Table(table.clone()).try_into();
+    config.map_err(|e: toml::de::Error| Error::Usage(explain(&e)))
+}
+
+fn read_table(path: &Path) -> Result<Table> {
+    let text = std::fs::read_to_string(path).map_err(Error::io("reading", path))?;
+    toml::from_str(&text).map_err(|e| Error::Usage(format!("{}: {e}", path.display())))
+}
+
+/// Lays `over` on `base`: tables are merged, everything else replaces. A table that names another `kind` or another
+/// variant replaces as well, since its fields are others.
+fn merge(base: &mut Table, over: Table) {
+    for (key, value) in over {
+        match (base.get_mut(&key), value) {
+            (Some(Value::Table(old)), Value::Table(new)) if compatible(&key, old, &new) => {
+                merge(old, new);
+            }
+            (_, value) => {
+                base.insert(key, value);
+            }
+        }
+    }
+}
+
+fn compatible(key: &str, old: &Table, new: &Table) -> bool {
+    match new.get("kind") {
+        Some(kind) => old.get("kind") == Some(kind),
+        // The schedule's course and its milestones are variants named by their only key.
+        None => !matches!(key, "course" | "at" | "warm_up") || old.keys().eq(new.keys()),
+    }
+}
+
+/// `a.b.c=value` as nested tables; what is not TOML is taken as text, so that `network=resnet50` needs no quotes.
+fn parse_setting(setting: &str) -> Result<Table> {
+    let (key, text) = setting.split_once('=').ok_or_else(|| {
+        Error::Usage(format!(
+            "--set takes key=value, for example optimizer.lr=0.1; found {setting}"
+        ))
+    })?;
+    let value = toml::from_str::<Table>(&format!("value = {text}"))
+        .ok()
+        .and_then(|mut table| table.remove("value"))
+        .unwrap_or_else(|| Value::String(text.trim().to_string()));
+    let mut parts: Vec<&str> = key.trim().split('.').collect();
+    let last = parts.pop().expect("split gives at least one part");
+    let mut table = Table::from_iter([(last.to_string(), value)]);
+    for part in parts.into_iter().rev() {
+        table = Table::from_iter([(part.to_string(), Value::Table(table))]);
+    }
+    Ok(table)
+}
+
+/// The parser's message on one line, with the hint where to look.
+fn explain(error: &toml::de::Error) -> String {
+    let text = error.to_string();
+    let line = text.lines().map(str::trim).collect::<Vec<_>>().join(" ");
+    format!("configuration: {line} (`arcface-cu train --print-config` shows every key)")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::optim::Course;
+
+    fn load(settings: &[&str]) -> Result<Config> {
+        let settings: Vec<String> = settings.iter().map(ToString::to_string).collect();
+        Config::load("small", None, &settings)
+    }
+
+    #[test]
+    fn settings_reach_their_place() {
+        let config = load(&[
+            "optimizer.lr=0.25",
+            "model.network=resnet50",
+            "model.embedding={kind=\"pool-dropout-dense\", size=32, dropout=0}",
+            "optimizer.schedule.course=constant",
+            "train.epochs=3",
+        ])
+        .unwrap();
+        assert_eq!(config.optimizer.lr, 0.25);
+        assert_eq!(config.model.network, Network::Resnet50);
+        assert_eq!(config.model.embedding.size(), 32);
+        assert_eq!(config.optimizer.schedule.course, Course::Constant);
+        assert_eq!(config.train.epochs, 3);
+    }
+
+    #[test]
+    fn unknown_keys_and_wrong_types_are_wrong_usage() {
+        for bad in [
+            "optimizer.learning_rate=1",
+            "optimizer.lr=fast",
+            "optimizer.lr",
+            "train.batch_size=0",
+            "head.margin.scale=-1",
+            "model.embedding.size=0",
+        ] {
+            let error = load(&[bad]).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{bad}: {error}");
+        }
+    }
+
+    #[test]
+    fn every_preset_survives_the_trip_through_toml() {
+        for name in crate::recipe::presets::NAMES {
+            let config = Config::load(name, None, &[]).unwrap();
+            let again: Config = toml::from_str(&config.to_toml()).unwrap();
+            assert_eq!(config, again);
+            assert!(
+                !config.to_toml().contains("0000000"),
+                "{}",
+                config.to_toml()
+            );
+        }
+    }
+
+    #[test]
+    fn differences_are_named() {
+        let (a, b) = (
+            load(&[]).unwrap(),
+            load(&["optimizer.lr=0.3", "model.batch_norm_momentum=0.5"]).unwrap(),
+        );
+        assert_eq!(
+            a.differences(&b),
+            [
+                ["model.batch_norm_momentum", "absent", "0.5"],
+                ["optimizer.lr", "0.05", "0.3"]
+            ]
+        );
+        assert!(a.differences(&a).is_empty());
+    }
+}

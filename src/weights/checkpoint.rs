@@ -1,0 +1,544 @@
+//! Weights and checkpoints: safetensors files that carry their configuration.
+//!
+//! Tensors have the names of the parameter table (`conv1/kernel`, `bn/moving_mean`, ...; KRSC, RSC, KC). A checkpoint adds
+//! `momentum/NAME` for every learnt parameter, `head/classes` and `head/momentum` (V x D). Weights may have `head/classes`,
+//! too. The metadata entry `arcface_cu` is JSON:
+//!
+//! | key | what |
+//! |---|---|
+//! | `format` | 1 |
+//! | `config` | the whole configuration: preset, network, embedding, input transform, ... |
+//! | `input_size`, `channel_order`, `embedding_size` | 112, "rgb" (always: what is imported is turned), D; for whoever reads the file |
+//! | `classes` | V; 0 where unknown |
+//! | `trained_on` | the training data's fingerprint, where known |
+//! | `imported_from` | the file that the weights come from, or that their training began with |
+//! | `progress` | of a checkpoint: steps done, images of the data |
+//!
+//! A file is written beside its place, synced, and renamed, so that at any moment the old file or the new one is there, whole.
+
+use crate::base::files;
+use crate::base::fnv::Fnv;
+use crate::data::fingerprint::Fingerprint;
+use crate::graph::Model;
+use crate::graph::params::ParamTable;
+use crate::recipe::config::{Config, IMAGE_SIZE};
+use crate::weights::formats;
+use crate::weights::formats::tensors::TensorFile;
+use crate::{Error, Result};
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+const METADATA_KEY: &str = "arcface_cu";
+const FORMAT: u32 = 1;
+const CHANNEL_ORDER: &str = "rgb";
+
+#[derive(Serialize, Deserialize)]
+struct Metadata {
+    format: u32,
+    config: Config,
+    #[serde(default = "image_size")]
+    input_size: usize,
+    #[serde(default = "channel_order")]
+    channel_order: String,
+    // Follows from the configuration.
+    #[serde(skip_deserializing)]
+    embedding_size: usize,
+    classes: usize,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    trained_on: Option<Fingerprint>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    imported_from: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    progress: Option<Progress>,
+}
+
+fn image_size() -> usize {
+    IMAGE_SIZE
+}
+
+fn channel_order() -> String {
+    CHANNEL_ORDER.into()
+}
+
+/// How far a checkpoint's run had come.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+struct Progress {
+    steps_done: u64,
+    images: usize,
+}
+
+/// What it takes to embed: configuration, parameters, running statistics.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Weights {
+    /// How they were made; holds the network and its input transform.
+    pub config: Config,
+    /// Number of identities that they were trained on; 0 where that is unknown.
+    pub classes: usize,
+    /// The data that they were trained on, where that is known.
+    pub trained_on: Option<Fingerprint>,
+    /// The name of the file of another program's that they were imported from, or of the file that their training began with.
+    pub imported_from: Option<String>,
+    /// The parameter slab.
+    pub params: Vec<f32>,
+    /// The statistics slab.
+    pub statistics: Vec<f32>,
+}
+
+/// What it takes to go on training to the same bits.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Checkpoint {
+    /// The network's part.
+    pub weights: Weights,
+    /// The optimizer's velocity, a slab.
+    pub momentum: Vec<f32>,
+    /// Class rows, V x D.
+    pub class_rows: Vec<f32>,
+    /// Their velocity.
+    pub class_momentum: Vec<f32>,
+    /// Images in the data, which together with the steps done tell the place in the epoch.
+    pub images: usize,
+    /// Steps done since the beginning.
+    pub steps_done: u64,
+}
+
+impl Weights {
+    /// Builds the network that the weights belong to.
+    ///
+    /// # Errors
+    /// A configuration that makes no sense.
+    pub fn model(&self) -> Result<Model> {
+        self.config.model.build()
+    }
+
+    /// Writes the file.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        self.save_with_classes(path, None)
+    }
+
+    /// Writes the file, with the class rows (V x D) that belong to the network, if there are any.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn save_with_classes(&self, path: &Path, class_rows: Option<&[f32]>) -> Result<()> {
+        let table = ParamTable::new(&self.model()?);
+        let mut tensors = self.tensors(&table);
+        if let Some(rows) = class_rows {
+            tensors.push(Tensor::new(CLASSES.into(), self.head_shape(), rows));
+        }
+        save(path, &tensors, &self.metadata(None))
+    }
+
+    /// As [`Weights::load`], with the class rows (V x D), if there are any.
+    ///
+    /// # Errors
+    /// As [`Weights::load`].
+    pub fn load_with_classes(path: &Path) -> Result<(Self, Option<Vec<f32>>)> {
+        let file = Opened::read(path)?;
+        let (weights, _) = file.weights()?;
+        let tensors = file.tensors()?;
+        let rows = match tensors.names().contains(&CLASSES) {
+            true => Some(file.tensor(&tensors, CLASSES, &weights.head_shape())?),
+            false => None,
+        };
+        Ok((weights, rows))
+    }
+
+    fn head_shape(&self) -> Vec<usize> {
+        vec![self.classes, self.config.model.embedding.size()]
+    }
+
+    /// Reads a weights file or the weights in a checkpoint.
+    ///
+    /// # Errors
+    /// Not such a file, a tensor that is missing, of another shape or not finite.
+    pub fn load(path: &Path) -> Result<Self> {
+        let file = Opened::read(path)?;
+        Ok(file.weights()?.0)
+    }
+
+    /// 32 hexadecimal digits that tell these weights from others, whatever file they were read from: a hash of the
+    /// network's configuration and of every number.
+    pub fn fingerprint(&self) -> String {
+        let model =
+            serde_json::to_string(&self.config.model).expect("a configuration is plain data");
+        let mut hash = Fnv::new();
+        hash.part(model.as_bytes());
+        hash.words(self.params.iter().map(|x| x.to_bits()));
+        hash.words(self.statistics.iter().map(|x| x.to_bits()));
+        format!("{:032x}", hash.0)
+    }
+
+    fn metadata(&self, progress: Option<Progress>) -> Metadata {
+        Metadata {
+            format: FORMAT,
+            config: self.config.clone(),
+            input_size: image_size(),
+            channel_order: channel_order(),
+            embedding_size: self.config.model.embedding.size(),
+            classes: self.classes,
+            trained_on: self.trained_on.clone(),
+            imported_from: self.imported_from.clone(),
+            progress,
+        }
+    }
+
+    fn tensors(&self, table: &ParamTable) -> Vec<Tensor> {
+        let mut tensors = slab("", table, &self.params);
+        for s in table.statistics() {
+            let values = &self.statistics[s.offset..][..s.len];
+            tensors.push(Tensor::new(s.name.clone(), vec![s.len], values));
+        }
+        tensors
+    }
+}
+
+impl Checkpoint {
+    /// Writes the file.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        let table = ParamTable::new(&self.weights.model()?);
+        let mut tensors = self.weights.tensors(&table);
+        tensors.extend(slab(MOMENTUM, &table, &self.momentum));
+        let rows = self.weights.head_shape();
+        tensors.push(Tensor::new(CLASSES.into(), rows.clone(), &self.class_rows));
+        tensors.push(Tensor::new(
+            CLASS_MOMENTUM.into(),
+            rows,
+            &self.class_momentum,
+        ));
+        let progress = Progress {
+            steps_done: self.steps_done,
+            images: self.images,
+        };
+        save(path, &tensors, &self.weights.metadata(Some(progress)))
+    }
+
+    /// Reads the file.
+    ///
+    /// # Errors
+    /// Not a checkpoint, a tensor that is missing, of another shape or not finite.
+    pub fn load(path: &Path) -> Result<Self> {
+        let file = Opened::read(path)?;
+        let (weights, progress) = file.weights()?;
+        let progress = progress.ok_or_else(|| {
+            Error::data(
+                path,
+                "holds weights alone; training goes on from a checkpoint only",
+            )
+        })?;
+        let tensors = file.tensors()?;
+        let table = ParamTable::new(&weights.model()?);
+        let rows = weights.head_shape();
+        Ok(Checkpoint {
+            momentum: file.slab(&tensors, MOMENTUM, &table)?,
+            class_rows: file.tensor(&tensors, CLASSES, &rows)?,
+            class_momentum: file.tensor(&tensors, CLASS_MOMENTUM, &rows)?,
+            images: progress.images,
+            steps_done: progress.steps_done,
+            weights,
+        })
+    }
+}
+
+/// Whether a safetensors file was written by this program.
+///
+/// # Errors
+/// The file cannot be read, or is cut off in its header.
+pub(crate) fn is_own(path: &Path) -> Result<bool> {
+    /// A safetensors header, as far as this is concerned.
+    #[derive(Deserialize)]
+    struct Header {
+        #[serde(rename = "__metadata__", default)]
+        metadata: HashMap<String, String>,
+    }
+    let io = || Error::io("reading", path);
+    let mut file = File::open(path).map_err(io())?;
+    let whole = file.metadata().map_err(io())?.len();
+    let mut start = [0; 8];
+    file.read_exact(&mut start).map_err(io())?;
+    let length = u64::from_le_bytes(start);
+    if length > whole - 8 {
+        let expected = format!("a header of at most {} bytes", whole - 8);
+        return Err(Error::malformed(path, 0, expected, length.to_string()));
+    }
+    let mut bytes = Vec::new();
+    file.take(length).read_to_end(&mut bytes).map_err(io())?;
+    let header: Option<Header> = serde_json::from_slice(&bytes).ok();
+    Ok(header.is_some_and(|header| header.metadata.contains_key(METADATA_KEY)))
+}
+
+/// The network of a weights file or checkpoint as tensors by name, with the configuration that they were made by.
+///
+/// # Errors
+/// Not such a file, or not a whole one.
+pub(crate) fn network(path: &Path) -> Result<(Config, TensorFile)> {
+    let config = Opened::read(path)?.metadata()?.config;
+    let mut file = formats::safetensors::open(path)?;
+    let besides = |name: &str| name.starts_with(MOMENTUM) || name.starts_with("head/");
+    file.tensors.retain(|tensor| !besides(&tensor.name));
+    Ok((config, file))
+}
+
+const MOMENTUM: &str = "momentum/";
+const CLASSES: &str = "head/classes";
+const CLASS_MOMENTUM: &str = "head/momentum";
+
+/// A named tensor as bytes, little endian.
+struct Tensor {
+    name: String,
+    shape: Vec<usize>,
+    bytes: Vec<u8>,
+}
+
+impl Tensor {
+    fn new(name: String, shape: Vec<usize>, values: &[f32]) -> Self {
+        Tensor {
+            name,
+            shape,
+            bytes: values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        }
+    }
+}
+
+fn slab(prefix: &str, table: &ParamTable, values: &[f32]) -> Vec<Tensor> {
+    let tensor = |p: &crate::graph::params::Param| {
+        Tensor::new(
+            format!("{prefix}{}", p.name),
+            p.shape.clone(),
+            &values[p.offset..][..p.len()],
+        )
+    };
+    table.params().iter().map(tensor).collect()
+}
+
+fn save(path: &Path, tensors: &[Tensor], metadata: &Metadata) -> Result<()> {
+    let views: Vec<(&str, TensorView<'_>)> = tensors
+        .iter()
+        .map(|t| {
+            let view = TensorView::new(Dtype::F32, t.shape.clone(), &t.bytes);
+            (
+                t.name.as_str(),
+                view.expect("shape and bytes belong together"),
+            )
+        })
+        .collect();
+    let metadata = serde_json::to_string(metadata).expect("metadata is plain data");
+    let metadata = HashMap::from([(METADATA_KEY.to_string(), metadata)]);
+    let bytes = safetensors::serialize(views, Some(metadata))
+        .map_err(|e| Error::data(path, format!("cannot be made into a safetensors file: {e}")))?;
+    files::write(path, &bytes)
+}
+
+/// A file in memory.
+struct Opened {
+    path: PathBuf,
+    bytes: Vec<u8>,
+}
+
+impl Opened {
+    fn read(path: &Path) -> Result<Self> {
+        let bytes = fs::read(path).map_err(Error::io("reading", path))?;
+        Ok(Opened {
+            path: path.to_path_buf(),
+            bytes,
+        })
+    }
+
+    fn tensors(&self) -> Result<SafeTensors<'_>> {
+        SafeTensors::deserialize(&self.bytes).map_err(|e| self.foreign(e))
+    }
+
+    fn foreign(&self, why: impl std::fmt::Display) -> Error {
+        Error::data(
+            &self.path,
+            format!("is not a whole safetensors file: {why}"),
+        )
+    }
+
+    /// The header's entry, checked.
+    fn metadata(&self) -> Result<Metadata> {
+        let (_, header) = SafeTensors::read_metadata(&self.bytes).map_err(|e| self.foreign(e))?;
+        let text = header
+            .metadata()
+            .as_ref()
+            .and_then(|metadata| metadata.get(METADATA_KEY))
+            .ok_or_else(|| {
+                Error::data(
+                    &self.path,
+                    "was not written by arcface-cu: its header has no arcface_cu entry",
+                )
+            })?;
+        let metadata: Metadata = serde_json::from_str(text).map_err(|e| {
+            Error::data(
+                &self.path,
+                format!("has a header that this version cannot read: {e}"),
+            )
+        })?;
+        if metadata.format != FORMAT {
+            return Err(Error::Unsupported {
+                path: self.path.clone(),
+                what: format!(
+                    "format {} (this version reads format {FORMAT})",
+                    metadata.format
+                ),
+            });
+        }
+        let (side, order) = (metadata.input_size, &metadata.channel_order);
+        if side != IMAGE_SIZE || order != CHANNEL_ORDER {
+            return Err(Error::Unsupported {
+                path: self.path.clone(),
+                what: format!(
+                    "a network for pictures of {side} pixels with channels in the order {order} (this version takes {IMAGE_SIZE} and {CHANNEL_ORDER})"
+                ),
+            });
+        }
+        Ok(metadata)
+    }
+
+    fn weights(&self) -> Result<(Weights, Option<Progress>)> {
+        let metadata = self.metadata()?;
+        let table = ParamTable::new(&metadata.config.model.build()?);
+        let tensors = self.tensors()?;
+        let mut statistics = vec![0.0; table.statistics_len()];
+        for s in table.statistics() {
+            let values = self.tensor(&tensors, &s.name, &[s.len])?;
+            statistics[s.offset..][..s.len].copy_from_slice(&values);
+        }
+        let weights = Weights {
+            params: self.slab(&tensors, "", &table)?,
+            statistics,
+            config: metadata.config,
+            classes: metadata.classes,
+            trained_on: metadata.trained_on,
+            imported_from: metadata.imported_from,
+        };
+        Ok((weights, metadata.progress))
+    }
+
+    fn slab(
+        &self,
+        tensors: &SafeTensors<'_>,
+        prefix: &str,
+        table: &ParamTable,
+    ) -> Result<Vec<f32>> {
+        let mut slab = vec![0.0; table.params_len()];
+        for p in table.params() {
+            let values = self.tensor(tensors, &format!("{prefix}{}", p.name), &p.shape)?;
+            slab[p.offset..][..p.len()].copy_from_slice(&values);
+        }
+        Ok(slab)
+    }
+
+    fn tensor(&self, tensors: &SafeTensors<'_>, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        let tensor = tensors
+            .tensor(name)
+            .map_err(|_| Error::data(&self.path, format!("has no tensor {name}")))?;
+        if tensor.dtype() != Dtype::F32 || tensor.shape() != shape {
+            return Err(Error::data(
+                &self.path,
+                format!(
+                    "tensor {name}: expected float32 {shape:?}, found {:?} {:?}",
+                    tensor.dtype(),
+                    tensor.shape()
+                ),
+            ));
+        }
+        let words = tensor.data().as_chunks::<4>().0;
+        let values: Vec<f32> = words.iter().map(|w| f32::from_le_bytes(*w)).collect();
+        match values.iter().position(|v| !v.is_finite()) {
+            Some(i) => Err(Error::data(
+                &self.path,
+                format!("tensor {name}: element {i} is {}", values[i]),
+            )),
+            None => Ok(values),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checkpoint() -> Checkpoint {
+        let settings = ["model.network=mobilefacenet-tiny".to_string()];
+        let config = Config::load("demo", None, &settings).unwrap();
+        let table = ParamTable::new(&config.model.build().unwrap());
+        let (params, statistics) = table.init(3);
+        let d = config.model.embedding.size();
+        // Gaps between parameters are not stored, so they stay zero.
+        let momentum = params.iter().map(|p| -p).collect();
+        Checkpoint {
+            momentum,
+            class_rows: (0..5 * d).map(|i| i as f32).collect(),
+            class_momentum: vec![0.5; 5 * d],
+            images: 40,
+            steps_done: 77,
+            weights: Weights {
+                config,
+                classes: 5,
+                trained_on: Some(Fingerprint {
+                    images: 40,
+                    classes: 5,
+                    hash: "ab".into(),
+                }),
+                imported_from: None,
+                params,
+                statistics,
+            },
+        }
+    }
+
+    #[test]
+    fn comes_back_bit_by_bit() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.safetensors");
+        let saved = checkpoint();
+        saved.save(&path).unwrap();
+        assert_eq!(Checkpoint::load(&path).unwrap(), saved);
+        assert_eq!(Weights::load(&path).unwrap(), saved.weights);
+        assert!(is_own(&path).unwrap());
+        let (weights, rows) = Weights::load_with_classes(&path).unwrap();
+        assert_eq!(weights, saved.weights);
+        assert_eq!(rows.as_ref(), Some(&saved.class_rows));
+        let (config, file) = network(&path).unwrap();
+        assert_eq!(config, saved.weights.config);
+        assert!(file.tensors.iter().all(|t| !t.name.starts_with("head/")));
+        saved.weights.save(&path).unwrap();
+        assert_eq!(Weights::load(&path).unwrap(), saved.weights);
+        assert_eq!(Weights::load_with_classes(&path).unwrap().1, None);
+        let mut other = saved.weights.clone();
+        assert_eq!(other.fingerprint(), saved.weights.fingerprint());
+        other.params[7] += 1.0;
+        assert_ne!(other.fingerprint(), saved.weights.fingerprint());
+        let error = Checkpoint::load(&path).unwrap_err().to_string();
+        assert!(error.contains("weights alone"), "{error}");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn broken_files_are_told_apart() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.safetensors");
+        checkpoint().save(&path).unwrap();
+        let whole = fs::read(&path).unwrap();
+        for len in [0, 7, 8, 100, whole.len() / 2, whole.len() - 1] {
+            fs::write(&path, &whole[..len]).unwrap();
+            let error = Checkpoint::load(&path).unwrap_err().to_string();
+            assert!(error.contains("safetensors"), "{len}: {error}");
+        }
+        let mut nan = checkpoint();
+        nan.class_rows[3] = f32::NAN;
+        nan.save(&path).unwrap();
+        let error = Checkpoint::load(&path).unwrap_err().to_string();
+        assert!(error.contains("head/classes: element 3 is NaN"), "{error}");
+    }
+}

@@ -1,0 +1,481 @@
+//! Networks out of other programs' files.
+//!
+//! [`open`] takes a model file of any kind that this program knows, told by its content, and gives weights in our layout
+//! with a report of what became of each tensor:
+//!
+//! | file | read by | its tensors are matched |
+//! |---|---|---|
+//! | this program's weights and checkpoints | [`checkpoint`] | as they are |
+//! | Keras `.h5` | [`formats::keras`] | by layer name |
+//! | PyTorch `.pt`, `.pth` | [`formats::torch`] | by name, below a prefix such as `state_dict.` |
+//! | other safetensors | [`formats::safetensors`] | by PyTorch's or Keras's names |
+//! | ONNX | [`formats::onnx`] | by the structure of the graph |
+//!
+//! Which network it is, such a file does not say: it is one of the presets' of which every parameter is there. A preset
+//! that is named decides alone.
+
+mod fit;
+mod keras;
+pub mod onnx;
+mod structure;
+mod torch;
+
+use crate::backend::InputTransform;
+use crate::base::files::start_of;
+use crate::graph::params::ParamTable;
+use crate::graph::{Model, NodeId, Op};
+use crate::models::Network;
+use crate::recipe::config::Config;
+use crate::recipe::presets;
+use crate::weights::checkpoint::{self, Weights};
+use crate::weights::convention::Convention;
+use crate::weights::formats::tensors::TensorFile;
+use crate::weights::formats::{self, onnx::Graph};
+use crate::{Error, Result};
+use clap::ValueEnum;
+use fit::{Fitted, Names, fit};
+use std::cmp::Reverse;
+use std::path::Path;
+use structure::by_structure;
+
+/// A tensor that found its place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mapped {
+    /// Its name in the file.
+    pub from: String,
+    /// Its name here.
+    pub to: String,
+    /// Its shape in the file.
+    pub shape: Vec<usize>,
+}
+
+/// A parameter of the network that the file does not give.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Missing {
+    /// Its name here.
+    pub to: String,
+    /// What it would be called in the file.
+    pub from: String,
+    /// Why it is not there.
+    pub why: String,
+}
+
+/// What became of a file's tensors.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// What was taken.
+    pub mapped: Vec<Mapped>,
+    /// What the network has and the file does not give.
+    pub missing: Vec<Missing>,
+    /// What else the file has: its name, and why it is not taken.
+    pub unused: Vec<(String, String)>,
+}
+
+/// A network out of a file.
+#[derive(Clone, Debug)]
+pub struct Imported {
+    /// Its parameters, all of them.
+    pub weights: Weights,
+    /// The class rows (V x D), where the file has an ArcFace layer.
+    pub class_rows: Option<Vec<f32>>,
+    /// What kind of file it was, as a noun phrase.
+    pub kind: &'static str,
+    /// Who says what the network takes for pixels.
+    pub input: InputOrigin,
+    /// What became of its tensors; of this program's own files nothing.
+    pub report: Report,
+}
+
+/// Who says what a network takes for pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InputOrigin {
+    /// The file, in so many words.
+    File,
+    /// The graph, which begins with it, on pixels of 0..255.
+    Graph,
+    /// The options.
+    Option,
+    /// Nobody: it is assumed to be what the preset's networks take.
+    Preset,
+}
+
+/// What a file does not say of its network.
+#[derive(Clone, Debug, Default)]
+pub struct ImportOptions {
+    /// The preset whose network it is; none: all are tried.
+    pub preset: Option<String>,
+    /// Settings over the preset, as `key=value`.
+    pub settings: Vec<String>,
+    /// What the network takes for pixels; none: what the file says, else the preset's. Where a graph begins with a
+    /// transform of its own, what the graph takes.
+    pub input: Option<InputTransform>,
+    /// Whether the network takes blue, green, red: the input channels of its first filters are turned then, so that it
+    /// takes red, green, blue here.
+    pub bgr: bool,
+    /// Whether the class rows in a file of this program's are read, too.
+    pub class_rows: bool,
+}
+
+/// What is in a file.
+enum Content {
+    /// Weights or a checkpoint of this program.
+    Own,
+    /// Tensors by name, under one of these conventions.
+    Tensors(TensorFile, &'static [Convention]),
+    /// A graph, whose names do not matter.
+    Graph(Graph),
+}
+
+impl Content {
+    /// The same without the prefix that the tensors of one of these networks have.
+    fn unprefixed(mut self, models: &[Model]) -> Self {
+        if let Content::Tensors(file, conventions) = &mut self
+            && conventions.contains(&Convention::Torch)
+        {
+            torch::strip_prefix(file, models);
+        }
+        self
+    }
+}
+
+/// Reads weights from any file, as the commands that only use a network do.
+///
+/// # Errors
+/// As [`open`].
+pub fn weights(path: &Path) -> Result<Weights> {
+    Ok(open(path, &ImportOptions::default())?.weights)
+}
+
+/// Reads a network from a file of any kind.
+///
+/// # Errors
+/// The file cannot be read, is of no kind that is known, or no network here has its structure; of all that were tried,
+/// the sentence tells of the nearest. A preset or settings for a file of this program, which says itself what it holds.
+pub fn open(path: &Path, options: &ImportOptions) -> Result<Imported> {
+    let (kind, content) = read(path)?;
+    let imported = match content {
+        Content::Own => own(path, kind, options)?,
+        other => foreign_file(path, kind, other, options)?,
+    };
+    imported.taking(options)
+}
+
+/// Weights of this program.
+fn own(path: &Path, kind: &'static str, options: &ImportOptions) -> Result<Imported> {
+    if options.preset.is_some() || !options.settings.is_empty() {
+        return Err(Error::Usage(format!(
+            "{} says itself which network it holds; --preset and --set are for other programs' files",
+            path.display()
+        )));
+    }
+    let (weights, class_rows) = match options.class_rows {
+        true => Weights::load_with_classes(path)?,
+        false => (Weights::load(path)?, None),
+    };
+    Ok(Imported {
+        weights,
+        class_rows,
+        kind,
+        input: InputOrigin::File,
+        report: Report::default(),
+    })
+}
+
+fn foreign_file(
+    path: &Path,
+    kind: &'static str,
+    content: Content,
+    options: &ImportOptions,
+) -> Result<Imported> {
+    let candidates = candidates(options)?;
+    let models = candidates.iter().map(|config| config.model.build());
+    let content = content.unprefixed(&models.collect::<Result<Vec<Model>>>()?);
+    let (config, fitted, class_rows, input) = match content {
+        Content::Tensors(file, conventions) => {
+            let (config, fitted, rows) = by_name(path, &file, conventions, &candidates)?;
+            (config, fitted, rows, InputOrigin::Preset)
+        }
+        Content::Graph(graph) => {
+            let (config, fitted, input) = by_structure(path, &graph, &candidates)?;
+            (config, fitted, None, input)
+        }
+        Content::Own => unreachable!("read by `own`"),
+    };
+    let d = config.model.embedding.size();
+    let rows = class_rows.as_ref().map_or(0, Vec::len);
+    Ok(Imported {
+        weights: Weights {
+            classes: rows / d,
+            config,
+            trained_on: None,
+            imported_from: Some(file_name(path)),
+            params: fitted.params,
+            statistics: fitted.statistics,
+        },
+        class_rows,
+        kind,
+        input,
+        report: fitted.report,
+    })
+}
+
+impl Imported {
+    /// The network with what the options say of its input.
+    fn taking(mut self, options: &ImportOptions) -> Result<Self> {
+        let config = &mut self.weights.config;
+        if options.bgr {
+            turn_channels(&config.model.build()?, &mut self.weights.params);
+            // What the graph itself does is in its own order of channels; all else is told by colour.
+            if self.input == InputOrigin::Graph {
+                let InputTransform { scale, shift } = &mut config.model.input;
+                scale.reverse();
+                shift.reverse();
+            }
+        }
+        if let Some(outer) = options.input {
+            config.model.input = match self.input {
+                // The caller's comes before what the graph does.
+                InputOrigin::Graph => composed(config.model.input, outer),
+                _ => outer,
+            };
+            self.input = InputOrigin::Option;
+        }
+        Ok(self)
+    }
+}
+
+/// `inner` of `outer`.
+fn composed(inner: InputTransform, outer: InputTransform) -> InputTransform {
+    InputTransform {
+        scale: std::array::from_fn(|c| inner.scale[c] * outer.scale[c]),
+        shift: std::array::from_fn(|c| inner.scale[c] * outer.shift[c] + inner.shift[c]),
+    }
+}
+
+/// What a file has for the network of `config`, as a start for training: what it does not give, or has in another shape,
+/// starts as in a new network of this seed.
+///
+/// # Errors
+/// The file cannot be read, or gives less than half of the network's tensors: then it is another network's.
+pub fn start(path: &Path, config: &Config, seed: u64) -> Result<Start> {
+    let model = config.model.build()?;
+    let (fitted, input) = match read(path)?.1.unprefixed(std::slice::from_ref(&model)) {
+        Content::Own => {
+            let (theirs, file) = checkpoint::network(path)?;
+            let fitted = fit(&model, Convention::Own, &file, seed);
+            (fitted, Some(theirs.model.input))
+        }
+        Content::Tensors(file, conventions) => {
+            let each = conventions
+                .iter()
+                .map(|&convention| fit(&model, convention, &file, seed));
+            let best = each.min_by_key(|fitted| fitted.report.missing.len());
+            let best = best.expect("there is a convention for every kind of file");
+            (best, None)
+        }
+        Content::Graph(graph) => {
+            let (found, fitted, input) = by_structure(path, &graph, std::slice::from_ref(config))?;
+            let (theirs, ours) = (found.model.embedding.size(), model.embedding_size());
+            if theirs != ours {
+                return Err(Error::data(
+                    path,
+                    format!(
+                        "makes embeddings of {theirs} numbers, and the run's have {ours}; --set model.embedding.size={theirs} would fit"
+                    ),
+                ));
+            }
+            let known = (input != InputOrigin::Preset).then_some(found.model.input);
+            (fitted, known)
+        }
+    };
+    let (given, missing) = (fitted.report.mapped.len(), fitted.report.missing.len());
+    if given < missing {
+        return Err(Error::data(
+            path,
+            format!(
+                "gives {given} of the {} tensors of {}: this is another network; `arcface-cu import` tells which",
+                given + missing,
+                config.model.network.name()
+            ),
+        ));
+    }
+    Ok(Start {
+        file: file_name(path),
+        params: fitted.params,
+        statistics: fitted.statistics,
+        input,
+        report: fitted.report,
+    })
+}
+
+/// Parameters to begin training with.
+#[derive(Clone, Debug)]
+pub struct Start {
+    /// The name of the file they come from.
+    pub file: String,
+    /// The parameter slab.
+    pub params: Vec<f32>,
+    /// The statistics slab.
+    pub statistics: Vec<f32>,
+    /// What they take for pixels, where the file says it.
+    pub input: Option<InputTransform>,
+    /// What the file gave, and what it did not.
+    pub report: Report,
+}
+
+/// Looks at a file's first bytes, and reads it.
+fn read(path: &Path) -> Result<(&'static str, Content)> {
+    use Convention::{Keras, Torch};
+    let start = start_of(path)?;
+    let tensors = |kind, file, conventions| Ok((kind, Content::Tensors(file, conventions)));
+    if start.starts_with(&formats::keras::SIGNATURE) {
+        return tensors("Keras weights", formats::keras::open(path)?, &[Keras]);
+    }
+    if formats::safetensors::is_safetensors(&start) {
+        return match checkpoint::is_own(path)? {
+            true => Ok(("weights of this program", Content::Own)),
+            false => tensors(
+                "safetensors",
+                formats::safetensors::open(path)?,
+                &[Torch, Keras],
+            ),
+        };
+    }
+    if formats::torch::is_torch(&start) {
+        return tensors("PyTorch weights", formats::torch::open(path)?, &[Torch]);
+    }
+    if formats::onnx::may_be_onnx(&start) {
+        return Ok(("an ONNX graph", Content::Graph(Graph::read(path)?)));
+    }
+    Err(Error::data(
+        path,
+        "is no model file that this program knows: expected safetensors, Keras .h5, PyTorch .pt or .pth, or ONNX",
+    ))
+}
+
+/// The configurations that are tried: the named preset's, or those of all presets, and behind them every other network
+/// with each kind of embedding.
+fn candidates(options: &ImportOptions) -> Result<Vec<Config>> {
+    if let Some(preset) = &options.preset {
+        return Ok(vec![Config::load(preset, None, &options.settings)?]);
+    }
+    let own: Vec<Config> = presets::NAMES
+        .iter()
+        .map(|name| Config::load(name, None, &options.settings))
+        .collect::<Result<_>>()?;
+    let mut all: Vec<Config> = Vec::new();
+    let others = own.iter().flat_map(|config| {
+        Network::value_variants().iter().map(|&network| {
+            let mut config = config.clone();
+            config.model.network = network;
+            config
+        })
+    });
+    for config in own.iter().cloned().chain(others) {
+        let model = |config: &Config| {
+            let kind = std::mem::discriminant(&config.model.embedding);
+            (config.model.network, kind)
+        };
+        let new = all.iter().all(|known| model(known) != model(&config));
+        if new && config.model.build().is_ok() {
+            all.push(config);
+        }
+    }
+    Ok(all)
+}
+
+/// The first candidate that misses the fewest tensors, none at best; of equals the one that has most: all names of
+/// IResNet18 are names of IResNet50 as well.
+fn by_name(
+    path: &Path,
+    file: &TensorFile,
+    conventions: &[Convention],
+    candidates: &[Config],
+) -> Result<(Config, Fitted, Option<Vec<f32>>)> {
+    let mut best: Option<((usize, Reverse<usize>), Config, Convention)> = None;
+    for config in candidates {
+        for &convention in conventions {
+            let mut config = config.clone();
+            let mut model = config.model.build()?;
+            let names = Names::new(file, &model, convention);
+            if let Some(d) = names.embedding_size(&model, convention)
+                && d != model.embedding_size()
+            {
+                config.model.embedding = config.model.embedding.with_size(d);
+                let Ok(other) = config.model.build() else {
+                    continue;
+                };
+                model = other;
+            }
+            let (missing, given) = names.missing_and_given(&model, convention);
+            let rank = (missing, Reverse(given));
+            if best.as_ref().is_none_or(|(before, ..)| rank < *before) {
+                best = Some((rank, config, convention));
+            }
+        }
+    }
+    let (_, config, convention) =
+        best.ok_or_else(|| Error::data(path, "there is no network to compare it with"))?;
+    let model = config.model.build()?;
+    // Shapes are those of the file's tensors where none is missing; until then nothing is allocated by them.
+    let names = Names::new(file, &model, convention);
+    let missing = names.missing(&model, convention);
+    if !missing.is_empty() {
+        let (_, given) = names.missing_and_given(&model, convention);
+        return Err(not_ours(path, &config, &missing, given));
+    }
+    let mut fitted = fit(&model, convention, file, config.train.seed);
+    let class_rows = match convention {
+        Convention::Keras => keras::take_class_rows(file, &model, &mut fitted.report),
+        _ => None,
+    };
+    Ok((config, fitted, class_rows))
+}
+
+fn not_ours(path: &Path, config: &Config, missing: &[Missing], given: usize) -> Error {
+    const LISTED: usize = 4;
+    let all = given + missing.len();
+    let first: Vec<String> = (missing.iter().take(LISTED))
+        .map(|m| format!("  {} ({}): {}", m.from, m.to, m.why))
+        .collect();
+    let more = missing.len().saturating_sub(LISTED);
+    let more = if more > 0 {
+        format!("\n  and {more} more")
+    } else {
+        String::new()
+    };
+    Error::data(
+        path,
+        format!(
+            "is none of the networks here. The nearest is {} as in preset {}, of whose {all} tensors these are missing:\n{}{more}",
+            config.model.network.name(),
+            config.preset,
+            first.join("\n")
+        ),
+    )
+}
+
+fn file_name(path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default();
+    name.to_string_lossy().into_owned()
+}
+
+/// Exchanges red and blue in the filters that read the picture.
+fn turn_channels(model: &Model, params: &mut [f32]) {
+    let table = ParamTable::new(model);
+    let reads = |inputs: &[NodeId]| {
+        inputs
+            .iter()
+            .any(|input| model.node(*input).op == Op::Input)
+    };
+    for node in model.nodes().iter().filter(|node| reads(&node.inputs)) {
+        for kernel in ["kernel", "depthwise_kernel"] {
+            if let Ok((_, offset, shape)) = table.find(&format!("{}/{kernel}", node.name)) {
+                let len: usize = shape.iter().product();
+                for pixel in params[offset..][..len].as_chunks_mut::<3>().0 {
+                    pixel.reverse();
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! What is PyTorch's alone: checkpoints that hold their state dict under a key, and networks that are a part of a module.
+
+use crate::graph::Model;
+use crate::graph::params::ParamTable;
+use crate::weights::convention::{Convention, Foreign, foreign};
+use crate::weights::formats::tensors::TensorFile;
+use std::collections::{BTreeSet, HashSet};
+
+/// So many prefixes of a file are tried; the largest network has 50 layers with the name of its first.
+const MOST_PREFIXES: usize = 64;
+
+/// Takes a prefix (`state_dict.`, `model.backbone.`) off the names that begin with it: the one below which most of the
+/// tensors of one of the `models` are, the first in the file of equals. Tried are the first [`MOST_PREFIXES`] in the file
+/// that stand before the name of a network's first tensor.
+pub(super) fn strip_prefix(file: &mut TensorFile, models: &[Model]) {
+    let names: HashSet<&str> = file.tensors.iter().map(|t| t.name.as_str()).collect();
+    let tables: Vec<Vec<Foreign>> = (models.iter())
+        .map(|model| foreign(model, &ParamTable::new(model), Convention::Torch))
+        .collect();
+    let firsts: BTreeSet<&str> = (tables.iter().filter_map(|table| table.first()))
+        .map(|first| first.name.as_str())
+        .collect();
+    let mut seen: HashSet<&str> = HashSet::new();
+    let prefixes = (file.tensors.iter())
+        .flat_map(|tensor| {
+            firsts
+                .iter()
+                .filter_map(|first| tensor.name.strip_suffix(first))
+        })
+        .filter(|prefix| prefix.is_empty() || prefix.ends_with('.'))
+        .filter(|prefix| seen.insert(prefix))
+        .take(MOST_PREFIXES);
+    let mut best = (0, "");
+    for prefix in prefixes {
+        for table in &tables {
+            let there = |name: &str| names.contains(format!("{prefix}{name}").as_str());
+            let count = table.iter().filter(|ours| there(&ours.name)).count();
+            if count > best.0 {
+                best = (count, prefix);
+            }
+        }
+    }
+    let prefix = best.1.to_owned();
+    if prefix.is_empty() {
+        return;
+    }
+    let (inside, outside): (Vec<_>, Vec<_>) = std::mem::take(&mut file.tensors)
+        .into_iter()
+        .partition(|tensor| tensor.name.starts_with(&prefix));
+    let why = || format!("it is outside of {prefix}, where the network is");
+    let outside = outside.into_iter().map(|tensor| (tensor.name, why()));
+    file.ignored.extend(outside);
+    file.tensors = inside;
+    for tensor in &mut file.tensors {
+        tensor.name.drain(..prefix.len());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::models::{Embedding, Network, build};
+    use crate::weights::formats::tensors::NamedTensor;
+
+    /// A network below `net.` behind so many others' first tensors.
+    fn behind(decoys: usize, models: &[Model]) -> TensorFile {
+        let ours = foreign(&models[0], &ParamTable::new(&models[0]), Convention::Torch);
+        let others = (0..decoys).map(|i| format!("x{i}.{}", ours[0].name));
+        let names = others.chain(ours.iter().map(|ours| format!("net.{}", ours.name)));
+        let tensor = |name| NamedTensor {
+            name,
+            shape: vec![0],
+            values: vec![],
+        };
+        let mut file = TensorFile {
+            tensors: names.map(tensor).collect(),
+            ignored: vec![],
+        };
+        strip_prefix(&mut file, models);
+        file
+    }
+
+    #[test]
+    fn the_prefixes_that_are_tried_are_bounded() {
+        let embedding = Embedding::GlobalDepthwise { size: 8 };
+        let models = [build(Network::Mobilefacenet, 112, embedding).unwrap()];
+        let ours = foreign(&models[0], &ParamTable::new(&models[0]), Convention::Torch);
+        let file = behind(MOST_PREFIXES - 1, &models);
+        assert_eq!(file.tensors.len(), ours.len());
+        assert_eq!(file.tensors[0].name, ours[0].name);
+        assert_eq!(file.ignored.len(), MOST_PREFIXES - 1);
+        // All are equals that are tried, and the first has one tensor.
+        let file = behind(100_000, &models);
+        assert_eq!(file.tensors.len(), 1);
+    }
+}
