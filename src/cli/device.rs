@@ -1,13 +1,12 @@
 //! The one match on the device.
 
-use super::source::cache_folder;
+use super::environment::{cache_folder, variable};
 use crate::Result;
 use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
 use crate::backend::cuda::driver::Driver;
 use crate::backend::cuda::gpu::{Gpu, Setup};
 use crate::backend::cuda::{Cache, Cuda};
-use std::ffi::OsString;
 use std::str::FromStr;
 
 /// What `--device` asks for.
@@ -96,9 +95,4 @@ pub(super) fn with_device(device: Device, gpus: &impl Gpus, task: impl OnDevice)
             }
         },
     }
-}
-
-/// An environment variable, for whoever wants to know where things lie.
-pub(super) fn variable(name: &str) -> Option<OsString> {
-    std::env::var_os(name)
 }

@@ -1,8 +1,8 @@
 //! `info`: what this machine offers and what will be used of it.
 
-use super::device::{Gpus, variable};
+use super::device::Gpus;
+use super::environment::{cache_folder, variable};
 use super::output::{say, size};
-use super::source::cache_folder;
 use crate::Result;
 use crate::backend::cpu::Cpu;
 use crate::backend::cuda::gpu::Found;

@@ -1,6 +1,6 @@
 //! `kernels`: compiles the CUDA kernels beforehand, for machines without NVRTC.
 
-use super::device::variable;
+use super::environment::variable;
 use super::output::say;
 use crate::backend::cuda::{Architecture, Nvrtc, Prebuilt, Search};
 use crate::{Error, Result};

@@ -7,6 +7,7 @@ mod counter;
 mod demo;
 mod device;
 mod embed;
+mod environment;
 mod eval;
 mod export;
 mod import;

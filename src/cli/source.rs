@@ -1,13 +1,11 @@
 //! What `--data` names.
 
-use super::device::variable;
+use super::environment::{cache_folder, variable};
 use super::output;
-use crate::backend::cuda::Cache;
 use crate::data::{self, Dataset, Opening};
 use crate::demo::faces::{FacesOptions, GeneratedFaces};
 use crate::report::progress::Counter;
 use crate::{Error, Result};
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -86,23 +84,6 @@ fn open_files(path: &Path, root: &ImageRoot, gaps: bool) -> Result<Box<dyn Datas
     dataset
 }
 
-/// The folder for what can be made again, indices and compiled kernels: the one that `ARCFACE_CU_CACHE` names, or
-/// `arcface-cu` in the user's, by the system's convention. `variable` gives a variable's value.
-pub(super) fn cache_folder(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
-    let given = |name: &str| {
-        let value = variable(name).filter(|value| !value.is_empty());
-        value.map(PathBuf::from)
-    };
-    // A path that is not absolute says nothing, by that convention.
-    let folder = |name: &str| given(name).filter(|path| path.is_absolute());
-    given(Cache::VARIABLE).or_else(|| {
-        folder("XDG_CACHE_HOME")
-            .or_else(|| folder("LOCALAPPDATA"))
-            .or_else(|| folder("HOME").map(|home| home.join(".cache")))
-            .map(|cache| cache.join("arcface-cu"))
-    })
-}
-
 /// `300x40`
 fn faces(text: &str) -> Option<FacesOptions> {
     let (identities, per_identity) = text.split_once('x')?;
@@ -131,28 +112,5 @@ mod tests {
         }
         assert!(open("generated:0x3").is_err());
         assert!(open("./generated").is_err());
-    }
-
-    #[test]
-    fn the_cache_is_where_people_or_the_system_say() {
-        let root = std::env::temp_dir();
-        let root = root.to_str().unwrap();
-        let with = |variables: &[(&str, &str)]| {
-            cache_folder(|name| {
-                let found = variables.iter().find(|(known, _)| *known == name);
-                found.map(|(_, value)| value.into())
-            })
-        };
-        let (home, below) = (("HOME", root), Path::new(root).join(".cache/arcface-cu"));
-        assert_eq!(with(&[]), None);
-        assert_eq!(with(&[home]), Some(below.clone()));
-        assert_eq!(with(&[home, ("XDG_CACHE_HOME", "here")]), Some(below));
-        let local = Some(Path::new(root).join("arcface-cu"));
-        assert_eq!(
-            with(&[("XDG_CACHE_HOME", ""), ("LOCALAPPDATA", root)]),
-            local
-        );
-        let named = [home, ("XDG_CACHE_HOME", root), (Cache::VARIABLE, "here")];
-        assert_eq!(with(&named), Some("here".into()));
     }
 }
