@@ -18,7 +18,6 @@ use arcface_cu::head::{ArcFace, ClassInit, Distribution, Margin, expected_initia
 use arcface_cu::models::{self, Embedding, Network};
 use arcface_cu::recipe::presets::SYMMETRIC_INPUT;
 use arcface_cu::{Error, Result};
-use clap::ValueEnum;
 use common::{Device, Record, gpu, quit};
 use serde_json::json;
 use std::time::Instant;
@@ -68,7 +67,7 @@ pub(crate) fn run(mut args: impl Iterator<Item = String>) {
             "--json" => plan.record = Record::create(&value()),
             "--train" => plan.train = true,
             "--infer" => plan.infer = true,
-            name => match Network::from_str(name, true) {
+            name => match name.parse() {
                 Ok(network) => plan.networks.push(network),
                 Err(why) => quit(&format!("{name} is no network: {why}")),
             },

@@ -421,6 +421,16 @@ fn only_the_cuda_backend_names_cuda() {
 }
 
 #[test]
+fn only_the_command_line_knows_clap() {
+    let outside = |source: &Source| !["main", "cli"].contains(&source.module());
+    let sinners = sources().into_iter().filter(outside);
+    let sinners = sinners
+        .flat_map(|source| source.lines_with(&["clap"]))
+        .collect();
+    nobody("only cli names clap", sinners);
+}
+
+#[test]
 fn only_the_command_line_reads_arguments_and_environment() {
     let outside = |source: &Source| !["main", "cli"].contains(&source.module());
     let words = [

@@ -10,8 +10,8 @@ use crate::backend::Backend;
 use crate::data::Dataset;
 use crate::data::fingerprint::Fingerprint;
 use crate::embed::{
-    self, Embedded, Event, Format, Pictures, SIMILARITY_LIMIT, Selection, Step, Stored,
-    StreamOptions, Summary,
+    self, Embedded, Event, Pictures, SIMILARITY_LIMIT, Selection, Step, Stored, StreamOptions,
+    Summary,
 };
 use crate::embedder::Embedder;
 use crate::report::similarity::Means;
@@ -24,6 +24,24 @@ use std::time::Duration;
 
 /// So much work is lost at most where a run is killed.
 const SYNC_EVERY: Duration = Duration::from_secs(5);
+
+/// Formats by the names that people give.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Format {
+    /// `embeddings.npy` and `labels.npy`.
+    Npy,
+    /// `embeddings.safetensors` with both as tensors.
+    Safetensors,
+}
+
+impl From<Format> for embed::Format {
+    fn from(format: Format) -> Self {
+        match format {
+            Format::Npy => embed::Format::Npy,
+            Format::Safetensors => embed::Format::Safetensors,
+        }
+    }
+}
 
 #[derive(Debug, clap::Args)]
 #[group(id = "source", required = true, multiple = false, args = ["data", "images"])]
@@ -69,7 +87,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// With --all or --images: embeddings.npy and labels.npy, or embeddings.safetensors with both.
-    #[arg(long, default_value = "npy", requires = "stream")]
+    #[arg(long, value_enum, default_value_t = Format::Npy, requires = "stream")]
     format: Format,
     /// With --all or --images: go on with an unfinished run in --out, if there is one. It ends with the same bytes.
     /// Default: off.
@@ -136,7 +154,7 @@ fn stream<B: Backend>(
     let options = StreamOptions {
         weights,
         tta: args.tta,
-        format: args.format,
+        format: args.format.into(),
         skip_bad: args.skip_bad,
         resume: args.resume,
         sync_every: SYNC_EVERY,

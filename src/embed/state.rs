@@ -18,7 +18,7 @@ pub(super) const SAFETENSORS_HEADER: usize = 256;
 pub(super) const STATE: &str = "embeddings.state.json";
 
 /// How embeddings are written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Format {
     /// `embeddings.npy` and `labels.npy`.

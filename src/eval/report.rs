@@ -83,7 +83,7 @@ impl Settings {
                 .into_owned(),
             weights: weights.fingerprint(),
             preset: config.preset.clone(),
-            network: config.model.network.name(),
+            network: config.model.network.name().to_owned(),
             embedding_size: config.model.embedding.size(),
             classes: weights.classes,
             data: data.display().to_string(),

@@ -17,9 +17,10 @@ use crate::graph::params::Init;
 use crate::graph::{BatchNorm, Builder, Model, NodeId};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
+use std::str::FromStr;
 
 /// Which backbone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Network {
     /// Keras's ResNet50.
@@ -47,10 +48,48 @@ pub enum Network {
 }
 
 impl Network {
+    /// All of them.
+    pub const ALL: [Network; 11] = [
+        Network::Resnet50,
+        Network::Resnet101,
+        Network::Resnet152,
+        Network::MobilenetV2,
+        Network::Mobilefacenet,
+        Network::MobilefacenetTiny,
+        Network::Iresnet18,
+        Network::Iresnet34,
+        Network::Iresnet50,
+        Network::Iresnet100,
+        Network::InsightfaceMbf,
+    ];
+
     /// Its name on the command line and in configurations.
-    pub fn name(self) -> String {
-        let value = clap::ValueEnum::to_possible_value(&self);
-        value.map_or_else(String::new, |value| value.get_name().to_owned())
+    pub fn name(self) -> &'static str {
+        match self {
+            Network::Resnet50 => "resnet50",
+            Network::Resnet101 => "resnet101",
+            Network::Resnet152 => "resnet152",
+            Network::MobilenetV2 => "mobilenet-v2",
+            Network::Mobilefacenet => "mobilefacenet",
+            Network::MobilefacenetTiny => "mobilefacenet-tiny",
+            Network::Iresnet18 => "iresnet18",
+            Network::Iresnet34 => "iresnet34",
+            Network::Iresnet50 => "iresnet50",
+            Network::Iresnet100 => "iresnet100",
+            Network::InsightfaceMbf => "insightface-mbf",
+        }
+    }
+}
+
+impl FromStr for Network {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        let known = Network::ALL.into_iter().find(|known| known.name() == name);
+        known.ok_or_else(|| {
+            let names = Network::ALL.map(Network::name).join(", ");
+            Error::Usage(format!("there is no network {name}; there are {names}"))
+        })
     }
 }
 
@@ -196,5 +235,20 @@ impl Embedding {
             Embedding::GlobalDepthwise { size } => mobilefacenet::embed(g, x, size),
             Embedding::InsightfaceGdc { size } => insightface_mbf::embed(g, x, size),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_has_one_name_everywhere() {
+        for network in Network::ALL {
+            assert_eq!(serde_json::to_value(network).unwrap(), network.name());
+            assert_eq!(network.name().parse::<Network>().unwrap(), network);
+        }
+        let error = "resnet".parse::<Network>().unwrap_err().to_string();
+        assert!(error.contains("resnet50, resnet101"), "{error}");
     }
 }

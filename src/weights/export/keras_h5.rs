@@ -81,7 +81,7 @@ fn nested(weights: &Weights, model: &Model, all: &[Foreign], order: &[usize]) ->
     let network = weights.config.model.network;
     let backbone = match network {
         // So named when it starts from ImageNet, as it does there unless told otherwise.
-        Network::MobilenetV2 => "mobilenetv2_1.00_224".into(),
+        Network::MobilenetV2 => "mobilenetv2_1.00_224",
         // Keras's names are ours.
         _ => network.name(),
     };

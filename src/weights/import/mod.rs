@@ -32,7 +32,6 @@ use crate::weights::convention::Convention;
 use crate::weights::formats::tensors::TensorFile;
 use crate::weights::formats::{self, onnx::Graph};
 use crate::{Error, Result};
-use clap::ValueEnum;
 use fit::{Fitted, Names, fit};
 use std::cmp::Reverse;
 use std::path::Path;
@@ -365,7 +364,7 @@ fn candidates(options: &ImportOptions) -> Result<Vec<Config>> {
         .collect::<Result<_>>()?;
     let mut all: Vec<Config> = Vec::new();
     let others = own.iter().flat_map(|config| {
-        Network::value_variants().iter().map(|&network| {
+        Network::ALL.into_iter().map(|network| {
             let mut config = config.clone();
             config.model.network = network;
             config
