@@ -8,6 +8,7 @@ mod convert;
 mod memory;
 mod opcodes;
 mod types;
+mod video;
 mod warp;
 
 use std::collections::HashMap;
@@ -526,13 +527,15 @@ impl<'a> Lower<'a> {
                 self.control(i, tables)
             }
             "ld" | "ldu" | "st" | "atom" | "red" | "cvta" | "isspacep" | "prefetch"
-            | "prefetchu" | "discard" | "applypriority" | "cp" | "ldmatrix" | "stmatrix" => {
-                self.memory(i)
-            }
+            | "prefetchu" | "discard" | "applypriority" | "createpolicy" | "cp" | "ldmatrix"
+            | "stmatrix" => self.memory(i),
             "shfl" | "vote" | "match" | "redux" | "activemask" | "elect" | "mma" | "movmatrix" => {
                 self.warp(i)
             }
             "cvt" => self.convert(i),
+            "vadd" | "vsub" | "vabsdiff" | "vmin" | "vmax" | "vshl" | "vshr" | "vset" => {
+                self.video(i)
+            }
             _ => self.arithmetic(i),
         }
     }

@@ -46,6 +46,8 @@ pub(crate) enum Operand {
     Reg(u32),
     /// `!p`.
     Not(u32),
+    /// `r.h1`: a byte or half of a register, by its name.
+    Part(u32, String),
     Int(i128),
     F32(u32),
     F64(u64),
