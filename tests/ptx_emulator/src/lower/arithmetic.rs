@@ -1,7 +1,7 @@
 //! Arithmetic, logic and moves.
 
 use super::types::Type;
-use super::{Lower, Result};
+use super::{FREE, Lower, Result};
 use crate::counters::Class;
 use crate::lane::{float, integer, narrow};
 use crate::parse::{Instruction, Operand};
@@ -424,7 +424,10 @@ impl Lower<'_> {
                 _ => return self.unknown(),
             };
             return if x == 0 {
-                self.rows(i, ty, hot, class, count)
+                let (dst, src) = self.uniform(i, ty, count)?;
+                let free = if i.has("rn") { 0 } else { FREE };
+                self.emit(hot, class, vec![dst], src, free);
+                Ok(())
             } else {
                 self.lanes(i, ty, f, x, class, count)
             };
