@@ -207,6 +207,7 @@ fn small_models<B: Backend>(backend: &mut B) {
 }
 
 on_each_device! {
+    networks;
     mobile_networks_fold: mobile_networks,
     small_models_that_are_hard_on_fusion: small_models,
     ; not emulated:

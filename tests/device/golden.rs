@@ -649,6 +649,7 @@ fn restored_state<B: Backend>(backend: &mut B) {
 }
 
 on_each_device! {
+    networks;
     networks_match_pytorch: all_match_pytorch,
     a_restored_state_goes_on_to_the_bit: restored_state,
 }

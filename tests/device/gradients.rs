@@ -208,6 +208,7 @@ fn random<B: Backend>(backend: &mut B) {
 }
 
 on_each_device! {
+    networks;
     hand_made_models: hand_made,
     random_models: random,
 }

@@ -64,6 +64,15 @@ pub(crate) fn on_emulator(test: &str, body: impl FnOnce(&mut Cuda<Emulator>)) {
     }
 }
 
+/// Runs a body on the emulated GPU, and on the one that runs Hopper's code and fuses sums of products: no result depends
+/// on what the assembler does of the two.
+pub(crate) fn on_both_emulators(test: &str, body: impl Fn(&mut Cuda<Emulator>)) {
+    on_emulator(test, &body);
+    if let Some(compiler) = compiler_or_skip(test) {
+        body(&mut Cuda::new(Emulator::fusing(compiler)));
+    }
+}
+
 /// The first GPU; where there is none, that is said and counted, or a failure where `ARCFACE_CU_REQUIRE_GPU=1`. A GPU that
 /// is there but cannot be used is always a failure.
 pub(crate) fn gpu_or_skip(test: &str) -> Option<Cuda<Gpu>> {
@@ -88,10 +97,14 @@ pub(crate) fn on_gpu(test: &str, body: impl FnOnce(&mut Cuda<Gpu>)) {
 }
 
 /// Makes tests of bodies `fn body<B: Backend>(backend: &mut B)`: `on_cpu::name`, `emulated::name` and `on_gpu::name`. What
-/// stands behind `not emulated:` would take minutes there.
+/// stands behind `not emulated:` would take minutes there. Single operations are emulated on both cards, whole networks,
+/// which have `networks;` before them, on one.
 #[allow(unused_macros, reason = "each test file uses a part of this")]
 macro_rules! on_each_device {
-    ($($name:ident: $body:ident),* $(,)? $(; not emulated: $($slow:ident: $slow_body:ident),* $(,)?)?) => {
+    (networks; $($rest:tt)*) => {
+        crate::support::devices::on_each_device! { @on_emulator $($rest)* }
+    };
+    (@$emulate:ident $($name:ident: $body:ident),* $(,)? $(; not emulated: $($slow:ident: $slow_body:ident),* $(,)?)?) => {
         mod on_cpu {
             $(#[test]
             fn $name() {
@@ -107,7 +120,7 @@ macro_rules! on_each_device {
             $(#[test]
             fn $name() {
                 let test = concat!(module_path!(), "::", stringify!($name));
-                crate::support::devices::on_emulator(test, |backend| super::$body(backend));
+                crate::support::devices::$emulate(test, |backend| super::$body(backend));
             })*
         }
 
@@ -123,6 +136,9 @@ macro_rules! on_each_device {
                 crate::support::devices::on_gpu(test, |backend| super::$slow_body(backend));
             })*)?
         }
+    };
+    ($($rest:tt)*) => {
+        crate::support::devices::on_each_device! { @on_both_emulators $($rest)* }
     };
 }
 #[allow(unused_imports, reason = "each test file uses a part of this")]

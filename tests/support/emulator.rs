@@ -49,9 +49,25 @@ impl Emulator {
         check_order: bool,
     ) -> Self {
         let options = Options {
-            memory: MEMORY,
             check_order,
             ..Options::default()
+        };
+        Self::build(compiler, architecture, options)
+    }
+
+    /// A card that runs Hopper's code, with every sum of a product fused that the assembler may fuse.
+    pub(crate) fn fusing(compiler: &'static Compiler) -> Self {
+        let options = Options {
+            contract: true,
+            ..Options::default()
+        };
+        Self::build(compiler, "compute_90a", options)
+    }
+
+    fn build(compiler: &'static Compiler, architecture: &'static str, options: Options) -> Self {
+        let options = Options {
+            memory: MEMORY,
+            ..options
         };
         let digits: u32 = (architecture.chars().filter(char::is_ascii_digit))
             .fold(0, |n, c| 10 * n + u32::from(c as u8 - b'0'));

@@ -195,6 +195,9 @@ impl<'a> Worker<'a> {
             warp.copies.clear();
             warp.committed = [0; 32];
             warp.local_written.fill([0; 32]);
+            for &row in &self.env.launch.program.unwritten {
+                warp.pred[row as usize] = 0;
+            }
             for &(reg, preset) in &self.env.launch.program.presets {
                 if matches!(preset, Preset::Special(Special::Ctaid(_))) {
                     set_preset(warp, self.env.launch, reg, preset, at);

@@ -3,20 +3,31 @@
 
 use std::collections::HashMap;
 
+use crate::assigned::watch;
+use crate::contract::contract;
 use crate::counters::Class;
 use crate::fault::LoadError;
 use crate::layout::{Block, blocks};
 use crate::lower::{Lowered, Node};
+use crate::machine::Options;
 use crate::program::{Inst, Op, Origin, Preset, Program, Reg, Side, Terminator, UNGUARDED};
 
 /// Numbers all registers of the three files in one range.
-struct Numbers {
+pub(crate) struct Numbers {
     first: [usize; 3],
-    total: usize,
+    pub(crate) total: usize,
 }
 
 impl Numbers {
-    fn of(&self, reg: Reg) -> usize {
+    fn new(counts: [u32; 3]) -> Self {
+        let counts = counts.map(|n| n as usize);
+        Self {
+            first: [0, counts[0], counts[0] + counts[1]],
+            total: counts.iter().sum(),
+        }
+    }
+
+    pub(crate) fn of(&self, reg: Reg) -> usize {
         self.first[reg.file as usize] + reg.index as usize
     }
 
@@ -26,23 +37,33 @@ impl Numbers {
 }
 
 #[derive(Clone)]
-struct Bits(Vec<u64>);
+pub(crate) struct Bits(Vec<u64>);
 
 impl Bits {
-    fn new(n: usize) -> Self {
+    pub(crate) fn new(n: usize) -> Self {
         Self(vec![0; n.div_ceil(64)])
     }
 
-    fn has(&self, i: usize) -> bool {
+    pub(crate) fn has(&self, i: usize) -> bool {
         self.0[i / 64] >> (i % 64) & 1 == 1
     }
 
-    fn set(&mut self, i: usize) {
+    pub(crate) fn set(&mut self, i: usize) {
         self.0[i / 64] |= 1 << (i % 64);
     }
 
-    fn clear(&mut self, i: usize) {
+    pub(crate) fn clear(&mut self, i: usize) {
         self.0[i / 64] &= !(1 << (i % 64));
+    }
+
+    /// Takes in the other's members. Whether there was a new one.
+    pub(crate) fn merge(&mut self, other: &Self) -> bool {
+        let mut grew = false;
+        for (word, &more) in self.0.iter_mut().zip(&other.0) {
+            grew |= more & !*word != 0;
+            *word |= more;
+        }
+        grew
     }
 
     fn ones(&self) -> impl Iterator<Item = usize> + '_ {
@@ -78,9 +99,7 @@ fn live_out(blocks: &[Block], numbers: &Numbers) -> Vec<Bits> {
         for (b, block) in blocks.iter().enumerate().rev() {
             let mut live = Bits::new(numbers.total);
             for next in block.successors() {
-                for (word, &more) in live.0.iter_mut().zip(&live_in[next].0) {
-                    *word |= more;
-                }
+                live.merge(&live_in[next]);
             }
             out[b] = live.clone();
             for node in nodes(block).rev() {
@@ -101,13 +120,18 @@ fn live_out(blocks: &[Block], numbers: &Numbers) -> Vec<Bits> {
 }
 
 /// Assigns rows and encodes the program.
-pub(crate) fn compact(mut lowered: Lowered, mut program: Program) -> Result<Program, LoadError> {
-    let blocks = blocks(&mut lowered);
-    let counts = lowered.counts.map(|n| n as usize);
-    let numbers = Numbers {
-        first: [0, counts[0], counts[0] + counts[1]],
-        total: counts.iter().sum(),
-    };
+pub(crate) fn compact(
+    mut lowered: Lowered,
+    mut program: Program,
+    options: &Options,
+) -> Result<Program, LoadError> {
+    let mut blocks = blocks(&mut lowered);
+    if options.contract {
+        contract(&mut blocks, &mut lowered);
+    }
+    let numbers = Numbers::new(lowered.counts);
+    let unwritten = watch(&mut blocks, &mut lowered, &numbers);
+    let numbers = Numbers::new(lowered.counts);
     let (rows, sizes) = assign(&blocks, &lowered.presets, &numbers);
     program.rows32 = sizes[0];
     program.rows64 = sizes[1];
@@ -128,6 +152,8 @@ pub(crate) fn compact(mut lowered: Lowered, mut program: Program) -> Result<Prog
         .iter()
         .map(|&(reg, preset)| (row(reg), preset))
         .collect();
+    program.unwritten = unwritten.into_iter().map(|reg| row(reg).index).collect();
+    program.registers = lowered.names.iter().map(|(_, name)| name.clone()).collect();
     program.shared_bytes = lowered.shared_bytes;
     program.local_bytes = lowered.local_bytes;
     program.shared_grain = lowered.shared_grain;
@@ -230,9 +256,7 @@ fn assign(blocks: &[Block], presets: &[(Reg, Preset)], numbers: &Numbers) -> (Ve
                 live.set(numbers.of(dst));
             }
             for &dst in &node.dst {
-                for (word, &more) in neighbours[numbers.of(dst)].0.iter_mut().zip(&live.0) {
-                    *word |= more;
-                }
+                neighbours[numbers.of(dst)].merge(&live);
             }
             for &dst in &node.dst {
                 live.clear(numbers.of(dst));

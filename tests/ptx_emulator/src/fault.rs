@@ -44,6 +44,8 @@ pub enum Check {
     OutOfBounds,
     /// A read of memory that nothing has written.
     Uninitialised,
+    /// A use of a register that nothing has written.
+    Unwritten,
     /// An address that is no multiple of the access's size.
     Misaligned,
     /// Two threads touch the same shared memory, one writes, and no barrier stands between them.
@@ -71,6 +73,7 @@ impl Check {
         match self {
             Check::OutOfBounds => "access out of bounds",
             Check::Uninitialised => "read of memory never written",
+            Check::Unwritten => "use of a register never written",
             Check::Misaligned => "misaligned access",
             Check::SharedRace => "shared-memory race",
             Check::Barrier => "barrier not reached by all",

@@ -1,4 +1,4 @@
-//! The narrow floating-point types: binary16 (`f16`), `bf16` and `tf32`.
+//! The narrow floating-point types: binary16 (`f16`), `bf16`, `tf32`, and the two of 8 bits, `e4m3` and `e5m2`.
 //!
 //! One rounding routine serves every conversion and every arithmetic operation. An operation is computed in f64
 //! *rounded to odd* (exact up to a sticky last bit, and f64 has more than two bits to spare), so the one rounding
@@ -7,11 +7,13 @@
 //! NaN: the PTX ISA keeps no payloads; every operation that yields NaN yields the canonical one, all bits but the sign
 //! set (`0x7fff`; `0x7fffe000` for tf32, which lives in the upper 19 bits of a 32-bit register).
 
-/// A binary floating-point format with an implicit leading bit, gradual underflow, infinities and NaN.
+/// A binary floating-point format with an implicit leading bit, gradual underflow, NaN, and infinities unless it is
+/// `finite`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Format {
     exponent_bits: u32,
     mantissa_bits: u32,
+    finite: bool,
 }
 
 /// IEEE 754 binary16: 5 exponent bits, 10 mantissa bits.
@@ -20,6 +22,13 @@ pub const F16: Format = Format::new(5, 10);
 pub const BF16: Format = Format::new(8, 7);
 /// tf32: f32's exponent with f16's mantissa, 19 bits, kept in the upper bits of a 32-bit register.
 pub const TF32: Format = Format::new(8, 10);
+/// fp8 of range: f16 without the lower byte.
+pub const E5M2: Format = Format::new(5, 2);
+/// fp8 of precision: no infinities; all ones is NaN, and the largest number is 448.
+pub const E4M3: Format = Format {
+    finite: true,
+    ..Format::new(4, 3)
+};
 
 /// PTX rounding modifiers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +63,7 @@ impl Format {
         Self {
             exponent_bits,
             mantissa_bits,
+            finite: false,
         }
     }
 
@@ -61,8 +71,17 @@ impl Format {
         1 << (self.exponent_bits + self.mantissa_bits)
     }
 
-    const fn infinity(self) -> u32 {
+    const fn exponent_mask(self) -> u32 {
         ((1 << self.exponent_bits) - 1) << self.mantissa_bits
+    }
+
+    /// The first magnitude that is no finite number: infinity, or NaN where there is none.
+    const fn infinity(self) -> u32 {
+        if self.finite {
+            self.nan()
+        } else {
+            self.exponent_mask()
+        }
     }
 
     /// The exponent of the smallest normal number.
@@ -80,7 +99,8 @@ impl Format {
         self.infinity() - 1
     }
 
-    /// Rounds `x` to this format. The result stands in the lowest bits.
+    /// Rounds `x` to this format. The result stands in the lowest bits. To a format without infinities only `satfinite`
+    /// is defined.
     pub fn encode(self, x: f64, rounding: Rounding, finish: Finish) -> u32 {
         if x.is_nan() {
             return if finish.sat { 0 } else { self.nan() };
@@ -151,13 +171,11 @@ impl Format {
     /// The number that `bits` (in the lowest bits) stands for.
     pub fn decode(self, bits: u32) -> f64 {
         let mantissa = bits & ((1 << self.mantissa_bits) - 1);
-        let field = (bits & self.infinity()) >> self.mantissa_bits;
-        let magnitude = if field == (1 << self.exponent_bits) - 1 {
-            if mantissa == 0 {
-                f64::INFINITY
-            } else {
-                f64::NAN
-            }
+        let field = (bits & self.exponent_mask()) >> self.mantissa_bits;
+        let magnitude = if self.is_nan(bits) {
+            f64::NAN
+        } else if bits & !self.sign_bit() == self.infinity() {
+            f64::INFINITY
         } else {
             let significand = mantissa | (u32::from(field != 0) << self.mantissa_bits);
             let exponent = (field as i32).max(1) - 1 + self.min_exponent();
@@ -171,12 +189,13 @@ impl Format {
     }
 
     fn is_nan(self, bits: u32) -> bool {
-        bits & !self.sign_bit() > self.infinity()
+        let magnitude = bits & !self.sign_bit();
+        magnitude > self.infinity() || self.finite && magnitude == self.infinity()
     }
 
     /// `.ftz` on an operand: a subnormal becomes zero of the same sign.
     fn flush(self, bits: u32, ftz: bool) -> u32 {
-        if ftz && bits & self.infinity() == 0 {
+        if ftz && bits & self.exponent_mask() == 0 {
             bits & self.sign_bit()
         } else {
             bits

@@ -23,6 +23,8 @@ pub struct Options {
     pub threads: usize,
     /// Runs every launch a second time with blocks and warps in the opposite order and compares all memory.
     pub check_order: bool,
+    /// Fuses products and sums that do not say how they round, wherever the assembler may.
+    pub contract: bool,
     /// Bytes of global memory.
     pub memory: u64,
     /// Bytes of shared memory that a block may have.
@@ -37,6 +39,7 @@ impl Default for Options {
             instruction_budget: 1 << 28,
             threads: 0,
             check_order: false,
+            contract: false,
             memory: 16 << 30,
             shared_per_block: 227 << 10,
             vector: true,
@@ -200,7 +203,8 @@ impl Machine {
         let mut kernels = HashMap::new();
         for function in tree.functions.iter().filter(|f| f.entry && f.defined) {
             let lowered = lower(&tree, function, &globals)?;
-            let program = compact(lowered, shell(&tree, function))?;
+            let shell = shell(&tree, function);
+            let program = compact(lowered, shell, &self.options)?;
             kernels.insert(function.name.clone(), program);
         }
         Ok(Module {

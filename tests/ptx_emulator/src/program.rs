@@ -287,6 +287,12 @@ pub(crate) enum SideKind {
         arrive: bool,
         counted: bool,
     },
+    /// A check that the one source, a shadow, is true. The numbers are those of [`Program::registers`]: the register, and
+    /// the one whose missing value is in it.
+    Written {
+        register: u32,
+        root: u32,
+    },
     Trap,
     /// Instructions the warp has executed.
     Clock,
@@ -374,6 +380,10 @@ pub(crate) struct Program {
     pub(crate) rows64: u32,
     pub(crate) rows_pred: u32,
     pub(crate) presets: Vec<(Reg, Preset)>,
+    /// Predicate rows that are false when a block starts: what says whether a register was written.
+    pub(crate) unwritten: Vec<u32>,
+    /// The names of the registers that the PTX declares.
+    pub(crate) registers: Vec<String>,
     pub(crate) code: Vec<Inst>,
     pub(crate) origins: Vec<Origin>,
     pub(crate) texts: Vec<String>,

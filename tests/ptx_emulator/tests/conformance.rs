@@ -53,11 +53,12 @@ fn every_case() {
     all(&Options::default());
 }
 
-/// Without the processor's vector instructions results are the same.
+/// Without the processor's vector instructions results are the same, and with fused sums of products.
 #[test]
 fn every_case_without_vectors() {
     all(&Options {
         vector: false,
+        contract: true,
         ..Options::default()
     });
 }

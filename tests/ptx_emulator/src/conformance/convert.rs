@@ -11,6 +11,7 @@ pub(super) fn cases() -> Vec<Case> {
         integer_to_float(),
         float_to_float(),
         integer_to_integer(),
+        saturating(),
     ]
     .concat()
 }
@@ -281,6 +282,162 @@ fn float_to_float() -> Vec<Case> {
         )
         .compare(Compare::F32),
     );
+    cases
+}
+
+/// `.sat`: to the range of an integer type, to [0, 1] of a float, where NaN becomes +0.
+fn saturating() -> Vec<Case> {
+    const TYPES: [(bool, u32); 8] = [
+        (false, 8),
+        (false, 16),
+        (false, 32),
+        (false, 64),
+        (true, 8),
+        (true, 16),
+        (true, 32),
+        (true, 64),
+    ];
+    let name = |(signed, bits): (bool, u32)| format!("{}{bits}", if signed { 's' } else { 'u' });
+    let range = |(signed, bits): (bool, u32)| -> (i128, i128) {
+        if signed {
+            (-1 << (bits - 1), (1 << (bits - 1)) - 1)
+        } else {
+            (0, (1 << bits) - 1)
+        }
+    };
+    // What the type's lowest bits of a register hold.
+    let read = |(signed, bits): (bool, u32), register: u64| {
+        let shift = 128 - bits;
+        if signed {
+            ((u128::from(register) << shift) as i128) >> shift
+        } else {
+            ((u128::from(register) << shift) >> shift) as i128
+        }
+    };
+    let words = [
+        0,
+        1,
+        0x7f,
+        0x80,
+        0xff,
+        0x7fff,
+        0x8000,
+        0x7fff_ffff,
+        0x8000_0000,
+        0xffff_ffff,
+    ];
+    let integers = [pairs(&words), mixed(64).as_chunks().0.to_vec()].concat();
+    let operand = |bits: u32| if bits == 64 { "%q0" } else { "%a0" };
+    let mut cases = Vec::new();
+    for d in TYPES {
+        for s in TYPES {
+            let ((low, high), (s_low, s_high)) = (range(d), range(s));
+            // Where nothing can saturate the modifier is not allowed.
+            if low <= s_low && s_high <= high {
+                continue;
+            }
+            let op = format!("cvt.sat.{}.{}", name(d), name(s));
+            let body = format!(
+                "mov.b64 %q0, {{%a0, %a1}}; {op} {}, {}; {}",
+                if d.1 == 64 { "%q1" } else { "%d0" },
+                operand(s.1),
+                if d.1 == 64 {
+                    "mov.b64 {%d0, %d1}, %q1;"
+                } else {
+                    "mov.b32 %d1, 0;"
+                },
+            );
+            cases.push(Case::lanes(&op, &body, &integers, |[a, b]| {
+                // A signed result is extended to its register by the sign, another by zeros.
+                let value = read(s, join(a, b)).clamp(low, high);
+                if d.1 == 64 {
+                    split(value as u64)
+                } else {
+                    [value as u32, 0]
+                }
+            }));
+        }
+        // Of any integer only zero and what is at least one is left.
+        let op = format!("cvt.rn.sat from {}", name(d));
+        let body = format!(
+            "mov.b64 %q0, {{%a0, %a1}}; cvt.rn.sat.f64.{0} %q1, {1}; mov.b64 {{%d0, %d1}}, %q1;\n\
+             cvt.rn.sat.f32.{0} %d2, {1}; cvt.rn.sat.f16.{0} %h0, {1}; cvt.u32.u16 %d3, %h0;\n\
+             cvt.rz.sat.f64.{0} %q1, {1}; mov.b64 {{%d4, %d5}}, %q1;",
+            name(d),
+            operand(d.1),
+        );
+        cases.push(Case::lanes(&op, &body, &integers, |[a, b]| {
+            if read(d, join(a, b)) > 0 {
+                [0, 0x3ff0_0000, 0x3f80_0000, 0x3c00, 0, 0x3ff0_0000]
+            } else {
+                [0; 6]
+            }
+        }));
+    }
+    let reals: Vec<[u32; 2]> = reals()
+        .into_iter()
+        .chain([0.1, 0.3, 1e-6, 6.2e-5, 3e-8, 1.0 - 1e-9, 1.0 + 1e-9])
+        .map(|x| split(x.to_bits()))
+        .collect();
+    let clamp = |x: f64| if x > 0.0 { x.min(1.0) } else { 0.0 };
+    let half = |x: f64| {
+        let finish = crate::half::Finish::default();
+        crate::half::F16.encode(x, crate::half::Rounding::NearestEven, finish)
+    };
+    cases.push(Case::lanes(
+        "cvt.sat between floats",
+        "mov.b64 %q0, {%a0, %a1}; cvt.sat.f64.f64 %q1, %q0; mov.b64 {%d0, %d1}, %q1; cvt.rn.sat.f32.f64 %d2, %q0;\n\
+         cvt.rn.sat.f16.f64 %h0, %q0; cvt.u32.u16 %d3, %h0; cvt.rn.f32.f64 %r0, %q0; cvt.sat.f64.f32 %q2, %r0;\n\
+         mov.b64 {%d4, %d5}, %q2; cvt.rn.sat.f16.f32 %h1, %r0; cvt.u32.u16 %d6, %h1; cvt.rn.f16.f32 %h2, %r0;\n\
+         cvt.sat.f16.f16 %h3, %h2; cvt.u32.u16 %d7, %h3; cvt.sat.f32.f16 %d8, %h2; cvt.sat.f64.f16 %q3, %h2;\n\
+         mov.b64 {%d9, %d10}, %q3; cvt.rni.sat.f32.f32 %d11, %r0; cvt.rni.sat.f64.f64 %q4, %q0;\n\
+         mov.b64 {%d12, %d13}, %q4; cvt.rni.sat.f16.f16 %h4, %h2; cvt.u32.u16 %d14, %h4;",
+        &reals,
+        |[a, b]| {
+            let x = f64::from_bits(join(a, b));
+            let single = x as f32;
+            let short = crate::half::F16.decode(half(single.into()));
+            let [d0, d1] = split(clamp(x).to_bits());
+            let [d4, d5] = split(clamp(single.into()).to_bits());
+            let [d9, d10] = split(clamp(short).to_bits());
+            let [d12, d13] = split(clamp(x.round_ties_even()).to_bits());
+            [
+                d0,
+                d1,
+                (clamp(x) as f32).to_bits(),
+                half(clamp(x)),
+                d4,
+                d5,
+                half(clamp(single.into())),
+                half(clamp(short)),
+                (clamp(short) as f32).to_bits(),
+                d9,
+                d10,
+                saturate(single.round_ties_even()).to_bits(),
+                d12,
+                d13,
+                half(clamp(short.round_ties_even())),
+            ]
+        },
+    ));
+    cases.push(Case::lanes(
+        "cvt.rni.sat to integers",
+        "mov.b64 %q0, {%a0, %a1}; cvt.rni.sat.s32.f64 %d0, %q0; cvt.rzi.sat.u64.f64 %q1, %q0; mov.b64 {%d1, %d2}, %q1;\n\
+         cvt.rn.f32.f64 %r0, %q0; cvt.rmi.sat.s16.f32 %d3, %r0;",
+        &reals,
+        |[a, b]| {
+            let x = f64::from_bits(join(a, b));
+            // NaN is 0, or 1 << (width - 1) where either type has 64 bits.
+            let nan = x.is_nan();
+            let [d1, d2] = split(if nan { 1 << 63 } else { x as u64 });
+            [
+                if nan { 1 << 31 } else { x.round_ties_even() as i32 as u32 },
+                d1,
+                d2,
+                i32::from((x as f32).floor() as i16) as u32,
+            ]
+        },
+    ));
     cases
 }
 

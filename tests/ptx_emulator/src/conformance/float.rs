@@ -256,8 +256,7 @@ fn signs_and_extrema() -> Vec<Case> {
              testp.notanumber.f32 %p3, %a0; testp.normal.f32 %p4, %a0; testp.subnormal.f32 %p5, %a0;\n\
              selp.b32 %d0, 1, 0, %p0; selp.b32 %d1, 1, 0, %p1; selp.b32 %d2, 1, 0, %p2; selp.b32 %d3, 1, 0, %p3;\n\
              selp.b32 %d4, 1, 0, %p4; selp.b32 %d5, 1, 0, %p5;",
-            // Zero is left out: the ISA calls it normal in one sentence and not in IEEE's sense.
-            &singles(&VALUES[2..]),
+            &singles(&VALUES),
             |[a]| {
                 let a = f(a);
                 [
@@ -265,10 +264,32 @@ fn signs_and_extrema() -> Vec<Case> {
                     a.is_infinite(),
                     !a.is_nan(),
                     a.is_nan(),
-                    a.is_normal(),
+                    // "As a special case, positive and negative zero are considered normal numbers."
+                    a.is_normal() || a == 0.0,
                     a.is_subnormal(),
                 ]
                 .map(u32::from)
+            },
+        ),
+        Case::lanes(
+            "testp.f64",
+            "mov.b64 %q0, {%a0, %a1}; testp.normal.f64 %p0, %q0; testp.subnormal.f64 %p1, %q0;\n\
+             testp.finite.f64 %p2, %q0; selp.b32 %d0, 1, 0, %p0; selp.b32 %d1, 1, 0, %p1; selp.b32 %d2, 1, 0, %p2;",
+            &[
+                0.0,
+                -0.0,
+                1.0,
+                5e-324,
+                -1e-310,
+                f64::MIN_POSITIVE,
+                f64::INFINITY,
+                f64::NAN,
+            ]
+            .map(|x: f64| split(x.to_bits())),
+            |[a, b]| {
+                let a = f64::from_bits(join(a, b));
+                let normal = a.is_normal() || a == 0.0;
+                [normal, a.is_subnormal(), a.is_finite()].map(u32::from)
             },
         ),
     ]
@@ -391,6 +412,11 @@ fn approximations() -> Vec<Case> {
         })
         .compare(ulps(2.0))
     };
+    let large_divisors: Vec<[u32; 2]> = [0x7e80_0001, 0x7f00_0000, 0x7f7f_ffff]
+        .into_iter()
+        .flat_map(|b| [b, b | 1 << 31])
+        .flat_map(|b| two().into_iter().map(move |[a, _]| [a, b]))
+        .collect();
     let exponents = [
         spread(-125.9, 127.9, 400),
         spread(-2.0, 2.0, 200),
@@ -428,6 +454,19 @@ fn approximations() -> Vec<Case> {
         case("rcp.approx.ftz.f32", &reciprocals, ulps(1.0), |x| 1.0 / x),
         divide("div.approx.f32"),
         divide("div.full.f32"),
+        Case::lanes(
+            "div.approx by large numbers",
+            "div.approx.f32 %d0, %a0, %a1; div.approx.ftz.f32 %d1, %a0, %a1;",
+            &large_divisors,
+            // "For 2^126 < |b| < 2^128, if a is infinity, div.approx.f32 returns NaN, otherwise it returns a
+            // sign-preserving zero."
+            |[a, b]| {
+                let (a, b) = (f(a), f(b));
+                let quotient = if a.is_finite() { 0.0 } else { f32::NAN };
+                [quotient.copysign(a) * 1f32.copysign(b); 2].map(f32::to_bits)
+            },
+        )
+        .compare(Compare::F32),
         case("sqrt.approx.f32", &with_specials, ulps(1.0), f64::sqrt),
         case("sqrt.approx.ftz.f32", &with_specials, ulps(1.0), f64::sqrt),
         case(

@@ -305,7 +305,22 @@ fn bit_fields() -> Vec<Case> {
     };
     // For signed numbers the most significant bit that differs from the sign.
     let signed = |x: u32| if (x as i32) < 0 { !x } else { x };
-    let positions = [0, 1, 7, 16, 31, 32, 40, 255, 256, 0x1_01];
+    let positions = [
+        0,
+        1,
+        7,
+        16,
+        31,
+        32,
+        40,
+        63,
+        64,
+        65,
+        255,
+        256,
+        0x1_01,
+        0x8000_0003,
+    ];
     let fields: Vec<[u32; 3]> = VALUES
         .iter()
         .flat_map(|&a| {
@@ -314,9 +329,18 @@ fn bit_fields() -> Vec<Case> {
                 .flat_map(move |p| positions.map(|n| [a, p, n]))
         })
         .collect();
-    // The ISA's pseudocode: position and length are 8-bit, the sign bit is bit min(pos + len - 1, msb).
+    // The ISA restricts both operands to 0..=255. Beyond, its pseudocode takes the lowest byte, and so does the code that
+    // the assembler makes for 32 bits; for 64 bits that shifts by the whole number, to nothing or the sign from 64 on.
+    let restrict = |operand: u32, width: u32| {
+        if width == 64 {
+            operand.min(255)
+        } else {
+            operand & 0xff
+        }
+    };
+    // The sign bit is bit min(pos + len - 1, msb).
     let extract = |a: u64, pos: u32, len: u32, width: u32, signed: bool| {
-        let (pos, len) = (pos & 0xff, len & 0xff);
+        let (pos, len) = (restrict(pos, width), restrict(len, width));
         let bit = |i: u32| a >> i & 1;
         let fill = if !signed || len == 0 {
             0
@@ -333,7 +357,7 @@ fn bit_fields() -> Vec<Case> {
         })
     };
     let insert = |a: u64, b: u64, pos: u32, len: u32, width: u32| {
-        let (pos, len) = (pos & 0xff, len & 0xff);
+        let (pos, len) = (restrict(pos, width), restrict(len, width));
         (0..len)
             .filter(|i| pos + i < width)
             .fold(b, |d, i| d & !(1 << (pos + i)) | (a >> i & 1) << (pos + i))

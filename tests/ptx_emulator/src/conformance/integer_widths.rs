@@ -244,6 +244,38 @@ fn carries() -> Vec<Case> {
             },
         ),
         Case::lanes(
+            "carries of sums and differences mixed",
+            "sub.cc.u32 %r0, %a0, %a1; addc.u32 %d0, %a2, %a3; add.cc.u32 %r0, %a0, %a1; subc.u32 %d1, %a2, %a3;\n\
+             sub.cc.u32 %r0, %a0, %a1; addc.cc.u32 %r1, %a2, %a3; subc.cc.u32 %r2, %a1, %a0; addc.u32 %d2, %r1, %r2;\n\
+             mov.b64 %q0, {%a0, %a1}; mov.b64 %q1, {%a2, %a3}; sub.cc.u64 %q2, %q0, %q1; addc.u64 %q3, %q0, 5;\n\
+             mov.b64 {%d3, %d4}, %q3;",
+            &inputs,
+            // The ISA speaks of a borrow, and defines it by sub.cc and subc alone. The assembler makes both of the carry of
+            // a sum with the complement, IADD3 and IADD3.X, so that the flag is set where nothing is borrowed.
+            |[a, b, c, d]| {
+                let sum = |a: u32, b: u32, carry: bool| {
+                    let sum = u64::from(a) + u64::from(b) + u64::from(carry);
+                    (sum as u32, sum >> 32 == 1)
+                };
+                let difference = |a: u32, b: u32, carry: bool| {
+                    let difference = i64::from(a) - i64::from(b) - i64::from(!carry);
+                    (difference as u32, difference >= 0)
+                };
+                let above = difference(a, b, true).1;
+                let (r1, carry) = sum(c, d, above);
+                let (r2, last) = difference(b, a, carry);
+                let long = join(a, b);
+                let [d3, d4] = split(long.wrapping_add(5 + u64::from(long >= join(c, d))));
+                [
+                    sum(c, d, above).0,
+                    difference(c, d, sum(a, b, false).1).0,
+                    sum(r1, r2, last).0,
+                    d3,
+                    d4,
+                ]
+            },
+        ),
+        Case::lanes(
             "mad.lo.cc and madc.hi",
             "mad.lo.cc.u32 %d0, %a0, %a1, %a2; madc.hi.u32 %d1, %a0, %a1, %a3;",
             &inputs,

@@ -120,6 +120,8 @@ fn product(kind: Mma, operand: &str, sum: &str) -> Case {
 /// Thread t writes row t of 32 rows of 8 halves to a scattered place; the addresses of the instruction follow.
 const SCATTER: &str = "mov.u32 %r0, tile; mul.lo.u32 %r1, %index, 7; and.b32 %r1, %r1, 31; shl.b32 %r1, %r1, 4;\n\
                        add.u32 %r0, %r0, %r1;";
+/// The generic address of `%r0`.
+const GENERIC: &str = "cvt.u64.u32 %q0, %r0; cvta.shared.u64 %q0, %q0;";
 const TILE: &str = ".shared .align 16 .b8 tile[512];\n";
 
 /// The halves of the rows: row r, column c is 256 r + c.
@@ -155,6 +157,14 @@ fn loads() -> Vec<Case> {
                 .flat_map(|lane| (0..count).map(move |j| fragment(lane, j, transposed)))
                 .collect();
             let case = Case::from_words(&op, &body, 32, inputs.as_flattened(), &output);
+            cases.push(case.block(32).module(TILE));
+            // Without a state space the address is generic.
+            let generic = op.replace(".shared", "");
+            let body = body.replace(
+                &format!("{op} {}, [%r0]", vector("d", 0..count)),
+                &format!("{GENERIC} {generic} {}, [%q0]", vector("d", 0..count)),
+            );
+            let case = Case::from_words(&generic, &body, 32, inputs.as_flattened(), &output);
             cases.push(case.block(32).module(TILE));
         }
     }
@@ -196,6 +206,13 @@ fn stores() -> Vec<Case> {
                 })
                 .collect();
             let case = Case::from_words(&op, &body, 32, &input, output.as_flattened());
+            cases.push(case.sm(90).block(32).module(TILE));
+            let generic = op.replace(".shared", "");
+            let body = body.replace(
+                &format!("{op} [%r0]"),
+                &format!("{GENERIC} {generic} [%q0]"),
+            );
+            let case = Case::from_words(&generic, &body, 32, &input, output.as_flattened());
             cases.push(case.sm(90).block(32).module(TILE));
         }
     }

@@ -5,7 +5,14 @@ use super::{Case, Compare, join, mixed, split};
 use crate::half::{self, BF16, F16, Finish, Format, Rounding};
 
 pub(super) fn cases() -> Vec<Case> {
-    [loads_and_stores(), spaces(), atomics(), asynchronous()].concat()
+    [
+        loads_and_stores(),
+        spaces(),
+        atomics(),
+        asynchronous(),
+        policies(),
+    ]
+    .concat()
 }
 
 fn rows<const I: usize>(count: usize) -> Vec<[u32; I]> {
@@ -452,4 +459,26 @@ fn asynchronous() -> Vec<Case> {
         .sm(80)
         .module(".shared .align 16 .b8 tile[1024];\n"),
     ]
+}
+
+/// Cache policies, which change no value.
+fn policies() -> Vec<Case> {
+    let inputs = rows::<4>(70);
+    let body = "mov.u32 %r0, tile; and.b32 %r1, %index, 63; shl.b32 %r1, %r1, 4; add.u32 %r0, %r0, %r1;\n\
+         createpolicy.fractional.L2::evict_last.b64 %q0, 1.0;\n\
+         createpolicy.fractional.L2::evict_first.L2::evict_unchanged.b64 %q1; mov.b32 %r9, 64;\n\
+         createpolicy.range.global.L2::evict_last.L2::evict_first.b64 %q2, [%src], 16, %r9;\n\
+         createpolicy.range.L2::evict_normal.b64 %q3, [%src+4], 4, 4;\n\
+         cp.async.ca.shared.global.L2::cache_hint [%r0], [%src], 8, %q0; mov.b32 %r2, 4;\n\
+         cp.async.ca.shared.global.L2::cache_hint.L2::128B [%r0+8], [%src], 8, %r2, %q1; cp.async.wait_all;\n\
+         ld.shared.v4.b32 {%d0, %d1, %d2, %d3}, [%r0];\n\
+         ld.global.L1::no_allocate.L2::cache_hint.v2.b32 {%r3, %d4}, [%src], %q2;\n\
+         st.global.L2::cache_hint.b32 [%dst+20], %r3, %q3; red.global.add.L2::cache_hint.u32 [%dst+20], 7, %q0;\n\
+         atom.global.add.L2::cache_hint.u32 %d5, [%dst+20], 5, %q0; ld.global.b32 %d6, [%dst+20];";
+    let case = Case::lanes("cache policies", body, &inputs, |[a, b, ..]| {
+        let seven = a.wrapping_add(7);
+        // The second copy has 4 of its 8 bytes.
+        [a, b, a, 0, b, seven, seven.wrapping_add(5)]
+    });
+    vec![case.sm(80).module(".shared .align 16 .b8 tile[1024];\n")]
 }

@@ -16,6 +16,7 @@ mod matrix;
 mod memory;
 mod narrow;
 mod oracle;
+mod video;
 mod warp;
 
 use std::fmt::Write as _;
@@ -87,6 +88,7 @@ pub fn cases() -> Vec<Case> {
         control::cases(),
         warp::cases(),
         matrix::cases(),
+        video::cases(),
     ]
     .concat()
 }

@@ -33,6 +33,7 @@ pub(super) fn cases() -> Vec<Case> {
         packed(BF16, "bf16x2"),
         scalar(),
         approximations(),
+        eight_bits(),
     ]
     .concat()
 }
@@ -125,6 +126,27 @@ fn from_f32() -> Vec<Case> {
                 (nearest, SAT),
             ]
             .map(|(rounding, finish)| f32_to_f16(a, rounding, finish).into())
+        },
+    ));
+    // The assembler drops `.ftz` on the way to f16: the smallest f16 is what a subnormal rounds up to.
+    let subnormal: Vec<[u32; 1]> = singles(&words())
+        .into_iter()
+        .chain([
+            [1],
+            [0x8000_0001],
+            [0x007f_ffff],
+            [0x807f_ffff],
+            [0x3300_0001],
+        ])
+        .collect();
+    cases.push(Case::lanes(
+        "cvt.ftz to f16",
+        "cvt.rn.ftz.f16.f32 %h0, %a0; cvt.u32.u16 %d0, %h0; cvt.rz.ftz.f16.f32 %h1, %a0; cvt.u32.u16 %d1, %h1;\n\
+         cvt.rm.ftz.f16.f32 %h2, %a0; cvt.u32.u16 %d2, %h2; cvt.rp.ftz.f16.f32 %h3, %a0; cvt.u32.u16 %d3, %h3;",
+        &subnormal,
+        |[a]| {
+            [nearest, zero, Rounding::Down, Rounding::Up]
+                .map(|rounding| f32_to_f16(f32::from_bits(a), rounding, PLAIN).into())
         },
     ));
     // The ISA leaves the 13 lower bits of a tf32 register, and NaN's payload, open.
@@ -412,6 +434,129 @@ fn approximations() -> Vec<Case> {
                 absolute: tanh,
             }),
         );
+    }
+    cases
+}
+
+/// fp8 by its definition: the values of all codes, and the nearest of them, an even code where two are as near.
+fn eight_bits() -> Vec<Case> {
+    // Exponent bits, mantissa bits, the largest finite code.
+    type Small = (&'static str, i32, i32, u32);
+    let formats: [Small; 2] = [("e4m3", 4, 3, 0x7e), ("e5m2", 5, 2, 0x7b)];
+    let value = |(_, exponents, mantissas, _): Small, code: u32| {
+        let (field, mantissa) = (
+            (code & 0x7f) >> mantissas,
+            f64::from(code & ((1 << mantissas) - 1)) / f64::from(1 << mantissas),
+        );
+        let bias = (1 << (exponents - 1)) - 1;
+        let magnitude = if field == 0 {
+            mantissa * f64::from(1 - bias).exp2()
+        } else {
+            (1.0 + mantissa) * f64::from(field as i32 - bias).exp2()
+        };
+        if code & 0x80 != 0 {
+            -magnitude
+        } else {
+            magnitude
+        }
+    };
+    let nearest = move |format: Small, x: f64| {
+        if x.is_nan() {
+            return 0x7f;
+        }
+        let sign = if x.is_sign_negative() { 0x80 } else { 0 };
+        let distance = |code: u32| (value(format, code) - x.abs().min(1e6)).abs();
+        let code = (0..=format.3).reduce(|best, code| {
+            let closer = distance(code) < distance(best);
+            let tie = distance(code) == distance(best) && code % 2 == 0;
+            if closer || tie { code } else { best }
+        });
+        code.unwrap_or(0) | sign
+    };
+    let mut cases = Vec::new();
+    for format in formats {
+        let (name, .., largest) = format;
+        // Every number, the middle of each pair, and what lies just beside it.
+        let mut reals: Vec<f32> = (0..largest)
+            .flat_map(|code| {
+                let low = value(format, code) as f32;
+                let middle = (low + value(format, code + 1) as f32) / 2.0;
+                [low, middle.next_down(), middle, middle.next_up()]
+            })
+            .collect();
+        reals.extend([
+            464.0,
+            448.1,
+            480.0,
+            57344.0,
+            61440.0,
+            1e5,
+            1e-30,
+            1e38,
+            f32::INFINITY,
+            f32::NAN,
+        ]);
+        let inputs: Vec<[u32; 2]> = reals
+            .iter()
+            .zip(reals.iter().rev())
+            .map(|(a, b)| [a.to_bits(), (-b).to_bits()])
+            .collect();
+        let relu = |x: f64| if x <= 0.0 { 0.0 } else { x };
+        let body = format!(
+            "cvt.rn.satfinite.{name}x2.f32 %h0, %a0, %a1; cvt.u32.u16 %d0, %h0;\n\
+             cvt.rn.satfinite.relu.{name}x2.f32 %h1, %a1, %a0; cvt.u32.u16 %d1, %h1;\n\
+             cvt.rn.f16x2.f32 %r0, %a0, %a1; cvt.rn.satfinite.{name}x2.f16x2 %h2, %r0; cvt.u32.u16 %d2, %h2;"
+        );
+        let case = Case::lanes(&format!("cvt to {name}x2"), &body, &inputs, |[a, b]| {
+            let [a, b] = [a, b].map(|bits| f64::from(f32::from_bits(bits)));
+            let short = |x: f64| {
+                f64::from(f16_to_f32(f32_to_f16(
+                    x as f32,
+                    Rounding::NearestEven,
+                    PLAIN,
+                )))
+            };
+            let pair = |high: f64, low: f64| nearest(format, high) << 8 | nearest(format, low);
+            [pair(a, b), pair(relu(b), relu(a)), pair(short(a), short(b))]
+        });
+        cases.push(case.sm(90));
+        // All codes; the bits of NaN are open.
+        let number = |code: &u32| code & 0x7f <= largest;
+        let codes: Vec<[u32; 1]> = (0..0x100)
+            .filter(number)
+            .zip(
+                (0..0x100)
+                    .filter(number)
+                    .collect::<Vec<_>>()
+                    .into_iter()
+                    .rev(),
+            )
+            .map(|(low, high)| [high << 8 | low])
+            .collect();
+        let body = format!(
+            "cvt.u16.u32 %h0, %a0; cvt.rn.f16x2.{name}x2 %d0, %h0; cvt.rn.relu.f16x2.{name}x2 %d1, %h0;"
+        );
+        let half = |x: f64| f32_to_f16(x as f32, Rounding::NearestEven, PLAIN);
+        let case = Case::lanes(&format!("cvt from {name}x2"), &body, &codes, |[a]| {
+            let [low, high] = [a & 0xff, a >> 8].map(|code| value(format, code));
+            let positive = |x: f64| half(if x.is_sign_negative() { 0.0 } else { x });
+            [
+                pack(half(low), half(high)),
+                pack(positive(low), positive(high)),
+            ]
+        });
+        cases.push(case.sm(90));
+        let case = Case::lanes(
+            &format!("cvt from NaN in {name}x2"),
+            &format!("cvt.u16.u32 %h0, %a0; cvt.rn.f16x2.{name}x2 %d0, %h0;"),
+            &singles(&[0x7f7f, 0xff7f, 0x7fff]),
+            |_| [0x7fff_7fff],
+        );
+        cases.push(case.sm(90).compare(Compare::PairWithin {
+            format: F16,
+            relative: 0.0,
+            absolute: 0.0,
+        }));
     }
     cases
 }

@@ -3,7 +3,15 @@
 use super::{Case, mixed};
 
 pub(super) fn cases() -> Vec<Case> {
-    [shuffles(), votes(), matches(), reductions(), divergent()].concat()
+    [
+        shuffles(),
+        votes(),
+        matches(),
+        reductions(),
+        divergent(),
+        exited(),
+    ]
+    .concat()
 }
 
 /// One warp's inputs: words with a few repetitions.
@@ -190,6 +198,46 @@ fn reductions() -> Vec<Case> {
                 fold(|a, b| a | b) & 0x0ff0_ffff,
                 fold(|a, b| a ^ b),
             ]; 32],
+        )
+        .sm(80)
+        .block(32),
+    ]
+}
+
+/// "Wait until all non-exited threads corresponding to membermask have executed": lanes that have left are named and not
+/// counted.
+fn exited() -> Vec<Case> {
+    let inputs = warp();
+    let stay = 20;
+    let all = &inputs[..stay];
+    let five = all
+        .iter()
+        .enumerate()
+        .fold(0u32, |d, (i, &[a])| d | u32::from(a == 5) << i);
+    let sum = all.iter().fold(0u32, |d, &[a]| d.wrapping_add(a));
+    let outputs: Vec<[u32; 5]> = inputs
+        .iter()
+        .enumerate()
+        .map(|(lane, &[a])| {
+            if lane >= stay {
+                return [0; 5];
+            }
+            let same = all
+                .iter()
+                .enumerate()
+                .fold(0u32, |d, (i, &[b])| d | u32::from(a == b) << i);
+            [five, 1, same, sum, all[lane ^ 1][0]]
+        })
+        .collect();
+    vec![
+        Case::new(
+            "member masks that name lanes that have exited",
+            "setp.ge.u32 %p0, %index, 20; @%p0 exit; setp.eq.u32 %p1, %a0, 5; vote.sync.ballot.b32 %d0, %p1, -1;\n\
+             setp.lt.u32 %p2, %a0, 1000; vote.sync.all.pred %p3, %p2, -1; selp.b32 %d1, 1, 0, %p3;\n\
+             match.any.sync.b32 %d2, %a0, -1; redux.sync.add.u32 %d3, %a0, -1; bar.warp.sync -1;\n\
+             shfl.sync.bfly.b32 %d4, %a0, 1, 31, -1;",
+            &inputs,
+            &outputs,
         )
         .sm(80)
         .block(32),

@@ -337,6 +337,19 @@ fn over_budget(lanes: u32, budget: u64) -> Box<Trouble> {
     )
 }
 
+#[cold]
+fn unwritten(env: &Env<'_>, register: u32, root: u32, lanes: u32) -> Box<Trouble> {
+    let name = |number: u32| match env.launch.program.registers.get(number as usize) {
+        Some(name) => format!("the register {name}"),
+        None => "a flag".to_owned(),
+    };
+    let mut detail = format!("nothing has written {}", name(root));
+    if register != root {
+        detail += &format!(", and {} is made of it", name(register));
+    }
+    Trouble::new(Check::Unwritten, lanes.trailing_zeros() as usize, detail)
+}
+
 /// The ready group with the lowest program counter, after joining those that stand at the same.
 fn next_group(warp: &mut Warp, with: Option<Group>) -> Option<Group> {
     warp.ready.extend(with.filter(|group| group.lanes != 0));
@@ -455,6 +468,12 @@ fn side(
             vector::matrix_memory(env, warp, side, mask)?;
         }
         SideKind::MoveMatrix | SideKind::Mma(_) => vector::matrix(env, warp, side, mask)?,
+        SideKind::Written { register, root } => {
+            let missing = mask & !warp.pred[side.src[0].index as usize];
+            if missing != 0 {
+                return Err(unwritten(env, register, root, missing));
+            }
+        }
         SideKind::Trap => {
             return Err(Trouble::new(
                 Check::Trap,

@@ -19,8 +19,8 @@ pub(super) fn warp_sync(env: &mut Env<'_>, warp: &mut Warp, side: &Side, mask: u
     Ok(())
 }
 
-/// The member mask of a warp instruction; an error if a member that has not exited is elsewhere, or a lane that takes
-/// part is no member.
+/// The member mask of a warp instruction; an error if a member is elsewhere, or a lane that takes part is no member. A
+/// member that has exited is not waited for.
 pub(super) fn members(warp: &Warp, reg: crate::program::Reg, mask: u32) -> Result<u32> {
     let lane = mask.trailing_zeros() as usize;
     let members = value(warp, reg, lane) as u32;
@@ -43,18 +43,15 @@ pub(super) fn members(warp: &Warp, reg: crate::program::Reg, mask: u32) -> Resul
                 ),
             ));
         }
-        let absent = theirs & warp.launched & !mask;
+        let absent = theirs & warp.alive & !mask;
         if absent != 0 {
             let absentee = absent.trailing_zeros();
-            let state = if warp.alive >> absentee & 1 == 0 {
-                "has exited"
-            } else {
-                "is elsewhere in the program"
-            };
             return Err(Trouble::new(
                 Check::WarpMask,
                 other,
-                format!("the member mask is {theirs:#010x}, but lane {absentee} {state}"),
+                format!(
+                    "the member mask is {theirs:#010x}, but lane {absentee} is elsewhere in the program"
+                ),
             ));
         }
     }

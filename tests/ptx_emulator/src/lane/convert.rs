@@ -1,10 +1,10 @@
 //! `cvt`: every pair of types through an exact intermediate, an integer or an f64.
 
 use super::float::{
-    FTZ, NAN32, RELU, RM, RN, RNA, ROUNDING, RP, RZ, SAT, SATFINITE, flush, round_to_f32,
+    NAN32, RELU, RM, RN, RNA, ROUNDING, RP, RZ, SAT, SATFINITE, flush, round_to_f32,
 };
 use super::integer::{low, signed};
-use crate::half::{self, BF16, F16, Finish, Rounding};
+use crate::half::{self, BF16, E4M3, E5M2, F16, Finish, Format, Rounding};
 
 /// Types in the constant: four bits each, the source above the destination, above the modifiers.
 pub(crate) const INT_U: u32 = 0;
@@ -17,6 +17,8 @@ const SRC: u32 = 20;
 pub(crate) const INTEGRAL: u32 = 1 << 24;
 /// Bytes of the destination register beyond one, to which a signed integer is extended.
 pub(crate) const REGISTER: u32 = 25;
+/// Of a conversion of fp8: e4m3 instead of e5m2.
+pub(crate) const PRECISE: u32 = 1 << 16;
 
 /// A type's code: the kind, plus log2 of the bytes times four.
 pub(crate) fn code(kind: u32, bits: u32) -> u32 {
@@ -70,6 +72,11 @@ pub(crate) fn cvt(x: u32, v: [u64; 3]) -> u64 {
         (INT_U, bits) => Value::Int(i128::from(low(v[0], bits))),
         (BFLOAT, _) => Value::Float(BF16.decode(v[0] as u32 & 0xffff)),
         (_, 16) => Value::Float(F16.decode(v[0] as u32 & 0xffff)),
+        // `.ftz` is accepted on the way to f16, and does nothing: f16 has no result that is subnormal in f32, and
+        // hardware lets a subnormal operand round up or down to the smallest f16.
+        (_, 32) if (dst & 3, dst_bits) == (FLOAT, 16) => {
+            Value::Float(f64::from(f32::from_bits(v[0] as u32)))
+        }
         (_, 32) => Value::Float(f64::from(flush(x, f32::from_bits(v[0] as u32)))),
         _ => Value::Float(f64::from_bits(v[0])),
     };
@@ -132,6 +139,11 @@ fn from_int(value: i128, dst: u32, bits: u32, x: u32) -> u64 {
                 RZ if lost < 0 && value > 0 => near.next_down(),
                 RZ if lost > 0 && value < 0 => near.next_up(),
                 _ => near,
+            };
+            let stepped = if x & SAT != 0 {
+                stepped.clamp(0.0, 1.0)
+            } else {
+                stepped
             };
             stepped.to_bits()
         }
@@ -205,7 +217,7 @@ fn from_float(value: f64, dst: u32, bits: u32, x: u32) -> u64 {
 /// `cvt.f16x2.f32 d, a, b` and the bf16 form: a in the upper half.
 pub(crate) fn pair(x: u32, v: [u64; 3]) -> u64 {
     let narrow = |bits: u64| {
-        let value = flush(x & FTZ, f32::from_bits(bits as u32));
+        let value = f32::from_bits(bits as u32);
         if x >> DST & 3 == BFLOAT {
             half::f32_to_bf16(value, rounding(x), narrow_finish(x))
         } else {
@@ -213,6 +225,36 @@ pub(crate) fn pair(x: u32, v: [u64; 3]) -> u64 {
         }
     };
     u64::from(half::pack(narrow(v[1]), narrow(v[0])))
+}
+
+fn fp8(x: u32) -> Format {
+    if x & PRECISE != 0 { E4M3 } else { E5M2 }
+}
+
+fn to_fp8(x: u32, high: f64, low: f64) -> u64 {
+    let byte = |value| fp8(x).encode(value, Rounding::NearestEven, narrow_finish(x));
+    u64::from(byte(high) << 8 | byte(low))
+}
+
+/// `cvt.e4m3x2.f32 d, a, b` and the e5m2 form: a in the upper byte.
+pub(crate) fn fp8_from_f32(x: u32, v: [u64; 3]) -> u64 {
+    let [a, b] = [v[0], v[1]].map(|v| f64::from(f32::from_bits(v as u32)));
+    to_fp8(x, a, b)
+}
+
+/// `cvt.e4m3x2.f16x2` and the e5m2 form.
+pub(crate) fn fp8_from_f16(x: u32, v: [u64; 3]) -> u64 {
+    let half = |shift: u32| F16.decode((v[0] >> shift) as u32 & 0xffff);
+    to_fp8(x, half(16), half(0))
+}
+
+/// `cvt.f16x2.e4m3x2` and the e5m2 form, which are exact.
+pub(crate) fn fp8_to_f16(x: u32, v: [u64; 3]) -> u64 {
+    let half = |shift: u32| {
+        let value = fp8(x).decode((v[0] >> shift) as u32 & 0xff);
+        F16.encode(value, Rounding::NearestEven, narrow_finish(x)) as u16
+    };
+    u64::from(half::pack(half(0), half(8)))
 }
 
 /// `cvt.tf32.f32`.

@@ -144,6 +144,17 @@ pub(crate) fn div(x: u32, v: [u64; 3]) -> u64 {
     finish(x, round_to_f32(q, residual * f64::MIN_POSITIVE, mode))
 }
 
+/// `div.approx`: a (1 / b), where the reciprocal of a large b is flushed to zero.
+pub(crate) fn div_approx(x: u32, v: [u64; 3]) -> u64 {
+    let (a, b) = (operand(x, v[0]), operand(x, v[1]));
+    // 2^126, whose reciprocal is the smallest normal number.
+    let largest = 1.0 / f32::MIN_POSITIVE;
+    if b.is_finite() && b.abs() > largest {
+        return finish(x, a * 0f32.copysign(b));
+    }
+    div(x, v)
+}
+
 pub(crate) fn rcp(x: u32, v: [u64; 3]) -> u64 {
     div(x, [u64::from(1f32.to_bits()), v[0], 0])
 }
@@ -256,33 +267,22 @@ pub(crate) fn copysign64(_: u32, v: [u64; 3]) -> u64 {
 /// `testp`; the constant is finite, infinite, number, notanumber, normal, subnormal.
 pub(crate) fn testp32(kind: u32, v: [u64; 3]) -> u64 {
     let a = f32::from_bits(v[0] as u32);
-    test(
-        kind,
-        a.is_finite(),
-        a.is_nan(),
-        a.is_normal(),
-        a.is_subnormal(),
-    )
+    test(kind, a.is_finite(), a.is_nan(), a.is_subnormal())
 }
 
 pub(crate) fn testp64(kind: u32, v: [u64; 3]) -> u64 {
     let a = f64::from_bits(v[0]);
-    test(
-        kind,
-        a.is_finite(),
-        a.is_nan(),
-        a.is_normal(),
-        a.is_subnormal(),
-    )
+    test(kind, a.is_finite(), a.is_nan(), a.is_subnormal())
 }
 
-fn test(kind: u32, finite: bool, nan: bool, normal: bool, subnormal: bool) -> u64 {
+fn test(kind: u32, finite: bool, nan: bool, subnormal: bool) -> u64 {
     u64::from(match kind {
         0 => finite,
         1 => !finite && !nan,
         2 => !nan,
         3 => nan,
-        4 => normal,
+        // Zero is normal here.
+        4 => finite && !subnormal,
         _ => subnormal,
     })
 }

@@ -167,13 +167,15 @@ pub(crate) fn carry_of_add(bits: u32, v: [u64; 3]) -> u64 {
     ((u128::from(v[0]) + u128::from(v[1]) + u128::from(v[2])) >> bits) as u64
 }
 
-/// d = a - (b + borrow), where `v[2]` is the borrow.
+/// d = a + !b + carry: hardware subtracts by adding the complement, so that the flag is a carry here too, set where
+/// nothing is borrowed. A chain of `sub.cc` and `subc` cannot tell; one that mixes them with `add.cc` and `addc` can.
 pub(crate) fn sub_with(bits: u32, v: [u64; 3]) -> u64 {
-    low(v[0].wrapping_sub(v[1]).wrapping_sub(v[2]), bits)
+    add_with(bits, [v[0], not(bits, [v[1], 0, 0]), v[2]])
 }
 
-pub(crate) fn borrow_of_sub(_: u32, v: [u64; 3]) -> u64 {
-    u64::from(u128::from(v[0]) < u128::from(v[1]) + u128::from(v[2]))
+/// The carry of a + !b + carry.
+pub(crate) fn carry_of_sub(bits: u32, v: [u64; 3]) -> u64 {
+    carry_of_add(bits, [v[0], not(bits, [v[1], 0, 0]), v[2]])
 }
 
 pub(crate) fn not(bits: u32, v: [u64; 3]) -> u64 {
@@ -234,10 +236,16 @@ pub(crate) fn bfind(x: u32, v: [u64; 3]) -> u64 {
     })
 }
 
+/// A position or length of a bit field, cut to a byte. The ISA restricts it to 0..255. Beyond, hardware takes the lowest
+/// byte for fields of 32 bits and the whole number for fields of 64, where all that reaches over the end is the same.
+fn field_operand(bits: u32, v: u64) -> u32 {
+    (if bits == 64 { v.min(64) } else { v & 255 }) as u32
+}
+
 /// Bit field extract. Constant: bits, plus 256 for signed.
 pub(crate) fn bfe(x: u32, v: [u64; 3]) -> u64 {
     let bits = x & 255;
-    let (position, length) = ((v[1] & 255) as u32, (v[2] & 255) as u32);
+    let [position, length] = [v[1], v[2]].map(|v| field_operand(bits, v));
     let sign_extends = x & 256 != 0;
     if length == 0 {
         return 0;
@@ -273,8 +281,9 @@ pub(crate) fn bfi(bits: u32, v: [u64; 3]) -> u64 {
 }
 
 /// Position and length for [`bfi`] in one operand.
-pub(crate) fn bfi_field(_: u32, v: [u64; 3]) -> u64 {
-    (v[0] & 255) | (v[1] & 255) << 8
+pub(crate) fn bfi_field(bits: u32, v: [u64; 3]) -> u64 {
+    let [position, length] = [v[0], v[1]].map(|v| field_operand(bits, v));
+    u64::from(position | length << 8)
 }
 
 /// `bmsk`: a mask of `v[1]` ones from bit `v[0]`. Constant 1: `.wrap`.

@@ -5,3 +5,4 @@ pub(crate) mod convert;
 pub(crate) mod float;
 pub(crate) mod integer;
 pub(crate) mod narrow;
+pub(crate) mod video;

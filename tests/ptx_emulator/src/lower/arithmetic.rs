@@ -1,7 +1,7 @@
 //! Arithmetic, logic and moves.
 
 use super::types::Type;
-use super::{Lower, Result};
+use super::{FREE, Lower, Result};
 use crate::counters::Class;
 use crate::lane::{float, integer, narrow};
 use crate::parse::{Instruction, Operand};
@@ -123,7 +123,7 @@ impl Lower<'_> {
             "abs" => Some((Op::AbsF, Class::F32)),
             "rcp" => Some((Op::RcpF, Class::Special)),
             "sqrt" => Some((Op::SqrtF, Class::Special)),
-            "div" => Some((Op::DivF, Class::Special)),
+            "div" if !i.has("approx") => Some((Op::DivF, Class::Special)),
             _ => None,
         };
         if let Some((op, class)) = hot.filter(|_| x == 0) {
@@ -137,6 +137,7 @@ impl Lower<'_> {
             ("neg", 1) => (float::neg, Class::F32),
             ("abs", 1) => (float::abs, Class::F32),
             ("copysign", 2) => (float::copysign32, Class::F32),
+            ("div", 2) if i.has("approx") => (float::div_approx, Class::Special),
             ("div", 2) => (float::div, Class::Special),
             ("rcp", 1) => (float::rcp, Class::Special),
             ("sqrt", 1) => (float::sqrt, Class::Special),
@@ -377,7 +378,7 @@ impl Lower<'_> {
         let field = self.fresh(File::R32);
         self.emit_lane(
             integer::bfi_field,
-            0,
+            ty.bits(),
             Class::Integer,
             field,
             vec![src[2], src[3]],
@@ -423,7 +424,10 @@ impl Lower<'_> {
                 _ => return self.unknown(),
             };
             return if x == 0 {
-                self.rows(i, ty, hot, class, count)
+                let (dst, src) = self.uniform(i, ty, count)?;
+                let free = if i.has("rn") { 0 } else { FREE };
+                self.emit(hot, class, vec![dst], src, free);
+                Ok(())
             } else {
                 self.lanes(i, ty, f, x, class, count)
             };
@@ -530,8 +534,12 @@ impl Lower<'_> {
                 carry
             }
         };
-        let zero = self.constant(File::Pred, 0);
-        let takes = if i.opcode.ends_with('c') { carry } else { zero };
+        let subtracts = i.opcode.starts_with("sub");
+        let takes = if i.opcode.ends_with('c') {
+            carry
+        } else {
+            self.constant(File::Pred, u64::from(subtracts))
+        };
         let (dst, mut src) = self.uniform(i, ty, i.operands.len() - 1)?;
         if i.opcode.starts_with("mad") {
             let f: LaneFn = match (i.has("hi"), ty.is_signed()) {
@@ -544,8 +552,8 @@ impl Lower<'_> {
             src = vec![product, src[2]];
         }
         src.push(takes);
-        let (value, out): (LaneFn, LaneFn) = if i.opcode.starts_with("sub") {
-            (integer::sub_with, integer::borrow_of_sub)
+        let (value, out): (LaneFn, LaneFn) = if subtracts {
+            (integer::sub_with, integer::carry_of_sub)
         } else {
             (integer::add_with, integer::carry_of_add)
         };

@@ -1,12 +1,14 @@
 //! `cvt`.
 
+use std::ops::RangeInclusive;
+
 use super::arithmetic::modifiers;
 use super::types::Type;
 use super::{Lower, Result};
 use crate::counters::Class;
 use crate::lane::{convert, integer};
 use crate::parse::Instruction;
-use crate::program::{File, Op};
+use crate::program::{File, LaneFn, Op};
 
 fn code(ty: Type) -> Option<u32> {
     let kind = match ty {
@@ -48,11 +50,17 @@ impl Lower<'_> {
         let [d_type, s_type] = types[..] else {
             return self.error("expected two types");
         };
+        let fp8 = |ty| matches!(ty, Type::E4m3x2 | Type::E5m2x2);
+        if fp8(d_type) || fp8(s_type) {
+            return self.convert_fp8(i, d_type, s_type);
+        }
         if matches!(d_type, Type::F16x2 | Type::Bf16x2) {
             let [d, a, b] = self.operands(i)?;
             if s_type != Type::F32 {
                 return self.unknown();
             }
+            self.only(i, &["rn", "rz", "relu", "satfinite"])?;
+            self.roundings(i, &["rn", "rz"], 1..=1)?;
             let kind = if d_type == Type::Bf16x2 {
                 convert::BFLOAT
             } else {
@@ -74,12 +82,15 @@ impl Lower<'_> {
         };
         let dst = self.destination(d, d_type)?;
         if d_type == Type::Tf32 {
+            self.only(i, &["rn", "rz", "rna", "relu", "satfinite"])?;
+            self.roundings(i, &["rn", "rz", "rna"], 1..=1)?;
             self.emit_lane(convert::tf32, x, Class::Conversion, dst, vec![src]);
             return Ok(());
         }
         let (Some(d_code), Some(s_code)) = (code(d_type), code(s_type)) else {
             return self.unknown();
         };
+        self.check_conversion(i, d_type, s_type)?;
         let register = self.declared_bytes(d);
         let integral = ["rni", "rzi", "rmi", "rpi"].iter().any(|m| i.has(m));
         let both_float = !d_type.is_integer() && !s_type.is_integer();
@@ -109,6 +120,95 @@ impl Lower<'_> {
         };
         let x = convert::constant(d_code, s_code, x) | (register - 1) << convert::REGISTER;
         self.emit_lane(convert::cvt, x, Class::Conversion, dst, vec![src]);
+        Ok(())
+    }
+
+    /// An error unless as many of these modifiers are there as `allowed` says.
+    fn roundings(
+        &self,
+        i: &Instruction,
+        names: &[&str],
+        allowed: RangeInclusive<usize>,
+    ) -> Result<()> {
+        let found = names.iter().filter(|name| i.has(name)).count();
+        if allowed.contains(&found) {
+            return Ok(());
+        }
+        let names = names.join(", .");
+        self.error(match (*allowed.end(), found) {
+            (0, _) => format!("this conversion has none of the modifiers .{names}"),
+            (_, 0) => format!("this conversion has to say how it rounds: .{names}"),
+            _ => format!("one of .{names} is allowed"),
+        })
+    }
+
+    /// An error for a conversion that PTX does not have. The rules are those of the ISA; where its text is not precise,
+    /// they accept what NVIDIA's assembler accepts.
+    fn check_conversion(&self, i: &Instruction, d: Type, s: Type) -> Result<()> {
+        let bf16 = [d, s].contains(&Type::Bf16);
+        let (floats, integrals) = match (d.is_integer(), s.is_integer()) {
+            (true, true) => (0..=0, 0..=0),
+            (false, true) => (1..=1, 0..=0),
+            (true, false) => (0..=0, 1..=1),
+            _ if d == s => (0..=0, 0..=1),
+            // Nothing is lost, or f16 turns into bf16; yet a rounding may be given.
+            _ if s == Type::Bf16 || (d, s) == (Type::Bf16, Type::F16) => (0..=1, 0..=0),
+            _ if d.bits() > s.bits() => (0..=0, 0..=0),
+            _ => (1..=1, 0..=0),
+        };
+        self.roundings(i, &["rn", "rz", "rm", "rp"], floats)?;
+        self.roundings(i, &["rni", "rzi", "rmi", "rpi"], integrals)?;
+        if i.has("rna") {
+            return self.error("only a conversion to tf32 rounds ties away from zero");
+        }
+        if [d, s].iter().any(|ty| matches!(ty, Type::B(_))) {
+            return self.error("bits without a type cannot be converted");
+        }
+        if bf16 && d.bits().min(s.bits()) == 8 {
+            return self.error("there is no conversion between bf16 and 8 bits");
+        }
+        let holds_all = d.is_integer()
+            && s.is_integer()
+            && (d.is_signed() || !s.is_signed())
+            && d.bits() >= s.bits() + u32::from(d.is_signed() && !s.is_signed());
+        if i.has("sat") && (bf16 || holds_all) {
+            return self.error("this conversion has no `.sat`");
+        }
+        if i.has("ftz") && ![d, s].contains(&Type::F32) {
+            return self.error("`.ftz` needs f32 as the one or the other type");
+        }
+        let finishes = i.has("relu") || i.has("satfinite");
+        let plain = !["rm", "rp", "ftz", "sat"].iter().any(|m| i.has(m));
+        if finishes && !(matches!(d, Type::F16 | Type::Bf16) && s == Type::F32 && plain) {
+            return self.error("this conversion has neither `.relu` nor `.satfinite`");
+        }
+        Ok(())
+    }
+
+    /// To and from two numbers of 8 bits.
+    fn convert_fp8(&mut self, i: &Instruction, d_type: Type, s_type: Type) -> Result<()> {
+        let precise = |ty| u32::from(ty == Type::E4m3x2) * convert::PRECISE;
+        let x = modifiers(i) | precise(d_type) | precise(s_type);
+        let class = Class::Conversion;
+        if d_type == Type::F16x2 {
+            self.only(i, &["rn", "relu"])?;
+            self.roundings(i, &["rn"], 1..=1)?;
+            let (dst, src) = self.mixed(i, d_type, &[s_type])?;
+            self.emit_lane(convert::fp8_to_f16, x, class, dst, src);
+            return Ok(());
+        }
+        self.only(i, &["rn", "relu", "satfinite"])?;
+        self.roundings(i, &["rn"], 1..=1)?;
+        if !i.has("satfinite") {
+            return self.error("a conversion to fp8 needs `.satfinite`");
+        }
+        let (f, sources): (LaneFn, &[Type]) = match s_type {
+            Type::F32 => (convert::fp8_from_f32, &[Type::F32, Type::F32]),
+            Type::F16x2 => (convert::fp8_from_f16, &[Type::F16x2]),
+            _ => return self.unknown(),
+        };
+        let (dst, src) = self.mixed(i, d_type, sources)?;
+        self.emit_lane(f, x, class, dst, src);
         Ok(())
     }
 

@@ -65,6 +65,7 @@ impl Lower<'_> {
                 self.emit_side(SideKind::Nothing, Class::Control, vec![], vec![]);
                 Ok(())
             }
+            "createpolicy" => self.create_policy(i),
             "cp" => self.copy_async(i),
             _ => self.matrix_memory(i),
         }
@@ -135,6 +136,49 @@ impl Lower<'_> {
         self.source(operand, ty)
     }
 
+    /// `createpolicy`: 64 bits that mean something to the cache, and so nothing here.
+    fn create_policy(&mut self, i: &Instruction) -> Result<()> {
+        for modifier in &i.modifiers {
+            let known = ["range", "fractional", "cvt", "global", "L2", "b64"];
+            if !known.contains(&modifier.as_str()) && !is_hint(modifier) {
+                return self.unknown();
+            }
+        }
+        let d = match (i.modifiers.first().map(String::as_str), &i.operands[..]) {
+            (Some("fractional"), [d]) => d,
+            (Some("fractional"), [d, fraction]) => {
+                self.source(fraction, Type::F32)?;
+                d
+            }
+            (Some("range"), [d, Operand::Address(..), primary, total]) => {
+                self.source(primary, Type::U(32))?;
+                self.source(total, Type::U(32))?;
+                d
+            }
+            (Some("cvt"), [d, property]) => {
+                self.source(property, Type::B(64))?;
+                d
+            }
+            _ => return self.error("the operands are not those of a cache policy"),
+        };
+        let dst = self.destination(d, Type::B(64))?;
+        let policy = self.constant(File::R64, 0);
+        self.emit(Op::Mov64, Class::Integer, vec![dst], vec![policy], 0);
+        Ok(())
+    }
+
+    /// The operands without the cache policy that `.L2::cache_hint` adds as the last.
+    fn without_policy<'b>(&mut self, i: &'b Instruction) -> Result<&'b [Operand]> {
+        if !i.has("L2::cache_hint") {
+            return Ok(&i.operands);
+        }
+        let Some((policy, operands)) = i.operands.split_last() else {
+            return self.error("the cache policy is missing");
+        };
+        self.source(policy, Type::B(64))?;
+        Ok(operands)
+    }
+
     fn load_store(&mut self, i: &Instruction) -> Result<()> {
         let mut space = Space::Generic;
         let mut count = 1;
@@ -151,7 +195,7 @@ impl Lower<'_> {
         }
         let ty = self.last_type(i)?;
         let loads = i.opcode != "st";
-        let (data, address) = match (&i.operands[..], loads) {
+        let (data, address) = match (self.without_policy(i)?, loads) {
             ([data, address], true) | ([address, data], false) => (data, address),
             _ => return self.error("expected two operands"),
         };
@@ -244,13 +288,14 @@ impl Lower<'_> {
             (Some("xor"), _) => AtomOp::Xor,
             _ => return self.unknown(),
         };
+        let operands = self.without_policy(i)?;
         let (d, rest) = if i.opcode == "atom" {
-            match i.operands.split_first() {
+            match operands.split_first() {
                 Some((d, rest)) => (Some(d), rest),
                 None => return self.error("expected operands"),
             }
         } else {
-            (None, &i.operands[..])
+            (None, operands)
         };
         let values = 1 + usize::from(op == AtomOp::Compare);
         if rest.len() != 1 + values {
@@ -342,7 +387,7 @@ impl Lower<'_> {
     }
 
     fn copy_async_data(&mut self, i: &Instruction) -> Result<()> {
-        let (to, from, bytes, size) = match &i.operands[..] {
+        let (to, from, bytes, size) = match self.without_policy(i)? {
             [to, from, Operand::Int(bytes)] => (to, from, *bytes as u32, None),
             [to, from, Operand::Int(bytes), size] => (to, from, *bytes as u32, Some(size)),
             _ => return self.error("expected addresses and a constant size"),
@@ -418,9 +463,19 @@ impl Lower<'_> {
             return self.error(format!("expected {count} registers"));
         }
         let (_, base, offset) = self.address(address, Space::Shared)?;
-        let Some(base) = base else {
-            return self.error("expected a register for the address");
+        let mut base = match base {
+            Some(base) => base,
+            None => self.constant(File::R32, 0),
         };
+        if base.file == File::R64 && !i.has("shared") && !i.has("shared::cta") {
+            // A generic address, which must lie in shared memory.
+            let generic = base;
+            let window = self.constant(File::R64, u64::from(SHARED_WINDOW) * WINDOW_BYTES);
+            base = self.fresh(File::R64);
+            let operands = vec![generic, window];
+            self.emit(Op::Sub64, Class::Helper, vec![base], operands, 0);
+            self.unguard_last();
+        }
         let transposed = i.has("trans");
         self.note_shared(Space::Shared, 4);
         if loads {

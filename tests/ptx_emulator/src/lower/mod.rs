@@ -8,6 +8,7 @@ mod convert;
 mod memory;
 mod opcodes;
 mod types;
+mod video;
 mod warp;
 
 use std::collections::HashMap;
@@ -24,6 +25,9 @@ pub(crate) type Result<T> = std::result::Result<T, LoadError>;
 
 /// A label of the lowered code.
 pub(crate) type Label = u32;
+
+/// [`Node::x`] of a sum or product of floats that does not say how it rounds: it may be contracted.
+pub(crate) const FREE: u32 = 1;
 
 /// An instruction over virtual registers.
 #[derive(Clone, Debug)]
@@ -52,10 +56,43 @@ pub(crate) struct Lowered {
     pub(crate) steps: Vec<Step>,
     pub(crate) presets: Vec<(Reg, Preset)>,
     pub(crate) counts: [u32; 3],
+    /// The registers that the PTX declares, by name.
+    pub(crate) names: Vec<(Reg, String)>,
     pub(crate) shared_bytes: u32,
     pub(crate) local_bytes: u32,
     pub(crate) shared_grain: u32,
     pub(crate) texts: Vec<String>,
+}
+
+impl Lowered {
+    /// The number of a register's name; all that have none share the number after the last.
+    pub(crate) fn name_of(&self, reg: Reg) -> u32 {
+        let found = self.names.iter().position(|(other, _)| *other == reg);
+        found.unwrap_or(self.names.len()) as u32
+    }
+
+    /// A register that nothing uses yet.
+    pub(crate) fn fresh(&mut self, file: File) -> Reg {
+        let count = &mut self.counts[file as usize];
+        *count += 1;
+        Reg {
+            file,
+            index: *count - 1,
+        }
+    }
+
+    /// A predicate that is the same for all lanes.
+    pub(crate) fn constant_predicate(&mut self, value: bool) -> Reg {
+        let preset = Preset::Const(u64::from(value));
+        let found =
+            (self.presets.iter()).find(|(reg, other)| reg.file == File::Pred && *other == preset);
+        if let Some(&(reg, _)) = found {
+            return reg;
+        }
+        let reg = self.fresh(File::Pred);
+        self.presets.push((reg, preset));
+        reg
+    }
 }
 
 /// Where a variable is.
@@ -86,6 +123,7 @@ pub(crate) struct Lower<'a> {
     labels: u32,
     presets: HashMap<(File, Preset), Reg>,
     counts: [u32; 3],
+    names: Vec<(Reg, String)>,
     carry: Option<Reg>,
     shared_bytes: u32,
     local_bytes: u32,
@@ -128,6 +166,7 @@ pub(crate) fn lower(
         labels: 0,
         presets: HashMap::new(),
         counts: [0; 3],
+        names: Vec::new(),
         carry: None,
         shared_bytes: 0,
         local_bytes: 0,
@@ -154,6 +193,7 @@ pub(crate) fn lower(
         steps: lower.steps,
         presets,
         counts: lower.counts,
+        names: lower.names,
         shared_bytes: align(lower.shared_bytes, 16),
         local_bytes: align(lower.local_bytes, 16),
         shared_grain: lower.shared_grain,
@@ -258,7 +298,7 @@ impl<'a> Lower<'a> {
     /// Declares the frame's variables and registers and lowers its statements.
     fn body(&mut self) -> Result<()> {
         let function = self.frame.function;
-        for kind in &function.registers {
+        for (n, kind) in function.registers.iter().enumerate() {
             let file = match kind {
                 RegType::Pred => File::Pred,
                 RegType::B64 => File::R64,
@@ -266,6 +306,7 @@ impl<'a> Lower<'a> {
             };
             let reg = self.fresh(file);
             self.frame.registers.push(reg);
+            self.names.push((reg, function.register_name(n as u32)));
         }
         for variable in &function.variables {
             let site = self.allocate(variable)?;
@@ -526,13 +567,15 @@ impl<'a> Lower<'a> {
                 self.control(i, tables)
             }
             "ld" | "ldu" | "st" | "atom" | "red" | "cvta" | "isspacep" | "prefetch"
-            | "prefetchu" | "discard" | "applypriority" | "cp" | "ldmatrix" | "stmatrix" => {
-                self.memory(i)
-            }
+            | "prefetchu" | "discard" | "applypriority" | "createpolicy" | "cp" | "ldmatrix"
+            | "stmatrix" => self.memory(i),
             "shfl" | "vote" | "match" | "redux" | "activemask" | "elect" | "mma" | "movmatrix" => {
                 self.warp(i)
             }
             "cvt" => self.convert(i),
+            "vadd" | "vsub" | "vabsdiff" | "vmin" | "vmax" | "vshl" | "vshr" | "vset" => {
+                self.video(i)
+            }
             _ => self.arithmetic(i),
         }
     }

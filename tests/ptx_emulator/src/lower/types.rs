@@ -13,6 +13,8 @@ pub(crate) enum Type {
     F16x2,
     Bf16,
     Bf16x2,
+    E4m3x2,
+    E5m2x2,
     Tf32,
     F32,
     F64,
@@ -38,6 +40,8 @@ impl Type {
             "f16x2" => Type::F16x2,
             "bf16" => Type::Bf16,
             "bf16x2" => Type::Bf16x2,
+            "e4m3x2" => Type::E4m3x2,
+            "e5m2x2" => Type::E5m2x2,
             "tf32" => Type::Tf32,
             "f32" => Type::F32,
             "f64" => Type::F64,
@@ -49,7 +53,7 @@ impl Type {
         match self {
             Type::Pred => 1,
             Type::B(bits) | Type::U(bits) | Type::S(bits) => bits,
-            Type::F16 | Type::Bf16 => 16,
+            Type::F16 | Type::Bf16 | Type::E4m3x2 | Type::E5m2x2 => 16,
             Type::F16x2 | Type::Bf16x2 | Type::Tf32 | Type::F32 => 32,
             Type::F64 => 64,
         }

@@ -46,6 +46,8 @@ pub(crate) enum Operand {
     Reg(u32),
     /// `!p`.
     Not(u32),
+    /// `r.h1`: a byte or half of a register, by its name.
+    Part(u32, String),
     Int(i128),
     F32(u32),
     F64(u64),
@@ -138,11 +140,25 @@ pub(crate) struct Function {
     pub(crate) params: Vec<Variable>,
     pub(crate) returns: Vec<Variable>,
     pub(crate) registers: Vec<RegType>,
+    /// The names of the registers: of each declaration its first register, its name, and whether that is a family's.
+    pub(crate) names: Vec<(u32, String, bool)>,
     pub(crate) variables: Vec<Variable>,
     pub(crate) body: Vec<Statement>,
     /// `.maxntid` or `.reqntid` multiplied out, zero if there is none.
     pub(crate) max_threads: u32,
     pub(crate) line: u32,
+}
+
+impl Function {
+    /// A register's name as the PTX has it.
+    pub(crate) fn register_name(&self, register: u32) -> String {
+        let after = self.names.partition_point(|&(first, ..)| first <= register);
+        match self.names[..after].last() {
+            Some((first, name, true)) => format!("{name}{}", register - first),
+            Some((_, name, false)) => name.clone(),
+            None => String::new(),
+        }
+    }
 }
 
 /// A whole PTX module.

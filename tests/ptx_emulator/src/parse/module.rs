@@ -312,6 +312,7 @@ impl<'a> Parser<'a> {
             params,
             returns,
             registers: Vec::new(),
+            names: Vec::new(),
             variables: Vec::new(),
             body: Vec::new(),
             max_threads: 0,
@@ -443,9 +444,11 @@ impl<'a> Parser<'a> {
                 self.expect('>')?;
                 let total = function.registers.len() + count as usize;
                 function.registers.resize(total, kind);
+                function.names.push((first, name.clone(), true));
                 scope.families.push((name, first, count));
             } else {
                 function.registers.push(kind);
+                function.names.push((first, name.clone(), false));
                 scope.names.insert(name, first);
             }
             if self.eat(';') {

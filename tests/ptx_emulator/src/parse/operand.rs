@@ -114,7 +114,13 @@ impl Parser<'_> {
             Token::Word("_") => Operand::Sink,
             Token::Word(name) => {
                 if let Some(register) = find(scopes, name) {
-                    Operand::Reg(register)
+                    match self.peek() {
+                        Some(Token::Dot(part)) => {
+                            self.next += 1;
+                            Operand::Part(register, part.to_owned())
+                        }
+                        _ => Operand::Reg(register),
+                    }
                 } else if name.starts_with('%') {
                     let mut full = name.to_owned();
                     if let Some(Token::Dot(part)) = self.peek() {
