@@ -11,8 +11,11 @@ fn variable(name: &str) -> Option<OsString> {
     std::env::var_os(name)
 }
 
+/// Where the tests keep compiled kernels.
+pub(crate) const KERNELS: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/kernels");
+
 fn cache() -> Cache {
-    Cache::at(concat!(env!("CARGO_TARGET_TMPDIR"), "/kernels").into())
+    Cache::at(KERNELS.into())
 }
 
 /// The compiler that `tests/run.sh` installs or the environment names, with a cache in the build folder; the reason
@@ -62,8 +65,17 @@ pub(crate) fn on_gpu(test: &str, body: impl FnOnce(&mut Cuda<Gpu>)) {
     }
 }
 
+/// Runs a body that would take minutes on a GPU in software on a real one.
+pub(crate) fn on_fast_gpu(test: &str, body: impl FnOnce(&mut Cuda<Gpu>)) {
+    let software = |found: &Found| found.devices.iter().any(|d| d.name == "software card");
+    match Found::new().is_ok_and(|found| software(&found)) {
+        true => skip(test, "would take minutes on a GPU in software"),
+        false => on_gpu(test, body),
+    }
+}
+
 /// Makes tests of bodies `fn body<B: Backend>(backend: &mut B)`: `on_cpu::name`, `emulated::name` and `on_gpu::name`. What
-/// stands behind `not emulated:` would take minutes there.
+/// stands after `not emulated:` would take minutes there, and on a GPU in software.
 #[allow(unused_macros, reason = "each test file uses a part of this")]
 macro_rules! on_each_device {
     ($($name:ident: $body:ident),* $(,)? $(; not emulated: $($slow:ident: $slow_body:ident),* $(,)?)?) => {
@@ -95,7 +107,7 @@ macro_rules! on_each_device {
             $($(#[test]
             fn $slow() {
                 let test = concat!(module_path!(), "::", stringify!($slow));
-                crate::support::devices::on_gpu(test, |backend| super::$slow_body(backend));
+                crate::support::devices::on_fast_gpu(test, |backend| super::$slow_body(backend));
             })*)?
         }
     };
