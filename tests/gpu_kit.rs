@@ -36,7 +36,7 @@ esac"#,
         parcel.put(
             "device",
             r#"if [[ $1 == --list ]]; then
-    printf '%s: test\n' ops_a::emulated::x ops_a::on_gpu::x ops_a::on_gpu::y ops_b::on_gpu::z training::on_gpu::demo
+    printf '%s: test\n' conformance::all_on_gpu ops_a::emulated::x ops_a::on_gpu::x ops_a::on_gpu::y ops_b::on_gpu::z training::on_gpu::demo
 else
     echo "test result: ok. 1 passed; 0 failed"
 fi"#,

@@ -1,9 +1,12 @@
 //! `arcface-cu train`, `plan` and `info` through the binary, on a few small pictures that the test writes.
 
+mod support;
+
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use support::training::{assert_same_run, metrics, names, wait_for_steps};
 
 const IDENTITIES: usize = 6;
 const IMAGES: usize = 8;
@@ -99,49 +102,10 @@ fn fail(command: Command, code: i32, words: &[&str]) -> String {
     text
 }
 
-/// metrics.csv without the two columns that measure time.
-fn metrics(out: &Path) -> Vec<String> {
-    let text = fs::read_to_string(out.join("metrics.csv")).unwrap_or_default();
-    let keep = |line: &str| line.split(',').take(6).collect::<Vec<_>>().join(",");
-    text.lines().map(keep).collect()
-}
-
-/// Names in a folder, sorted.
-fn names(folder: &Path) -> Vec<String> {
-    let mut names: Vec<String> = fs::read_dir(folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
-    names.sort();
-    names
-}
-
-/// Asserts that two runs left the same files, timings aside.
-fn assert_same_run(a: &Path, b: &Path, how: &str) {
-    assert_eq!(metrics(a), metrics(b), "metrics, {how}");
-    assert_eq!(names(a), names(b), "files, {how}");
-    let checkpoints = names(&a.join("checkpoints"));
-    assert_eq!(checkpoints, names(&b.join("checkpoints")), "{how}");
-    let files = checkpoints.iter().map(|name| format!("checkpoints/{name}"));
-    for file in files.chain(["weights.safetensors".into(), "config.toml".into()]) {
-        let same = fs::read(a.join(&file)).unwrap() == fs::read(b.join(&file)).unwrap();
-        assert!(same, "{file} differs, {how}");
-    }
-}
-
 fn signal(child: &Child, name: &str) {
     let id = child.id().to_string();
     let status = Command::new("kill").args(["-s", name, &id]).status();
     assert!(status.unwrap().success());
-}
-
-/// Waits until the run has done `steps` steps, or has ended.
-fn wait_for_steps(child: &mut Child, out: &Path, steps: usize) {
-    let began = Instant::now();
-    while metrics(out).len() <= steps && child.try_wait().unwrap().is_none() {
-        assert!(began.elapsed() < Duration::from_secs(60), "no progress");
-        std::thread::sleep(Duration::from_millis(2));
-    }
 }
 
 #[test]

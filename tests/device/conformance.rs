@@ -28,8 +28,8 @@ fn run(gpu: &mut Gpu, case: &Case) -> Result<(), String> {
 }
 
 #[test]
-fn every_case_of_the_emulator_holds_on_a_gpu() {
-    on_gpu("every_case_of_the_emulator_holds_on_a_gpu", |cuda| {
+fn every_case_of_the_emulator_holds_on_gpu() {
+    on_gpu("every_case_of_the_emulator_holds_on_gpu", |cuda| {
         let gpu = cuda.driver();
         let (major, minor) = gpu.properties().capability;
         let here = cases()

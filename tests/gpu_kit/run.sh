@@ -82,7 +82,7 @@ limited() {
 # The tests on a GPU whose names begin with one of these words; in the short form one of each file.
 gpu_tests() {
     local name file last='' pattern
-    pattern="^($(IFS='|'; echo "$*"))[a-z_0-9]*::on_gpu::"
+    pattern="^($(IFS='|'; echo "$*"))[a-z_0-9]*::(.*_)?on_gpu(::|$)"
     # Last first: the first conv test has every shape, and takes the longest.
     ./device --list --format terse 2>/dev/null | sort -r | while IFS= read -r name; do
         name=${name%: test}
@@ -139,7 +139,11 @@ stage_info() {
         { echo 'no GPU can be used: the lines above say why'; return 1; }
 }
 
-stage_conformance() { all_tests 1 110 conformance::every_case_of_the_emulator_holds_on_a_gpu; }
+stage_conformance() {
+    local tests
+    mapfile -t tests < <(gpu_tests conformance)
+    all_tests 1 110 "${tests[@]}"
+}
 
 stage_operations() {
     local tests jobs

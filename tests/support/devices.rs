@@ -14,9 +14,9 @@ fn variable(name: &str) -> Option<OsString> {
 
 /// Compiled kernels: where the environment says, else in the build folder around this program, else with the temporary
 /// files.
-fn cache() -> Cache {
+pub(crate) fn kernels() -> PathBuf {
     let named = variable(Cache::VARIABLE).filter(|value| !value.is_empty());
-    let folder = named.map_or_else(
+    named.map_or_else(
         || {
             let program = std::env::current_exe().unwrap_or_default();
             let target = program.ancestors().find(|a| a.ends_with("target"));
@@ -24,8 +24,11 @@ fn cache() -> Cache {
             folder.join("arcface-cu-kernels")
         },
         PathBuf::from,
-    );
-    Cache::at(folder)
+    )
+}
+
+fn cache() -> Cache {
+    Cache::at(kernels())
 }
 
 /// The compiler that `tests/run.sh` installs or the environment names, with a cache in the build folder; the reason
@@ -96,9 +99,26 @@ pub(crate) fn on_gpu(test: &str, body: impl FnOnce(&mut Cuda<Gpu>)) {
     }
 }
 
+/// The first GPU if it is a real one: what would take minutes on a GPU in software is skipped there.
+pub(crate) fn fast_gpu_or_skip(test: &str) -> Option<Cuda<Gpu>> {
+    let software = |found: &Found| found.devices.iter().any(|d| d.name == "software card");
+    if Found::new().is_ok_and(|found| software(&found)) {
+        skip(test, "would take minutes on a GPU in software");
+        return None;
+    }
+    gpu_or_skip(test)
+}
+
+/// Runs a body on the first GPU, as [`fast_gpu_or_skip`] finds it.
+pub(crate) fn on_fast_gpu(test: &str, body: impl FnOnce(&mut Cuda<Gpu>)) {
+    if let Some(mut gpu) = fast_gpu_or_skip(test) {
+        body(&mut gpu);
+    }
+}
+
 /// Makes tests of bodies `fn body<B: Backend>(backend: &mut B)`: `on_cpu::name`, `emulated::name` and `on_gpu::name`. What
-/// stands behind `not emulated:` would take minutes there. Single operations are emulated on both cards, whole networks,
-/// which have `networks;` before them, on one.
+/// stands after `not emulated:` would take minutes there, and on a GPU in software. Single operations are emulated on both
+/// cards, whole networks, which have `networks;` before them, on one.
 #[allow(unused_macros, reason = "each test file uses a part of this")]
 macro_rules! on_each_device {
     (networks; $($rest:tt)*) => {
@@ -133,7 +153,7 @@ macro_rules! on_each_device {
             $($(#[test]
             fn $slow() {
                 let test = concat!(module_path!(), "::", stringify!($slow));
-                crate::support::devices::on_gpu(test, |backend| super::$slow_body(backend));
+                crate::support::devices::on_fast_gpu(test, |backend| super::$slow_body(backend));
             })*)?
         }
     };

@@ -5,8 +5,10 @@
     reason = "each test file uses a part of this"
 )]
 
+pub(crate) mod commands;
 pub(crate) mod devices;
 pub(crate) mod emulator;
+pub(crate) mod training;
 
 use arcface_cu::data::{Dataset, Image};
 use arcface_cu::graph::params::ParamTable;
