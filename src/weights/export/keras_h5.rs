@@ -106,7 +106,7 @@ fn nested(weights: &Weights, model: &Model, all: &[Foreign], order: &[usize]) ->
     };
     vec![
         input,
-        layer(&backbone, &order[..at]),
+        layer(backbone, &order[..at]),
         layer("OutputLayer", &order[at..]),
     ]
 }
