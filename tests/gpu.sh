@@ -35,7 +35,7 @@ pack() {
         [[ $name == kit ]] && name=bench
         strip --strip-all -o "$dir/$name" "$path"
         # On the other machine the folder of the source is not there.
-        if grep -qaF "$PWD/" "$dir/$name"; then die "$name names a path of this machine: $PWD"; fi
+        if grep -qaF "$PWD" "$dir/$name"; then die "$name names a path of this machine: $PWD"; fi
     done <<<"$built"
     for name in arcface-cu device bench; do [[ -x $dir/$name ]] || die "$name was not built"; done
     # Also checks that each file holds every kernel of the launch table, by the file's own symbol table.
