@@ -9,7 +9,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, BufWriter, Read as _, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, UNIX_EPOCH};
 
 /// The end of a temporary file's name; one that is found was left by a process that was killed.
 pub(crate) const TEMPORARY: &str = ".tmp";
@@ -21,8 +21,9 @@ const MAX_LINKS: usize = 40;
 ///
 /// - What is no regular file (a device, a pipe, `/dev/stdout`) is written to, never replaced.
 /// - A symbolic link stays, and the file that it points to is written.
-/// - A file keeps its permissions; a new one has those that the umask gives.
-/// - The file and its folder are synced.
+/// - A file keeps its permissions, and its owner where the system allows it; a new one has those that the umask gives.
+/// - The file is synced, and its folder where that can be.
+/// - The folder must be writable, even where the file is.
 ///
 /// # Errors
 /// The file cannot be written, synced or renamed; a file that was there is unchanged.
@@ -62,12 +63,14 @@ enum Place {
     Stream,
 }
 
-/// Follows symbolic links. What lies in `/dev` and `/proc` is never replaced: where standard output goes to a file,
-/// `/dev/stdout` is a link to that file, which the shell has open.
+/// Follows symbolic links. What lies in `/dev` itself and below `/proc` is never replaced: where standard output goes to
+/// a file, `/dev/stdout` leads to that file, which the shell has open.
 fn place_of(path: &Path) -> io::Result<Place> {
     let mut path = path.to_path_buf();
     for _ in 0..MAX_LINKS {
-        if path.starts_with("/dev") || path.starts_with("/proc") {
+        // A folder that is not there is found out when the file is created.
+        let folder = fs::canonicalize(folder_of(&path)).unwrap_or_default();
+        if folder == Path::new("/dev") || folder.starts_with("/proc") {
             return Ok(Place::Stream);
         }
         let metadata = match fs::symlink_metadata(&path) {
@@ -119,12 +122,11 @@ fn replace(
 ) -> io::Result<()> {
     let (file, temporary) = create(path)?;
     let write = || {
+        // Before the contents: they may be secret.
+        keep_owner_and_permissions(path, &file)?;
         let mut out = BufWriter::new(file);
         body(&mut out)?;
         let file = out.into_inner().map_err(io::IntoInnerError::into_error)?;
-        if let Ok(old) = fs::metadata(path) {
-            file.set_permissions(old.permissions())?;
-        }
         if durability == Durability::Synced {
             file.sync_all()?;
         }
@@ -137,10 +139,25 @@ fn replace(
         return Err(error);
     }
     if durability == Durability::Synced {
-        // The name is durable once the folder is.
-        File::open(folder_of(path))?.sync_all()?;
+        // The name is durable once the folder is. Not every file system syncs folders, and not every folder may be read;
+        // the file is in place all the same.
+        let _ = File::open(folder_of(path)).and_then(|folder| folder.sync_all());
     }
     Ok(())
+}
+
+/// Gives a new file the owner and the permissions of the one at `path`, if there is one.
+fn keep_owner_and_permissions(path: &Path, new: &File) -> io::Result<()> {
+    let Ok(old) = fs::metadata(path) else {
+        return Ok(());
+    };
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::{MetadataExt as _, fchown};
+        // Only the system's administrator may give a file away; anyone else has made it their own.
+        let _ = fchown(new, Some(old.uid()), Some(old.gid()));
+    }
+    new.set_permissions(old.permissions())
 }
 
 /// A new file beside `path` that is no other writer's, in this process or another.
@@ -149,9 +166,10 @@ pub(crate) fn create(path: &Path) -> io::Result<(File, PathBuf)> {
     let (process, count) = (std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
     // The time too: containers that share a folder may share process numbers.
     let time = UNIX_EPOCH.elapsed().unwrap_or_default().as_nanos();
-    let mut own = path.as_os_str().to_owned();
-    own.push(format!(".{process}.{count}.{time}{TEMPORARY}"));
-    let own = PathBuf::from(own);
+    // The beginning of the name says whose it is; all of it may be as long as a name can be.
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let name: String = name.chars().take(40).collect();
+    let own = path.with_file_name(format!("{name}.{process}.{count}.{time}{TEMPORARY}"));
     Ok((File::create_new(&own)?, own))
 }
 
@@ -165,13 +183,42 @@ pub(crate) fn lock_folder(path: &Path, doing: &str) -> Result<File> {
     let lock = path.join(".lock");
     let file = File::create(&lock).map_err(Error::io("creating", &lock))?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => {
+            remove_remains(path);
+            Ok(file)
+        }
         Err(TryLockError::WouldBlock) => Err(Error::Usage(format!(
             "another process is {doing} into {}: wait for it to end, or choose another --out",
             path.display()
         ))),
         Err(TryLockError::Error(e)) => Err(Error::io("locking", &lock)(e)),
     }
+}
+
+/// Removes temporary files of killed runs. One that is younger than an hour may be another command's.
+fn remove_remains(folder: &Path) {
+    let hour = Duration::from_secs(3600);
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let age = entry.metadata().and_then(|m| m.modified());
+        let age = age.ok().and_then(|time| time.elapsed().ok());
+        if is_temporary(&name.to_string_lossy()) && age > Some(hour) {
+            // Where it cannot be removed, nothing is lost but its space.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// Whether [`create`] gives such names.
+fn is_temporary(name: &str) -> bool {
+    let Some(name) = name.strip_suffix(TEMPORARY) else {
+        return false;
+    };
+    let mut parts = name.rsplitn(4, '.');
+    let digits = |part: Option<&str>| {
+        part.is_some_and(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()))
+    };
+    digits(parts.next()) && digits(parts.next()) && digits(parts.next()) && parts.next().is_some()
 }
 
 /// A whole regular file. What a path in a record names may be anything: a device has no end.
@@ -238,6 +285,8 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), b"old");
         assert_eq!(names(dir.path()), ["a"]);
         assert!(write(dir.path(), b"a folder").is_err());
+        // A name as long as names can be.
+        write(&dir.path().join("é".repeat(127)), b"long").unwrap();
         assert!(write(&dir.path().join("none/a"), b"no folder").is_err());
     }
 
@@ -265,7 +314,19 @@ mod tests {
         let error = write(Path::new("/dev/full"), b"x").unwrap_err().to_string();
         assert!(error.contains("/dev/full"), "{error}");
 
+        // A folder of ordinary files in memory, below a folder of devices.
+        if let Ok(dir) = tempfile::tempdir_in("/dev/shm") {
+            let path = dir.path().join("a");
+            for contents in [&b"first"[..], b"again"] {
+                write(&path, contents).unwrap();
+                assert_eq!(fs::read(&path).unwrap(), contents);
+            }
+        }
+
         let dir = tempfile::tempdir().unwrap();
+        symlink("/dev", dir.path().join("devices")).unwrap();
+        write(&dir.path().join("devices/null"), b"gone").unwrap();
+        fs::remove_file(dir.path().join("devices")).unwrap();
         let pipe = dir.path().join("pipe");
         assert!(
             Command::new("mkfifo")
@@ -285,6 +346,22 @@ mod tests {
             b"through the pipe"
         );
         assert_eq!(names(dir.path()), ["pipe"]);
+    }
+
+    #[test]
+    fn a_lock_removes_old_remains() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, old) = create(&dir.path().join("weights.safetensors")).unwrap();
+        file.set_modified(std::time::SystemTime::now() - Duration::from_secs(7200))
+            .unwrap();
+        let (_, young) = create(&dir.path().join("weights.safetensors")).unwrap();
+        let theirs = dir.path().join("notes.tmp");
+        fs::write(&theirs, "").unwrap();
+        let lock = lock_folder(dir.path(), "testing").unwrap();
+        assert!(!old.exists() && young.exists() && theirs.exists());
+        let error = lock_folder(dir.path(), "testing").unwrap_err().to_string();
+        assert!(error.contains("another process is testing"), "{error}");
+        drop(lock);
     }
 
     #[test]
