@@ -97,6 +97,15 @@ impl Architecture {
     }
 }
 
+/// Whether a driver that speaks CUDA `driver` loads what NVRTC `version` makes: machine code of its own major version or
+/// an older one, PTX of its own version or an older one, since each version has its own PTX.
+pub(super) fn driver_loads(driver: (u32, u32), version: (u32, u32), ptx: bool) -> bool {
+    match ptx {
+        true => version <= driver,
+        false => version.0 <= driver.0,
+    }
+}
+
 impl fmt::Display for Architecture {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.name)

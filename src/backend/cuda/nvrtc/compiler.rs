@@ -64,7 +64,9 @@ impl Compiler {
     /// A damaged prebuilt program; no prebuilt one and no NVRTC; otherwise as [`Nvrtc::compile`].
     pub fn compile(&self, program: &Program, architecture: &str) -> Result<Compiled> {
         let source = Source::of(program)?;
-        if let Some(compiled) = self.prebuilt.read(program, &source, architecture)? {
+        if self.prebuilt.loads(self.driver, architecture)
+            && let Some(compiled) = self.prebuilt.read(program, &source, architecture)?
+        {
             return Ok(compiled);
         }
         let nvrtc = self.nvrtc_for(program, architecture)?;
@@ -95,7 +97,8 @@ impl Compiler {
     pub fn check(&self, architecture: &str) -> Result<()> {
         PROGRAMS.iter().try_for_each(|program| {
             let source = Source::of(program)?;
-            if !self.prebuilt.has(program, &source, architecture) {
+            let prebuilt = self.prebuilt.has(program, &source, architecture);
+            if !prebuilt || !self.prebuilt.loads(self.driver, architecture) {
                 self.nvrtc_for(program, architecture)?;
             }
             Ok(())
@@ -105,7 +108,7 @@ impl Compiler {
     /// NVRTC, where this program must be compiled.
     fn nvrtc_for(&self, program: &Program, architecture: &str) -> Result<&Nvrtc> {
         self.nvrtc().map_err(|why| {
-            let lacks = self.prebuilt.lacks(program, architecture);
+            let lacks = self.prebuilt.lacks(program, architecture, self.driver);
             Error::Device(format!(
                 "the program {} must be compiled for {architecture}, since {lacks}. {why}",
                 program.name

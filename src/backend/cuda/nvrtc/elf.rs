@@ -11,13 +11,18 @@ const SYMBOL_TABLE: u32 = 2;
 const FUNCTION: u8 = 2;
 const KERNEL: u8 = 0x10;
 
+/// Whether a file begins as a cubin does.
+pub(super) fn is_elf(file: &[u8]) -> bool {
+    file.starts_with(b"\x7fELF\x02\x01")
+}
+
 /// The names of all kernels.
 ///
 /// # Errors
 /// What is wrong with the file.
 pub(super) fn kernels(cubin: &[u8]) -> Result<Vec<String>, String> {
     // Class 2 is 64-bit, data 1 little-endian.
-    if !cubin.starts_with(b"\x7fELF\x02\x01") {
+    if !is_elf(cubin) {
         return Err("is not a 64-bit little-endian ELF file".to_owned());
     }
     let headers = number(cubin, 40, 8)?;

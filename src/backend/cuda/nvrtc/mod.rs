@@ -15,6 +15,7 @@ mod find;
 mod prebuilt;
 
 pub use architecture::Architecture;
+use architecture::driver_loads;
 pub use cache::Cache;
 pub use compiler::Compiler;
 pub use find::Search;
@@ -211,7 +212,11 @@ impl Nvrtc {
                 Some(architecture) => nvrtc.check_architecture(architecture.name()),
                 None => Ok(()),
             };
-            match Self::load(&path, newest) {
+            match Self::load(
+                &path,
+                driver,
+                architecture.is_some_and(Architecture::is_ptx),
+            ) {
                 Ok(Some(nvrtc)) => match suits(&nvrtc) {
                     Ok(()) => return Ok(nvrtc),
                     Err(why) => refused.push(format!("{}: {why}", nvrtc.path.display())),
@@ -233,7 +238,7 @@ impl Nvrtc {
     }
 
     /// Loads one library; None where a name is not on the dynamic linker's path.
-    fn load(path: &Path, newest: Option<u32>) -> Result<Option<Self>, String> {
+    fn load(path: &Path, driver: Option<(u32, u32)>, ptx: bool) -> Result<Option<Self>, String> {
         let named = path.components().count() == 1;
         // SAFETY: NVRTC's initialisation asks nothing of its caller. Which file that is, the user decides, as for any
         // program that is started.
@@ -265,7 +270,7 @@ impl Nvrtc {
                 VERSIONS.end()
             ));
         }
-        if newest.is_some_and(|newest| version.0 > newest) {
+        if driver.is_some_and(|driver| !driver_loads(driver, version, ptx)) {
             return Err(format!(
                 "is version {major}.{minor}, which is newer than the driver: its code would not load"
             ));

@@ -1,9 +1,10 @@
 //! Programs that were compiled beforehand, for machines without NVRTC: a folder of cubins and PTX with an index.
 //!
-//! `index.json` holds NVRTC's version, for the record, and for each file: the program's name, the architecture, `source`
+//! `index.json` holds NVRTC's version, by which a driver loads its code or not, and for each file: the program's name, the architecture, `source`
 //! (the hash of all that decides what a compilation gives, except NVRTC's version), the file's name, `sum` (FNV-1a of
 //! its bytes), and what the compiler said. A program is taken if its `source` is that of the running program.
 
+use super::architecture::driver_loads;
 use super::cache::Key;
 use super::{Compiled, Nvrtc, Source, elf};
 use crate::backend::cuda::SIGNATURES;
@@ -15,13 +16,14 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 const INDEX: &str = "index.json";
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Index {
-    nvrtc: String,
+    /// Major and minor version.
+    nvrtc: (u32, u32),
     programs: Vec<Entry>,
 }
 
@@ -112,7 +114,15 @@ impl Prebuilt {
             return Ok(None);
         };
         let path = folder.join(&entry.file);
-        let image = std::fs::read(&path).map_err(Error::io("reading a prebuilt kernel", &path))?;
+        let mut parts = Path::new(&entry.file).components();
+        if !matches!(
+            (parts.next(), parts.next()),
+            (Some(Component::Normal(_)), None)
+        ) {
+            let problem = format!("names {:?}, which is no file beside it", entry.file);
+            return Err(Error::data(folder.join(INDEX), problem));
+        }
+        let image = files::read_whole(&path)?;
         if sum(&image) != entry.sum {
             let problem = format!(
                 "is not the file that {INDEX} lists: its checksum differs. Copy the folder again, or unset {}",
@@ -120,14 +130,30 @@ impl Prebuilt {
             );
             return Err(Error::data(&path, problem));
         }
+        if is_machine_code(architecture) && !elf::is_elf(&image) {
+            return Err(Error::data(&path, "is no cubin: an ELF file was expected"));
+        }
         Ok(Some(Compiled {
             image,
             log: entry.log.clone(),
         }))
     }
 
-    /// Why a program is not here, as the middle of a sentence.
-    pub(super) fn lacks(&self, program: &Program, architecture: &str) -> String {
+    /// Whether a driver that speaks CUDA `driver` loads the code for `architecture`.
+    pub(super) fn loads(&self, driver: Option<(u32, u32)>, architecture: &str) -> bool {
+        let (Some(driver), Some((_, index))) = (driver, &self.0) else {
+            return true;
+        };
+        driver_loads(driver, index.nvrtc, !is_machine_code(architecture))
+    }
+
+    /// Why a program is not here or of no use, as the middle of a sentence.
+    pub(super) fn lacks(
+        &self,
+        program: &Program,
+        architecture: &str,
+        driver: Option<(u32, u32)>,
+    ) -> String {
         let Some((folder, index)) = &self.0 else {
             return format!(
                 "there is no folder of prebuilt kernels ({})",
@@ -138,7 +164,10 @@ impl Prebuilt {
             (&entry.program[..], &entry.architecture[..]) == (program.name, architecture)
         };
         let folder = folder.display();
-        if index.programs.iter().any(same) {
+        if !self.loads(driver, architecture) {
+            let (major, minor) = index.nvrtc;
+            format!("the driver is too old for the code of NVRTC {major}.{minor} in {folder}")
+        } else if index.programs.iter().any(same) {
             format!("the one in {folder} was made from another source")
         } else {
             let known = architectures(index);
@@ -150,11 +179,12 @@ impl Prebuilt {
     pub fn describe(&self) -> Option<String> {
         let (folder, index) = self.0.as_ref()?;
         Some(format!(
-            "{} programs for {} in {} (NVRTC {})",
+            "{} programs for {} in {} (NVRTC {}.{})",
             index.programs.len(),
             architectures(index),
             folder.display(),
-            index.nvrtc
+            index.nvrtc.0,
+            index.nvrtc.1
         ))
     }
 
@@ -171,10 +201,9 @@ impl Prebuilt {
         let entry = |(program, architecture): &(&Program, &String)| {
             let source = Source::of(program)?;
             let compiled = nvrtc.compile_source(&source, architecture)?;
-            let kind = if architecture.starts_with("sm_") {
-                "cubin"
-            } else {
-                "ptx"
+            let kind = match is_machine_code(architecture) {
+                true => "cubin",
+                false => "ptx",
             };
             let file = format!("{}-{architecture}.{kind}", program.name);
             let path = folder.join(&file);
@@ -191,9 +220,8 @@ impl Prebuilt {
             })
         };
         let programs = jobs.par_iter().map(entry).collect::<Result<Vec<_>>>()?;
-        let (major, minor) = nvrtc.version();
         let index = Index {
-            nvrtc: format!("{major}.{minor}"),
+            nvrtc: nvrtc.version(),
             programs,
         };
         let path = folder.join(INDEX);
@@ -201,6 +229,11 @@ impl Prebuilt {
         files::write(&path, &text)?;
         Ok(index.programs.len())
     }
+}
+
+/// Whether an architecture's code is a cubin, not PTX.
+fn is_machine_code(architecture: &str) -> bool {
+    architecture.starts_with("sm_")
 }
 
 /// FNV-1a, in hexadecimal digits.
@@ -257,17 +290,23 @@ mod tests {
         }
     }
 
+    const IMAGE: &[u8] = b"\x7fELF\x02\x01an image";
+
     /// A folder with one program, made from `source("text")`.
     fn folder(folder: &Path) -> Prebuilt {
-        let image = b"an image";
+        listing(folder, "add.cubin", IMAGE)
+    }
+
+    /// A folder whose index lists one program in this file, and the file `add.cubin`.
+    fn listing(folder: &Path, file: &str, image: &[u8]) -> Prebuilt {
         std::fs::write(folder.join("add.cubin"), image).unwrap();
         let index = Index {
-            nvrtc: "13.0".to_owned(),
+            nvrtc: (13, 0),
             programs: vec![Entry {
                 program: "add".to_owned(),
                 architecture: "sm_90a".to_owned(),
                 source: Key::of_source(&source("text"), "sm_90a").to_string(),
-                file: "add.cubin".to_owned(),
+                file: file.to_owned(),
                 sum: sum(image),
                 log: "its log".to_owned(),
             }],
@@ -287,10 +326,7 @@ mod tests {
         let prebuilt = folder(dir.path());
         let read = |text, architecture| prebuilt.read(add(), &source(text), architecture);
         let found = read("text", "sm_90a").unwrap().expect("it is there");
-        assert_eq!(
-            (&found.image[..], &found.log[..]),
-            (&b"an image"[..], "its log")
-        );
+        assert_eq!((&found.image[..], &found.log[..]), (IMAGE, "its log"));
         assert_eq!(read("text", "sm_80").unwrap(), None);
         assert_eq!(read("other", "sm_90a").unwrap(), None);
         let other = PROGRAMS.iter().find(|p| p.name != "add").unwrap();
@@ -305,10 +341,46 @@ mod tests {
             None
         );
 
-        let said = prebuilt.lacks(add(), "sm_90a");
+        let said = prebuilt.lacks(add(), "sm_90a", None);
         assert!(said.contains("another source"), "{said}");
-        let said = prebuilt.lacks(add(), "sm_80");
+        let said = prebuilt.lacks(add(), "sm_80", Some((13, 1)));
         assert!(said.contains("sm_90a"), "{said}");
+        let said = prebuilt.lacks(add(), "sm_90a", Some((12, 8)));
+        assert!(said.contains("too old"), "{said}");
+    }
+
+    #[test]
+    fn a_driver_loads_code_that_is_not_newer() {
+        let dir = tempfile::tempdir().unwrap();
+        let prebuilt = folder(dir.path());
+        for (driver, cubin, ptx) in [
+            ((12, 9), false, false),
+            ((13, 0), true, true),
+            ((13, 1), true, true),
+            ((14, 0), true, true),
+        ] {
+            assert_eq!(prebuilt.loads(Some(driver), "sm_90a"), cubin, "{driver:?}");
+            assert_eq!(
+                prebuilt.loads(Some(driver), "compute_80"),
+                ptx,
+                "{driver:?}"
+            );
+        }
+        assert!(driver_loads((13, 0), (13, 1), false) && !driver_loads((13, 0), (13, 1), true));
+    }
+
+    #[test]
+    fn an_index_names_cubins_beside_it_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let read = |file: &str, image: &[u8]| {
+            let prebuilt = listing(dir.path(), file, image);
+            let error = prebuilt.read(add(), &source("text"), "sm_90a").unwrap_err();
+            error.to_string()
+        };
+        for file in ["/dev/zero", "../add.cubin", "a/../add.cubin", "", "."] {
+            assert!(read(file, IMAGE).contains("no file beside it"), "{file}");
+        }
+        assert!(read("add.cubin", b"PTX").contains("ELF"));
     }
 
     #[test]
