@@ -140,6 +140,7 @@ impl<'a> Windows<'a> {
         run: usize,
         step: usize,
     ) -> Self {
+        assert!(runs > 0, "a window has a run");
         let last = starts
             .iter()
             .max()
