@@ -6,6 +6,8 @@
 # on the software card, too.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+# Everything lies in target/, the software card too.
+unset CARGO_TARGET_DIR
 mkdir -p target
 log=target/test.log
 kernels=target/kernel-resources.txt
@@ -27,6 +29,8 @@ step cargo clippy --release --workspace --all-targets -- --deny warnings
 RUSTDOCFLAGS="--deny warnings" step cargo doc --release --workspace --no-deps
 rm -f "$kernels"
 failed=0
+# What failed beside tests.
+steps=()
 step bash tests/software-card.sh
 # Without a GPU, what needs one runs on the software card afterwards.
 on_gpu=()
@@ -37,16 +41,23 @@ if [[ -e $kernels ]]; then
     on_card=(env LD_LIBRARY_PATH="$PWD/target/software-card" ARCFACE_CU_ARCH=compute_80 ARCFACE_CU_REQUIRE_GPU=1)
     step "${on_card[@]}" cargo test --release --no-fail-fast --test device on_gpu 2>&1 | tee -a "$log" || failed=1
     # The parcel for a machine with a card, and its script in the short form, without NVRTC.
-    step bash tests/gpu.sh --pack target/gpu-kit --model 0 || failed=1
-    step "${on_card[@]}" ARCFACE_CU_NVRTC=/nowhere target/gpu-kit/run.sh --short || failed=1
+    step bash tests/gpu.sh --pack target/gpu-kit --model 0 || { failed=1; steps+=("the parcel"); }
+    step "${on_card[@]}" ARCFACE_CU_NVRTC=/nowhere target/gpu-kit/run.sh --short || { failed=1; steps+=("its script"); }
+elif ((${#on_gpu[@]})); then
+    echo 'SKIPPED on_gpu: no kernel was compiled, so nothing ran on the software card' | tee -a "$log"
 fi
+if [[ ! -e $kernels && ${ARCFACE_CU_REQUIRE_NVRTC:-} == 1 ]]; then
+    failed=1
+    steps+=("compiling the kernels")
+fi
+((${#steps[@]} == 0)) || printf '\n!! failed: %s\n' "${steps[*]}"
 
 printf '\n== Kernels\n'
 cat "$kernels" 2>/dev/null || echo "not compiled"
 printf '\n== Skipped\n'
 # By reason: a test on the GPU is skipped for each operation.
 { grep -o 'SKIPPED .*' "$log" || true; } | sed -E 's/^SKIPPED [^ ]+: //' | sort | uniq -c | sort -rn
-awk '
+awk -v steps=${#steps[@]} '
     /SKIPPED / { skipped++ }
     /^test result:/ {
         for (i = 1; i <= NF; i++) {
@@ -57,6 +68,6 @@ awk '
     }
     END {
         # A test that skips itself counts as passed above.
-        printf "\n%d passed, %d failed, %d skipped\n", passed - skipped, failed, ignored + skipped
+        printf "\n%d passed, %d failed, %d skipped\n", passed - skipped, failed + steps, ignored + skipped
     }' "$log"
 exit "$failed"

@@ -51,7 +51,7 @@ while (($#)); do
     *) die "$1 is not known: run.sh [--from STAGE] [--minutes M] [--limit S] [--results DIR] [--short]" ;;
     esac
 done
-[[ $minutes =~ ^[0-9]+$ ]] || die "--minutes $minutes: expected a whole number"
+[[ $minutes =~ ^(0|[1-9][0-9]*)$ ]] || die "--minutes $minutes: expected a whole number"
 [[ $most =~ ^[1-9][0-9]*$ ]] || die "--limit $most: expected a whole number of seconds"
 [[ " ${stages[*]}" == *" $from:"* ]] || die "--from $from: the stages are ${stages[*]%%:*}"
 
@@ -104,7 +104,7 @@ one_test() {
     elif ((code != 0)); then
         printf 'FAILED  %s (exit code %d)\n%s\n' "$name" "$code" "$(tail -n 40 "$log")"
     # A name that matches nothing, or a test that skips itself, is no pass.
-    elif ! grep -q 'test result: ok. 1 passed' "$log" || grep -q '^SKIPPED ' "$log"; then
+    elif ! grep -q 'test result: ok. 1 passed' "$log" || grep -q 'SKIPPED ' "$log"; then
         printf 'FAILED  %s did not run\n%s\n' "$name" "$(tail -n 20 "$log")"
     else
         printf 'passed  %s (%d s)\n' "$name" $((SECONDS - began))
@@ -181,9 +181,10 @@ stage_twice() {
 
 stage_resume() {
     local killed=$results/work/killed run
-    rm -rf "$killed"
+    # The unbroken run is made again: one that is there may be of another parcel.
+    rm -rf "$killed" "$results/work/first"
     train first
-    [[ -f $results/work/first/weights.safetensors ]] || "${command[@]}" || return 1
+    "${command[@]}" || return 1
     train killed
     "${command[@]}" &
     run=$!
@@ -269,19 +270,25 @@ find_tool() {
 }
 
 stage_sanitizer() {
-    local options file failed=0 sanitizer checks=(
+    local options file passed failed=0 sanitizer checks=(
         'memcheck'
-        # Without the pool each allocation ends at its own last byte; the padding behind it catches what goes beyond.
-        'memcheck --padding 1024'
         'racecheck'
         'initcheck'
         'synccheck'
+        # Without the pool each allocation ends at its own last byte; the padding after it catches what goes beyond.
+        'memcheck --padding 1024'
     )
     sanitizer=$(find_tool compute-sanitizer "${COMPUTE_SANITIZER:-}") ||
         skip 'compute-sanitizer is not here: memcheck, racecheck, initcheck and synccheck were NOT run'
     local files=(ops_augment ops_sgd ops_elementwise ops_head ops_depthwise ops_conv)
     for options in "${checks[@]}"; do
         for file in "${files[@]}"; do
+            # What passed with this parcel is not run again: the stage may take more than one session on a card.
+            passed=$results/work/sanitizer.${options// /}.$file.passed
+            if [[ $passed -nt ./device ]]; then
+                printf 'passed  %s %s, earlier\n' "$options" "$file"
+                continue
+            fi
             printf '== %s, %s\n' "$options" "$file"
             # shellcheck disable=SC2086
             ARCFACE_CU_POOL=$([[ $options == *padding* ]] && echo 0 || echo 1) \
@@ -292,6 +299,7 @@ stage_sanitizer() {
             if ((code == 0)) && grep -q 'test result: ok\. [1-9]' "$results/work/sanitizer.log" &&
                 grep -q 'SUMMARY: 0 \(errors\|hazards\)' "$results/work/sanitizer.log"; then
                 printf 'passed  %s %s\n' "$options" "$file"
+                touch "$passed"
             else
                 printf 'FAILED  %s %s (exit code %d)\n' "$options" "$file" "$code"
                 tail -n 60 "$results/work/sanitizer.log"
@@ -311,8 +319,13 @@ stage_ncu() {
         [[ $seen == *" ${operation%% *} "* ]] && continue
         seen+="${operation%% *} "
         printf '\n== %s\n' "$operation"
+        # The tool's exit code says nothing: it kills the bench. What it profiled, it says.
         limited 100 "$ncu" --clock-control none --set full --launch-count 4 --kill yes \
-            ./bench kernels --device cuda "$operation" || failed=1
+            ./bench kernels --device cuda "$operation" </dev/null 2>&1 | tee "$results/work/ncu.log"
+        if grep -q ERR_NVGPUCTRPERM "$results/work/ncu.log"; then
+            skip 'this user may not read the hardware counters (ERR_NVGPUCTRPERM): run it as root'
+        fi
+        grep -q '==PROF== Profiling' "$results/work/ncu.log" || failed=1
         count=$((count + 1))
         ((count == 5)) && break
     done < <(while IFS= read -r line; do
