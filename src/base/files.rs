@@ -1,8 +1,8 @@
-//! Whole files: how one is read, and the one way in which one is written.
+//! Reads whole files, and writes them in the only way that this program does.
 //!
-//! A file is written under a name of its own beside its place, synced, and renamed. A reader finds the old contents or
-//! the new ones, never a part, also after a crash or a loss of power, and an error at any point leaves the old file.
-//! Several processes may write the same file; the last one's stays.
+//! The contents go to a temporary file in the same folder, which is synced and renamed. A reader finds the old contents
+//! or the new ones, never a part, even after a crash or a power loss. An error at any point leaves the old file.
+//! Several processes may write the same file; the last one wins.
 
 use crate::{Error, Result};
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -11,26 +11,26 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::UNIX_EPOCH;
 
-/// The end of a temporary file's name; one that is found was left by a process that was killed.
+/// The end of a temporary file's name. A leftover one is from a process that was killed.
 pub(crate) const TEMPORARY: &str = ".tmp";
 
-/// Symbolic links that are followed in a row, as Linux does.
+/// The most symbolic links followed in a row, as on Linux.
 const MAX_LINKS: usize = 40;
 
 /// Writes `bytes` as the whole file `path`.
 ///
-/// - What is no regular file (a device, a pipe, `/dev/stdout`) is written to, never replaced.
-/// - A symbolic link stays, and the file that it points to is written.
-/// - A file keeps its permissions; a new one has those that the umask gives.
+/// - A device, a pipe or `/dev/stdout` is written to, never replaced.
+/// - A symbolic link stays; the file that it points to is written.
+/// - A file keeps its permissions; a new one gets those of the umask.
 /// - The file and its folder are synced.
 ///
 /// # Errors
-/// The file cannot be written, synced or renamed; a file that was there is unchanged.
+/// The file cannot be written, synced or renamed; an existing file is unchanged.
 pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     write_with(path, |out| out.write_all(bytes))
 }
 
-/// As [`write`], for contents that are not in memory: `body` writes them.
+/// Like [`write`], for contents that are not in memory: `body` writes them.
 ///
 /// # Errors
 /// As [`write`], or `body` fails.
@@ -46,7 +46,7 @@ pub(crate) fn write_with(
     written.map_err(Error::io("writing", path))
 }
 
-/// Writes a file that only saves time, such as an entry of a cache: as [`write`], but not synced.
+/// Writes a file that can be made again, such as a cache entry: like [`write`], but not synced.
 ///
 /// # Errors
 /// The file cannot be written or renamed.
@@ -56,14 +56,14 @@ pub(crate) fn write_cached(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 /// What a path leads to.
 enum Place {
-    /// A regular file, or none yet: this path, which is no symbolic link.
+    /// A regular file, or none yet, at this path, which is not a symbolic link.
     File(PathBuf),
-    /// Something that is written to as it is.
+    /// Something to write to in place, such as a device or a pipe.
     Stream,
 }
 
-/// Follows symbolic links. What lies in `/dev` and `/proc` is never replaced: where standard output goes to a file,
-/// `/dev/stdout` is a link to that file, which the shell has open.
+/// Follows symbolic links. Nothing in `/dev` and `/proc` is replaced: if standard output goes to a file, `/dev/stdout`
+/// is a link to that file, which the shell has open.
 fn place_of(path: &Path) -> io::Result<Place> {
     let mut path = path.to_path_buf();
     for _ in 0..MAX_LINKS {
@@ -95,7 +95,7 @@ fn folder_of(path: &Path) -> &Path {
     folder.unwrap_or(Path::new("."))
 }
 
-/// Writes to what is there. A file that standard output goes to is continued, not overwritten.
+/// Writes in place. If standard output goes to a file, the contents are appended, and nothing is overwritten.
 fn append(
     path: &Path,
     body: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
@@ -132,22 +132,22 @@ fn replace(
         fs::rename(&temporary, path)
     };
     if let Err(error) = write() {
-        // A full disk, most likely: not even the remains are to stay. Where they do, nothing more can be done.
+        // Most likely the disk is full, so remove the partial file. If that fails, nothing more can be done.
         let _ = fs::remove_file(&temporary);
         return Err(error);
     }
     if durability == Durability::Synced {
-        // The name is durable once the folder is.
+        // The rename is durable only after the folder is synced.
         File::open(folder_of(path))?.sync_all()?;
     }
     Ok(())
 }
 
-/// A new file beside `path` that is no other writer's, in this process or another.
+/// A new file beside `path`, with a name that no other writer uses, in this process or another.
 pub(crate) fn create(path: &Path) -> io::Result<(File, PathBuf)> {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let (process, count) = (std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-    // The time too: containers that share a folder may share process numbers.
+    // The name includes the time: containers that share a folder may have the same process numbers.
     let time = UNIX_EPOCH.elapsed().unwrap_or_default().as_nanos();
     let mut own = path.as_os_str().to_owned();
     own.push(format!(".{process}.{count}.{time}{TEMPORARY}"));
@@ -155,11 +155,11 @@ pub(crate) fn create(path: &Path) -> io::Result<(File, PathBuf)> {
     Ok((File::create_new(&own)?, own))
 }
 
-/// Makes the folder `path`, and takes it by its file `.lock` for this process, until what comes back is dropped or the
-/// process ends. `doing` says what the process does there ("training").
+/// Creates the folder `path` and locks it for this process through its file `.lock`, until the returned value is
+/// dropped or the process ends. `doing` says what the process does there ("training").
 ///
 /// # Errors
-/// Another process has taken it, or the system refuses.
+/// Another process holds the lock, or the system refuses.
 pub(crate) fn lock_folder(path: &Path, doing: &str) -> Result<File> {
     fs::create_dir_all(path).map_err(Error::io("creating the folder", path))?;
     let lock = path.join(".lock");
@@ -174,7 +174,7 @@ pub(crate) fn lock_folder(path: &Path, doing: &str) -> Result<File> {
     }
 }
 
-/// A whole regular file. What a path in a record names may be anything: a device has no end.
+/// Reads a whole regular file. A path in a record may name anything, and a device has no end.
 pub(crate) fn read_whole(path: &Path) -> Result<Vec<u8>> {
     let metadata = fs::metadata(path).map_err(Error::io("opening", path))?;
     if !metadata.is_file() {
@@ -248,7 +248,7 @@ mod tests {
         fs::create_dir(at("folder")).unwrap();
         symlink("folder/target", at("link")).unwrap();
         symlink(at("link"), at("second")).unwrap();
-        // Once where the target is not there, once where it is.
+        // First without the target, then with it.
         for contents in [b"first", b"again"] {
             write(&at("second"), contents).unwrap();
             assert_eq!(fs::read(at("folder/target")).unwrap(), contents);
