@@ -3,7 +3,8 @@
 //! `cargo bench --bench head [-- --device cpu|cuda|cuda:N] [--size N,D,V]... [--rounds N] [--json FILE]`. For each size:
 //! forward and backward with the update of the class rows, best of several rounds, in milliseconds and GFLOP/s (2 N D V
 //! forward, 6 N D V backward); the same products as a plain linear layer that stores its N x V logits, in the same round;
-//! their ratio. The answer is checked first. What fails (too little memory, say) is told, and the next size follows.
+//! their ratio. The answer is checked first. A size that fails (too little memory, say) is reported, and the next one
+//! follows.
 
 mod common;
 
@@ -117,7 +118,7 @@ fn measure<B: Backend>(
     let mut grads = backend.alloc(classes * d)?;
 
     let mut best = [f64::INFINITY; 4];
-    // The end of all that is queued: a number that comes back to the host.
+    // Read a number back to the host, which waits for all queued work.
     let wait = |backend: &mut B, dx: &B::Buffer| backend.download(dx, 0, &mut [0.0]);
     for _ in 0..rounds {
         let mut lap = Instant::now();

@@ -1,16 +1,18 @@
-//! Every operation of the CUDA backend at shapes of real networks: each checks its answer against the CPU backend, and
-//! says how long it took, or what it would do.
+//! Every operation of the CUDA backend at shapes of real networks: each checks its answer against the CPU backend and
+//! reports its time, measured or modelled.
 //!
 //! `cargo bench --bench kernels [-- [--emulate] [--card NAME] [--device cuda:N] [--batch N] [--json FILE]
 //! [--modelled FILE] [PART OF A NAME]...]`
 //!
 //! On a machine with a GPU: microseconds of the fastest of several rounds of a millisecond, by the device's own clock, with
 //! the rate in GFLOP/s and GB/s that follows from the operation's arithmetic and its operands' bytes (each read or written
-//! once). The operands are the same each time: what fits the card's L2 cache is read from there. An operation that fails
-//! or whose answer is wrong is told, and the next one follows.
-//! With `--emulate`, on any machine: what the kernels' PTX does when it is interpreted, counted a launch, and from the
-//! counts a *modelled* time on a named card (the model: `ptx_emulator::model`). Nothing modelled is a measurement. The
-//! record that `--json` writes there is what `--modelled` reads here, to set the two times side by side.
+//! once). The operands are the same each time, so those that fit the card's L2 cache are read from there. An operation
+//! that fails or gives a wrong answer is reported, and the next one follows.
+//!
+//! With `--emulate`, on any machine: the counts per launch of what the kernels' PTX does in the interpreter, and from
+//! them a *modelled* time on a named card (the model: `ptx_emulator::model`). A modelled time is not a measurement.
+//! `--modelled`, on a machine with a GPU, reads the record that `--emulate --json` wrote, and prints both times side by
+//! side.
 
 mod common;
 mod operations;
@@ -197,8 +199,8 @@ fn measured(
 /// Seconds of the fastest round.
 fn fastest<D: Driver>(operation: &Operation, cuda: &mut Cuda<D>) -> Result<f64> {
     let mut operands = operation.operands(cuda)?;
-    // As many runs between two marks as take about a millisecond: the host queues faster than the device works, and
-    // what it does before the first launch does not count.
+    // Time as many runs between two marks as take about a millisecond. The host queues faster than the device works, so
+    // its own work before the first launch does not count.
     let mut seconds = |runs: usize| -> Result<f64> {
         let from = cuda.driver().record()?;
         for _ in 0..runs {
@@ -237,7 +239,7 @@ fn emulated(list: &[Operation], batch: usize, card: &Card, record: &mut Record) 
     );
     let mut whole = true;
     for operation in list {
-        // The list of launches begins after those that made the operands.
+        // Drop the launches that made the operands from the list.
         let checked = check(operation, &mut cuda, |cuda| drop(cuda.driver().launches()));
         if let Err(why) = checked {
             println!("{} failed: {why}", operation.name);

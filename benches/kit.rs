@@ -1,7 +1,7 @@
 //! The benches that are carried to a machine with a GPU (`tests/gpu.sh --pack`), in one program: its first argument is the
-//! bench's name, the others are the bench's own. They share the engine, which is most of each.
+//! bench's name, the others are the bench's own. One program, because the engine is most of each bench.
 
-// Each bench is a program of its own too, and has its modules.
+// Each bench is also a program of its own, with the same modules.
 #![allow(clippy::duplicate_mod)]
 
 #[path = "head.rs"]

@@ -1,10 +1,10 @@
 //! Whole training steps and whole inference passes, images a second, on synthetic pixels.
 //!
 //! `cargo bench --bench train_step [-- NETWORK...] [--device cpu|cuda|cuda:N] [--batch N]... [--steps N] [--train] [--infer]
-//! [--json FILE]` prints a line a network and batch: the median step of training (forward, head with 1,000 identities,
-//! backward, update) and of inference with folded batch norms; --train and --infer choose one of the two. Each run
-//! first checks its answer: the first loss is near the expected one, and repeating one batch brings it down. What fails
-//! (too little memory, say) is told, and the next one follows.
+//! [--json FILE]` prints one line per network and batch: the median step of training (forward, head with 1,000
+//! identities, backward, update) and of inference with folded batch norms; --train and --infer choose one of the two.
+//! Each run first checks its answer: the first loss is near the expected one, and repeating one batch brings it down.
+//! A run that fails (too little memory, say) is reported, and the next one follows.
 
 mod common;
 
@@ -95,7 +95,7 @@ pub(crate) fn run(mut args: impl Iterator<Item = String>) {
     }
 }
 
-/// Measures all of it; false if something failed.
+/// Measures the whole plan; false if anything failed.
 fn measure<B: Backend>(backend: &mut B, mut plan: Plan) -> bool {
     let device = backend.describe();
     println!("{device}, median of {} steps", plan.steps);
@@ -140,7 +140,7 @@ fn measure<B: Backend>(backend: &mut B, mut plan: Plan) -> bool {
     whole
 }
 
-/// The embedding layer that a network is known with.
+/// The usual embedding layer of a network.
 fn embedding(network: Network) -> Embedding {
     match network {
         Network::Mobilefacenet | Network::MobilefacenetTiny => {
@@ -198,7 +198,7 @@ fn train<B: Backend>(backend: &mut B, model: &Model, batch: usize, steps: usize)
     let expected = expected_initial_loss(&margin, d, CLASSES);
     let (first, last) = (losses[0], losses[losses.len() - 1]);
     let near = (first - expected).abs() <= 0.25 * expected;
-    // One batch over and over: its loss falls. NaN does not.
+    // On one batch, repeated, the loss must fall. NaN does not.
     if !near || last.partial_cmp(&first) != Some(std::cmp::Ordering::Less) {
         return Err(Error::Invalid(format!(
             "wrong answer: the loss went from {first} (expected {expected:.2}) to {last}"

@@ -162,13 +162,13 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// What multiplies the learning rate at `step`, counted from 0, of `total_steps`.
+    /// The factor on the learning rate at `step`, counted from 0, of `total_steps`.
     pub fn factor(&self, step: u64, steps_per_epoch: u64, total_steps: u64) -> f64 {
         let warm_up = self.warm_up.map_or(0, |s| s.steps(steps_per_epoch));
         if step < warm_up {
             return step as f64 / warm_up as f64;
         }
-        // Of what lies behind the warm-up, the part that is over.
+        // The fraction of the schedule done after warm-up.
         let over = || {
             let length = total_steps.saturating_sub(warm_up);
             if length == 0 {

@@ -1,10 +1,11 @@
-//! The plan of the house, read off the sources: who may use whom, who names CUDA, reads arguments, prints, is unsafe.
-//! Comments, strings and tests inside the sources do not count.
+//! The architecture, checked in the sources: which room may use which, and which may name CUDA, read arguments, print,
+//! or use `unsafe`. Comments, strings and tests inside the sources do not count.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// The rooms from the top down, and what each may use: always rooms further down. Everybody may use `base`.
+/// The rooms (top-level modules) from the top down, each with the rooms that it may use, which are always further down.
+/// Every room may use `base`.
 const ROOMS: [(&str, &[&str]); 18] = [
     (
         "cli",
@@ -104,7 +105,7 @@ impl Source {
         path.split('/').filter(|part| *part != "lib").collect()
     }
 
-    /// All that it names of this crate, as paths from the crate's root.
+    /// Everything that it names in this crate, as paths from the crate's root.
     fn named(&self) -> BTreeSet<Vec<String>> {
         named(&self.code, &self.place())
     }
@@ -238,7 +239,7 @@ fn walk(folder: &Path, files: &mut Vec<PathBuf>) {
     }
 }
 
-/// All sources but files of tests alone.
+/// All sources, except files that hold only tests.
 fn sources() -> Vec<Source> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut files = Vec::new();
@@ -265,7 +266,7 @@ fn nobody(rule: &str, sinners: Vec<String>) {
     assert!(sinners.is_empty(), "{rule}:\n{}", sinners.join("\n"));
 }
 
-/// All that code at `place` names by `crate::`, `super::` and `self::`, lists taken apart.
+/// All paths that code at `place` names through `crate::`, `super::` and `self::`, with lists expanded.
 fn named(code: &str, place: &[&str]) -> BTreeSet<Vec<String>> {
     let mut paths = BTreeSet::new();
     let roots = ["crate::", "super::", "self::"].map(|root| code.match_indices(root));
@@ -347,7 +348,7 @@ fn rooms_use_only_rooms_below_them() {
             continue;
         };
         for path in source.named() {
-            // What stands at the crate's root is a re-export of `base`.
+            // A name at the crate's root is a re-export of `base`.
             let name = path.first().map_or("", String::as_str);
             let known = ROOMS.iter().any(|(room, _)| *room == name);
             if known && name != room && name != "base" && !below.contains(&name) {
@@ -358,8 +359,8 @@ fn rooms_use_only_rooms_below_them() {
     nobody("a room uses only rooms below it", sinners);
 }
 
-/// The files that each file uses, without what a folder's `mod.rs` and the files in it have to do with each other: a
-/// child takes shared items from its parent, and the parent declares it.
+/// The files that each file uses, except uses between a folder's `mod.rs` and the files in it: a child takes shared
+/// items from its parent, and the parent declares the child.
 fn uses(sources: &[Source]) -> BTreeMap<Vec<&str>, BTreeSet<Vec<&str>>> {
     let places: BTreeSet<Vec<&str>> = sources.iter().map(Source::place).collect();
     let mut graph = BTreeMap::new();
@@ -387,7 +388,7 @@ fn uses(sources: &[Source]) -> BTreeMap<Vec<&str>, BTreeSet<Vec<&str>>> {
 fn files_use_each_other_in_no_circle() {
     let sources = sources();
     let mut graph = uses(&sources);
-    // Files that use no file that is left are taken away, until none is: what remains uses itself in the end.
+    // Remove the files that use none of the remaining ones, again and again. Each file left leads into a circle.
     loop {
         let left: BTreeSet<_> = graph.keys().cloned().collect();
         let before = left.len();
@@ -396,7 +397,7 @@ fn files_use_each_other_in_no_circle() {
             break;
         }
     }
-    // Likewise those that no file that is left uses.
+    // Likewise, remove the files that none of the remaining ones uses.
     loop {
         let used: BTreeSet<_> = graph.values().flatten().cloned().collect();
         let before = graph.len();

@@ -1,8 +1,8 @@
-//! What the compiler made of the CPU backend's inner loops: the accumulators stay in registers.
+//! Checks the machine code of the CPU backend's inner loops: the accumulators must stay in registers.
 //!
 //! The release binary is disassembled with `objdump`, from binutils. An innermost loop with two or more fused
-//! multiply-adds must not store a vector register to the stack: there, each product would wait for a store. The
-//! disassembly holds the code for every instruction set, so that one machine sees what all of them run.
+//! multiply-adds must not store a vector register to the stack, because each product would then wait for a store. The
+//! binary holds code for every instruction set, so one machine checks the code of all.
 
 #![cfg(target_arch = "x86_64")]
 
@@ -12,7 +12,7 @@ use std::path::Path;
 use std::process::Command;
 use support::skip;
 
-/// Loops of dependencies that spill, by a part of the source path: known, and not ours to mend.
+/// Known loops of dependencies that spill, by a part of the source path; they are not ours to fix.
 const DEPENDENCIES: &[&str] = &["/gemm-f32-"];
 
 /// An instruction of the disassembly.
@@ -47,7 +47,7 @@ impl Instruction {
         let Some((before, base)) = self.operands.rsplit_once('(') else {
             return false;
         };
-        // The last operand is the target: registers before it are what is stored, and none follows it.
+        // The last operand is the target of a store, and the registers before it are stored.
         let stores = before.contains("%xmm") || before.contains("%ymm") || before.contains("%zmm");
         let is_last = !base.contains("),");
         let scalar = self.mnemonic.ends_with("ss") || self.mnemonic.ends_with("sd");
@@ -104,7 +104,7 @@ fn functions(disassembly: &str) -> Vec<Vec<Instruction>> {
     functions
 }
 
-/// What a program of binutils prints.
+/// The output of a program from binutils.
 fn binutils(program: &str, args: &[&str]) -> String {
     let output = Command::new(program).args(args).output();
     let output = output.unwrap_or_else(|e| panic!("{program}, from binutils, does not start: {e}"));
@@ -112,7 +112,7 @@ fn binutils(program: &str, args: &[&str]) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// The source lines of an address, innermost first, without those of the standard library and pulp.
+/// The source lines of an address, innermost first, except those of the standard library and pulp.
 fn place(binary: &str, address: u64) -> String {
     let address = format!("{address:#x}");
     let lines = binutils("addr2line", &["-i", "-e", binary, &address]);

@@ -3,19 +3,20 @@
 #
 #     tests/gpu.sh --pack DIR [--arch NAME] [--model N]
 #
-# makes DIR, on any machine with what tests/run.sh needs: a folder that needs nothing but a GPU and its driver, to be
-# carried to a machine and run there with DIR/run.sh. It holds the program, all tests that run on a device, the benches, the
-# kernels compiled for the architecture (by default sm_90a) and as PTX, and times that are modelled for an H200 at batch N
-# (by default 16, for the emulator is slow; 0: none).
+# makes the folder DIR, on any machine that can run tests/run.sh. DIR needs only a GPU and its driver: copy it to a
+# machine that has them, and run DIR/run.sh there. It holds the program, all tests that run on a device, the benches,
+# the kernels compiled for the architecture (by default sm_90a) and as PTX, and times modelled for an H200 at batch N
+# (by default 16, since the emulator is slow; 0: none).
 #
 #     tests/gpu.sh
 #
-# on a machine with a GPU and Rust: all tests with the GPU required, then such a folder, and its run.sh; the table goes into
-# benches/record/. Downloads nothing: the crates must be in cargo's cache, NVRTC in a CUDA toolkit or Python package.
+# on a machine with a GPU and Rust, runs all tests with the GPU required, makes such a folder and runs its run.sh; the
+# table goes into benches/record/. It downloads nothing: the crates must be in cargo's cache, and NVRTC in a CUDA
+# toolkit or Python package.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# A parcel may be carried through a narrow door.
+# The most bytes in a parcel: an upload may be limited.
 most=$((40 << 20))
 
 die() { printf 'gpu.sh: %s\n' "$*" >&2; exit 1; }
@@ -23,18 +24,19 @@ step() { printf '\n== %s\n' "$*"; "$@"; }
 
 pack() {
     local dir=$1 arch=$2 model=$3 name path
-    [[ ! -e $dir || -f $dir/parcel.txt ]] || die "$dir is there already, and is no parcel of this script"
+    [[ ! -e $dir || -f $dir/parcel.txt ]] || die "$dir exists already and is not a parcel of this script"
     rm -rf "$dir"
     mkdir -p "$dir"
     dir=$(cd "$dir" && pwd)
-    # One build, as the tests': another choice of targets may mean other features of the dependencies, and all of it again.
+    # Build all of them together, as for the tests: other targets may select other features of the dependencies and
+    # rebuild everything.
     local built
     built=$(cargo build --release --bin arcface-cu --test device --bench kit --message-format=json-render-diagnostics |
         sed -n 's/.*"target":{[^}]*"name":"\([^"]*\)".*"executable":"\([^"]*\)".*/\1 \2/p')
     while read -r name path; do
         [[ $name == kit ]] && name=bench
         strip --strip-all -o "$dir/$name" "$path"
-        # On the other machine the folder of the source is not there.
+        # The source folder does not exist on the other machine.
         if grep -qaF "$PWD" "$dir/$name"; then die "$name names a path of this machine: $PWD"; fi
     done <<<"$built"
     for name in arcface-cu device bench; do [[ -x $dir/$name ]] || die "$name was not built"; done
@@ -73,7 +75,7 @@ if [[ -n $dir ]]; then
 fi
 
 export ARCFACE_CU_REQUIRE_GPU=1 ARCFACE_CU_REQUIRE_NVRTC=1 CARGO_NET_OFFLINE=true
-# What fails is remembered, and what comes after is run all the same.
+# A failed step is recorded, and the next steps still run.
 failed=()
 step cargo test --release --workspace --no-fail-fast || failed+=("the tests")
 kit=target/gpu-kit

@@ -1,5 +1,5 @@
-//! The script that runs on a machine with a card must not be what fails there: it runs here on a parcel of stubs, with
-//! tools that are missing, fail and hang, and its table always comes.
+//! The script that runs on a machine with a card must not itself fail there. Here it runs on a parcel of stubs, with
+//! tools that are missing, fail or hang, and must always print its table.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -18,7 +18,7 @@ struct Ran {
 }
 
 impl Parcel {
-    /// All programs do what is expected of them.
+    /// A parcel whose programs all do what is expected.
     fn new() -> Self {
         let parcel = Parcel(tempfile::tempdir().unwrap());
         fs::copy("tests/gpu_kit/run.sh", parcel.path().join("run.sh")).unwrap();
@@ -64,7 +64,7 @@ while (($#)); do [[ $1 == --json ]] && echo "$line" >"$2"; shift; done"#,
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
     }
 
-    /// Runs the script where no tool of CUDA and no Python is found.
+    /// Runs the script where neither CUDA's tools nor Python can be found.
     fn run(&self, words: &[&str]) -> Ran {
         let began = Instant::now();
         let output = Command::new("bash")
@@ -89,7 +89,7 @@ while (($#)); do [[ $1 == --json ]] && echo "$line" >"$2"; shift; done"#,
         }
     }
 
-    /// A stage's status by its JSON.
+    /// A stage's status, from its JSON.
     fn status(&self, stage: &str) -> String {
         let path = self.path().join(format!("results/{stage}.json"));
         let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
@@ -156,7 +156,7 @@ fn a_good_card_passes_and_the_table_sets_the_numbers_side_by_side() {
     ] {
         assert!(ran.text.contains(why), "{why}");
     }
-    // What the parcel has is listed, and each test is a process of its own.
+    // The contents of the parcel are listed, and each test runs in its own process.
     let operations = fs::read_to_string(parcel.path().join("results/operations.txt")).unwrap();
     assert!(operations.contains("3 tests, 0 failed"), "{operations}");
 }
@@ -222,7 +222,7 @@ fi"#,
 #[test]
 fn a_stage_that_hangs_is_ended_and_the_next_one_follows() {
     let parcel = Parcel::new();
-    // It ignores what asks it to end.
+    // The program ignores SIGTERM.
     let path = parcel.path().join("bench");
     let good = fs::read_to_string(&path).unwrap();
     let hung = "train_step) trap '' TERM; echo begun; echo $$ >pid; while :; do sleep 1; done ;;\ntrain_step)";
@@ -234,7 +234,7 @@ fn a_stage_that_hangs_is_ended_and_the_next_one_follows() {
     let text = fs::read_to_string(parcel.path().join("results/train_step.txt")).unwrap();
     assert!(text.contains("begun"), "what it had printed is kept");
     let pid = fs::read_to_string(parcel.path().join("pid")).unwrap();
-    // Its command line is empty once it has ended, whether or not anybody has asked for its exit code.
+    // The command line is empty once the process has ended, even if nobody has waited for it.
     let command = Path::new("/proc").join(pid.trim()).join("cmdline");
     let command = fs::read(command).unwrap_or_default();
     assert!(command.is_empty(), "the program that hung is still there");

@@ -45,8 +45,8 @@ fn weights(config: &Config) -> Weights {
     for param in table.params() {
         let values = &mut params[param.offset..][..param.len()];
         let last = param.name.rsplit('/').next().unwrap();
-        // Filters keep the signal's size through a hundred layers whose statistics are not those of their inputs: it
-        // neither overflows, nor fades beside the biases until all pictures embed alike.
+        // Scale filters to keep the signal's size through a hundred layers, although the statistics do not match the
+        // inputs. The signal must not overflow, nor fade beside the biases until all pictures embed alike.
         let fan_in: usize = match last {
             "depthwise_kernel" => param.shape[..2].iter().product(),
             _ => param.shape[1..].iter().product(),
@@ -107,7 +107,7 @@ fn what_is_exported_reads_back_as_the_same_network() {
         let slabs = [&weights.params[..], &weights.statistics];
         let input = config.model.input;
         let expected = embed(&model, slabs, &input);
-        // A network that makes every picture the same would read back as any other.
+        // If a network made every picture the same, any network would read back as equal.
         let (a, b) = expected.split_at(8);
         let squares =
             |v: &mut dyn Iterator<Item = f32>| v.map(|x| f64::from(x).powi(2)).sum::<f64>();

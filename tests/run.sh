@@ -2,8 +2,8 @@
 # The one test command: format, lints, documentation, all tests; what was skipped and why; one closing line.
 # Needs Rust and a C compiler (for the codecs of bcolz arrays), and Python's pip for the compiler of the CUDA kernels,
 # which is installed into target/. Without it the tests of the kernels are skipped, or fail where
-# ARCFACE_CU_REQUIRE_NVRTC=1. ARCFACE_CU_NVRTC names another one (a library, or a folder around it). What needs a GPU runs
-# on the software card, too.
+# ARCFACE_CU_REQUIRE_NVRTC=1. ARCFACE_CU_NVRTC names another one (a library or its folder). Without a GPU, the tests
+# that need one run on the software card.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # Everything lies in target/, the software card too.
@@ -32,11 +32,11 @@ failed=0
 # What failed beside tests.
 steps=()
 step bash tests/software-card.sh
-# Without a GPU, what needs one runs on the software card afterwards.
+# Without a GPU, the tests that need one run later, on the software card.
 on_gpu=()
 nvidia-smi -L &>/dev/null || on_gpu=(--skip on_gpu)
 step cargo test --release --workspace --no-fail-fast -- "${on_gpu[@]}" 2>&1 | tee "$log" || failed=1
-# Where no kernel was compiled, NVRTC is not here, and nothing can run on the card.
+# If no kernel was compiled, NVRTC is missing, and nothing can run on the card.
 if [[ -e $kernels ]]; then
     on_card=(env LD_LIBRARY_PATH="$PWD/target/software-card" ARCFACE_CU_ARCH=compute_80 ARCFACE_CU_REQUIRE_GPU=1)
     step "${on_card[@]}" cargo test --release --no-fail-fast --test device on_gpu 2>&1 | tee -a "$log" || failed=1

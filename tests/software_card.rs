@@ -1,6 +1,6 @@
-//! The program itself on a GPU in software: the very binary, cudarc and the driver's interface, with the PTX emulator in
-//! the place of the driver. `bash tests/software-card.sh` builds the card; `tests/software_card/src/lib.rs` says how
-//! unkind it is, and how failures are asked for.
+//! The whole program on a GPU in software: the real binary, cudarc and the driver's interface, with the PTX emulator in
+//! place of the driver. `bash tests/software-card.sh` builds the card; `tests/software_card/src/lib.rs` says how strict
+//! it is, and how to request failures.
 
 mod support;
 
@@ -26,7 +26,7 @@ struct Machine {
 }
 
 impl Machine {
-    /// None, with a line on standard error, where card or compiler are not here; a failure where
+    /// None, with a line on standard error, if the card or the compiler is missing; a failure if
     /// `ARCFACE_CU_REQUIRE_SOFTWARE_CARD=1`.
     fn new(test: &str) -> Option<Self> {
         compiler_or_skip(test)?;
@@ -63,7 +63,7 @@ impl Machine {
         command
     }
 
-    /// Standard output of a run that succeeds and gives back all that it took.
+    /// Standard output of a run that must succeed and release everything that it took.
     fn succeed(&self, words: &[&str]) -> String {
         let output = self.program(words).output().unwrap();
         let text = stdout_of_success(&output);
@@ -73,7 +73,7 @@ impl Machine {
         text
     }
 
-    /// How often each function was called, by the card's report, which must show that all was given back.
+    /// How often each function was called, from the card's report. The report must show that everything was released.
     fn report(&self) -> HashMap<String, u64> {
         let path = self.path("report");
         let text = fs::read_to_string(&path).expect("the context was released");
@@ -109,7 +109,7 @@ impl Machine {
         command
     }
 
-    /// A run of so many steps; how often it called each function.
+    /// Trains until `steps` steps are done. Returns how often the run called each function.
     fn trained(&self, out: &str, steps: u64, resume: bool) -> HashMap<String, u64> {
         stdout_of_success(&self.train(out, steps, resume).output().unwrap());
         self.report()
@@ -162,7 +162,7 @@ fn ten_training_steps_are_the_cpus() {
     };
     write_faces(&machine.path("faces"), 16);
     let data = Arc::from(data::open(&machine.path("faces")).unwrap());
-    // Batch norm over the two embeddings of a batch of 2 jumps where they are nearly equal, and this network learns fast.
+    // This network learns fast, and batch norm over a batch of 2 jumps when the two embeddings are nearly equal.
     let settings = ["train.batch_size=4", "optimizer.lr=1e-5"];
     let start = start("demo", &settings, data);
     let run = |device: &str, start: &Checkpoint, out: &str| {
@@ -297,7 +297,7 @@ fn machine_code_of_another_card_is_refused_with_a_sentence() {
     else {
         return;
     };
-    // The card takes PTX only, and looks to the program like one whose driver does not know the machine code.
+    // The card takes only PTX. To the program it looks like a card whose driver does not know the machine code.
     let mut command = machine.train("out", 1, false);
     command.env_remove("ARCFACE_CU_ARCH");
     fails(

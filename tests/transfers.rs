@@ -1,11 +1,11 @@
-//! Copies to a device and back, in sizes and numbers that no staging holds at a time.
+//! Copies to a device and back, too large and too many for the staging memory to hold at once.
 
 mod support;
 
 use arcface_cu::backend::Backend;
 use support::devices::on_each_device;
 
-/// A number that is different in every place.
+/// A different number at every index.
 fn number(i: usize) -> f32 {
     (i % (1 << 24)) as f32
 }

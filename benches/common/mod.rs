@@ -1,4 +1,4 @@
-//! What the benches share: the device that they run on, and a record of their numbers for programs.
+//! Shared by the benches: the device to run on, and a record of the results that programs can read.
 #![allow(dead_code, reason = "each bench uses a part of this")]
 
 use arcface_cu::backend::cuda::gpu::{Gpu, Setup};
@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io::Write;
 use std::path::PathBuf;
 
-/// Where a bench computes.
+/// The device of a bench.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Device {
     /// The CPU.
@@ -29,8 +29,8 @@ impl Device {
     }
 }
 
-/// GPU number `ordinal`, or the end of the program with the reason. Compiled kernels are kept where the environment says,
-/// else with the temporary files.
+/// Opens GPU number `ordinal`, or ends the program with the reason. Compiled kernels are cached where the environment
+/// says, else in the folder for temporary files.
 pub(crate) fn gpu(ordinal: usize) -> Cuda<Gpu> {
     let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
     let folder = variable(Cache::VARIABLE).map(PathBuf::from);
@@ -46,14 +46,15 @@ pub(crate) fn quit(why: &str) -> ! {
     std::process::exit(1);
 }
 
-/// A file with one JSON object a line, each written when its number is known: what ends early leaves the lines before.
+/// A file with one JSON object per line. Each line is written as soon as its result is known, so a run that ends early
+/// keeps the lines before.
 pub(crate) struct Record(Option<File>);
 
 impl Record {
     /// No file.
     pub(crate) const NONE: Self = Record(None);
 
-    /// A new file, in an old one's place.
+    /// A new file, which replaces an old one.
     pub(crate) fn create(path: &str) -> Self {
         match File::create(path) {
             Ok(file) => Record(Some(file)),

@@ -1,17 +1,18 @@
-//! What augmentation does to a picture. The loader decides it, and a device may do it: both know this struct.
+//! What augmentation does to a picture. The loader chooses the changes, and a device may apply them; both use this
+//! struct.
 
-/// What is done to one picture in one epoch, in this order; places are in pixels.
+/// The changes to one picture in one epoch, in the order in which they are applied. Positions are in pixels.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Changes {
     /// Left and top of the crop in the resized picture.
     pub crop: [usize; 2],
-    /// Pixels to the right and down; the border fills what comes in.
+    /// Pixels to the right and down; the gap is filled from the border.
     pub shift: [isize; 2],
-    /// Mirror left and right.
+    /// Swap left and right.
     pub flip: bool,
     /// Added to all channels, in [0, 1].
     pub brightness: f32,
-    /// Whole turns.
+    /// The shift of the hue; 1 is a full turn.
     pub hue: f32,
     /// Factor around each channel's mean.
     pub contrast: f32,
@@ -19,7 +20,7 @@ pub struct Changes {
     pub saturation: f32,
     /// Turn grey.
     pub grey: bool,
-    /// Left, top, width and height of a rectangle to be painted mid-grey.
+    /// Left, top, width and height of a rectangle to paint mid-grey.
     pub erase: Option<[usize; 4]>,
 }
 

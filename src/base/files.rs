@@ -1,8 +1,8 @@
-//! Whole files: how one is read, and the one way in which one is written.
+//! Reads whole files, and writes them in the only way that this program does.
 //!
-//! A file is written under a name of its own beside its place, synced, and renamed. A reader finds the old contents or
-//! the new ones, never a part, also after a crash or a loss of power, and an error at any point leaves the old file.
-//! Several processes may write the same file; the last one's stays.
+//! The contents go to a temporary file in the same folder, which is synced and renamed. A reader finds the old contents
+//! or the new ones, never a part, even after a crash or a power loss. An error at any point leaves the old file.
+//! Several processes may write the same file; the last one wins.
 
 use crate::{Error, Result};
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -11,27 +11,27 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 
-/// The end of a temporary file's name; one that is found was left by a process that was killed.
+/// The end of a temporary file's name. A leftover one is from a process that was killed.
 pub(crate) const TEMPORARY: &str = ".tmp";
 
-/// Symbolic links that are followed in a row, as Linux does.
+/// The most symbolic links followed in a row, as on Linux.
 const MAX_LINKS: usize = 40;
 
 /// Writes `bytes` as the whole file `path`.
 ///
-/// - What is no regular file (a device, a pipe, `/dev/stdout`) is written to, never replaced.
-/// - A symbolic link stays, and the file that it points to is written.
-/// - A file keeps its permissions, and its owner where the system allows it; a new one has those that the umask gives.
-/// - The file is synced, and its folder where that can be.
-/// - The folder must be writable, even where the file is.
+/// - A device, a pipe or `/dev/stdout` is written to, never replaced.
+/// - A symbolic link stays; the file that it points to is written.
+/// - A file keeps its permissions, and its owner if the system allows it; a new one gets those of the umask.
+/// - The file is synced, and its folder if the file system can do that.
+/// - The folder must be writable, even if the file is.
 ///
 /// # Errors
-/// The file cannot be written, synced or renamed; a file that was there is unchanged.
+/// The file cannot be written, synced or renamed; an existing file is unchanged.
 pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     write_with(path, |out| out.write_all(bytes))
 }
 
-/// As [`write`], for contents that are not in memory: `body` writes them.
+/// Like [`write`], for contents that are not in memory: `body` writes them.
 ///
 /// # Errors
 /// As [`write`], or `body` fails.
@@ -47,7 +47,7 @@ pub(crate) fn write_with(
     written.map_err(Error::io("writing", path))
 }
 
-/// Writes a file that only saves time, such as an entry of a cache: as [`write`], but not synced.
+/// Writes a file that can be made again, such as a cache entry: like [`write`], but not synced.
 ///
 /// # Errors
 /// The file cannot be written or renamed.
@@ -57,18 +57,18 @@ pub(crate) fn write_cached(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 /// What a path leads to.
 enum Place {
-    /// A regular file, or none yet: this path, which is no symbolic link.
+    /// A regular file, or none yet, at this path, which is not a symbolic link.
     File(PathBuf),
-    /// Something that is written to as it is.
+    /// Something to write to in place, such as a device or a pipe.
     Stream,
 }
 
-/// Follows symbolic links. What lies in `/dev` itself and below `/proc` is never replaced: where standard output goes to
-/// a file, `/dev/stdout` leads to that file, which the shell has open.
+/// Follows symbolic links. Nothing in `/dev` itself or below `/proc` is replaced: if standard output goes to a file,
+/// `/dev/stdout` leads to that file, which the shell has open.
 fn place_of(path: &Path) -> io::Result<Place> {
     let mut path = path.to_path_buf();
     for _ in 0..MAX_LINKS {
-        // A folder that is not there is found out when the file is created.
+        // If the folder does not exist, creating the file fails with the right error.
         let folder = fs::canonicalize(folder_of(&path)).unwrap_or_default();
         if folder == Path::new("/dev") || folder.starts_with("/proc") {
             return Ok(Place::Stream);
@@ -98,7 +98,7 @@ fn folder_of(path: &Path) -> &Path {
     folder.unwrap_or(Path::new("."))
 }
 
-/// Writes to what is there. A file that standard output goes to is continued, not overwritten.
+/// Writes in place. If standard output goes to a file, the contents are appended, and nothing is overwritten.
 fn append(
     path: &Path,
     body: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
@@ -134,13 +134,13 @@ fn replace(
         fs::rename(&temporary, path)
     };
     if let Err(error) = write() {
-        // A full disk, most likely: not even the remains are to stay. Where they do, nothing more can be done.
+        // Most likely the disk is full, so remove the partial file. If that fails, nothing more can be done.
         let _ = fs::remove_file(&temporary);
         return Err(error);
     }
     if durability == Durability::Synced {
-        // The name is durable once the folder is. Not every file system syncs folders, and not every folder may be read;
-        // the file is in place all the same.
+        // The rename is durable only after the folder is synced. Some file systems cannot sync folders, and some folders
+        // cannot be read; the file is in place anyway.
         let _ = File::open(folder_of(path)).and_then(|folder| folder.sync_all());
     }
     Ok(())
@@ -154,30 +154,30 @@ fn keep_owner_and_permissions(path: &Path, new: &File) -> io::Result<()> {
     #[cfg(unix)]
     {
         use std::os::unix::fs::{MetadataExt as _, fchown};
-        // Only the system's administrator may give a file away; anyone else has made it their own.
+        // Only root may give a file away.
         let _ = fchown(new, Some(old.uid()), Some(old.gid()));
     }
     new.set_permissions(old.permissions())
 }
 
-/// A new file beside `path` that is no other writer's, in this process or another.
+/// A new file beside `path`, with a name that no other writer uses, in this process or another.
 pub(crate) fn create(path: &Path) -> io::Result<(File, PathBuf)> {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let (process, count) = (std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-    // The time too: containers that share a folder may share process numbers.
+    // The name includes the time: containers that share a folder may have the same process numbers.
     let time = UNIX_EPOCH.elapsed().unwrap_or_default().as_nanos();
-    // The beginning of the name says whose it is; all of it may be as long as a name can be.
+    // Only the start of the target's name: the whole may already be as long as a name can be.
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let name: String = name.chars().take(40).collect();
     let own = path.with_file_name(format!("{name}.{process}.{count}.{time}{TEMPORARY}"));
     Ok((File::create_new(&own)?, own))
 }
 
-/// Makes the folder `path`, and takes it by its file `.lock` for this process, until what comes back is dropped or the
-/// process ends. `doing` says what the process does there ("training").
+/// Creates the folder `path` and locks it for this process through its file `.lock`, until the returned value is
+/// dropped or the process ends. `doing` says what the process does there ("training").
 ///
 /// # Errors
-/// Another process has taken it, or the system refuses.
+/// Another process holds the lock, or the system refuses.
 pub(crate) fn lock_folder(path: &Path, doing: &str) -> Result<File> {
     fs::create_dir_all(path).map_err(Error::io("creating the folder", path))?;
     let lock = path.join(".lock");
@@ -195,7 +195,7 @@ pub(crate) fn lock_folder(path: &Path, doing: &str) -> Result<File> {
     }
 }
 
-/// Removes temporary files of killed runs. One that is younger than an hour may be another command's.
+/// Removes temporary files of killed runs. A file younger than an hour may belong to another command.
 fn remove_remains(folder: &Path) {
     let hour = Duration::from_secs(3600);
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
@@ -203,13 +203,13 @@ fn remove_remains(folder: &Path) {
         let age = entry.metadata().and_then(|m| m.modified());
         let age = age.ok().and_then(|time| time.elapsed().ok());
         if is_temporary(&name.to_string_lossy()) && age > Some(hour) {
-            // Where it cannot be removed, nothing is lost but its space.
+            // If it cannot be removed, only space is lost.
             let _ = fs::remove_file(entry.path());
         }
     }
 }
 
-/// Whether [`create`] gives such names.
+/// Whether [`create`] makes such names.
 fn is_temporary(name: &str) -> bool {
     let Some(name) = name.strip_suffix(TEMPORARY) else {
         return false;
@@ -221,7 +221,7 @@ fn is_temporary(name: &str) -> bool {
     digits(parts.next()) && digits(parts.next()) && digits(parts.next()) && parts.next().is_some()
 }
 
-/// A whole regular file. What a path in a record names may be anything: a device has no end.
+/// Reads a whole regular file. A path in a record may name anything, and a device has no end.
 pub(crate) fn read_whole(path: &Path) -> Result<Vec<u8>> {
     let metadata = fs::metadata(path).map_err(Error::io("opening", path))?;
     if !metadata.is_file() {
@@ -297,7 +297,7 @@ mod tests {
         fs::create_dir(at("folder")).unwrap();
         symlink("folder/target", at("link")).unwrap();
         symlink(at("link"), at("second")).unwrap();
-        // Once where the target is not there, once where it is.
+        // First without the target, then with it.
         for contents in [b"first", b"again"] {
             write(&at("second"), contents).unwrap();
             assert_eq!(fs::read(at("folder/target")).unwrap(), contents);

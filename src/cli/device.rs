@@ -62,7 +62,7 @@ pub trait Gpus {
     fn open(&self, ordinal: usize) -> Result<Cuda<Self::Driver>>;
 }
 
-/// The machine's own, set up as the environment says.
+/// The GPUs of this machine, set up from the environment.
 pub(super) struct Installed;
 
 impl Gpus for Installed {
@@ -71,7 +71,7 @@ impl Gpus for Installed {
     fn open(&self, ordinal: usize) -> Result<Cuda<Gpu>> {
         let cache = Cache::new(cache_folder(variable));
         let gpu = Gpu::open(ordinal, Setup::new(variable, cache)?)?;
-        // What is wrong with the cache is no error, and said once.
+        // A problem with the cache is not an error; it is reported once.
         if let Err(why) = gpu.compiler().cache().folder() {
             eprintln!("{why}");
         }

@@ -25,7 +25,7 @@ use std::time::Duration;
 /// So much work is lost at most where a run is killed.
 const SYNC_EVERY: Duration = Duration::from_secs(5);
 
-/// Formats by the names that people give.
+/// The formats, by their names on the command line.
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 enum Format {
     /// `embeddings.npy` and `labels.npy`.

@@ -1,4 +1,4 @@
-//! What the environment says. Only the command line reads it; values are passed down.
+//! Environment variables. Only the command line reads them; their values are passed down.
 
 use crate::backend::cuda::Cache;
 use std::ffi::OsString;
@@ -9,14 +9,14 @@ pub(super) fn variable(name: &str) -> Option<OsString> {
     std::env::var_os(name)
 }
 
-/// The folder for what can be made again, indices and compiled kernels: the one that `ARCFACE_CU_CACHE` names, or
-/// `arcface-cu` in the user's, by the system's convention. `variable` gives a variable's value.
+/// The cache folder, for indices and compiled kernels: the folder that `ARCFACE_CU_CACHE` names, else `arcface-cu` in
+/// the user's cache folder, by the system's convention. `variable` returns the value of a variable.
 pub(super) fn cache_folder(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     let given = |name: &str| {
         let value = variable(name).filter(|value| !value.is_empty());
         value.map(PathBuf::from)
     };
-    // A path that is not absolute says nothing, by that convention.
+    // By that convention, a path that is not absolute is ignored.
     let folder = |name: &str| given(name).filter(|path| path.is_absolute());
     given(Cache::VARIABLE).or_else(|| {
         folder("XDG_CACHE_HOME")

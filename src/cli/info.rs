@@ -66,7 +66,7 @@ pub(super) fn run(_args: Args, gpus: &impl Gpus) -> Result<()> {
     match (&chosen, &architecture) {
         (Err(why), _) => say(format!("kernels are compiled for: {why}")),
         (Ok(Some(chosen)), _) => say(format!(
-            "kernels are compiled for: {chosen}, {}, since {} says so",
+            "kernels are compiled for: {chosen}, {}, set by {}",
             match chosen.is_ptx() {
                 true => "PTX that the driver compiles itself",
                 false => "machine code",

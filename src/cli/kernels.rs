@@ -1,4 +1,4 @@
-//! `kernels`: compiles the CUDA kernels beforehand, for machines without NVRTC.
+//! `kernels`: compiles the CUDA kernels in advance, for machines without NVRTC.
 
 use super::environment::variable;
 use super::output::say;
@@ -9,12 +9,12 @@ use std::time::Instant;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// What to compile for: sm_N for the machine code of a card (sm_90a for an H100 or H200), compute_N for PTX, which
-    /// the driver compiles for any later card. May be given several times.
+    /// Architecture to compile for: sm_N gives a card's machine code (sm_90a for an H100 or H200); compute_N gives PTX,
+    /// which the driver compiles for any later card. May be given several times.
     #[arg(long, value_name = "NAME", required = true)]
     arch: Vec<String>,
-    /// Folder for the programs and their index. Named by ARCFACE_CU_KERNELS, or called `kernels` beside the program, it
-    /// takes the compiler's place.
+    /// Folder for the programs and their index. The program uses it instead of the compiler if ARCFACE_CU_KERNELS names
+    /// it, or if it is called `kernels` and lies beside the program.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
 }

@@ -69,7 +69,7 @@ enum Command {
     Plan(plan::Args),
     /// Devices, what was found, and what will be used.
     Info(info::Args),
-    /// Compile the CUDA kernels beforehand, for machines without NVIDIA's compiler.
+    /// Compile the CUDA kernels in advance, for machines without NVIDIA's compiler.
     Kernels(kernels::Args),
 }
 

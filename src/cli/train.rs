@@ -42,13 +42,13 @@ pub(super) struct Args {
     /// Folder for config.toml, metrics.csv, eval.csv, checkpoints/ and weights.safetensors. Default: runs/PRESET.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Go on from the newest checkpoint in --out, to the same bits as a run that was never stopped. Without a checkpoint
-    /// there, begin at the beginning. Default: off, and a folder that holds a run is refused.
+    /// Continue from the newest checkpoint in --out, to the same bits as a run that was never stopped. Without a
+    /// checkpoint, start from the beginning. Default: off, and a folder that holds a run is refused.
     #[arg(long)]
     resume: bool,
-    /// Begin with the weights in FILE, of any kind that `import` reads, instead of random ones. The ArcFace layer begins
-    /// anew; what the file does not have, or has in another shape, is listed and begins anew, too (an ONNX graph must be the
-    /// whole network). A run that is resumed has begun already. Default: none.
+    /// Start from the weights in FILE, of any kind that `import` reads, instead of random ones. The ArcFace layer
+    /// starts from random weights; tensors that the file lacks, or has in another shape, are listed and start from
+    /// random weights too (an ONNX graph must be the whole network). A resumed run ignores this. Default: none.
     #[arg(long, value_name = "FILE")]
     init: Option<PathBuf>,
     #[command(flatten)]
@@ -68,7 +68,7 @@ pub(super) struct Args {
     seed: Option<u64>,
     #[command(flatten)]
     validation: ValidationArgs,
-    /// A checkpoint every K steps, besides that of each epoch; 0: none. Default: the preset's (0).
+    /// A checkpoint every K steps, in addition to the one after each epoch; 0: none. Default: the preset's (0).
     #[arg(long, value_name = "K")]
     checkpoint_every: Option<u64>,
     /// How many checkpoints are kept. Default: the preset's (2).

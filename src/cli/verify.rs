@@ -31,8 +31,8 @@ pub(super) struct Args {
     b: PathBuf,
     #[command(flatten)]
     weights: WeightsArgs,
-    /// Squared distance, 0 to 4, below which two pictures show one person [default: that of --eval; without it 1.24, which
-    /// is not calibrated to the network, and a warning].
+    /// Squared distance, 0 to 4, below which two pictures show one person [default: the threshold of --eval; without
+    /// --eval 1.24, with a warning, since it is not calibrated to the network].
     #[arg(long, value_name = "T", conflicts_with = "eval")]
     threshold: Option<f64>,
     /// Results that `eval --json` or `eval --report` wrote (eval.json, report.json), whose threshold is taken.

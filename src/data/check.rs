@@ -73,7 +73,7 @@ pub struct Names {
 pub struct Spread {
     /// The least.
     pub least: usize,
-    /// The one in the middle (of two, the upper).
+    /// The middle one (the upper of two).
     pub median: usize,
     /// The most.
     pub most: usize,
@@ -90,21 +90,21 @@ pub struct Broken {
     pub why: String,
 }
 
-/// Images whose files are byte for byte those of an earlier one.
+/// Images whose files are byte for byte the same as an earlier one's.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Duplicates {
-    /// Those of which an earlier one is of the same identity.
+    /// Images with an earlier copy of the same identity.
     pub same_identity: usize,
-    /// Those of which all earlier ones are of other identities: one of the two labels is wrong.
+    /// Images whose earlier copies all have other identities: one of the two labels is wrong.
     pub other_identity: usize,
-    /// Some of them, those of other identities first: the image and the earlier one.
+    /// Examples, those of other identities first: the image and its earlier copy.
     pub examples: Vec<[String; 2]>,
 }
 
 /// How many images have a size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Size {
-    /// Pixels a row.
+    /// Pixels per row.
     pub width: usize,
     /// Rows.
     pub height: usize,

@@ -1,7 +1,7 @@
 //! The loader: worker threads decode and augment batches ahead of the consumer, into buffers that are used again.
 //!
-//! A batch is made by one thread, and what is in it depends on (seed, epoch, step) alone: the same batches come in the same
-//! order whatever the number of threads, and a loader that starts at any (epoch, step) goes on as if it had never stopped.
+//! One thread makes a batch, and its contents depend only on (seed, epoch, step). The same batches come in the same
+//! order for any number of threads, and a loader that starts at any (epoch, step) continues as if it had never stopped.
 //! Workers run at most [`LoaderOptions::ahead`] batches ahead of the consumer, so memory is bounded.
 
 use crate::base::changes::Changes;

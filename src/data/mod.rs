@@ -117,8 +117,8 @@ pub trait Dataset: Send + Sync {
         Ok(None)
     }
 
-    /// What people call class `label`: a folder's name, or the number itself; nothing where a picture is alone and nobody
-    /// said whose it is.
+    /// The name of class `label`: a folder's name, or the number itself; empty for a single picture whose identity is
+    /// unknown.
     fn class_name(&self, label: u32) -> String {
         label.to_string()
     }

@@ -1,4 +1,4 @@
-//! The files of a folder of embeddings: their names, and the one that says what made them.
+//! The files in a folder of embeddings: their names, and the file that records their origin.
 
 use crate::base::files;
 use crate::verification::Tta;
@@ -16,12 +16,12 @@ pub(super) const FILES: &str = "files.txt";
 pub(super) const SKIPPED: &str = "skipped.txt";
 pub(super) const ORIGIN: &str = "embeddings.json";
 
-/// Which network made the embeddings, and how: others cannot be compared with them.
+/// Which network made the embeddings, and how. Embeddings of different origins cannot be compared.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Origin {
     /// The weights' fingerprint.
     pub weights: String,
-    /// What was done with mirror images.
+    /// How mirror images were used.
     pub tta: Tta,
 }
 
@@ -32,7 +32,7 @@ impl Origin {
     }
 }
 
-/// Removes files of these names, if they are there.
+/// Removes the files of these names that exist.
 pub(super) fn remove_stale(folder: &Path, names: &[&str]) -> Result<()> {
     for name in names {
         let path = folder.join(name);

@@ -1,20 +1,21 @@
 //! Embedding: test identities for the similarity matrix, and whole data sets or any pictures as a stream.
 //!
-//! What is embedded lies in a folder, with a row a picture:
+//! The result is a folder of files with one row per picture:
 //!
 //! | file | content |
 //! |---|---|
 //! | `embeddings.npy` | f4, N x D, unit vectors; or `embeddings.safetensors`: the tensors `embeddings` and `labels` |
 //! | `labels.npy` | i8, N: the identity's number |
-//! | `labels.tsv` | what the numbers are called; nothing for a picture that is alone |
-//! | `files.txt` | a line a row: where the picture comes from |
+//! | `labels.tsv` | the name of each number; empty for a single picture whose identity is unknown |
+//! | `files.txt` | one line per row: where the picture comes from |
 //! | `embeddings.json` | the weights' fingerprint and the treatment of mirror images |
 //! | `skipped.txt` | pictures that could not be read, if any |
 //! | `similarity.png` | the similarity matrix, of up to [`SIMILARITY_LIMIT`] pictures |
 //!
-//! Identities are embedded from the last number downwards, as face_recognition_tf2 does with the people that it keeps out
-//! of training. Their numbers are their folders' names where all of those are different numbers (`85741/0001.jpg`), else
-//! their places in the data set. The first images of each, in name order, are embedded; identities with too few are skipped.
+//! Identities are embedded from the last number downwards, as face_recognition_tf2 does with the people that it keeps
+//! out of training. An identity's number is the name of its folder if all those names are distinct numbers
+//! (`85741/0001.jpg`), else its position in the data set. The first images of each, in name order, are embedded;
+//! identities with too few are skipped.
 
 mod folder;
 mod partial;
@@ -43,7 +44,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-/// Of more pictures than this no similarity matrix is drawn: each has at least a pixel.
+/// The most pictures in a similarity matrix: each needs at least one pixel.
 pub const SIMILARITY_LIMIT: usize = 2000;
 
 /// Which identities of a data set are embedded.
@@ -53,7 +54,7 @@ pub struct Selection {
     pub ids: usize,
     /// How many images of each.
     pub per_id: usize,
-    /// The number to begin with, downwards; none: the highest there is.
+    /// The first number, from which to go downwards; None: the highest.
     pub last_id: Option<u64>,
 }
 
@@ -64,11 +65,11 @@ pub enum Event {
     Done(u64),
     /// Has too few images.
     TooFew(u64),
-    /// Numbers from the first down to the second, which nobody has.
+    /// No identity has the numbers from the first down to the second.
     Missing(u64, u64),
 }
 
-/// Embedded pictures: rows in blocks, a block an identity.
+/// Embedded pictures: rows in blocks, one block per identity.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Embedded {
     /// N x `dim`, unit vectors.
@@ -125,8 +126,8 @@ fn embed_pixels<B: Backend>(
     verification::combine(&plain, &mirrored, embedder.size(), tta)
 }
 
-/// Embeds the identities of `dataset` that `selection` names, telling `observe` of each. `source` is the data set's place,
-/// for messages.
+/// Embeds the identities of `dataset` that `selection` names, and calls `observe` for each. `source` is the path of the
+/// data set, for messages.
 ///
 /// # Errors
 /// There are not enough identities with enough images, a picture cannot be read, or as [`embed_images`].
@@ -160,7 +161,7 @@ pub fn embed_identities<B: Backend>(
     }
 
     let mut embedded = Embedded::default();
-    // The lowest number that has been looked at, or one above the first.
+    // The lowest number visited so far, or one above the first.
     let mut above = u128::from(last) + 1;
     for (&number, &label) in numbers.range(..=last).rev() {
         if embedded.blocks.len() == ids {
@@ -204,7 +205,7 @@ fn label_numbers(dataset: &dyn Dataset) -> Vec<i64> {
     values
 }
 
-/// A line of a list, which has a line a row: a file's name may hold a line break.
+/// Replaces line breaks, which a file name may hold: the list has one line per row.
 fn one_line(text: &str) -> String {
     text.replace(['\n', '\r'], "?")
 }
@@ -226,7 +227,7 @@ fn numbers(dataset: &dyn Dataset) -> BTreeMap<u64, u32> {
 }
 
 impl Embedded {
-    /// Embeds the pictures of a block, no more than a batch in memory at a time.
+    /// Embeds the pictures of a block, with at most one batch in memory.
     fn extend<B: Backend, T>(
         &mut self,
         embedder: &mut Embedder<'_, B>,

@@ -1,9 +1,10 @@
 //! The files of a folder of embeddings while they are being written.
 //!
 //! Rows are appended to `NAME.partial`. From time to time all of them are synced, and then `embeddings.state.json` is
-//! written, which holds what the job is and how long each file was: what a killed run left behind that is cut off when it is
-//! resumed. At the end the headers, for which room was left, are written, the state says so, and the files get their names;
-//! while the state says so they are not read, since some may still be those of an earlier run. `.lock` is held all the time.
+//! written, with the job and the length of each file. When a killed run is resumed, anything beyond these lengths is
+//! cut off. At the end the headers are written into the room left for them, the state is marked complete, and the files
+//! are renamed. While the state is there and complete, the files are not read, since some may still be those of an
+//! earlier run. `.lock` is held all the time.
 
 use super::folder::{FILES, LABELS, NAMES, SKIPPED};
 use super::state::{Format, Job, NPY_HEADER, SAFETENSORS_HEADER, STATE, State};
@@ -113,11 +114,11 @@ pub(super) enum Begun {
 }
 
 impl Partial {
-    /// Begins a job in `folder`, or goes on with an unfinished one.
+    /// Begins a job in `folder`, or continues an unfinished one.
     ///
     /// # Errors
-    /// An unfinished job is there and is not to be resumed, or is another one; another process is at it; a file cannot be
-    /// written.
+    /// The folder holds an unfinished job that is another one or is not to be resumed; another process is writing to
+    /// it; a file cannot be written.
     pub(super) fn open(folder: &Path, job: Job, resume: bool) -> Result<Begun> {
         let lock = lock_folder(folder, "embedding")?;
         let path = folder.join(STATE);
@@ -203,14 +204,14 @@ impl Partial {
         self.skipped.append(format!("{why}\n").as_bytes())
     }
 
-    /// So many pictures have been gone through: a batch is whole.
+    /// A batch is complete: this many pictures were embedded or left out.
     pub(super) fn advance(&mut self, images: usize) {
         self.state.done += images;
         self.torn = false;
     }
 
-    /// Makes what was appended so far durable. After a batch of which only a part could be appended it does nothing: what
-    /// was durable before still counts.
+    /// Syncs everything appended so far. After a batch that was appended only in part it does nothing; the state before
+    /// still counts.
     pub(super) fn sync(&mut self) -> Result<()> {
         if self.torn {
             return Ok(());

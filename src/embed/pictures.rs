@@ -1,4 +1,4 @@
-//! Picture files that somebody names, as a data set.
+//! Picture files given by name, as a data set.
 
 use crate::base::files::read_whole;
 use crate::data::formats::image_folder::EXTENSIONS;
@@ -19,9 +19,9 @@ pub struct Pictures {
 }
 
 impl Pictures {
-    /// Sorts files and folders into groups: a picture given by name, or lying directly in a folder that is given, is a group
-    /// of its own without a name, since a file's name tells nobody's identity; the pictures in a subfolder are one group, of the
-    /// subfolder's name.
+    /// Sorts files and folders into groups: a picture given by name, or directly in a given folder, is a group of its
+    /// own without a name, since a file name does not give an identity. The pictures in a subfolder are one group with
+    /// the subfolder's name.
     ///
     /// # Errors
     /// A path does not exist or cannot be listed, or there is no picture in a folder.

@@ -1,4 +1,4 @@
-//! How far a run of `embed` is, so that a killed one can go on: `embeddings.state.json`.
+//! The progress of a run of `embed`, so that a killed run can be resumed: `embeddings.state.json`.
 
 use super::folder::{
     FILES, LABELS, NAMES, NPY, ORIGIN, Origin, SAFETENSORS, SKIPPED, remove_stale,
@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-/// Room for a header: of a `.npy` file, and of a safetensors file.
+/// Bytes kept free for the header of a `.npy` file, and of a safetensors file.
 pub(super) const NPY_HEADER: usize = 128;
 pub(super) const SAFETENSORS_HEADER: usize = 256;
 
@@ -37,12 +37,12 @@ impl Format {
     }
 }
 
-/// What decides the bytes of the result.
+/// Everything that determines the bytes of the result.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Job {
     /// The weights' fingerprint.
     pub(super) weights: String,
-    /// What the pictures are.
+    /// A description of the pictures.
     pub(super) source: String,
     pub(super) images: usize,
     pub(super) tta: Tta,
@@ -53,7 +53,7 @@ pub(super) struct Job {
 }
 
 impl Job {
-    /// What differs from an earlier job, in words.
+    /// The first difference from an earlier job, in words.
     pub(super) fn difference(&self, before: &Job) -> Option<String> {
         let pairs = [
             ("the weights", before.weights.clone(), self.weights.clone()),
@@ -77,7 +77,7 @@ impl Job {
     }
 }
 
-/// How far a run is.
+/// The progress of a run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct State {
     pub(super) job: Job,
@@ -85,9 +85,9 @@ pub(super) struct State {
     pub(super) done: usize,
     pub(super) rows: usize,
     pub(super) skipped: usize,
-    /// Bytes of each file that count.
+    /// Valid bytes of each file.
     pub(super) lengths: BTreeMap<String, u64>,
-    /// Whether the files only have to be given their names.
+    /// Whether the files are complete and only have to be renamed.
     pub(super) complete: bool,
 }
 
@@ -109,19 +109,19 @@ impl State {
         files::write(&folder.join(STATE), text.as_bytes())
     }
 
-    /// That nothing else can be written to the folder.
+    /// The error for a folder whose run is not finished, so that nothing else can be written to it.
     pub(super) fn unfinished(&self, folder: &Path) -> Error {
         Error::data(
             folder,
             format!(
-                "holds an unfinished run, {} of {} pictures; --resume goes on with it, and without the file {STATE} a new \
-                 one begins",
+                "holds an unfinished run, {} of {} pictures; --resume continues it, or delete the file {STATE} to \
+                 begin a new one",
                 self.done, self.job.images
             ),
         )
     }
 
-    /// Removes what an earlier run left that does not belong to this one, and gives complete files their names.
+    /// Removes an earlier run's files that do not belong to this one, and renames the complete files into place.
     pub(super) fn place(&self, folder: &Path) -> Result<()> {
         let mut stale = vec!["similarity.png", ORIGIN];
         let (vectors, _) = self.job.format.vectors();
@@ -140,7 +140,7 @@ impl State {
         remove_stale(folder, &stale)?;
         for name in names {
             let (from, to) = (folder.join(format!("{name}.partial")), folder.join(name));
-            // Where an earlier attempt came so far, it has its name already.
+            // An earlier attempt may have renamed it already.
             if from.exists() {
                 fs::rename(&from, &to).map_err(Error::io("renaming into place", &to))?;
             }

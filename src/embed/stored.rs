@@ -21,9 +21,9 @@ pub struct Stored {
     pub files: Vec<String>,
     /// The number of each row's identity, if they are known.
     pub labels: Option<Vec<i64>>,
-    /// What numbers are called, where that is known. An empty name: the picture is alone, and whose it is nobody said.
+    /// The name of each number, if known. An empty name marks a single picture whose identity is unknown.
     pub names: BTreeMap<i64, String>,
-    /// What made them, where that is known.
+    /// Their origin, if known.
     pub origin: Option<Origin>,
 }
 
@@ -35,11 +35,12 @@ pub fn is_stored(path: &Path) -> bool {
 }
 
 impl Stored {
-    /// Reads a folder of embeddings: vectors and `files.txt`, the rest if it is there. Rows become unit vectors.
+    /// Reads a folder of embeddings: the vectors and `files.txt`, and the other files if they exist. Scales rows to
+    /// unit vectors.
     ///
     /// # Errors
-    /// A file cannot be read, they have not a row a picture, a row is not finite or zero, or a run was interrupted while it
-    /// gave the files their names.
+    /// A file cannot be read, there is not one row per picture, a row is zero or not finite, or a run was interrupted
+    /// while it renamed its files.
     pub fn open(folder: &Path) -> Result<Self> {
         if State::read(folder)?.is_some_and(|state| state.complete) {
             return Err(Error::data(
@@ -102,7 +103,7 @@ impl Stored {
         self.files.len()
     }
 
-    /// What the identity of a row is called, if it is known. A loose picture has none.
+    /// The name of a row's identity, if known. A picture without an identity has none.
     pub fn identity(&self, row: usize) -> Option<String> {
         let label = *self.labels.as_ref()?.get(row)?;
         match self.names.get(&label) {
@@ -111,7 +112,7 @@ impl Stored {
         }
     }
 
-    /// Draws the similarity matrix, each identity a block, to `similarity.png` in a folder; gives the mean cosines.
+    /// Draws the similarity matrix, one block per identity, to `similarity.png` in a folder. Returns the mean cosines.
     ///
     /// # Errors
     /// There is no row, or the file cannot be written.

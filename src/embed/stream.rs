@@ -23,30 +23,30 @@ use std::time::{Duration, Instant};
 pub struct StreamOptions {
     /// The fingerprint of the network's weights.
     pub weights: String,
-    /// What is done with mirror images.
+    /// How mirror images are used.
     pub tta: Tta,
     /// How embeddings are written.
     pub format: Format,
     /// Leave out pictures that cannot be read instead of stopping.
     pub skip_bad: bool,
-    /// Go on with an unfinished run, if there is one.
+    /// Continue an unfinished run, if there is one.
     pub resume: bool,
-    /// So often what was done is made durable.
+    /// How often finished work is synced to disk.
     pub sync_every: Duration,
 }
 
-/// How far a stream has come.
+/// The progress of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step<'a> {
-    /// It begins; so many pictures were done by an earlier run.
+    /// It begins; an earlier run did this many pictures.
     Begun(usize),
-    /// So many more pictures are done.
+    /// This many more pictures are done.
     Done(usize),
     /// A picture is left out, for this reason.
     Skipped(&'a str),
 }
 
-/// What a stream has written.
+/// The totals of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Summary {
     /// Rows.
@@ -55,15 +55,15 @@ pub struct Summary {
     pub skipped: usize,
 }
 
-/// Embeds every picture of `dataset` to the folder `out`. `observe` is told how far it has come, after each batch; with its
-/// answer false the run ends there, to be resumed. A resumed run ends with the same bytes as one that was never stopped.
+/// Embeds every picture of `dataset` to the folder `out`. `observe` is called after each batch; if it returns false,
+/// the run ends there and can be resumed. A resumed run ends with the same bytes as one that was never stopped.
 ///
-/// That the pictures are the same is told by their number, names, places and identities, and by the content of 64 of them.
+/// The pictures count as the same if their number, names, places and identities match, and the content of 64 of them.
 ///
 /// # Errors
-/// [`Error::Interrupted`] where `observe` asked for the end; an unfinished run is there that is not to be resumed or is
-/// of another kind; a picture cannot be read, none can be read, an embedding is not finite or zero, a device fails, a file
-/// cannot be written. What was done until then can be resumed.
+/// [`Error::Interrupted`] if `observe` ended the run; the folder holds an unfinished run that is not to be resumed or
+/// is of another kind; a picture cannot be read, none can be read, an embedding is zero or not finite, a device fails,
+/// or a file cannot be written. The work done until then can be resumed.
 pub fn embed_all<B: Backend>(
     embedder: &mut Embedder<'_, B>,
     dataset: Arc<dyn Dataset>,
@@ -118,7 +118,7 @@ pub fn embed_all<B: Backend>(
             }
         },
     );
-    // Whatever ended it, the whole batches that were done count.
+    // Whatever ended the run, the finished batches count.
     partial.sync()?;
     result?;
     let (rows, skipped) = partial.counts();
@@ -135,7 +135,7 @@ pub fn embed_all<B: Backend>(
     Ok(Summary { rows, skipped })
 }
 
-/// Embeds every picture of `dataset` into memory. `progress` is told of pictures done since the last call.
+/// Embeds every picture of `dataset` into memory. `progress` gets the number of pictures done since the last call.
 ///
 /// # Errors
 /// A picture cannot be read, an embedding is not finite or zero, a device fails.

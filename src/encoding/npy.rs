@@ -225,7 +225,7 @@ pub fn write(path: &Path, npy: &Npy) -> Result<()> {
     })
 }
 
-/// All that stands before the elements: 128 bytes, but for a shape of many axes.
+/// Everything before the elements: 128 bytes, except for a shape of many axes.
 pub(crate) fn header(descr: &str, shape: &[usize]) -> Vec<u8> {
     let mut sizes: String = shape.iter().map(|n| format!("{n}, ")).collect();
     if shape.len() > 1 {

@@ -67,7 +67,7 @@ pub(crate) fn members(bytes: &[u8]) -> Result<Vec<(String, Range<usize>)>, Refus
 
 /// Number of entries, and where they begin.
 fn directory(bytes: &[u8]) -> Result<(u64, usize), Refusal> {
-    // The end record, 22 bytes, is the last thing but for a remark.
+    // The end record, 22 bytes, is at the end; only a remark may follow.
     let first = bytes.len().saturating_sub(22 + 65_535);
     let end = bytes[first..].windows(4).rposition(|four| four == END);
     let Some(end) = end.map(|end| first + end) else {

@@ -83,7 +83,7 @@ pub struct Evaluation {
     pub distances: Vec<f64>,
 }
 
-/// Embeds the pictures of `set` and judges its pairs. `progress` is told of pictures done since the last call.
+/// Embeds the pictures of `set` and judges its pairs. `progress` gets the number of pictures done since the last call.
 ///
 /// # Errors
 /// The set cannot be read or has pictures of another size than the network's, a device fails, the embeddings are not

@@ -143,7 +143,8 @@ impl Folder<'_> {
             .inputs
             .first()
             .is_some_and(|x| self.consumers[x.0] == 1);
-        // These are their source under another name: a reader of theirs is not alone where the source has others.
+        // These nodes only rename their source. If the source has other readers, a reader of the new name is not the
+        // sole one.
         if matches!(node.op, Op::Dropout { .. } | Op::Flatten) && !sole_reader {
             self.consumers[index] += 1;
         }

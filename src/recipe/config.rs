@@ -18,7 +18,7 @@ use toml::{Table, Value};
 /// Width and height of the network's input, in pixels.
 pub const IMAGE_SIZE: usize = 112;
 
-/// Everything that decides a run's numbers, but for the data.
+/// Everything that determines a run's numbers, except the data.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
@@ -71,7 +71,7 @@ pub struct TrainConfig {
     pub epochs: u64,
     /// Decides initial weights, order, augmentation and dropout.
     pub seed: u64,
-    /// A checkpoint every so many steps, besides that of each epoch; 0: none.
+    /// Steps between checkpoints, in addition to the one after each epoch; 0: none.
     pub checkpoint_every: u64,
     /// How many checkpoints are kept.
     pub keep_checkpoints: usize,

@@ -101,10 +101,10 @@ pub fn input(name: &str) -> Result<InputTransform> {
 }
 
 impl Config {
-    /// A preset, with a TOML file and `key=value` settings (dotted keys) over it, in that order.
+    /// A preset, changed by a TOML file and then by `key=value` settings (dotted keys).
     ///
     /// # Errors
-    /// An unknown preset or key, a value of the wrong type, or one that makes no sense.
+    /// An unknown preset or key, or a value that is invalid or of the wrong type.
     pub fn load(preset: &str, file: Option<&Path>, settings: &[String]) -> Result<Self> {
         get(preset)?.with(file, settings)
     }

@@ -1,6 +1,6 @@
 //! Text inside HTML and SVG.
 
-/// `text` as HTML and SVG hold it.
+/// Escapes `text` for HTML and SVG.
 pub(crate) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
@@ -9,7 +9,7 @@ pub(crate) fn escape(text: &str) -> String {
             '<' => escaped.push_str("&lt;"),
             '>' => escaped.push_str("&gt;"),
             '"' => escaped.push_str("&quot;"),
-            // No document may hold these.
+            // Control characters that no document may hold.
             '\0'..'\t' | '\u{b}' | '\u{c}' | '\u{e}'..' ' => escaped.push('\u{fffd}'),
             c => escaped.push(c),
         }

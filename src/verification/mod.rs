@@ -1,7 +1,7 @@
 //! Face verification: are two pictures of the same person?
 //!
-//! Pure arithmetic on embeddings or distances. The protocol is that of LFW as FaceNet's, InsightFace's and the
-//! TensorFlow projects' scripts compute it:
+//! Pure arithmetic on embeddings or distances. The protocol is LFW's, as the scripts of FaceNet, InsightFace and the
+//! TensorFlow projects compute it:
 //!
 //! - Images 2k and 2k+1 are pair k. Its distance is the squared L2 distance of the two *unit* embeddings, in
 //!   [0, 4], which is 2 - 2 cos.
@@ -153,13 +153,13 @@ pub struct SetResult {
 pub struct Results {
     /// One entry per set, in the order in which they were evaluated.
     pub sets: Vec<SetResult>,
-    /// What was done with mirror images. The thresholds hold for that alone.
+    /// How mirror images were used. The thresholds hold only for that.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub tta: Option<Tta>,
     /// The fingerprint of the weights that were evaluated.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub weights: Option<String>,
-    /// Whether pictures were enlarged and cropped. The thresholds hold for that alone.
+    /// Whether pictures were enlarged and cropped. The thresholds hold only for that.
     #[serde(default)]
     pub ccrop: bool,
 }

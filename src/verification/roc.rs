@@ -127,39 +127,40 @@ impl Roc {
     }
 }
 
-/// The true accept rate at a false accept rate, and what stands behind it.
+/// The true accept rate at a false accept rate, and the numbers behind it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct OperatingPoint {
     /// The false accept rate that is allowed.
     pub far: f64,
     /// The share of genuine pairs accepted.
     pub tar: f64,
-    /// Its 95 % interval, by [`wilson`] from the number of genuine pairs. How surely the impostor pairs tell the threshold
-    /// is not in it.
+    /// Its 95 % interval, by [`wilson`] from the number of genuine pairs. It leaves out the uncertainty of the
+    /// threshold, which depends on the impostor pairs.
     pub tar_interval: [f64; 2],
     /// Impostor pairs accepted.
     pub false_accepts: usize,
-    /// The squared distance below which these pairs are.
+    /// The threshold: pairs at a smaller squared distance are accepted.
     pub threshold: f64,
-    /// Whether the impostor pairs are enough to tell this rate from zero: at least 1 / `far`.
+    /// Whether there are enough impostor pairs to tell this rate from zero: at least 1 / `far`.
     pub told: bool,
 }
 
-/// How many pairs have which distance.
+/// The number of pairs by distance.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Histogram {
-    /// Bin i is from i times this, inclusive, to (i + 1) times this.
+    /// Bin i covers distances from i times this, inclusive, to (i + 1) times this, exclusive.
     pub width: f64,
     /// Genuine pairs in each bin.
     pub genuine: Vec<usize>,
-    /// Impostor pairs in each bin, of which there are as many.
+    /// Impostor pairs in each bin; the bins are the same.
     pub impostor: Vec<usize>,
 }
 
 impl Histogram {
     fn new(distances: &[f64], same: &[bool]) -> Self {
         let largest = distances.iter().copied().fold(0.0, f64::max);
-        // Twice as many as Rice's rule has, since the eye smooths, too; 1, 2 or 5 times a power of ten wide.
+        // Twice as many bins as by Rice's rule, since the eye smooths too. A bin is 1, 2 or 5 times a power of ten
+        // wide.
         let bins = (4.0 * (distances.len() as f64).cbrt()).clamp(15.0, 80.0);
         let least = (largest / bins).max(1e-9);
         let decade = 10_f64.powf(least.log10().floor());
@@ -192,8 +193,8 @@ pub struct Curves {
     pub accuracy_interval: [f64; 2],
     /// The true accept rates at FAR 1e-1 to 1e-4.
     pub operating_points: Vec<OperatingPoint>,
-    /// The ROC curve's corners [FAR, TAR], from no false accept to all pairs accepted; those that no eye could tell apart
-    /// on a logarithmic axis are left out. Between two corners the TAR is that of the first.
+    /// The ROC curve's corners [FAR, TAR], from no false accept to all pairs accepted; corners that look the same on a
+    /// logarithmic axis are left out. Between two corners the TAR is the first one's.
     pub roc: Vec<[f64; 2]>,
     /// The distances.
     pub histogram: Histogram,

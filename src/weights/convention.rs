@@ -230,7 +230,7 @@ pub(crate) fn stands_for_pair(model: &Model, index: usize) -> bool {
     index > 0 && pair_begins(model, index - 1)
 }
 
-/// The batch norm that alone reads filter layer `index`, so that it can be folded into it.
+/// The batch norm that is the only reader of filter layer `index`, and so can be folded into it.
 pub(crate) fn batch_norm_behind(model: &Model, index: usize) -> Option<usize> {
     // A convolution in groups of two ends with a sum.
     let last = if stands_for_pair(model, index) {
@@ -244,7 +244,7 @@ pub(crate) fn batch_norm_behind(model: &Model, index: usize) -> Option<usize> {
     (is_batch_norm && second.is_none()).then_some(first.0)
 }
 
-/// The filter layer that batch norm `index` alone reads.
+/// The filter layer whose only reader is batch norm `index`.
 pub(crate) fn filter_before(model: &Model, index: usize) -> Option<usize> {
     let NodeId(before) = model.nodes()[index].inputs[0];
     let filter = match before.checked_sub(2) {

@@ -1,4 +1,4 @@
-//! Weights of a network: its own checkpoints, and the model files of other programs, read and written.
+//! A network's weights: our own checkpoints, and import from and export to other programs' model files.
 
 pub mod checkpoint;
 pub mod convention;

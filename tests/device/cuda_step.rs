@@ -11,7 +11,7 @@ use arcface_cu::train::{DataOptions, Trainer};
 use std::cell::Cell;
 use std::sync::Arc;
 
-/// Images of a batch.
+/// Images per batch.
 const BATCH: usize = 3;
 
 /// Calls so far.
@@ -19,7 +19,7 @@ const BATCH: usize = 3;
 struct Counts {
     allocations: usize,
     launches: usize,
-    /// Uploads of a number for each image.
+    /// Uploads of one number per image.
     labels: usize,
     /// Places where the host waits.
     waits: usize,
@@ -150,7 +150,7 @@ fn a_step_waits_once_uploads_labels_once_and_allocates_nothing() {
             (before.allocations, before.waits + 3),
             "{preset}"
         );
-        // Once for both passes of the head.
+        // The labels are uploaded once for both passes of the head.
         assert_eq!(after.labels - before.labels, 3, "{preset}");
         // Every step queues the same work.
         assert_eq!((after.launches - before.launches) % 3, 0, "{preset}");

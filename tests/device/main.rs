@@ -1,5 +1,5 @@
-//! Every test that runs on a device, in one program: operations against oracles, whole networks, training steps. It reads
-//! no file of the machine that built it, so it can be carried to one with a GPU and run there.
+//! Every test that runs on a device, in one program: operations against oracles, whole networks, training steps. It
+//! reads no files of the machine that built it, so it can be copied to a machine with a GPU and run there.
 
 #[path = "../oracles/mod.rs"]
 mod oracles;

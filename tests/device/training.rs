@@ -1,5 +1,5 @@
-//! Whole training steps of the CUDA backend beside the CPU backend, from the same start on the same data: on a GPU, and
-//! with the kernels interpreted from the PTX that NVRTC emits.
+//! Whole training steps of the CUDA backend against the CPU backend, from the same weights and on the same data: on a
+//! GPU, and with the emulator running the PTX that NVRTC emits.
 
 use crate::support::Pictures;
 use crate::support::devices::compiler_or_skip;
@@ -25,7 +25,7 @@ fn train<B: Backend>(backend: B, start: &Checkpoint, steps: usize) -> Run {
     Run::new(losses, trainer.checkpoint().unwrap())
 }
 
-/// Trains on a device and on the CPU, with these settings besides those of [`start`], and compares.
+/// Trains on a device and on the CPU, with these settings in addition to those of [`start`], and compares.
 fn trains_like_the_cpu<B: Backend>(
     test: &str,
     preset: &str,
@@ -47,7 +47,7 @@ const NO_DROPOUT: &str = "model.embedding.dropout=0.0";
 
 fn trains_emulated_like_the_cpu(test: &str, preset: &str, steps: usize) {
     if let Some(compiler) = compiler_or_skip(test) {
-        // Every launch once: the operations' own tests run each twice, in both orders.
+        // Run every launch once: the tests of single operations run each twice, in both orders.
         let emulator = Cuda::new(Emulator::with(compiler, "compute_80", false));
         trains_like_the_cpu(test, preset, &[NO_DROPOUT], steps, emulator);
     }
@@ -118,7 +118,8 @@ fn the_programs_commands_run_on_an_emulated_gpu() {
     });
 }
 
-/// A loss that is not finite stops the run with a sentence, pictures changed on the device or not, and changes nothing.
+/// A loss that is not finite stops the run with an error and changes nothing, whether or not the device augments
+/// pictures.
 #[test]
 fn a_loss_that_is_not_finite_is_reported_from_the_device() {
     let test = "a_loss_that_is_not_finite_is_reported_from_the_device";

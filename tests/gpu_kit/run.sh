@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# First contact with a card: everything that is to be known of it, in stages, the most important first.
+# First contact with a card: all checks and measurements, in stages, the most important first.
 #
 #     run.sh [--from STAGE] [--minutes M] [--limit S] [--results DIR] [--short]
 #
-# Needs a GPU, its driver, bash and the usual small tools; Python only for the comparison with PyTorch. Lies in the folder
-# that `tests/gpu.sh --pack` makes, and reads nothing outside it. Each stage has a time limit; its output, and a line of
-# JSON about it, are in the results folder as soon as it ends. --minutes ends the run in time, with the table; --from goes
-# on later with the stages from there; --limit gives no stage more than S seconds. --short enters every stage with the least
-# work, for machines without a GPU.
+# Needs a GPU, its driver, bash and the usual small tools; Python only for the comparison with PyTorch. The script lies
+# in the folder that `tests/gpu.sh --pack` makes, and reads nothing outside it. Each stage has a time limit; its output,
+# and a line of JSON about it, are in the results folder as soon as it ends. --minutes ends the run in time, with the
+# table; --from resumes later at the given stage; --limit gives no stage more than S seconds. --short runs every stage
+# with as little work as possible, for machines without a GPU.
 #
-# ARCFACE_CU_PYTHON, COMPUTE_SANITIZER and NCU name tools that are not found by themselves.
+# ARCFACE_CU_PYTHON, COMPUTE_SANITIZER and NCU name tools that the script does not find by itself.
 set -uo pipefail
 
-# Stage and seconds that it may take.
+# Each stage and its limit in seconds.
 stages=(
     info:60
     conformance:120
@@ -28,7 +28,7 @@ stages=(
     ncu:300
 )
 networks=(resnet50 mobilenet-v2 iresnet50 iresnet100 insightface-mbf)
-# An exit code of a stage: it could not be tried, for the reason on its last line.
+# The exit code of a stage that is skipped; its last line says why.
 skipped=77
 
 die() { printf 'run.sh: %s\n' "$*" >&2; exit 2; }
@@ -66,24 +66,24 @@ export ARCFACE_CU_REQUIRE_GPU=1 ARCFACE_CU_CACHE=${ARCFACE_CU_CACHE:-$results/wo
 
 skip() { printf 'SKIPPED: %s\n' "$*"; exit "$skipped"; }
 
-# A field of a line of JSON as our benches write it.
+# A field of a line of JSON, as our benches write it.
 field() {
     [[ $1 =~ \"$2\":(\"([^\"]*)\"|([-0-9.eE+]+)) ]] || return 1
     printf '%s\n' "${BASH_REMATCH[2]:-${BASH_REMATCH[3]}}"
 }
 
-# Within a stage: a command with a limit of its own. It stays in the stage's process group, which ends with the stage.
+# Within a stage: runs a command with its own limit. It stays in the stage's process group, which ends with the stage.
 limited() {
     local seconds=$1
     shift
     timeout --foreground --kill-after=5 "$seconds" "$@"
 }
 
-# The tests on a GPU whose names begin with one of these words; in the short form one of each file.
+# The GPU tests whose names begin with one of these words; in the short form, one per file.
 gpu_tests() {
     local name file last='' pattern
     pattern="^($(IFS='|'; echo "$*"))[a-z_0-9]*::(.*_)?on_gpu(::|$)"
-    # Last first: the first conv test has every shape, and takes the longest.
+    # In reverse order: the first conv test has every shape and takes the longest.
     ./device --list --format terse 2>/dev/null | sort -r | while IFS= read -r name; do
         name=${name%: test}
         [[ $name =~ $pattern ]] || continue
@@ -94,7 +94,8 @@ gpu_tests() {
     done
 }
 
-# One test in a process of its own: a fault ends its process alone. Prints a line, and the end of a failure's output.
+# Runs one test in its own process, so that a fault ends only that process. Prints one line and, for a failure, the end
+# of the output.
 one_test() {
     local name=$1 seconds=$2 log=$results/work/${1//::/.}.log code began=$SECONDS
     limited "$seconds" ./device --exact "$name" --nocapture >"$log" 2>&1
@@ -103,7 +104,7 @@ one_test() {
         printf 'FAILED  %s: not done after %d s\n%s\n' "$name" "$seconds" "$(tail -n 20 "$log")"
     elif ((code != 0)); then
         printf 'FAILED  %s (exit code %d)\n%s\n' "$name" "$code" "$(tail -n 40 "$log")"
-    # A name that matches nothing, or a test that skips itself, is no pass.
+    # A name that matches nothing, or a test that skips itself, does not count as passed.
     elif ! grep -q 'test result: ok. 1 passed' "$log" || grep -q 'SKIPPED ' "$log"; then
         printf 'FAILED  %s did not run\n%s\n' "$name" "$(tail -n 20 "$log")"
     else
@@ -112,7 +113,7 @@ one_test() {
     fi
 }
 
-# Tests, several at once; fails where there are none.
+# Runs tests, several at once; fails if there are none.
 all_tests() {
     local jobs=$1 seconds=$2 name failed=0
     shift 2
@@ -160,7 +161,7 @@ stage_training() {
     all_tests 1 200 "${tests[@]}"
 }
 
-# The command of a training run in results/work/NAME.
+# Sets `command` to a training run in results/work/NAME.
 train() {
     local name=$1 recipe=(--preset small --data generated:40x10 --batch-size 16 --steps 200 --checkpoint-every 20)
     shift
@@ -188,7 +189,7 @@ stage_resume() {
     train killed
     "${command[@]}" &
     run=$!
-    # A checkpoint is whole when its name is there.
+    # A checkpoint is complete once its name exists.
     until compgen -G "$killed/checkpoints/*.safetensors" >/dev/null; do
         kill -0 "$run" 2>/dev/null || { echo 'the run ended before its first checkpoint'; return 1; }
         sleep 0.02
@@ -200,7 +201,7 @@ stage_resume() {
     train killed --resume
     "${command[@]}" || return 1
     cmp "$results"/work/{first,killed}/weights.safetensors || return 1
-    echo 'killed and resumed: the same bits as a run that was not'
+    echo 'killed and resumed: the same bits as an uninterrupted run'
 }
 
 stage_kernels() {
@@ -209,7 +210,7 @@ stage_kernels() {
         ./bench kernels --device cuda --json "$results/kernels-1.jsonl" --batch 2 'conv_fprop mbv2' input_transform sgd_update
         return
     fi
-    # Full batches first; then the batch that the times in the parcel are modelled for.
+    # Full batches first; then the batch for which the parcel has modelled times.
     ./bench kernels --device cuda --json "$results/kernels-1.jsonl" --batch 128 || failed=1
     if [[ -s modelled.jsonl ]]; then
         batch=$(field "$(head -n 1 modelled.jsonl)" batch)
@@ -236,7 +237,7 @@ stage_head() {
     ./bench head --device cuda --json "$results/head.jsonl" "${options[@]}"
 }
 
-# The first Python with PyTorch that sees a GPU; what was tried, where there is none.
+# Prints the first Python whose PyTorch sees a GPU; if there is none, prints what was tried and fails.
 find_python() {
     local python tried=()
     for python in ${ARCFACE_CU_PYTHON:+"$ARCFACE_CU_PYTHON"} python3 ${VIRTUAL_ENV:+"$VIRTUAL_ENV/bin/python3"} \
@@ -249,7 +250,7 @@ find_python() {
         fi
         tried+=("$python")
     done
-    printf 'no Python with a PyTorch that sees a GPU (tried: %s); ARCFACE_CU_PYTHON names one\n' "${tried[*]:-none}"
+    printf 'no Python with a PyTorch that sees a GPU (tried: %s); set ARCFACE_CU_PYTHON to name one\n' "${tried[*]:-none}"
     return 1
 }
 
@@ -259,7 +260,7 @@ stage_torch() {
     "$python" bench_torch.py --device cuda --json "$results/torch.jsonl" "${networks[@]}"
 }
 
-# A tool of CUDA: named by a variable, on the path, or in a toolkit.
+# Finds a CUDA tool: named by a variable, on the path, or in a toolkit.
 find_tool() {
     local name=$1 named=$2 path
     for path in ${named:+"$named"} "$name" ${CUDA_PATH:+"$CUDA_PATH/bin/$name"} /usr/local/cuda/bin/"$name" \
@@ -295,7 +296,7 @@ stage_sanitizer() {
                 limited 240 "$sanitizer" --tool $options --error-exitcode 9 --print-limit 20 \
                 ./device "$file::on_gpu" --test-threads 1 >"$results/work/sanitizer.log" 2>&1
             local code=$?
-            # The tests ran, and the tool says that it found nothing.
+            # Passed: the tests ran, and the tool reports no errors.
             if ((code == 0)) && grep -q 'test result: ok\. [1-9]' "$results/work/sanitizer.log" &&
                 grep -q 'SUMMARY: 0 \(errors\|hazards\)' "$results/work/sanitizer.log"; then
                 printf 'passed  %s %s\n' "$options" "$file"
@@ -341,7 +342,7 @@ fi
 
 # --- The run.
 
-# A number with up to three digits after its point, in thousandths.
+# Converts a number to thousandths, from up to three digits after its point.
 thousandths() {
     local whole=${1%%.*} part=000
     [[ $1 == *.* ]] && part=${1#*.}000
@@ -365,7 +366,7 @@ short() {
     [[ $1 == *.* ]] && printf '%s.%s\n' "${1%%.*}" "${part:0:1}" || printf '%s\n' "${1:--}"
 }
 
-# The most images a second that PyTorch reached with a network, batch and kind of work, in whichever way.
+# PyTorch's most images per second for a network, batch and kind of work, in any mode.
 rival() {
     local line rate best=0 text=''
     [[ -f $results/torch.jsonl ]] || return 0
@@ -441,21 +442,21 @@ for entry in "${stages[@]}"; do
     left=$((deadline - SECONDS))
     text=$results/$stage.txt status=passed why='' began=$SECONDS
     if ((left < 5)); then
-        status='not run' why="no time was left of $minutes minutes; go on with --from $stage"
+        status='not run' why="the $minutes minutes are used up; go on with --from $stage"
         echo "$why" >"$text"
         whole=0
     else
         ((limit > most)) && limit=$most
         ((limit > left)) && limit=$left
         printf '\n== %s (at most %d s)\n' "$stage" "$limit"
-        # The output goes to the file first: what is shown may be cut off, and nothing is lost.
+        # The output goes to the file first, so nothing is lost if only part of it is shown.
         options=(--results "$results" --stage "$stage")
         ((short)) && options+=(--short)
         timeout --kill-after=10 "$limit" bash "$kit/run.sh" "${options[@]}" >"$text" 2>&1 &
         current=$!
         wait $current
         code=$?
-        # The stage's shell is gone, but perhaps not what it had started: all of it has timeout's process group.
+        # The stage's shell is gone, but processes that it started may remain. All have timeout's process group.
         kill -KILL -- "-$current" 2>/dev/null
         current=''
         tail -n 25 "$text"

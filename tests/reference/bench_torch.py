@@ -1,13 +1,13 @@
-"""The rival of benches/train_step.rs: the same networks and the same step in PyTorch.
+"""The counterpart of benches/train_step.rs: the same networks and the same step in PyTorch.
 
     python tests/reference/bench_torch.py [--device cpu|cuda] [--json FILE] [--steps N] [NETWORK...]
 
 On the CPU: channels_last, float32, batch 32, as many threads as cores; the median of 7 steps after 2. Inference is
 eval mode under inference_mode with batch norm folded by torch.fx.experimental.optimization.fuse.
 
-On a GPU: channels_last, bf16 autocast, batch 512, the median of 20 steps after 5; training as it is, and of ResNet50 also
-compiled (torch.compile) and as one CUDA graph. What fails is told, and the next one follows. --json writes one object a
-line, each as soon as it is known.
+On a GPU: channels_last, bf16 autocast, batch 512, the median of 20 steps after 5. Training runs in eager mode, and for
+ResNet50 also compiled (torch.compile) and as one CUDA graph. A run that fails is reported, and the next one follows.
+--json writes one object per line, each as soon as it is known.
 """
 
 import argparse
@@ -156,7 +156,7 @@ class Bench:
             torch.cuda.synchronize()
 
     def autocast(self):
-        # Without its cache, which a captured graph must not use.
+        # The cache is off, because a captured graph must not use it.
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.gpu, cache_enabled=False)
 
     def median(self, step, n):
@@ -233,7 +233,7 @@ def main():
     bench = Bench(args.device, args.steps)
     bench.batch = args.batch or bench.batch
     if bench.gpu:
-        # As people set it who want speed: TF32 where float32 is left, the fastest algorithm of each convolution.
+        # The usual settings for speed: TF32 where float32 is left, the fastest algorithm of each convolution.
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
         torch.backends.cudnn.benchmark = True
     where = torch.cuda.get_device_name() if bench.gpu else f"{torch.get_num_threads()} threads"
@@ -256,7 +256,7 @@ def main():
             print(json.dumps(line, separators=(",", ":")), file=record, flush=True)
 
     names = args.networks or CPU_NETWORKS
-    # Training of all networks comes first: it is what would be missed most.
+    # Training of all networks comes first, because it matters most.
     for name in names:
         tell(name, "train", bench.batch, "eager", lambda: bench.train(name, "eager"))
     if bench.gpu and "resnet50" in names:

@@ -1,8 +1,8 @@
 """Golden values of whole networks: PyTorch in float64, written from the papers' and frameworks' definitions alone.
 
 Four narrow networks (Keras ResNet, Keras MobileNetV2, MobileFaceNet, InsightFace IResNet), each with its framework's
-embedding, margin and SGD. One safetensors file a network; tests/device/golden.rs builds the same networks with the graph's
-builder and compares. Weights are drawn here and rounded to float32, so both sides start from the same numbers.
+embedding, margin and SGD. One safetensors file per network; tests/device/golden.rs builds the same networks with the
+graph's builder and compares. Weights are drawn here and rounded to float32, so both sides start from the same numbers.
 
     python golden.py            # needs torch, numpy, safetensors; writes golden/*.safetensors beside this file
 """

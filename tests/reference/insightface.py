@@ -189,7 +189,7 @@ def pictures():
 
 
 def main():
-    # Here, so that other scripts can have the networks without it.
+    # Imported here, so that other scripts can use the networks without it.
     import safetensors
     from safetensors.numpy import save_file
 

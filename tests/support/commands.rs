@@ -1,5 +1,5 @@
-//! What tests of whole commands share: pictures to work on, and a network that is trained on a GPU and used on either
-//! device.
+//! Shared by the tests of whole commands: pictures to work on, and a network that is trained on a GPU and used on both
+//! devices.
 
 use super::{Pictures, picture};
 use arcface_cu::data::picture::encode_jpeg;
@@ -71,7 +71,7 @@ pub(crate) fn train_eval_and_embed(run: impl Fn(&[&str])) {
         // Unit vectors, through a few dozen layers of float32.
         assert!((cpu - cuda).abs() <= 1e-4, "{cpu} and {cuda}");
     }
-    // Distances move by about as much, and no pair lies that near a threshold.
+    // Distances change by about as much, and no pair is that close to a threshold.
     let accuracy = |json: &str| {
         let json: serde_json::Value = serde_json::from_str(json).unwrap();
         json["sets"][0]["accuracy"].as_f64().unwrap()

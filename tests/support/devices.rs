@@ -12,8 +12,8 @@ fn variable(name: &str) -> Option<OsString> {
     std::env::var_os(name)
 }
 
-/// Compiled kernels: where the environment says, else in the build folder around this program, else with the temporary
-/// files.
+/// The folder for compiled kernels: where the environment says, else in the build folder that holds this program, else
+/// with the temporary files.
 pub(crate) fn kernels() -> PathBuf {
     let named = variable(Cache::VARIABLE).filter(|value| !value.is_empty());
     named.map_or_else(
@@ -32,7 +32,7 @@ fn cache() -> Cache {
 }
 
 /// The compiler that `tests/run.sh` installs or the environment names, with a cache in the build folder; the reason
-/// where there is none.
+/// if there is none.
 pub(crate) fn compiler() -> Result<&'static Compiler, &'static str> {
     static COMPILER: OnceLock<Result<Compiler, String>> = OnceLock::new();
     let compiler = COMPILER.get_or_init(|| {
@@ -67,8 +67,8 @@ pub(crate) fn on_emulator(test: &str, body: impl FnOnce(&mut Cuda<Emulator>)) {
     }
 }
 
-/// Runs a body on the emulated GPU, and on the one that runs Hopper's code and fuses sums of products: no result depends
-/// on what the assembler does of the two.
+/// Runs a body on the emulated GPU, and on the one that runs Hopper's code and fuses sums of products. No result may
+/// depend on whether the assembler fuses.
 pub(crate) fn on_both_emulators(test: &str, body: impl Fn(&mut Cuda<Emulator>)) {
     on_emulator(test, &body);
     if let Some(compiler) = compiler_or_skip(test) {
@@ -76,8 +76,8 @@ pub(crate) fn on_both_emulators(test: &str, body: impl Fn(&mut Cuda<Emulator>)) 
     }
 }
 
-/// The first GPU; where there is none, that is said and counted, or a failure where `ARCFACE_CU_REQUIRE_GPU=1`. A GPU that
-/// is there but cannot be used is always a failure.
+/// The first GPU. Without one, the test is reported and counted as skipped, or fails if `ARCFACE_CU_REQUIRE_GPU=1`. A
+/// GPU that is present but cannot be used is always a failure.
 pub(crate) fn gpu_or_skip(test: &str) -> Option<Cuda<Gpu>> {
     match Found::new() {
         Err(why) if required("ARCFACE_CU_REQUIRE_GPU") => panic!("{why}"),
@@ -99,7 +99,7 @@ pub(crate) fn on_gpu(test: &str, body: impl FnOnce(&mut Cuda<Gpu>)) {
     }
 }
 
-/// The first GPU if it is a real one: what would take minutes on a GPU in software is skipped there.
+/// The first GPU, if it is a real one. A test that would take minutes on a GPU in software is skipped there.
 pub(crate) fn fast_gpu_or_skip(test: &str) -> Option<Cuda<Gpu>> {
     let software = |found: &Found| found.devices.iter().any(|d| d.name == "software card");
     if Found::new().is_ok_and(|found| software(&found)) {
@@ -116,9 +116,9 @@ pub(crate) fn on_fast_gpu(test: &str, body: impl FnOnce(&mut Cuda<Gpu>)) {
     }
 }
 
-/// Makes tests of bodies `fn body<B: Backend>(backend: &mut B)`: `on_cpu::name`, `emulated::name` and `on_gpu::name`. What
-/// stands after `not emulated:` would take minutes there, and on a GPU in software. Single operations are emulated on both
-/// cards, whole networks, which have `networks;` before them, on one.
+/// Makes tests of bodies `fn body<B: Backend>(backend: &mut B)`: `on_cpu::name`, `emulated::name` and `on_gpu::name`.
+/// Tests after `not emulated:` would take minutes there, and on a GPU in software. Single operations are emulated on
+/// both cards; whole networks, marked by `networks;`, on one.
 #[allow(unused_macros, reason = "each test file uses a part of this")]
 macro_rules! on_each_device {
     (networks; $($rest:tt)*) => {

@@ -55,7 +55,7 @@ impl Emulator {
         Self::build(compiler, architecture, options)
     }
 
-    /// A card that runs Hopper's code, with every sum of a product fused that the assembler may fuse.
+    /// A card that runs Hopper's code and fuses every sum of a product that the assembler may fuse.
     pub(crate) fn fusing(compiler: &'static Compiler) -> Self {
         let options = Options {
             contract: true,

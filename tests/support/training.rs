@@ -1,8 +1,8 @@
-//! What tests of training share: a run's folder, and a device's run beside the CPU's.
+//! Shared by the tests of training: a run's folder, and the comparison of a device's run with the CPU's.
 //!
-//! Two devices compute in float32 and round differently, and training amplifies a difference. How much, the CPU itself
-//! tells: it trains a second time from weights that differ in the last bit. The other device may be `FACTOR` times as far
-//! away as that run: it rounds differently at every operation of every layer, not once, and most of those errors are
+//! Two devices round differently in float32, and training amplifies the difference. To measure how much, the CPU trains
+//! a second time, from weights that differ in the last bit. The other device may be `FACTOR` times as far away as that
+//! run, because it rounds differently at every operation of every layer, not once. Most of those errors are
 //! independent.
 
 use arcface_cu::backend::cpu::Cpu;
@@ -33,7 +33,8 @@ impl Run {
 
 /// A run before its first step, in batches of 2, with augmentation off and the given settings.
 pub(crate) fn start(preset: &str, settings: &[&str], data: Arc<dyn Dataset>) -> Checkpoint {
-    // Small steps: with the preset's rate a batch of 2 jumps about, and tells nothing after the second step.
+    // Take small steps: at the preset's rate, the loss of a batch of 2 jumps, and nothing can be compared after the
+    // second step.
     let common = ["train.batch_size=2", "optimizer.lr=1e-4"];
     let settings = [&common, settings].concat();
     let settings: Vec<String> = settings.into_iter().map(String::from).collect();
@@ -66,7 +67,7 @@ fn distance(a: &Run, b: &Run) -> f64 {
         .sqrt()
 }
 
-/// Asserts that `run` is as near to the CPU's as arithmetic in float32 can be; `other` is the CPU's from nudged weights.
+/// Asserts that `run` is as close to the CPU's run as float32 allows; `other` is the CPU's run from nudged weights.
 pub(crate) fn assert_like_the_cpu(test: &str, run: &Run, cpu: &Run, other: &Run) {
     let (found, allowed) = (distance(run, cpu), FACTOR * distance(other, cpu));
     println!("weights differ by {found:.3e}, allowed {allowed:.3e}");
@@ -75,7 +76,8 @@ pub(crate) fn assert_like_the_cpu(test: &str, run: &Run, cpu: &Run, other: &Run)
         "{test}: weights differ by {found}, allowed {allowed}"
     );
     assert_eq!(run.losses.len(), cpu.losses.len());
-    // The nudged run may agree in one step by luck, and not in all; float32 holds a loss to 6e-8 of it, its sums to 2e-6.
+    // The nudged run may agree by luck in one step, but not in all. In float32 the relative error of a loss is 6e-8, of
+    // its sums 2e-6.
     let mut near = 0.0f64;
     for step in 0..cpu.losses.len() {
         let [expected, found, other] = [cpu, run, other].map(|run| run.losses[step]);
@@ -109,7 +111,7 @@ pub(crate) fn names(folder: &Path) -> Vec<String> {
     names
 }
 
-/// Asserts that two runs left the same files, timings aside.
+/// Asserts that two runs left the same files, except for timings.
 pub(crate) fn assert_same_run(a: &Path, b: &Path, how: &str) {
     assert_eq!(metrics(a), metrics(b), "metrics, {how}");
     assert_eq!(names(a), names(b), "files, {how}");

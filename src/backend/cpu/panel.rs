@@ -6,9 +6,9 @@
 //! finished, and a window may lie anywhere: an image need not be unrolled. One panel meets all rows of a tile before the
 //! next one does: it stays in the first- or second-level cache.
 //!
-//! Each accumulator of a block is a variable of its own, never an element of an array ([`Sums`], [`Vectors`]). An array
-//! becomes registers only after the compiler has unrolled every loop over it, and whether it does depends on its
-//! version and on the surrounding code: where it did not, each product was followed by a store.
+//! Each accumulator of a block is a variable of its own, never an element of an array ([`Sums`], [`Vectors`]). The
+//! compiler keeps an array in registers only if it unrolls every loop over it. Whether it does depends on its version
+//! and on the surrounding code; where it did not, a store followed each product.
 
 use std::ops::Range;
 
@@ -398,7 +398,7 @@ fn load<S: Simd, V: Vectors<S::f32s>>(simd: S, numbers: &[f32]) -> V {
     )
 }
 
-/// Stores as many numbers of a row as there is room for.
+/// Stores the numbers of a row that there is room for.
 #[inline(always)]
 fn store<S: Simd, V: Vectors<S::f32s>>(simd: S, out: &mut [f32], vectors: V) {
     let lanes = S::F32_LANES;
@@ -439,7 +439,7 @@ trait Sums<const R: usize> {
     );
 }
 
-/// Writes [`Sums`] out for one number of rows: `$sum` is the variable of row `$i`.
+/// Implements [`Sums`] for one number of rows; `$sum` is the accumulator of row `$i`.
 macro_rules! sums_of_rows {
     ($rows:literal: $($sum:ident $i:literal),+) => {
         impl Sums<$rows> for Rows<$rows> {

@@ -23,7 +23,7 @@ const GRADIENTS: usize = 4 << 20;
 const SPLITS: usize = 64;
 const SPLIT_BLOCKS: usize = 512;
 
-/// How the work is cut; from the shapes alone.
+/// How the work is cut; this depends only on the shapes.
 #[derive(Clone, Copy, Debug)]
 struct Walk {
     n: usize,
@@ -101,8 +101,8 @@ fn margin_arg(margin: &Margin) -> Arg {
     .fold(arg, |arg, flag| arg.u32(usize::from(flag)))
 }
 
-/// The batch's labels on the device, uploaded when others than the last ones are asked for: the backward pass asks for
-/// those of the forward pass.
+/// The batch's labels on the device. They are uploaded only when they differ from the last ones: the backward pass uses
+/// the labels of the forward pass again.
 pub(super) struct Labels<D: Driver> {
     labels: Vec<u32>,
     memory: Staging<D>,
@@ -117,7 +117,7 @@ impl<D: Driver> Labels<D> {
     /// Their address.
     fn address(&mut self, driver: &mut D, labels: &[u32]) -> Result<u64> {
         if self.labels != labels {
-            // Forgotten first: an upload that fails must not look like one that was done.
+            // Forget the old labels first: a failed upload must not look like a finished one.
             self.labels.clear();
             let memory = self.memory.reserve(driver, size_of_val(labels))?;
             driver.upload(bytes_of(labels), memory, 0)?;

@@ -1,7 +1,7 @@
 //! The CUDA backend: all host logic of the kernels in `kernels/`, above the thin [`driver::Driver`].
 //!
 //! An operation's file here has the stem of its kernel file: it chooses kernels and grids, and packs arguments. Work is
-//! cut into tiles whose number depends on the shapes alone, and partial sums are added in tile order: the same inputs
+//! cut into tiles whose number depends only on the shapes, and partial sums are added in tile order: the same inputs
 //! give the same bits on the same device.
 
 mod add;
@@ -57,7 +57,7 @@ pub struct Cuda<D: Driver> {
     driver: D,
     /// Programs by name, compiled when they are first needed.
     modules: HashMap<&'static str, D::Module>,
-    /// Tiles' partial results; grown once and kept, as is all that follows.
+    /// Partial results of tiles. This buffer and those below grow once and are kept.
     scratch: Staging<D>,
     /// The batch's pixels.
     pixels: Staging<D>,
@@ -84,8 +84,8 @@ impl<D: Driver> Staging<D> {
         let memory = match self.memory.take() {
             Some(memory) if self.bytes >= bytes => memory,
             outgrown => {
-                // Given back first: the two need not fit together. Memory that was freed in stream order is free when
-                // the stream has come so far; growth happens in the first step alone.
+                // Free the old memory first: the two may not fit together. Memory freed in stream order is available
+                // once the stream gets there. Growth happens only in the first step.
                 if outgrown.is_some() {
                     drop(outgrown);
                     driver.synchronize()?;
@@ -98,17 +98,17 @@ impl<D: Driver> Staging<D> {
     }
 }
 
-/// Every address that a kernel is given is a multiple of this, plus a multiple of the element's size: the kernels' wide
-/// loads count on it.
+/// Every allocation is aligned to this many bytes, and a kernel gets its address plus a whole number of elements. The
+/// kernels' wide loads rely on it.
 const ALIGNMENT: u64 = 256;
 
-/// Memory of the driver's, aligned as it promises.
+/// Memory from the driver, with its alignment checked.
 fn alloc<D: Driver>(driver: &D, bytes: usize) -> Result<D::Memory> {
     let memory = driver.alloc(bytes)?;
     match memory.address() % ALIGNMENT {
         0 => Ok(memory),
         _ => Err(Error::Device(format!(
-            "allocating {bytes} bytes on the GPU: the driver gave address {:#x}, which is no multiple of {ALIGNMENT}",
+            "allocating {bytes} bytes on the GPU: the driver gave address {:#x}, which is not a multiple of {ALIGNMENT}",
             memory.address()
         ))),
     }

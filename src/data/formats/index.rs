@@ -14,7 +14,7 @@
 //! | each record | 8 offset, 4 length, 4 number of the label's name |
 //! | 4 | CRC-32C of all before |
 //!
-//! An index that does not fit the file (another size or time) or itself (its CRC) is made anew.
+//! An index is made again if it does not match the file (another size or time) or its own CRC.
 
 use crate::base::files;
 use crate::data::Opening;

@@ -17,8 +17,8 @@
 //! | fields separated by tabs | paths as they are |
 //! | empty, or `# remark` | |
 //!
-//! The order of the lines is that of the pairs, and so decides the folds. Paths start from the folder that is given, or from
-//! that of the file. Whether all images are there is looked at before anything else is done.
+//! The lines are in the order of the pairs, which decides the folds. Paths start from the given folder, or from the
+//! folder of the file. First of all, every image is checked to exist.
 
 use crate::base::files::read_whole;
 use crate::data::Image;

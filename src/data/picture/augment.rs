@@ -112,7 +112,7 @@ impl Augment {
         Ok(())
     }
 
-    /// Width and height of the resized picture, out of which `size` x `size` pixels are cropped.
+    /// Width and height of the resized picture, from which `size` x `size` pixels are cropped.
     pub fn side(&self, size: usize) -> usize {
         self.resize.unwrap_or(size)
     }
@@ -166,7 +166,7 @@ impl Augment {
     }
 }
 
-/// Makes `out` (`side` x `side`, HWC, RGB) of `image` by the resize alone, for a device that makes the changes.
+/// Only resizes `image` into `out` (`side` x `side`, HWC, RGB), for a device that makes the changes.
 ///
 /// # Panics
 /// If `out` has not `side * side * 3` bytes, or `image` no pixels.

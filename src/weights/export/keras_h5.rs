@@ -34,7 +34,7 @@ pub fn write(path: &Path, weights: &Weights, class_rows: Option<&[f32]>) -> Resu
 /// The layers of the file.
 ///
 /// # Errors
-/// As [`write()`], but for the file.
+/// As [`write()`], except errors of the file.
 pub fn layers(weights: &Weights, class_rows: Option<&[f32]>) -> Result<Vec<Layer>> {
     let model = weights.model()?;
     let all = foreign(&model, &ParamTable::new(&model), Convention::Keras);
@@ -199,7 +199,7 @@ mod tests {
     use super::*;
     use crate::models::build;
 
-    /// As `model.summary()` of Keras's ResNet50 has them, but for its padding layers.
+    /// As in `model.summary()` of Keras's ResNet50, except its padding layers.
     #[test]
     fn layers_stand_in_keras_order() {
         let model = build(Network::Resnet50, 112, Embedding::pool_dropout_dense(8)).unwrap();

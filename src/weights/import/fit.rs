@@ -121,7 +121,7 @@ pub(crate) fn fit(model: &Model, convention: Convention, file: &TensorFile, seed
     let mut report = Report::default();
     let mut used = HashSet::new();
     for Found { foreign, tensor } in names.look_up(model, convention) {
-        // A tensor that does not fit is told of once.
+        // A tensor that does not fit is reported only once.
         let there = names.0.get(&foreign.name);
         used.extend(there.map(|tensor| tensor.name.as_str()));
         let tensor = match tensor.and_then(|t| fits(&foreign, t).map(|()| t)) {

@@ -1,4 +1,4 @@
-//! What is Keras's alone: layers under other names than our networks', and the ArcFace layer.
+//! Special cases of Keras: layers with other names than in our networks, and the ArcFace layer.
 //!
 //! Most layers have the same name on both sides. Not so:
 //! - layers that Keras numbers itself, by how many of their kind the session has seen (`dense_3`, `batch_normalization_8`):

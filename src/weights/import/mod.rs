@@ -1,7 +1,7 @@
-//! Networks out of other programs' files.
+//! Imports networks from other programs' files.
 //!
-//! [`open`] takes a model file of any kind that this program knows, told by its content, and gives weights in our layout
-//! with a report of what became of each tensor:
+//! [`open`] reads a model file of any known format, which it recognises by content. It returns weights in our layout,
+//! and a report of what happened to each tensor:
 //!
 //! | file | read by | its tensors are matched |
 //! |---|---|---|
@@ -11,8 +11,8 @@
 //! | other safetensors | [`formats::safetensors`] | by PyTorch's or Keras's names |
 //! | ONNX | [`formats::onnx`] | by the structure of the graph |
 //!
-//! Which network it is, such a file does not say: it is one of the presets' of which every parameter is there. A preset
-//! that is named decides alone.
+//! Such a file does not name its network. [`open`] tries the networks of the presets and takes one whose parameters are
+//! all in the file. If a preset is named, no other is tried.
 
 mod fit;
 mod keras;
@@ -352,8 +352,8 @@ fn read(path: &Path) -> Result<(&'static str, Content)> {
     ))
 }
 
-/// The configurations that are tried: the named preset's, or those of all presets, and behind them every other network
-/// with each kind of embedding.
+/// The configurations to try: the named preset's, or those of all presets, followed by every other network with each
+/// kind of embedding.
 fn candidates(options: &ImportOptions) -> Result<Vec<Config>> {
     if let Some(preset) = &options.preset {
         return Ok(vec![Config::load(preset, None, &options.settings)?]);
@@ -383,8 +383,8 @@ fn candidates(options: &ImportOptions) -> Result<Vec<Config>> {
     Ok(all)
 }
 
-/// The first candidate that misses the fewest tensors, none at best; of equals the one that has most: all names of
-/// IResNet18 are names of IResNet50 as well.
+/// The candidate with the fewest missing tensors, at best none. Among equals, the one with the most tensors wins: every
+/// name in IResNet18 is also a name in IResNet50.
 fn by_name(
     path: &Path,
     file: &TensorFile,

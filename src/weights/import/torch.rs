@@ -1,4 +1,5 @@
-//! What is PyTorch's alone: checkpoints that hold their state dict under a key, and networks that are a part of a module.
+//! Special cases of PyTorch: checkpoints that hold their state dict under a key, and networks that are part of a
+//! module.
 
 use crate::graph::Model;
 use crate::graph::params::ParamTable;

@@ -1,11 +1,12 @@
-//! Registers that are read before they are written.
+//! Finds registers that are read before they are written.
 //!
-//! Which reads may meet a register without a value is found in the control-flow graph. It is not an error yet: where a
-//! value is set under a condition and used under the same condition, a path leads past the first and through the second
-//! that no thread takes, and optimised code is full of such paths. Nor is every use one: the compiler computes with values
-//! that it then does not select. So each register in question gets a predicate beside it, its shadow, that says lane by
-//! lane whether it holds a value; arithmetic hands shadows on, and what leaves the registers (a store, an address, a
-//! branch, an exchange, a matrix product) is checked by a node before it. What is never in question costs nothing.
+//! The control-flow graph shows which reads may meet a register without a value. Such a read is not yet an error. If a
+//! value is set under a condition and used under the same condition, some path skips the write and reaches the use, but
+//! no thread takes it; optimised code is full of such paths. Nor is every use an error: the compiler computes with
+//! values that it then does not select. So each register in question gets a predicate, its shadow, which says lane by
+//! lane whether the register holds a value. Arithmetic passes shadows on. A value that leaves the registers (through a
+//! store, an address, a branch, an exchange, a matrix product) is checked by a node before that use. Registers that are
+//! never in question cost nothing.
 
 use std::collections::HashMap;
 
@@ -23,7 +24,7 @@ fn is_pure(node: &Node) -> bool {
     )
 }
 
-/// What a node does to the registers that may have no value.
+/// Updates the registers that may have no value, after a node.
 fn transfer(node: &Node, open: &mut Bits, numbers: &Numbers) {
     let undefined = is_pure(node) && node.src.iter().any(|&r| open.has(numbers.of(r)));
     for &dst in &node.dst {
@@ -69,7 +70,7 @@ struct Shadows<'a> {
 }
 
 impl Shadows<'_> {
-    /// The register whose missing value is in `reg`.
+    /// The register that the missing value in `reg` comes from.
     fn root(&self, reg: Reg) -> Reg {
         let (mut root, mut way) = (reg, vec![reg]);
         while let Some(&source) = self.made_of.get(&root).filter(|next| !way.contains(next)) {
@@ -79,7 +80,7 @@ impl Shadows<'_> {
         root
     }
 
-    /// The shadow of a register that is in question, or what is always true.
+    /// The shadow of a register in question, else the predicate that is always true.
     fn shadow(&self, reg: Reg, open: bool) -> Reg {
         match self.of.get(&reg) {
             Some(&shadow) if open => shadow,
@@ -87,7 +88,7 @@ impl Shadows<'_> {
         }
     }
 
-    /// What stands before a node: checks of what it uses, then the shadows of its results.
+    /// The nodes to insert before a node: checks of its sources, then the shadows of its results.
     fn before(&mut self, node: &Node, open: &Bits, numbers: &Numbers, out: &mut Vec<Node>) {
         let is_open = |reg: Reg| open.has(numbers.of(reg));
         let mut check = |this: &Self, reg: Reg, guard: Option<(Reg, bool)>| {
@@ -136,7 +137,7 @@ impl Shadows<'_> {
             .map(|&reg| self.shadow(reg, is_open(reg)))
             .collect();
         match (node.op, &node.src[..], &shadow[..]) {
-            // Only what is selected counts: p and a's, or not p and b's.
+            // Only the selected source counts: p and a's shadow, or not p and b's.
             (Op::Sel32 | Op::Sel64, &[_, _, p], &[a, b, of_p]) => {
                 let first = combine(self, Op::AndP, vec![p, a]);
                 let not_p = combine(self, Op::NotP, vec![p]);
@@ -144,7 +145,7 @@ impl Shadows<'_> {
                 let either = combine(self, Op::OrP, vec![first, second]);
                 combine(self, Op::AndP, vec![either, of_p])
             }
-            // One operand may decide alone: false for `and`, true for `or`.
+            // One operand may decide the result: false for `and`, true for `or`.
             (Op::AndP | Op::OrP, &[a, b], &[of_a, of_b]) => {
                 let both = combine(self, Op::AndP, vec![of_a, of_b]);
                 let mut known = both;
@@ -188,7 +189,7 @@ fn beside(node: &Node, op: Op, dst: Vec<Reg>, src: Vec<Reg>) -> Node {
 pub(crate) fn watch(blocks: &mut [Block], lowered: &mut Lowered, numbers: &Numbers) -> Vec<Reg> {
     let open = open_in(blocks, &lowered.presets, numbers);
     let mut read = Vec::new();
-    // Of a result that may have no value, a source that has none.
+    // For each result that may have no value, a source that may have none.
     let mut made_of: HashMap<Reg, Reg> = HashMap::new();
     for (block, open) in blocks.iter().zip(&open) {
         let mut open = open.clone();

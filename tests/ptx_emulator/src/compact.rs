@@ -56,7 +56,7 @@ impl Bits {
         self.0[i / 64] &= !(1 << (i % 64));
     }
 
-    /// Takes in the other's members. Whether there was a new one.
+    /// Adds the other's members; true if any was new.
     pub(crate) fn merge(&mut self, other: &Self) -> bool {
         let mut grew = false;
         for (word, &more) in self.0.iter_mut().zip(&other.0) {

@@ -1,9 +1,8 @@
-//! What the assembler may do with sums of products.
+//! Fuses sums of products, as the assembler may.
 //!
 //! A `mul` and an `add` or `sub` that do not say how they round may become one fused operation, with one rounding instead
-//! of two. The compiler has fused most of them before; which of the others the assembler fuses is its own business. Here
-//! all are, so that a test can show that nothing depends on it: every product of a basic block that is used once, by a
-//! sum of the same block.
+//! of two. The compiler has fused most of them already; the assembler may fuse any of the others. Here every product
+//! that is used once, by a sum of the same basic block, is fused, so that a test can show that no result depends on it.
 
 use std::collections::HashMap;
 
@@ -62,7 +61,7 @@ pub(crate) fn contract(blocks: &mut [Block], lowered: &mut Lowered) {
                     node.src = vec![a, b, c];
                 }
             }
-            // A product is lost when a factor gets another value.
+            // A product can no longer be fused after a factor gets another value.
             products.retain(|_, product| !node.dst.iter().any(|dst| product.src.contains(dst)));
             if is_free(&node, [Op::MulF, Op::MulD])
                 && uses.get(&node.dst[0]) == Some(&(1, 1))

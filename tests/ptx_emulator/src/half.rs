@@ -1,4 +1,4 @@
-//! The narrow floating-point types: binary16 (`f16`), `bf16`, `tf32`, and the two of 8 bits, `e4m3` and `e5m2`.
+//! The narrow floating-point types: binary16 (`f16`), `bf16`, `tf32`, and the 8-bit types `e4m3` and `e5m2`.
 //!
 //! One rounding routine serves every conversion and every arithmetic operation. An operation is computed in f64
 //! *rounded to odd* (exact up to a sticky last bit, and f64 has more than two bits to spare), so the one rounding
@@ -22,9 +22,9 @@ pub const F16: Format = Format::new(5, 10);
 pub const BF16: Format = Format::new(8, 7);
 /// tf32: f32's exponent with f16's mantissa, 19 bits, kept in the upper bits of a 32-bit register.
 pub const TF32: Format = Format::new(8, 10);
-/// fp8 of range: f16 without the lower byte.
+/// fp8 for range: f16 without the lower byte.
 pub const E5M2: Format = Format::new(5, 2);
-/// fp8 of precision: no infinities; all ones is NaN, and the largest number is 448.
+/// fp8 for precision: no infinities; all ones is NaN, and the largest number is 448.
 pub const E4M3: Format = Format {
     finite: true,
     ..Format::new(4, 3)
@@ -75,7 +75,7 @@ impl Format {
         ((1 << self.exponent_bits) - 1) << self.mantissa_bits
     }
 
-    /// The first magnitude that is no finite number: infinity, or NaN where there is none.
+    /// The first magnitude that is not finite: infinity, or NaN in a format without infinities.
     const fn infinity(self) -> u32 {
         if self.finite {
             self.nan()
@@ -99,8 +99,7 @@ impl Format {
         self.infinity() - 1
     }
 
-    /// Rounds `x` to this format. The result stands in the lowest bits. To a format without infinities only `satfinite`
-    /// is defined.
+    /// Rounds `x` to this format. The result is in the lowest bits. A format without infinities requires `satfinite`.
     pub fn encode(self, x: f64, rounding: Rounding, finish: Finish) -> u32 {
         if x.is_nan() {
             return if finish.sat { 0 } else { self.nan() };

@@ -41,9 +41,9 @@
 //! ```
 //!
 //! **How it runs.** `parse` makes a tree of the text; `lower` gives every opcode its meaning and inlines device
-//! functions; `layout` orders the basic blocks; `contract` fuses sums of products where that is asked for; `assigned`
-//! watches registers that may have no value; `compact` assigns registers to *rows* of 32 lanes; `exec` interprets the
-//! rows, `block` a block's warps and barriers, `machine` the launch, whose blocks run in parallel. Lanes that part at a
+//! functions; `layout` orders the basic blocks; `contract` fuses sums of products on request; `assigned` watches
+//! registers that may have no value; `compact` assigns registers to *rows* of 32 lanes; `exec` interprets the rows,
+//! `block` a block's warps and barriers, `machine` the launch, whose blocks run in parallel. Lanes that part at a
 //! branch run lowest program counter first and so meet again as early as they can. A warp runs until it waits.
 //!
 //! **What is checked** ([`Check`]): bounds, initialisation and alignment of every access; registers used before they are
@@ -59,8 +59,8 @@
 //! hardware, within the ISA's bounds. f32 and f64 results that are NaN may have other bits than the canonical NaN. Matrix
 //! products accumulate in f32, in order of k. `%clock` counts the warp's instructions. A barrier that only some warps
 //! pass orders all warps for the race check. Races between blocks are found only as a dependence on order. Recursion,
-//! indirect calls, clusters, textures, `vmad`, TMA and `wgmma` are not known. What the ISA leaves open and NVIDIA's
-//! assembler decides is done as the assembler does it (the carry of `sub.cc`, `cvt.ftz` to f16, 64-bit `bfe`).
+//! indirect calls, clusters, textures, `vmad`, TMA and `wgmma` are not known. Where the ISA leaves a choice, the
+//! emulator follows NVIDIA's assembler (the carry of `sub.cc`, `cvt.ftz` to f16, 64-bit `bfe`).
 #![warn(missing_docs, unreachable_pub)]
 
 mod assigned;

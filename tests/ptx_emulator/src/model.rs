@@ -148,8 +148,8 @@ pub const RTX_4090: Card = Card {
     ..L4
 };
 
-/// NVIDIA H200 SXM (sm_90): the rate of bf16 products, 790 TFLOP/s, and that of a copy, 4.3 TB/s read and written, were
-/// measured on one; its clock was 1.98 GHz after such a product.
+/// NVIDIA H200 SXM (sm_90). Two rates were measured on one: 790 TFLOP/s for bf16 products, and 4.3 TB/s, read and
+/// written, for a copy. Its clock was 1.98 GHz after such a product.
 pub const H200_SXM: Card = Card {
     name: "H200 SXM",
     clock: 1.98e9,
@@ -399,7 +399,7 @@ mod tests {
         }
         assert!((peak(&A100_SXM, 2.0 * A100_SXM.f32_lanes) - 19.5).abs() <= 0.05);
         assert!((peak(&RTX_4090, 2.0 * RTX_4090.f32_lanes) - 82.6).abs() <= 0.05);
-        // The H200's are measured, but for float32.
+        // The H200's are measured, except for float32.
         assert!((peak(&H200_SXM, 2.0 * H200_SXM.f32_lanes) - 66.9).abs() <= 0.05);
         assert!((peak(&H200_SXM, H200_SXM.tensor_half_flop) - 790.0).abs() <= 0.1);
         assert!((H200_SXM.dram_bandwidth * DRAM_EFFICIENCY / 1e12 - 4.3).abs() <= 1e-9);

@@ -287,8 +287,8 @@ pub(crate) enum SideKind {
         arrive: bool,
         counted: bool,
     },
-    /// A check that the one source, a shadow, is true. The numbers are those of [`Program::registers`]: the register, and
-    /// the one whose missing value is in it.
+    /// A check that the only source, a shadow, is true. The numbers index [`Program::registers`]: the register, and the
+    /// one that its missing value comes from.
     Written {
         register: u32,
         root: u32,
@@ -380,7 +380,7 @@ pub(crate) struct Program {
     pub(crate) rows64: u32,
     pub(crate) rows_pred: u32,
     pub(crate) presets: Vec<(Reg, Preset)>,
-    /// Predicate rows that are false when a block starts: what says whether a register was written.
+    /// Predicate rows that are false when a block starts; each says whether a register was written.
     pub(crate) unwritten: Vec<u32>,
     /// The names of the registers that the PTX declares.
     pub(crate) registers: Vec<String>,

@@ -53,7 +53,7 @@ fn every_case() {
     all(&Options::default());
 }
 
-/// Without the processor's vector instructions results are the same, and with fused sums of products.
+/// Results are the same without the processor's vector instructions, and with fused sums of products.
 #[test]
 fn every_case_without_vectors() {
     all(&Options {

@@ -1,4 +1,4 @@
-//! Which conversions exist: the emulator knows those that NVIDIA's assembler takes, and no others.
+//! The emulator knows exactly the conversions that NVIDIA's assembler accepts.
 
 use ptx_emulator::{Machine, Options};
 
@@ -6,8 +6,8 @@ const TYPES: [&str; 12] = [
     "u8", "u16", "u32", "u64", "s8", "s16", "s32", "s64", "f16", "bf16", "f32", "f64",
 ];
 
-/// What the assembler of NVRTC 13.0.88 takes for sm_90a: for the modifiers and each type of the result a mask, in which
-/// bit n is set where [`TYPES`]\[n\] may be the source.
+/// The conversions that the assembler of NVRTC 13.0.88 accepts for sm_90a. There is one mask per modifiers and result
+/// type: bit n is set if [`TYPES`]\[n\] may be the source.
 #[rustfmt::skip]
 const TAKEN: [(&str, [u32; 12]); 20] = [
     ("", [0x0ff, 0x0ff, 0x0ff, 0x0ff, 0x0ff, 0x0ff, 0x0ff, 0x0ff, 0x300, 0x300, 0x700, 0xf00]),

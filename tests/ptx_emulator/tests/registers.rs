@@ -2,7 +2,7 @@
 
 use ptx_emulator::{Check, Class, Counters, Fault, LoadError, Machine, Options};
 
-/// A kernel of a body, with a pointer `%y` to a word of each thread, the thread `%t` and the block `%b`.
+/// A kernel with this body: `%y` points to the thread's own word, `%t` is the thread and `%b` the block.
 fn kernel(body: &str) -> String {
     format!(
         ".version 9.0\n.target sm_80\n.address_size 64\n.file 1 \"kernel.cu\"\n\
@@ -91,7 +91,7 @@ fn a_register_that_some_threads_write() {
     let body = format!("{SOME}st.global.b32 [%y], %r1;");
     assert_eq!(run(&body, 1, 32).unwrap().words, [5; 32]);
     assert_unwritten(&body, 1, 20, "%r1", (0, 20));
-    // Through a sum: the fault names what is missing, and what is made of it.
+    // Through a sum: the fault names the missing register, and the one made of it.
     let sum =
         format!("{SOME}add.s32 %r2, %r1, 1;\nmul.lo.s32 %r3, %t, %r2;\nst.global.b32 [%y], %r3;");
     assert_unwritten(
@@ -101,11 +101,11 @@ fn a_register_that_some_threads_write() {
         "%r1, and the register %r3 is made of it",
         (0, 20),
     );
-    // A guarded write is one for the lanes of its guard.
+    // A guarded write counts only for the lanes of its guard.
     let guarded = "@%p0 mov.b32 %r1, 5;\nst.global.b32 [%y], %r1;";
     assert_eq!(run(guarded, 1, 32).unwrap().words, [5; 32]);
     assert_unwritten(guarded, 1, 7, "%r1", (0, 7));
-    // In a loop the first turn is without a value.
+    // In the first turn of a loop there is no value.
     let turn = "mov.b32 %r2, 0;\nHEAD:\nsetp.eq.u32 %p1, %r2, 0;\n@%p1 bra SKIP;\nst.global.b32 [%y], %r1;\nSKIP:\n\
                 mov.b32 %r1, %r2;\nadd.u32 %r2, %r2, 1;\nsetp.lt.u32 %p2, %r2, 3;\n@%p2 bra HEAD;";
     assert_eq!(run(turn, 1, 32).unwrap().words, [1; 32]);
@@ -118,7 +118,7 @@ fn a_register_that_some_threads_write() {
     );
 }
 
-/// The rows of an earlier block are no values.
+/// Rows left by an earlier block do not count as values.
 #[test]
 fn a_block_starts_without_values() {
     let body =
@@ -127,7 +127,7 @@ fn a_block_starts_without_values() {
     assert_unwritten(body, 3, 0, "%r1", (1, 0));
 }
 
-/// What optimised code does with values that are not there, and no thread uses.
+/// Optimised code may compute with missing values that no thread uses.
 #[test]
 fn what_no_thread_uses_is_no_fault() {
     // Written and used under one condition, by branches and by guards.
@@ -137,7 +137,7 @@ fn what_no_thread_uses_is_no_fault() {
     let selected = format!(
         "{SOME}add.s32 %r2, %r1, 1;\nmov.b32 %r3, %r2;\nselp.b32 %r4, %r3, 1, %p0;\nsub.s32 %r4, %r4, 1;\nst.global.b32 [%y], %r4;"
     );
-    // Of `and` one operand decides.
+    // One operand decides an `and`.
     let decided = format!(
         "{SOME}setp.eq.s32 %p1, %r1, 5;\nand.pred %p2, %p0, %p1;\nselp.b32 %r2, 5, 0, %p2;\nst.global.b32 [%y], %r2;"
     );
@@ -176,7 +176,7 @@ fn a_sum_of_a_product_is_fused_where_it_may_be() {
             0.0,
             -small,
         ),
-        // A rounding is said, the product has another use, it goes to another block, a factor is gone.
+        // Not fused: a rounding is given, the product has another use or goes to another block, or a factor is gone.
         (
             "mul.rn.f32 %f4, %f1, %f2;\nsub.f32 %f6, %f4, %f3;",
             0.0,

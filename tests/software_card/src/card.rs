@@ -26,7 +26,7 @@ pub(crate) struct Function {
 /// What lives in the primary context.
 #[derive(Debug)]
 pub(crate) struct Context {
-    /// Bytes of memory in all.
+    /// Total bytes of memory.
     pub(crate) memory: u64,
     /// Bytes of shared memory that a block may have.
     pub(crate) shared_per_block: u32,
@@ -39,7 +39,7 @@ pub(crate) struct Context {
     pub(crate) events: HashMap<Handle, Event>,
     pub(crate) modules: HashMap<Handle, Module>,
     pub(crate) functions: HashMap<Handle, Function>,
-    /// Made and released, by kind.
+    /// How many objects were made and released, by kind.
     counts: BTreeMap<&'static str, (u64, u64)>,
     next: Handle,
 }
@@ -128,7 +128,7 @@ impl Card {
     pub(crate) fn retain(&mut self) -> Result<Handle, Status> {
         self.started()?;
         if self.retained == 0 {
-            // A context that is gone and one that comes after it have different handles.
+            // A new context never has the handle of a released one.
             self.handle += 1;
             self.context = Some(Context::new(&self.settings));
         }
@@ -136,7 +136,7 @@ impl Card {
         Ok(self.handle)
     }
 
-    /// Releases it; with the last release everything in it is gone, and the report is written.
+    /// Releases it. The last release drops everything in it and writes the report.
     pub(crate) fn release(&mut self) -> Result<(), Status> {
         self.retained = self.retained.checked_sub(1).ok_or(INVALID_CONTEXT)?;
         if self.retained > 0 {
@@ -203,23 +203,23 @@ impl Context {
         }
     }
 
-    /// Counts something that was made.
+    /// Counts an object that was made.
     pub(crate) fn made(&mut self, kind: &'static str) {
         self.counts.entry(kind).or_default().0 += 1;
     }
 
-    /// Counts something that was released.
+    /// Counts an object that was released.
     pub(crate) fn released(&mut self, kind: &'static str) {
         self.counts.entry(kind).or_default().1 += 1;
     }
 
-    /// A new handle for something of this kind.
+    /// A new handle for an object of this kind.
     pub(crate) fn handle(&mut self, kind: &'static str) -> Handle {
         self.made(kind);
         self.unowned_handle()
     }
 
-    /// A new handle for something that goes with its owner.
+    /// A new handle for an object that is released with its owner.
     pub(crate) fn unowned_handle(&mut self) -> Handle {
         self.next += 16;
         self.next
@@ -239,18 +239,18 @@ impl Context {
         Ok(())
     }
 
-    /// Runs all that a stream holds.
+    /// Runs all work queued in a stream.
     pub(crate) fn synchronize(&mut self, stream: Handle) -> Result<(), Status> {
         self.run_until(stream, |_| false)
     }
 
-    /// Runs all that every stream holds.
+    /// Runs all work queued in every stream.
     pub(crate) fn synchronize_all(&mut self) -> Result<(), Status> {
         let streams: Vec<Handle> = self.streams.keys().copied().collect();
         streams.into_iter().try_for_each(|s| self.synchronize(s))
     }
 
-    /// Runs what stands before the event's last place.
+    /// Runs the work queued before the event was last recorded.
     pub(crate) fn wait(&mut self, event: Handle) -> Result<(), Status> {
         let found = self.events.get(&event).ok_or(INVALID_HANDLE)?;
         let (stream, recorded) = (found.stream, found.recorded);
@@ -341,7 +341,7 @@ impl Context {
                 launched.map(drop).map_err(broken)
             }
             Work::Record { event, nth } => {
-                // A destroyed event is passed without a trace.
+                // A destroyed event is passed and leaves no trace.
                 if let Some(event) = self.events.get_mut(&event) {
                     event.passed = nth;
                     event.at = Some(Instant::now());

@@ -17,7 +17,7 @@ const MULTIPROCESSORS: c_int = 16;
 /// Bytes of shared memory that a block may have without asking for more.
 const SHARED_BY_DEFAULT: u32 = 48 << 10;
 
-/// Writes a result where the caller wants it.
+/// Writes a result to the caller's pointer.
 ///
 /// # Safety
 /// `to` is null, or one value can be written there.
@@ -53,7 +53,7 @@ pub(crate) unsafe extern "C" fn cuDriverGetVersion(version: *mut c_int) -> Statu
     call("cuDriverGetVersion", |_| unsafe { put(version, VERSION) })
 }
 
-/// NVRTC asks for a table of its own, and does without.
+/// NVRTC asks for an internal table here, and works without it.
 #[unsafe(no_mangle)]
 pub(crate) extern "C" fn cuGetExportTable(
     _table: *mut *const c_void,
@@ -408,7 +408,7 @@ pub(crate) unsafe extern "C" fn cuModuleLoadData(to: *mut Handle, image: *const 
         if magic == b"\x7fELF" {
             return Err(NO_BINARY_FOR_GPU);
         }
-        // SAFETY: what is no cubin is PTX, which a zero byte ends.
+        // SAFETY: everything except a cubin is PTX, which ends with a zero byte.
         let ptx = unsafe { CStr::from_ptr(image) }.to_str();
         let ptx = ptx.map_err(|_| INVALID_PTX)?;
         if target(ptx).ok_or(INVALID_PTX)? > context.capability {

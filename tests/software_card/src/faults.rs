@@ -18,7 +18,8 @@ pub(crate) const NOT_FOUND: Status = 500;
 pub(crate) const NOT_READY: Status = 600;
 pub(crate) const ILLEGAL_ADDRESS: Status = 700;
 
-/// Names and texts of the statuses, as the driver gives them. 226 is not among them: a newer driver's.
+/// Names and texts of the statuses, as the driver gives them. 226 is not in the list: it stands for a status of a newer
+/// driver.
 const NAMES: [(Status, &CStr, &CStr); 14] = [
     (0, c"CUDA_SUCCESS", c"no error"),
     (
@@ -82,12 +83,12 @@ pub(crate) fn known(status: Status) -> Option<(&'static CStr, &'static CStr)> {
     found.map(|(_, name, text)| (*name, *text))
 }
 
-/// Whether a context does not survive this status.
+/// Whether this status destroys the context.
 pub(crate) fn is_fatal(status: Status) -> bool {
     matches!(status, 214 | 700..=720 | 999)
 }
 
-/// Failures to come.
+/// Requested failures.
 #[derive(Debug, Default)]
 pub(crate) struct Requests {
     /// Function, which of its calls, status.

@@ -5,7 +5,7 @@ use ptx_emulator::Machine;
 use std::alloc::Layout;
 use std::collections::{BTreeMap, HashSet};
 
-/// What undefined contents are: NaN as a float, and no likely number otherwise.
+/// The byte of undefined contents: NaN as a float, and an unlikely number otherwise.
 pub(crate) const POISON: u8 = 0xff;
 
 /// An address in the host's memory.
@@ -35,7 +35,7 @@ impl Host {
 /// Allocations of the card. Their contents are the machine's.
 #[derive(Debug, Default)]
 pub(crate) struct Device {
-    /// Those that may be named in a call: neither freed nor about to be.
+    /// Allocations that a call may name: neither freed nor queued to be freed.
     live: HashSet<u64>,
 }
 
@@ -85,7 +85,7 @@ impl Pinned {
         if begin.is_null() {
             return Err(OUT_OF_MEMORY);
         }
-        // SAFETY: allocated just now with so many bytes.
+        // SAFETY: allocated just now with that many bytes.
         unsafe { begin.write_bytes(POISON, bytes) };
         self.0.insert(begin as usize, bytes);
         Ok(Host(begin as usize))
@@ -99,7 +99,7 @@ impl Pinned {
         Ok(())
     }
 
-    /// What kind of memory a range is; one that crosses an end of a pinned allocation is none.
+    /// The kind of memory of a range; an error if the range crosses an end of a pinned allocation.
     pub(crate) fn kind(&self, host: Host, bytes: usize) -> Result<Kind, Status> {
         let end = host.0 + bytes;
         let before = self.0.range(..end).next_back();

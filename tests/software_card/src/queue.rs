@@ -1,4 +1,4 @@
-//! Streams: work that waits to be run, in order.
+//! Streams: queues of work that runs in order.
 
 use crate::faults::{ILLEGAL_ADDRESS, Status};
 use crate::memory::{Host, Kind};
@@ -6,7 +6,7 @@ use ptx_emulator::Module;
 use std::collections::VecDeque;
 use std::time::Instant;
 
-/// A name of something that the card keeps: a stream, an event, a module, a function.
+/// The handle of an object that the card keeps: a stream, an event, a module, a function.
 pub(crate) type Handle = usize;
 
 /// One piece of work.
@@ -14,7 +14,7 @@ pub(crate) type Handle = usize;
 pub(crate) enum Work {
     /// From pinned memory, read when it runs.
     UploadPinned { to: u64, from: Host, bytes: usize },
-    /// What pageable memory held at the call.
+    /// The contents of pageable memory at the call.
     Upload { to: u64, data: Vec<u8> },
     /// To the host's memory; pinned memory must still be allocated when it runs.
     Download {
@@ -25,7 +25,7 @@ pub(crate) enum Work {
     },
     /// Fills with a byte.
     Fill { to: u64, value: u8, bytes: usize },
-    /// Gives memory back.
+    /// Frees memory.
     Free { address: u64 },
     /// Runs a kernel of a module that must still be loaded.
     Launch {
@@ -37,7 +37,7 @@ pub(crate) enum Work {
         shared: u32,
         arguments: Vec<Vec<u8>>,
     },
-    /// Passes an event, for the nth time that it was recorded.
+    /// Passes the nth recording of an event.
     Record { event: Handle, nth: u64 },
     /// Fails, on request.
     Fail(Status),
@@ -52,7 +52,7 @@ pub(crate) struct Stream {
 /// An event: a place in a stream.
 #[derive(Debug)]
 pub(crate) struct Event {
-    /// Whether it tells time.
+    /// Whether it records the time.
     pub(crate) timed: bool,
     /// How often it was recorded, and where last.
     pub(crate) recorded: u64,
@@ -75,7 +75,7 @@ impl Event {
     }
 }
 
-/// Says on standard error what went wrong, and gives the status for it.
+/// Prints to standard error what went wrong, and returns the status for it.
 pub(crate) fn broken(why: impl std::fmt::Display) -> Status {
     eprintln!("software card: {why}");
     ILLEGAL_ADDRESS

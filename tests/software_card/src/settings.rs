@@ -1,9 +1,9 @@
-//! What the environment says about the card.
+//! The card's settings, from the environment.
 
 use crate::faults::Requests;
 use std::path::PathBuf;
 
-/// The card's properties, and what is asked of it.
+/// The card's properties, and the failures and the report to make.
 #[derive(Debug)]
 pub(crate) struct Settings {
     /// Compute capability.
@@ -22,7 +22,7 @@ impl Settings {
     /// Reads the variables.
     ///
     /// # Panics
-    /// If one makes no sense: the process ends, and the test that set it with it.
+    /// If a value is invalid. The process ends, and with it the test that set the value.
     pub(crate) fn read() -> Self {
         fn variable<T>(name: &str, parse: impl Fn(&str) -> Option<T>) -> Option<T> {
             let value = std::env::var(name).ok().filter(|value| !value.is_empty())?;

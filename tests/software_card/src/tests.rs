@@ -1,4 +1,4 @@
-//! The card is as unkind as it says. Its state is the process's, so one test walks through all of it.
+//! The card is as strict as documented. Its state belongs to the process, so one test walks through all of it.
 
 use crate::entry::*;
 use crate::faults::{self, ILLEGAL_ADDRESS, INVALID_CONTEXT, INVALID_VALUE, Requests, Status};
@@ -85,7 +85,7 @@ fn it_is_as_unkind_as_a_gpu_may_be() {
         done(cuStreamSynchronize(stream));
         assert_eq!(free(), before + 64);
 
-        // Touching it afterwards is a fault, of which the context does not recover.
+        // Touching it afterwards is a fault, from which the context does not recover.
         done(cuMemsetD8Async(b, 0, 64, stream));
         assert_eq!(cuStreamSynchronize(stream), ILLEGAL_ADDRESS);
         assert_eq!(cuMemGetInfo_v2(&mut 0, &mut 0), ILLEGAL_ADDRESS);

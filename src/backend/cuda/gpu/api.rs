@@ -1,7 +1,8 @@
-//! The functions of CUDA's driver that are called, as `cuda.h` declares them, and what their statuses mean.
+//! The CUDA driver functions that this program calls, as `cuda.h` declares them, and the meaning of their statuses.
 //!
-//! cudarc opens the library and gives the types. Its own functions are not called: they return a Rust enum, and a status
-//! that the enum lacks, since only a newer driver knows it, would be undefined behaviour. Here a status is an integer.
+//! cudarc opens the library and provides the types. Its own functions are not called, because they return a Rust enum:
+//! a newer driver may return a status that the enum lacks, which would be undefined behaviour. Here a status is an
+//! integer.
 
 use crate::{Error, Result};
 use cudarc::driver::sys::{
@@ -12,7 +13,7 @@ use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::fmt::Display;
 use std::sync::OnceLock;
 
-/// What a function returned.
+/// The status that a driver function returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(transparent)]
 #[must_use]
@@ -23,17 +24,17 @@ impl Status {
     pub(super) const OUT_OF_MEMORY: Status = Status(CUresult::CUDA_ERROR_OUT_OF_MEMORY as c_int);
 }
 
-/// Makes the table: a field, its symbol in the library and its parameters.
+/// Declares the table. Each entry is a field, its symbol in the library and its parameters.
 macro_rules! functions {
     ($($field:ident = $symbol:ident($($parameter:ty),*);)*) => {
-        /// The functions, each found when the library was opened.
+        /// The driver's functions, looked up when the library is opened.
         #[derive(Debug)]
         pub(super) struct Api {
             $(pub(super) $field: unsafe extern "C" fn($($parameter),*) -> Status,)*
         }
 
         impl Api {
-            /// All of them, or the name of one that the library lacks.
+            /// Looks up every function; the error is the name of one that the library lacks.
             ///
             /// # Safety
             /// `library` is CUDA's driver, and stays loaded.
@@ -89,7 +90,7 @@ functions! {
     stream_synchronize = cuStreamSynchronize(CUstream);
 }
 
-/// What to do about some statuses, appended to the driver's own words.
+/// Advice for some statuses, appended to the driver's own message.
 const ADVICE: [(&[CUresult], &str); 8] = [
     (
         &[CUresult::CUDA_ERROR_NO_DEVICE],
@@ -97,22 +98,22 @@ const ADVICE: [(&[CUresult], &str); 8] = [
     ),
     (
         &[CUresult::CUDA_ERROR_STUB_LIBRARY],
-        ". The toolkit's stub was loaded in the driver's place: take its folder off LD_LIBRARY_PATH",
+        ". The toolkit's stub library was loaded instead of the driver: remove its folder from LD_LIBRARY_PATH",
     ),
     (
         &[
             CUresult::CUDA_ERROR_SYSTEM_DRIVER_MISMATCH,
             CUresult::CUDA_ERROR_SYSTEM_NOT_READY,
         ],
-        ". The driver's library and its kernel module do not fit together; a restart of the machine usually helps",
+        ". The driver's library and its kernel module do not match; restarting the machine usually helps",
     ),
     (
         &[CUresult::CUDA_ERROR_OUT_OF_MEMORY],
-        ". Use a smaller batch, or end what else uses the GPU (`nvidia-smi` lists it)",
+        ". Use a smaller batch, or stop other processes that use the GPU (`nvidia-smi` lists them)",
     ),
     (
         &[CUresult::CUDA_ERROR_DEVICE_UNAVAILABLE],
-        ". Another process may have it to itself: `nvidia-smi` tells the compute mode and the processes",
+        ". Another process may hold the GPU exclusively: `nvidia-smi` shows the compute mode and the processes",
     ),
     (
         &[
@@ -120,7 +121,7 @@ const ADVICE: [(&[CUresult], &str); 8] = [
             CUresult::CUDA_ERROR_HARDWARE_STACK_ERROR,
             CUresult::CUDA_ERROR_UNKNOWN,
         ],
-        ". The GPU is lost to this process; the last checkpoint is untouched. `nvidia-smi` and the system's log say more",
+        ". The GPU is lost to this process; the last checkpoint is untouched. `nvidia-smi` and the system log may show why",
     ),
     (
         &[
@@ -131,7 +132,7 @@ const ADVICE: [(&[CUresult], &str); 8] = [
             CUresult::CUDA_ERROR_LAUNCH_FAILED,
             CUresult::CUDA_ERROR_LAUNCH_TIMEOUT,
         ],
-        ". A kernel failed, and nothing more can be computed in this process; the last checkpoint is untouched. `compute-sanitizer` before the same command names the place",
+        ". A kernel failed, and this process can no longer use the GPU; the last checkpoint is untouched. Run the same command under `compute-sanitizer` to find the place",
     ),
     (
         &[
@@ -140,19 +141,19 @@ const ADVICE: [(&[CUresult], &str); 8] = [
             CUresult::CUDA_ERROR_INVALID_PTX,
             CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION,
         ],
-        ". The driver does not take what NVRTC made: a newer driver helps, or an older NVRTC",
+        ". The driver does not take NVRTC's output: use a newer driver or an older NVRTC",
     ),
 ];
 
 impl Api {
-    /// The functions of the library that cudarc opens; None where there is no library.
+    /// The driver's functions, from the library that cudarc opens; None if there is no library.
     ///
     /// # Errors
     /// The name of a function that the library lacks.
     pub(super) fn open() -> Option<Result<&'static Self, &'static str>> {
         static API: OnceLock<Result<Api, &str>> = OnceLock::new();
-        // cudarc panics where there is none.
-        // SAFETY: NVIDIA's library asks nothing of whoever loads it.
+        // cudarc panics if there is no library.
+        // SAFETY: loading NVIDIA's library has no preconditions.
         if !unsafe { sys::is_culib_present() } {
             return None;
         }
@@ -161,7 +162,7 @@ impl Api {
         Some(api.as_ref().map_err(|name| *name))
     }
 
-    /// A status as a result, with what was being done.
+    /// Turns a status into a result; `doing` begins the error message.
     pub(super) fn check(&self, status: Status, doing: impl Display) -> Result<()> {
         match status {
             Status::SUCCESS => Ok(()),
@@ -169,7 +170,7 @@ impl Api {
         }
     }
 
-    /// What a status means and what to do about it.
+    /// The meaning of a status, and what to do about it.
     fn sentence(&self, status: Status) -> String {
         let text = |ask: unsafe extern "C" fn(Status, *mut *const c_char) -> Status| {
             let mut text = std::ptr::null();

@@ -85,29 +85,29 @@ impl Context {
         Ok(free as u64)
     }
 
-    /// Bytes that are free, and bytes in all.
+    /// Free bytes and total bytes of memory.
     fn memory_info(&self) -> Result<(usize, usize)> {
         let (mut free, mut total) = (0, 0);
         // SAFETY: two integers that outlive the call.
         let status = unsafe { (self.api.mem_get_info)(&mut free, &mut total) };
-        self.api.check(status, "asking for free memory")?;
+        self.api.check(status, "querying the GPU's free memory")?;
         Ok((free, total))
     }
 }
 
 impl Drop for Context {
     fn drop(&mut self) {
-        // What fails here cannot be helped any more: a GPU that is lost fails in all of it.
+        // Ignore failures here: on a lost GPU every call fails.
         if self.synchronize().is_ok() && !self.stream.is_null() {
-            // SAFETY: created by `new`, destroyed here alone.
+            // SAFETY: created by `new`, destroyed only here.
             let _ = unsafe { (self.api.stream_destroy)(self.stream) };
         }
-        // SAFETY: retained by `new`, released here alone.
+        // SAFETY: retained by `new`, released only here.
         let _ = unsafe { (self.api.primary_ctx_release)(self.device) };
     }
 }
 
-/// Device memory, given back in stream order.
+/// Device memory, freed in stream order.
 #[derive(Debug)]
 pub struct Block {
     context: Arc<Context>,
@@ -125,7 +125,7 @@ impl Block {
     pub(super) fn new(context: &Arc<Context>, bytes: usize) -> Result<Self> {
         context.bind()?;
         let api = context.api;
-        // An allocation of nothing is refused, but has an address here like any other.
+        // The driver refuses an allocation of zero bytes. Here it has an address like any other.
         let room = bytes.max(1);
         let mut address = 0;
         // SAFETY: the stream is alive, and the address outlives the call.
@@ -160,7 +160,7 @@ impl Block {
         }
         self.context.bind()?;
         let Context { api, stream, .. } = *self.context;
-        // SAFETY: the caller allocated at least so many; the stream is alive.
+        // SAFETY: the caller allocated at least that many bytes; the stream is alive.
         let status = unsafe { (api.memset_d8_async)(self.address, 0, bytes, stream) };
         api.check(status, "clearing memory on the GPU")
     }
@@ -170,8 +170,8 @@ impl Drop for Block {
     fn drop(&mut self) {
         // A failure means that the GPU is lost, and its memory with it.
         if self.context.bind().is_ok() {
-            // SAFETY: allocated by `new` in the same way, freed here alone; kernels that use it are queued before, and
-            // the other way to free waits for them by itself.
+            // SAFETY: allocated by `new` in the same way, freed only here. Kernels that use it are queued before;
+            // without the pool, the call to free waits for them.
             let _ = unsafe {
                 if self.context.pooled {
                     (self.context.api.mem_free_async)(self.address, self.context.stream)
@@ -183,7 +183,7 @@ impl Drop for Block {
     }
 }
 
-/// Memory of the host's that the GPU copies from and to by itself.
+/// Pinned host memory, which the GPU copies from and to by itself.
 #[derive(Debug)]
 pub(super) struct Pinned {
     context: Arc<Context>,
@@ -200,9 +200,9 @@ impl Pinned {
         let mut begin = null_mut();
         // SAFETY: the pointer outlives the call. Without flags the memory is cached, so that the host may read it.
         let status = unsafe { (context.api.mem_host_alloc)(&mut begin, bytes, 0) };
-        let doing = "allocating memory that the GPU copies from";
+        let doing = "allocating pinned memory";
         context.api.check(status, doing)?;
-        // SAFETY: so many bytes were allocated.
+        // SAFETY: that many bytes were allocated.
         unsafe { begin.cast::<u8>().write_bytes(0, bytes) };
         Ok(Pinned {
             context: context.clone(),
@@ -213,17 +213,17 @@ impl Pinned {
 
     /// Its bytes.
     pub(super) fn bytes(&mut self) -> &mut [u8] {
-        // SAFETY: allocated and filled by `new`. The copies that are queued over it are waited for by whoever queued
-        // them, before they touch it again.
+        // SAFETY: allocated and filled by `new`. Whoever queues a copy over it waits for the copy before touching it
+        // again.
         unsafe { std::slice::from_raw_parts_mut(self.begin, self.bytes) }
     }
 }
 
 impl Drop for Pinned {
     fn drop(&mut self) {
-        // No copy may still be under way. Where waiting fails, the memory is left to the process's end.
+        // No copy may still be under way. If waiting fails, the memory stays until the process ends.
         if self.context.synchronize().is_ok() {
-            // SAFETY: allocated by `new`, freed here alone.
+            // SAFETY: allocated by `new`, freed only here.
             let _ = unsafe { (self.context.api.mem_free_host)(self.begin.cast()) };
         }
     }
@@ -240,7 +240,7 @@ pub struct Mark {
 unsafe impl Send for Mark {}
 
 impl Mark {
-    /// A mark that no place has yet; `timed` ones tell seconds.
+    /// A mark that is not recorded yet; a `timed` one measures seconds.
     pub(super) fn new(context: &Arc<Context>, timed: bool) -> Result<Self> {
         context.bind()?;
         let flags = match timed {
@@ -250,7 +250,7 @@ impl Mark {
         let mut event = null_mut();
         // SAFETY: the context is current, and the pointer outlives the call.
         let status = unsafe { (context.api.event_create)(&mut event, flags as u32) };
-        context.api.check(status, "making an event")?;
+        context.api.check(status, "creating an event on the GPU")?;
         Ok(Mark {
             context: context.clone(),
             event,
@@ -263,7 +263,7 @@ impl Mark {
         let Context { api, stream, .. } = *self.context;
         // SAFETY: event and stream are alive.
         let status = unsafe { (api.event_record)(self.event, stream) };
-        api.check(status, "marking a place in the stream")
+        api.check(status, "recording an event on the GPU")
     }
 
     /// Waits until the stream has passed it.
@@ -290,13 +290,13 @@ impl Mark {
 impl Drop for Mark {
     fn drop(&mut self) {
         if self.context.bind().is_ok() {
-            // SAFETY: made by `new`, destroyed here alone. A failure leaves a few bytes to the process's end.
+            // SAFETY: made by `new`, destroyed only here. A failure leaks a few bytes until the process ends.
             let _ = unsafe { (self.context.api.event_destroy)(self.event) };
         }
     }
 }
 
-/// Copies in pieces through pinned memory, so that the host may go on while the GPU still copies.
+/// Copies in pieces through pinned memory, so that the host can continue while the GPU still copies.
 #[derive(Debug)]
 pub(super) struct Staging {
     context: Arc<Context>,
@@ -335,8 +335,8 @@ impl Staging {
             mark.wait()?;
             let staged = &mut pinned.bytes()[..piece.len()];
             staged.copy_from_slice(piece);
-            // SAFETY: the caller's memory has room for all of `src` at `dst`; the slot is left alone until its mark,
-            // recorded behind the copy, has passed.
+            // SAFETY: the caller's memory has room for all of `src` at `dst`; nobody touches the slot until its mark,
+            // recorded after the copy, has passed.
             let status = unsafe {
                 (api.memcpy_htod_async)(dst, staged.as_ptr().cast(), staged.len(), stream)
             };
@@ -347,7 +347,7 @@ impl Staging {
         Ok(())
     }
 
-    /// Copies (address, destination) to the host and waits: once, where a piece holds all of them.
+    /// Copies (address, destination) to the host and waits: only once if one piece holds all of them.
     pub(super) fn download(&mut self, parts: Vec<(u64, &mut [u8])>) -> Result<()> {
         self.context.bind()?;
         let Context { api, stream, .. } = *self.context;
@@ -362,7 +362,7 @@ impl Staging {
                 let len = dst.len().min(Self::PIECE - used);
                 let (piece, rest) = std::mem::take(&mut dst).split_at_mut(len);
                 let room = &mut self.down.bytes()[used..][..len];
-                // SAFETY: the caller's memory has as many bytes at `src`; the room is read behind a wait alone.
+                // SAFETY: the caller's memory has as many bytes at `src`; the room is read only after a wait.
                 let status =
                     unsafe { (api.memcpy_dtoh_async)(room.as_mut_ptr().cast(), src, len, stream) };
                 api.check(status, "copying from the GPU")?;

@@ -17,7 +17,7 @@ const OLDEST_CARD: (u32, u32) = (7, 5);
 pub(super) struct Library {
     /// Its functions.
     pub(super) api: &'static Api,
-    /// The CUDA version that it speaks.
+    /// The newest CUDA version that it supports.
     pub(super) version: (u32, u32),
 }
 
@@ -36,7 +36,7 @@ impl Library {
         let api = match Api::open() {
             None => {
                 return Err(Error::Device(
-                    "NVIDIA's driver is not here: libcuda.so.1 cannot be loaded. Install the driver, or use --device cpu"
+                    "NVIDIA's driver was not found: libcuda.so.1 cannot be loaded. Install the driver, or use --device cpu"
                         .to_owned(),
                 ));
             }
@@ -45,7 +45,7 @@ impl Library {
         let mut version = 0;
         // SAFETY: one integer that outlives the call; allowed before cuInit.
         let status = unsafe { (api.driver_get_version)(&mut version) };
-        api.check(status, "asking the driver's version")?;
+        api.check(status, "querying the driver's version")?;
         let version = ((version / 1000) as u32, (version % 1000 / 10) as u32);
         if version < OLDEST_DRIVER {
             return Err(too_old(format!(
@@ -53,12 +53,12 @@ impl Library {
                 version.0, version.1
             )));
         }
-        // SAFETY: no flag is known but zero.
+        // SAFETY: zero is the only valid flag.
         api.check(unsafe { (api.init)(0) }, "starting CUDA")?;
         Ok(Library { api, version })
     }
 
-    /// GPUs that the driver sees.
+    /// The number of GPUs that the driver sees.
     pub(super) fn count(&self) -> Result<usize> {
         let mut count = 0;
         // SAFETY: one integer that outlives the call.
@@ -88,29 +88,29 @@ impl Library {
         Ok(device)
     }
 
-    /// A number that describes a device.
+    /// An attribute of a device.
     pub(super) fn attribute(&self, device: CUdevice, what: CUdevice_attribute) -> Result<u32> {
         let mut value = 0;
         // SAFETY: one integer that outlives the call; any device may be asked for.
         let status = unsafe { (self.api.device_get_attribute)(&mut value, what, device) };
-        self.api.check(status, "asking what the GPU offers")?;
+        self.api.check(status, "querying the GPU's attributes")?;
         Ok(value.max(0) as u32)
     }
 
-    /// What a device is.
+    /// The properties of a device.
     pub(super) fn properties(&self, device: CUdevice) -> Result<Properties> {
         use CUdevice_attribute::*;
         let mut name = [0; 256];
-        // SAFETY: room for as many characters as the call is told.
+        // SAFETY: the buffer has the length that is passed with it.
         let status = unsafe {
             (self.api.device_get_name)(name.as_mut_ptr().cast(), name.len() as i32, device)
         };
-        self.api.check(status, "asking the GPU's name")?;
+        self.api.check(status, "querying the GPU's name")?;
         let name = CStr::from_bytes_until_nul(&name).unwrap_or(c"GPU");
         let mut memory = 0;
         // SAFETY: one integer that outlives the call.
         let status = unsafe { (self.api.device_total_mem)(&mut memory, device) };
-        self.api.check(status, "asking the GPU's memory")?;
+        self.api.check(status, "querying the GPU's memory")?;
         let attribute = |what| self.attribute(device, what);
         Ok(Properties {
             name: name.to_string_lossy().into_owned(),
@@ -138,7 +138,7 @@ pub(super) fn check_capability(ordinal: usize, properties: &Properties) -> Resul
     Ok(())
 }
 
-/// What kernels are compiled for: what was chosen, if the card runs it, or the card's own machine code.
+/// The architecture to compile kernels for: the chosen one, if the card runs it, or the card's own.
 pub(super) fn architecture(
     ordinal: usize,
     properties: &Properties,

@@ -1,7 +1,7 @@
 //! An NVIDIA GPU as a driver, through the CUDA driver's own interface. Only this folder names cudarc.
 //!
-//! Of cudarc the search for the library and the types are used; the functions are called through the table in `api`, which
-//! says why. Nothing here panics; see `library` for how a missing library and missing functions are met.
+//! cudarc finds the library and provides the types. The functions are called through the table in `api`, which says
+//! why. Nothing here panics; `library` reports a missing library and missing functions.
 
 mod api;
 mod context;
@@ -47,30 +47,30 @@ impl Found {
     }
 }
 
-/// Where a GPU's programs come from, and how its memory is taken.
+/// Where a GPU's programs come from, and how its memory is allocated.
 #[derive(Debug)]
 pub struct Setup {
     /// Programs that need no compiler.
     pub prebuilt: Prebuilt,
-    /// Where the compiler is looked for when a program is not among them.
+    /// Where to look for the compiler when a program is not prebuilt.
     pub search: Search,
-    /// What programs are compiled for; None: the card's own machine code.
+    /// The architecture to compile for; None: the card's own machine code.
     pub architecture: Option<Architecture>,
     /// Where compiled programs are kept.
     pub cache: Cache,
-    /// Memory comes from the driver's pool, in stream order, where the card has one. Without the pool each allocation is
-    /// one of the driver's, and compute-sanitizer sees what is accessed beyond its end.
+    /// Whether memory comes from the driver's pool, in stream order, if the card has one. Without the pool the driver
+    /// makes each allocation separately, and compute-sanitizer sees accesses beyond its end.
     pub pooled: bool,
 }
 
 impl Setup {
-    /// The environment variable that turns the pool off by the value 0.
+    /// The environment variable for the pool; 0 turns it off.
     pub const POOL: &str = "ARCFACE_CU_POOL";
 
-    /// What the environment says: `variable` gives a variable's value.
+    /// Reads the environment; `variable` returns the value of a variable.
     ///
     /// # Errors
-    /// A variable whose value makes no sense.
+    /// A variable has an invalid value.
     pub fn new(variable: impl Fn(&str) -> Option<OsString>, cache: Cache) -> Result<Self> {
         let pool = variable(Self::POOL).unwrap_or_default();
         let pooled = match pool.to_str() {
@@ -99,7 +99,7 @@ impl Setup {
 pub struct Gpu {
     staging: Staging,
     compiler: Compiler,
-    /// All programs, once the first was needed, until each is loaded.
+    /// Programs that are compiled but not loaded yet. The first load compiles all of them.
     compiled: Option<HashMap<&'static str, Compiled>>,
     architecture: Architecture,
     properties: Properties,
@@ -110,8 +110,8 @@ impl Gpu {
     /// GPU number `ordinal`.
     ///
     /// # Errors
-    /// No driver, no such GPU, one that is too old or cannot run what was chosen, or a program that is neither prebuilt
-    /// nor can be compiled for this driver: each says what to do.
+    /// There is no driver or no such GPU; the GPU is too old or cannot run the chosen architecture; or a program is not
+    /// prebuilt and cannot be compiled for this driver. Each message says what to do.
     pub fn open(ordinal: usize, setup: Setup) -> Result<Self> {
         let library = Library::open()?;
         let device = library.device(ordinal)?;
@@ -161,7 +161,7 @@ impl Gpu {
     }
 }
 
-/// PTX as the driver takes it: a zero byte ends it.
+/// PTX as the driver takes it, with a zero byte at the end.
 fn terminated(mut ptx: Vec<u8>) -> Vec<u8> {
     ptx.push(0);
     ptx
@@ -206,7 +206,8 @@ impl Module {
             check(unsafe {
                 (api.module_get_function)(&mut function, module.module, name.as_ptr())
             })?;
-            // A block may have what the card allows in all, less what the kernel has fixed; by default it may have less.
+            // Allow all shared memory that the card gives a block, less the kernel's static part. The default limit is
+            // lower.
             let fixed = CUfunction_attribute::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES;
             let dynamic = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             let mut bytes = 0;
@@ -225,7 +226,7 @@ impl Drop for Module {
     fn drop(&mut self) {
         // None of its kernels may be running. Where waiting fails, the GPU is lost, and the module with it.
         if self.context.synchronize().is_ok() {
-            // SAFETY: loaded by `new`, unloaded here alone.
+            // SAFETY: loaded by `new`, unloaded only here.
             let _ = unsafe { (self.context.api().module_unload)(self.module) };
         }
     }
@@ -267,7 +268,7 @@ impl Driver for Gpu {
         let name = self.architecture.name();
         let all = match &mut self.compiled {
             Some(all) => all,
-            // A step needs nearly all of them: together they take the time of the slowest.
+            // A step needs nearly all of them. Compiled in parallel, they take the time of the slowest.
             none => none.insert(self.compiler.compile_all(name)?),
         };
         let compiled = match all.remove(program.name) {

@@ -1,4 +1,4 @@
-//! What kernels are compiled for: a card's own machine code, or PTX, which the driver compiles itself.
+//! The architecture that kernels are compiled for: a card's own machine code, or PTX, which the driver compiles itself.
 
 use crate::{Error, Result};
 use std::ffi::OsString;
@@ -14,13 +14,12 @@ pub struct Architecture {
 }
 
 impl Architecture {
-    /// The environment variable by which people choose one.
+    /// The environment variable that chooses one.
     pub const VARIABLE: &str = "ARCFACE_CU_ARCH";
 
     /// The machine code of a card of this compute capability.
     pub fn of((major, minor): (u32, u32)) -> Self {
-        // The own instructions of Hopper and of the large Blackwell belong to sm_90a and sm_100a alone, which no other
-        // card runs.
+        // Hopper and the large Blackwell have instructions that need sm_90a and sm_100a, which no other card runs.
         let suffix = match (major, minor) {
             (9, 0) | (10, 0) => Some('a'),
             _ => None,
@@ -34,17 +33,17 @@ impl Architecture {
         }
     }
 
-    /// The one that the environment asks for, if it does: `variable` gives a variable's value.
+    /// The architecture that the environment asks for, if any; `variable` returns the value of a variable.
     ///
     /// # Errors
-    /// A value that names no architecture.
+    /// The value is not an architecture.
     pub fn chosen(variable: impl Fn(&str) -> Option<OsString>) -> Result<Option<Self>> {
         let value = variable(Self::VARIABLE).filter(|value| !value.is_empty());
         let parse = |value: OsString| {
             let name = value.to_string_lossy();
             Self::parse(&name).ok_or_else(|| {
                 Error::Usage(format!(
-                    "{} is {name:?}, which names no architecture: expected sm_N for machine code or compute_N for PTX, such as sm_90a or compute_80",
+                    "{} is {name:?}, which is not an architecture: expected sm_N for machine code or compute_N for PTX, such as sm_90a or compute_80",
                     Self::VARIABLE
                 ))
             })
@@ -52,7 +51,7 @@ impl Architecture {
         value.map(parse).transpose()
     }
 
-    /// The one of this name: `sm_90a`, `compute_80`.
+    /// The architecture of this name, such as `sm_90a` or `compute_80`.
     pub fn parse(name: &str) -> Option<Self> {
         let (kind, number) = name.split_once('_')?;
         let ptx = match kind {
@@ -85,7 +84,7 @@ impl Architecture {
     }
 
     /// Whether a card of this compute capability runs it. Machine code runs on later cards of its generation, PTX on
-    /// all later ones; with the suffix `a` both run on their own card alone, with `f` on those of its generation.
+    /// all later ones; with the suffix `a` both run only on their own card, with `f` only on cards of its generation.
     pub fn runs_on(&self, card: (u32, u32)) -> bool {
         let generation = card.0 == self.capability.0 && card.1 >= self.capability.1;
         match self.suffix {

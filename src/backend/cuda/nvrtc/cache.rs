@@ -34,7 +34,7 @@ impl Key {
         Key(hash.0)
     }
 
-    /// The same for any version of NVRTC.
+    /// A key without the version of NVRTC.
     pub(super) fn of_source(source: &Source, architecture: &str) -> Self {
         let mut hash = Fnv::new();
         for text in [source.file, source.text, architecture] {
@@ -57,14 +57,14 @@ impl std::fmt::Display for Key {
     }
 }
 
-/// A folder of compiled programs. One that cannot be used makes compilation slower, not impossible.
+/// A folder of compiled programs. Without a usable one, compilation is slower, not impossible.
 #[derive(Debug)]
 pub struct Cache {
     folder: Result<PathBuf, String>,
 }
 
 impl Cache {
-    /// The environment variable by which people name the folder.
+    /// The environment variable that names the folder.
     pub const VARIABLE: &str = "ARCFACE_CU_CACHE";
 
     /// A cache in this folder, if there is one.

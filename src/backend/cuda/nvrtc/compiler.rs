@@ -1,4 +1,4 @@
-//! Where a card's programs come from: prebuilt, kept from an earlier run, or compiled.
+//! Where a card's programs come from: prebuilt, cached by an earlier run, or compiled.
 
 use super::cache::Key;
 use super::{Architecture, Cache, Compiled, Nvrtc, Prebuilt, Search, Source};
@@ -8,8 +8,8 @@ use rayon::prelude::*;
 use std::collections::HashMap;
 use std::sync::OnceLock;
 
-/// The programs for a card: a prebuilt one first, then what NVRTC made, now or earlier. NVRTC is opened when a program is
-/// not prebuilt.
+/// The programs for a card: prebuilt ones first, then those that NVRTC compiles or has compiled before. NVRTC is opened
+/// only when a program is not prebuilt.
 #[derive(Debug)]
 pub struct Compiler {
     prebuilt: Prebuilt,
@@ -17,12 +17,13 @@ pub struct Compiler {
     search: Search,
     driver: Option<(u32, u32)>,
     architecture: Option<Architecture>,
-    /// NVRTC, or why there is none, once it was needed.
+    /// NVRTC, or why it cannot be used; set when it is first needed.
     nvrtc: OnceLock<Result<Nvrtc, String>>,
 }
 
 impl Compiler {
-    /// Programs from `prebuilt`, or compiled by the NVRTC that [`Nvrtc::open`] finds and kept in `cache`.
+    /// Takes programs from `prebuilt`, or compiles them with the NVRTC that [`Nvrtc::open`] finds and keeps them in
+    /// `cache`.
     pub fn new(
         prebuilt: Prebuilt,
         search: Search,
@@ -40,7 +41,7 @@ impl Compiler {
         }
     }
 
-    /// The compiler proper, opened by the first call.
+    /// NVRTC itself, opened by the first call.
     ///
     /// # Errors
     /// As [`Nvrtc::open`].
@@ -90,10 +91,10 @@ impl Compiler {
         PROGRAMS.par_iter().map(compile).collect()
     }
 
-    /// Whether every program can be had: it is prebuilt, or NVRTC is here. Compiles nothing.
+    /// Checks that every program is prebuilt or that NVRTC can be opened. Compiles nothing.
     ///
     /// # Errors
-    /// The first program that is neither, and where NVRTC was looked for.
+    /// A program is not prebuilt and NVRTC was not found; the message names both the program and the places searched.
     pub fn check(&self, architecture: &str) -> Result<()> {
         PROGRAMS.iter().try_for_each(|program| {
             let source = Source::of(program)?;
@@ -105,7 +106,7 @@ impl Compiler {
         })
     }
 
-    /// NVRTC, where this program must be compiled.
+    /// NVRTC, for a program that must be compiled.
     fn nvrtc_for(&self, program: &Program, architecture: &str) -> Result<&Nvrtc> {
         self.nvrtc().map_err(|why| {
             let lacks = self.prebuilt.lacks(program, architecture, self.driver);

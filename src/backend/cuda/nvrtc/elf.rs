@@ -58,7 +58,7 @@ pub(super) fn kernels(cubin: &[u8]) -> Result<Vec<String>, String> {
     Ok(kernels)
 }
 
-const TORN: &str = "is torn: a table of it lies beyond its end";
+const TORN: &str = "is truncated: one of its tables lies beyond its end";
 
 fn part(bytes: &[u8], at: u64, len: u64) -> Result<&[u8], String> {
     let range = (usize::try_from(at).ok()).zip(usize::try_from(len).ok());

@@ -1,4 +1,4 @@
-//! Where NVRTC may lie: the toolkit, Python's packages, this project's own build folder.
+//! Where NVRTC may be: the toolkit, Python's packages, this project's own build folder.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 /// The environment variable that names the library or its folder.
 pub(super) const VARIABLE: &str = "ARCFACE_CU_NVRTC";
 
-/// Names by which the dynamic linker knows it, and its names in a folder.
+/// The library's file names, for the dynamic linker and in a folder.
 const NAMES: [&str; 3] = ["libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so"];
 
-/// Where below a root it may lie: the root itself, toolkits, Python's packages for CUDA 13 and 12.
+/// Folders below a root that may hold it: the root itself, toolkits, Python's packages for CUDA 13 and 12.
 const BELOW: [&str; 6] = [
     "",
     "lib64",
@@ -23,14 +23,14 @@ const BELOW: [&str; 6] = [
 /// Where to look for NVRTC.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Search {
-    /// The library, or a folder around it; where it is given, nothing else is tried.
+    /// The library or its folder; if given, nothing else is tried.
     pub explicit: Option<PathBuf>,
     /// Folders of toolkits and packages, first choice first.
     pub roots: Vec<PathBuf>,
 }
 
 impl Search {
-    /// The usual places, by the environment: `variable` gives a variable's value.
+    /// The usual places, given the environment; `variable` returns the value of a variable.
     pub fn new(variable: impl Fn(&str) -> Option<OsString>) -> Self {
         let given = |name: &str| variable(name).filter(|value| !value.is_empty());
         let path = |name: &str| given(name).map(PathBuf::from);
@@ -41,8 +41,8 @@ impl Search {
         roots.push("/usr/local/cuda".into());
         roots.extend(children("/usr/local".as_ref(), "cuda-"));
 
-        // A virtual environment in use, one beside the data, the user's packages, Python's versions, the system's; then
-        // environments of PyTorch in the usual places.
+        // In order: the active virtual environment, `.venv` in the working folder, the user's packages, the Python
+        // versions of pyenv, the system's packages, and the usual places of PyTorch environments.
         let home = path("HOME");
         let in_home = |below: &str| home.as_ref().map(|home| home.join(below));
         let mut prefixes: Vec<PathBuf> = ["VIRTUAL_ENV", "CONDA_PREFIX"]
@@ -70,7 +70,7 @@ impl Search {
             }
         }
 
-        // The tests install it into the build folder, where the program itself lies too.
+        // The tests install NVRTC into the build folder, which also holds the program.
         if let Ok(program) = std::env::current_exe() {
             let target = program.ancestors().find(|a| a.ends_with("target"));
             roots.extend(target.map(|target| target.join("nvrtc")));
@@ -85,7 +85,7 @@ impl Search {
     /// The libraries to try, in order: files that exist, and bare names for the dynamic linker.
     pub(super) fn libraries(&self) -> Vec<PathBuf> {
         match &self.explicit {
-            // A library that is not there is tried too, for the linker's own words about it.
+            // A missing library is tried too, to get the linker's own message.
             Some(path) if !path.is_dir() => vec![absolute(path)],
             Some(folder) => in_root(folder).collect(),
             None => (NAMES.iter().map(PathBuf::from))
@@ -98,15 +98,15 @@ impl Search {
 impl fmt::Display for Search {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(path) = &self.explicit {
-            return write!(f, "at {VARIABLE} = {} alone", path.display());
+            return write!(f, "only at {VARIABLE} = {}", path.display());
         }
         write!(f, "on the dynamic linker's path for {}", NAMES.join(", "))?;
         let (there, gone): (Vec<_>, Vec<_>) = self.roots.iter().partition(|root| root.is_dir());
         for root in there {
             write!(f, ", in {}", root.display())?;
         }
-        // Which of the usual places there are not, people know without being told; but not which we know of.
-        write!(f, "; {} other usual places are not there", gone.len())
+        // For places that do not exist, the number is enough.
+        write!(f, "; {} other usual places do not exist", gone.len())
     }
 }
 
@@ -118,7 +118,7 @@ fn in_root(root: &Path) -> impl Iterator<Item = PathBuf> {
     files.filter(|file| file.is_file())
 }
 
-/// A path with a folder, which the dynamic linker takes as it is.
+/// An absolute path: the dynamic linker opens it without a search.
 fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
@@ -140,14 +140,14 @@ fn children(folder: &Path, prefix: &str) -> Vec<PathBuf> {
     paths
 }
 
-/// The file that the dynamic linker took for a bare name, where the system lists what is loaded.
+/// The file that the dynamic linker loaded for a bare name, if the system lists loaded files.
 pub(super) fn loaded(name: &Path) -> Option<PathBuf> {
     let name = name.to_str()?;
     let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
     let paths = maps
         .lines()
         .filter_map(|line| line.find('/').map(|at| &line[at..]));
-    // The file may carry a longer version than the name, which is a link to it.
+    // The name may be a link to a file with a longer version number.
     let mut matching = paths.filter(|path| {
         let file = path.rsplit('/').next().unwrap_or_default();
         file.starts_with(name)
@@ -212,7 +212,7 @@ mod tests {
         let gone = dir.path().join("libnvrtc.so.99");
         assert_eq!(search(&gone).libraries(), std::slice::from_ref(&gone));
 
-        // An empty file is no library, and a missing one is none either: both are said with where they lie.
+        // For an empty or a missing file, the error names its path.
         for path in [&file, &gone] {
             let error = super::super::Nvrtc::open(&search(path), None, None).unwrap_err();
             let text = error.to_string();

@@ -1,8 +1,8 @@
 //! The compiler of the kernels: NVRTC, found at run time and called through its C interface.
 //!
 //! The sources need no header of CUDA: `kernels/*.cuh` are handed over in memory. A cubin is made for the device's own
-//! architecture, since a driver refuses PTX that is newer than itself. PTX is made where [`Architecture::VARIABLE`] asks
-//! for it, and for the tests' interpreter.
+//! architecture, since a driver refuses PTX that is newer than itself. PTX is made only if [`Architecture::VARIABLE`]
+//! asks for it, and for the tests' interpreter.
 //!
 //! The library is opened by path and kept by the value that opened it: there is no global state, two versions can be
 //! open at once, and its absence is an error like any other.
@@ -99,7 +99,7 @@ impl Compiled {
     }
 }
 
-/// A program's text with all that decides what becomes of it, but for architecture and compiler.
+/// A program's text and everything else that determines the compiled code, except architecture and compiler.
 struct Source<'a> {
     file: &'a str,
     text: &'a str,
@@ -195,11 +195,11 @@ unsafe fn function<T: Copy>(library: &Library, name: &CStr) -> Result<T, String>
 }
 
 impl Nvrtc {
-    /// The first NVRTC that can be used. Where a driver's CUDA version is given, it is one whose code the driver loads;
-    /// where an architecture is given, one that compiles for it.
+    /// Opens the first NVRTC that can be used. Given a driver's CUDA version, the driver must load its code; given an
+    /// architecture, it must compile for it.
     ///
     /// # Errors
-    /// None was found; says where it was looked for, what was wrong with those found, and what to install.
+    /// None was found. The message says where it looked, what was wrong with each one found, and what to install.
     pub fn open(
         search: &Search,
         driver: Option<(u32, u32)>,
@@ -240,8 +240,8 @@ impl Nvrtc {
     /// Loads one library; None where a name is not on the dynamic linker's path.
     fn load(path: &Path, driver: Option<(u32, u32)>, ptx: bool) -> Result<Option<Self>, String> {
         let named = path.components().count() == 1;
-        // SAFETY: NVRTC's initialisation asks nothing of its caller. Which file that is, the user decides, as for any
-        // program that is started.
+        // SAFETY: NVRTC's initialisation has no preconditions. The user decides which file is loaded, as with any
+        // program that they start.
         let library = match unsafe { Library::new(path) } {
             Ok(library) => library,
             Err(_) if named => return Ok(None),
@@ -400,7 +400,7 @@ impl Nvrtc {
         match number {
             Ok(number) if known.contains(&number) => Ok(()),
             _ => Err(format!(
-                "this version compiles for {known:?} alone; a newer card needs a newer NVRTC and perhaps a newer driver, or {}=compute_{}, PTX that the driver compiles itself",
+                "this version compiles only for {known:?}; a newer card needs a newer NVRTC and perhaps a newer driver, or {}=compute_{}, PTX that the driver compiles itself",
                 Architecture::VARIABLE,
                 known.iter().max().unwrap_or(&80)
             )),
@@ -475,7 +475,7 @@ impl<'a> Unit<'a> {
 
 impl Drop for Unit<'_> {
     fn drop(&mut self) {
-        // SAFETY: made by `create`, and destroyed here alone.
+        // SAFETY: made by `create`, and destroyed only here.
         unsafe { (self.api.destroy)(&mut self.handle) };
     }
 }

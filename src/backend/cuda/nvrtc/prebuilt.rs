@@ -1,8 +1,9 @@
-//! Programs that were compiled beforehand, for machines without NVRTC: a folder of cubins and PTX with an index.
+//! Programs that were compiled in advance, for machines without NVRTC: a folder of cubins and PTX with an index.
 //!
-//! `index.json` holds NVRTC's version, by which a driver loads its code or not, and for each file: the program's name, the architecture, `source`
-//! (the hash of all that decides what a compilation gives, except NVRTC's version), the file's name, `sum` (FNV-1a of
-//! its bytes), and what the compiler said. A program is taken if its `source` is that of the running program.
+//! `index.json` holds NVRTC's version, which a driver must not be older than, and for each file: the program's name, the
+//! architecture, `source` (the hash of everything that determines the compiled code, except NVRTC's version), the file's
+//! name, `sum` (FNV-1a of its bytes), and the compiler's log. A file is used only if its `source` matches the running
+//! program's.
 
 use super::architecture::driver_loads;
 use super::cache::Key;
@@ -31,7 +32,7 @@ struct Index {
 struct Entry {
     program: String,
     architecture: String,
-    /// 32 hexadecimal digits, as `sum`.
+    /// 32 hexadecimal digits, like `sum`.
     source: String,
     file: String,
     sum: String,
@@ -43,14 +44,14 @@ struct Entry {
 pub struct Prebuilt(Option<(PathBuf, Index)>);
 
 impl Prebuilt {
-    /// The environment variable by which people name the folder.
+    /// The environment variable that names the folder.
     pub const VARIABLE: &str = "ARCFACE_CU_KERNELS";
 
     /// The folder that the environment names, else `kernels` beside the running program, if it has an index; else none.
-    /// `variable` gives a variable's value.
+    /// `variable` returns the value of a variable.
     ///
     /// # Errors
-    /// A folder that is named and has no index, or an index that cannot be read.
+    /// The named folder has no index, or an index cannot be read.
     pub fn new(variable: impl Fn(&str) -> Option<OsString>) -> Result<Self> {
         let named = variable(Self::VARIABLE).filter(|value| !value.is_empty());
         if let Some(folder) = named {
@@ -67,7 +68,7 @@ impl Prebuilt {
     /// The programs of this folder.
     ///
     /// # Errors
-    /// No index, or one that cannot be read.
+    /// There is no index, or it cannot be read.
     pub fn at(folder: PathBuf) -> Result<Self> {
         let path = folder.join(INDEX);
         let text = std::fs::read_to_string(&path);
@@ -79,7 +80,7 @@ impl Prebuilt {
         Ok(Prebuilt(Some((folder, index))))
     }
 
-    /// Folder and entry of a program that was made from this source.
+    /// The folder and index entry of a program that was compiled from this source.
     fn find(
         &self,
         program: &Program,
@@ -95,12 +96,12 @@ impl Prebuilt {
         Some((folder, index.programs.iter().find(fits)?))
     }
 
-    /// Whether the program is listed for this architecture, made from this source.
+    /// Whether the index lists the program for this architecture, compiled from this source.
     pub(super) fn has(&self, program: &Program, source: &Source, architecture: &str) -> bool {
         self.find(program, source, architecture).is_some()
     }
 
-    /// The program for an architecture, if it is here and was made from the same source.
+    /// The program for an architecture, if it is here and was compiled from the same source.
     ///
     /// # Errors
     /// Its file is missing or damaged.
@@ -147,7 +148,7 @@ impl Prebuilt {
         driver_loads(driver, index.nvrtc, !is_machine_code(architecture))
     }
 
-    /// Why a program is not here or of no use, as the middle of a sentence.
+    /// Why a program is not prebuilt or cannot be used, as the middle of a sentence.
     pub(super) fn lacks(
         &self,
         program: &Program,
@@ -168,14 +169,14 @@ impl Prebuilt {
             let (major, minor) = index.nvrtc;
             format!("the driver is too old for the code of NVRTC {major}.{minor} in {folder}")
         } else if index.programs.iter().any(same) {
-            format!("the one in {folder} was made from another source")
+            format!("the one in {folder} was compiled from another source")
         } else {
             let known = architectures(index);
-            format!("{folder} has it not, but programs for {known}")
+            format!("{folder} does not have it, only programs for {known}")
         }
     }
 
-    /// Programs, architectures, folder and version in one line; nothing where there is no folder.
+    /// One line with the number of programs, the architectures, the folder and NVRTC's version; None without a folder.
     pub fn describe(&self) -> Option<String> {
         let (folder, index) = self.0.as_ref()?;
         Some(format!(
@@ -249,7 +250,7 @@ fn architectures(index: &Index) -> String {
     known.into_iter().collect::<Vec<_>>().join(", ")
 }
 
-/// Whether an image has every kernel that the launch table knows of this program.
+/// Checks that an image has every kernel that the launch table lists for this program.
 fn holds_every_kernel(program: &Program, image: &[u8]) -> Result<(), String> {
     let ptx = std::str::from_utf8(image).ok();
     let kernels = match ptx {
@@ -404,7 +405,7 @@ mod tests {
         std::fs::write(dir.path().join(INDEX), "{").unwrap();
         let error = Prebuilt::new(named).unwrap_err().to_string();
         assert!(error.contains("no index"), "{error}");
-        // Nothing is named, and no folder lies beside the tests.
+        // No folder is named, and there is none beside the tests.
         assert!(Prebuilt::new(|_| None).unwrap().describe().is_none());
     }
 

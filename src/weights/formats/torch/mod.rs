@@ -48,7 +48,7 @@ pub fn is_torch(start: &[u8]) -> bool {
     zip::is_zip(start) || legacy::is_legacy(start)
 }
 
-/// Reads the file at `path`. Tensors of whole numbers, and what is no tensor, are left out.
+/// Reads the file at `path`. Tensors of whole numbers, and anything that is not a tensor, are left out.
 ///
 /// # Errors
 /// It cannot be read, is damaged, or holds more than tensors in dicts, such as a whole model.

@@ -285,7 +285,7 @@ fn float_to_float() -> Vec<Case> {
     cases
 }
 
-/// `.sat`: to the range of an integer type, to [0, 1] of a float, where NaN becomes +0.
+/// `.sat` clamps to the range of an integer type; for a float, to [0, 1], and NaN becomes +0.
 fn saturating() -> Vec<Case> {
     const TYPES: [(bool, u32); 8] = [
         (false, 8),
@@ -305,7 +305,7 @@ fn saturating() -> Vec<Case> {
             (0, (1 << bits) - 1)
         }
     };
-    // What the type's lowest bits of a register hold.
+    // The value in the type's lowest bits of a register.
     let read = |(signed, bits): (bool, u32), register: u64| {
         let shift = 128 - bits;
         if signed {
@@ -332,7 +332,7 @@ fn saturating() -> Vec<Case> {
     for d in TYPES {
         for s in TYPES {
             let ((low, high), (s_low, s_high)) = (range(d), range(s));
-            // Where nothing can saturate the modifier is not allowed.
+            // The modifier is not allowed where nothing can saturate.
             if low <= s_low && s_high <= high {
                 continue;
             }
@@ -348,7 +348,7 @@ fn saturating() -> Vec<Case> {
                 },
             );
             cases.push(Case::lanes(&op, &body, &integers, |[a, b]| {
-                // A signed result is extended to its register by the sign, another by zeros.
+                // A signed result is extended to its register by the sign, an unsigned one by zeros.
                 let value = read(s, join(a, b)).clamp(low, high);
                 if d.1 == 64 {
                     split(value as u64)
@@ -357,7 +357,7 @@ fn saturating() -> Vec<Case> {
                 }
             }));
         }
-        // Of any integer only zero and what is at least one is left.
+        // Every integer becomes 0 or 1.
         let op = format!("cvt.rn.sat from {}", name(d));
         let body = format!(
             "mov.b64 %q0, {{%a0, %a1}}; cvt.rn.sat.f64.{0} %q1, {1}; mov.b64 {{%d0, %d1}}, %q1;\n\

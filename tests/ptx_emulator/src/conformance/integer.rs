@@ -329,8 +329,9 @@ fn bit_fields() -> Vec<Case> {
                 .flat_map(move |p| positions.map(|n| [a, p, n]))
         })
         .collect();
-    // The ISA restricts both operands to 0..=255. Beyond, its pseudocode takes the lowest byte, and so does the code that
-    // the assembler makes for 32 bits; for 64 bits that shifts by the whole number, to nothing or the sign from 64 on.
+    // The ISA restricts both operands to 0..=255. Beyond that range its pseudocode takes the lowest byte, and so does
+    // the assembler's code for 32 bits. For 64 bits that code shifts by the whole number; from 64 on, only zeros or the
+    // sign remain.
     let restrict = |operand: u32, width: u32| {
         if width == 64 {
             operand.min(255)

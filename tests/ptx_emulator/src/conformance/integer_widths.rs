@@ -250,8 +250,8 @@ fn carries() -> Vec<Case> {
              mov.b64 %q0, {%a0, %a1}; mov.b64 %q1, {%a2, %a3}; sub.cc.u64 %q2, %q0, %q1; addc.u64 %q3, %q0, 5;\n\
              mov.b64 {%d3, %d4}, %q3;",
             &inputs,
-            // The ISA speaks of a borrow, and defines it by sub.cc and subc alone. The assembler makes both of the carry of
-            // a sum with the complement, IADD3 and IADD3.X, so that the flag is set where nothing is borrowed.
+            // The ISA speaks of a borrow, and defines it only through sub.cc and subc. The assembler turns both into
+            // sums with the complement, IADD3 and IADD3.X. The flag is then a carry: set if nothing is borrowed.
             |[a, b, c, d]| {
                 let sum = |a: u32, b: u32, carry: bool| {
                     let sum = u64::from(a) + u64::from(b) + u64::from(carry);

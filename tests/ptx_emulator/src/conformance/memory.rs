@@ -461,7 +461,7 @@ fn asynchronous() -> Vec<Case> {
     ]
 }
 
-/// Cache policies, which change no value.
+/// Cache policies, which do not change values.
 fn policies() -> Vec<Case> {
     let inputs = rows::<4>(70);
     let body = "mov.u32 %r0, tile; and.b32 %r1, %index, 63; shl.b32 %r1, %r1, 4; add.u32 %r0, %r0, %r1;\n\

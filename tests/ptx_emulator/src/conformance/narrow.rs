@@ -128,7 +128,7 @@ fn from_f32() -> Vec<Case> {
             .map(|(rounding, finish)| f32_to_f16(a, rounding, finish).into())
         },
     ));
-    // The assembler drops `.ftz` on the way to f16: the smallest f16 is what a subnormal rounds up to.
+    // The assembler drops `.ftz` in a conversion to f16: a subnormal rounds up to the smallest f16.
     let subnormal: Vec<[u32; 1]> = singles(&words())
         .into_iter()
         .chain([
@@ -438,7 +438,7 @@ fn approximations() -> Vec<Case> {
     cases
 }
 
-/// fp8 by its definition: the values of all codes, and the nearest of them, an even code where two are as near.
+/// fp8 by its definition: the values of all codes, and rounding to the nearest, with ties to an even code.
 fn eight_bits() -> Vec<Case> {
     // Exponent bits, mantissa bits, the largest finite code.
     type Small = (&'static str, i32, i32, u32);
@@ -476,7 +476,7 @@ fn eight_bits() -> Vec<Case> {
     let mut cases = Vec::new();
     for format in formats {
         let (name, .., largest) = format;
-        // Every number, the middle of each pair, and what lies just beside it.
+        // Every number, the middle of each pair of neighbours, and the floats just beside it.
         let mut reals: Vec<f32> = (0..largest)
             .flat_map(|code| {
                 let low = value(format, code) as f32;

@@ -96,7 +96,7 @@ type Form = (
     &'static str,
 );
 
-/// One instruction: what stands between its types and its operands is `sat` and the mode; `apply` is its operation.
+/// One instruction. `sat` and the mode stand between its types and its operands; `apply` is its operation.
 fn case(
     opcode: &str,
     mode: &str,
@@ -171,7 +171,7 @@ fn shifts() -> Vec<Case> {
             case("vshr", "clamp", false, form, |a, n| a >> n.min(32)),
             case("vshr", "wrap", false, form, |a, n| a >> (n & 31)),
             case("vshl", "clamp", false, form, |a, n| {
-                // 32 leaves nothing of the lower word.
+                // A shift by 32 leaves nothing of the lower word.
                 if n >= 32 { 0 } else { a << n }
             }),
             case("vshl", "wrap", false, form, |a, n| a << (n & 31)),

@@ -204,8 +204,8 @@ fn reductions() -> Vec<Case> {
     ]
 }
 
-/// "Wait until all non-exited threads corresponding to membermask have executed": lanes that have left are named and not
-/// counted.
+/// "Wait until all non-exited threads corresponding to membermask have executed": a mask may name lanes that have
+/// exited, and they do not count.
 fn exited() -> Vec<Case> {
     let inputs = warp();
     let stay = 20;

@@ -19,8 +19,8 @@ pub(super) fn warp_sync(env: &mut Env<'_>, warp: &mut Warp, side: &Side, mask: u
     Ok(())
 }
 
-/// The member mask of a warp instruction; an error if a member is elsewhere, or a lane that takes part is no member. A
-/// member that has exited is not waited for.
+/// The member mask of a warp instruction. It is an error if a member is elsewhere in the program, or if an executing
+/// lane is not a member. Members that have exited do not count.
 pub(super) fn members(warp: &Warp, reg: crate::program::Reg, mask: u32) -> Result<u32> {
     let lane = mask.trailing_zeros() as usize;
     let members = value(warp, reg, lane) as u32;

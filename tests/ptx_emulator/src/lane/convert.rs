@@ -17,7 +17,7 @@ const SRC: u32 = 20;
 pub(crate) const INTEGRAL: u32 = 1 << 24;
 /// Bytes of the destination register beyond one, to which a signed integer is extended.
 pub(crate) const REGISTER: u32 = 25;
-/// Of a conversion of fp8: e4m3 instead of e5m2.
+/// In an fp8 conversion: e4m3 instead of e5m2.
 pub(crate) const PRECISE: u32 = 1 << 16;
 
 /// A type's code: the kind, plus log2 of the bytes times four.
@@ -72,8 +72,8 @@ pub(crate) fn cvt(x: u32, v: [u64; 3]) -> u64 {
         (INT_U, bits) => Value::Int(i128::from(low(v[0], bits))),
         (BFLOAT, _) => Value::Float(BF16.decode(v[0] as u32 & 0xffff)),
         (_, 16) => Value::Float(F16.decode(v[0] as u32 & 0xffff)),
-        // `.ftz` is accepted on the way to f16, and does nothing: f16 has no result that is subnormal in f32, and
-        // hardware lets a subnormal operand round up or down to the smallest f16.
+        // `.ftz` is accepted in a conversion to f16 and does nothing: no f16 result is subnormal in f32, and hardware
+        // lets a subnormal operand round up or down to the smallest f16.
         (_, 32) if (dst & 3, dst_bits) == (FLOAT, 16) => {
             Value::Float(f64::from(f32::from_bits(v[0] as u32)))
         }

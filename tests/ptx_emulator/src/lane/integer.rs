@@ -167,8 +167,8 @@ pub(crate) fn carry_of_add(bits: u32, v: [u64; 3]) -> u64 {
     ((u128::from(v[0]) + u128::from(v[1]) + u128::from(v[2])) >> bits) as u64
 }
 
-/// d = a + !b + carry: hardware subtracts by adding the complement, so that the flag is a carry here too, set where
-/// nothing is borrowed. A chain of `sub.cc` and `subc` cannot tell; one that mixes them with `add.cc` and `addc` can.
+/// d = a + !b + carry. Hardware subtracts by adding the complement, so the flag is a carry here too: set if nothing is
+/// borrowed. In a chain of `sub.cc` and `subc` this makes no difference; in a mix with `add.cc` and `addc` it does.
 pub(crate) fn sub_with(bits: u32, v: [u64; 3]) -> u64 {
     add_with(bits, [v[0], not(bits, [v[1], 0, 0]), v[2]])
 }
@@ -236,8 +236,9 @@ pub(crate) fn bfind(x: u32, v: [u64; 3]) -> u64 {
     })
 }
 
-/// A position or length of a bit field, cut to a byte. The ISA restricts it to 0..255. Beyond, hardware takes the lowest
-/// byte for fields of 32 bits and the whole number for fields of 64, where all that reaches over the end is the same.
+/// A position or length of a bit field, cut to a byte. The ISA restricts it to 0..255. Beyond that range hardware takes
+/// the lowest byte for 32-bit fields and the whole number for 64-bit fields. All values past the end of a 64-bit field
+/// give the same result.
 fn field_operand(bits: u32, v: u64) -> u32 {
     (if bits == 64 { v.min(64) } else { v & 255 }) as u32
 }

@@ -3,7 +3,7 @@
 
 use crate::program::Compare;
 
-/// A part of a word: its first bit and its bits.
+/// A part of a word: its first bit and its number of bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Place {
     shift: u32,
@@ -49,7 +49,7 @@ impl Place {
     }
 }
 
-/// What is done with the two parts.
+/// The operation on the two parts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Operation {
     Add,
@@ -108,7 +108,7 @@ impl Operation {
     }
 }
 
-/// What the result is combined with the third word by.
+/// How the result is combined with the third word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Second {
     None,
@@ -121,7 +121,7 @@ impl Second {
     const ALL: [Self; 4] = [Self::None, Self::Add, Self::Minimum, Self::Maximum];
 }
 
-/// One instruction: places with their signs, and what is done.
+/// One instruction: parts with their signs, and the operations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Video {
     pub(crate) operation: Operation,
@@ -137,7 +137,7 @@ fn index<T: PartialEq>(all: &[T], one: &T) -> u32 {
 }
 
 impl Video {
-    /// As an instruction's constant: four bits each for the operation, `d`, `a` and `b`, then the rest.
+    /// Packs it into an instruction's constant: four bits each for the operation, `d`, `a` and `b`, then the rest.
     pub(crate) fn encode(self) -> u32 {
         let place =
             |(place, signed): (Place, bool)| index(&Place::ALL, &place) << 1 | u32::from(signed);
@@ -188,6 +188,6 @@ pub(crate) fn video(x: u32, v: [u64; 3]) -> u64 {
         Second::Minimum => value.min(c),
         Second::Maximum => value.max(c),
     } as u32;
-    // What is not written of the result comes from the third word; a whole result leaves nothing of it.
+    // Bits that the result does not write come from the third word; a whole result leaves nothing of that word.
     u64::from((value << place.shift & place.mask()) | (v[2] as u32 & !place.mask()))
 }

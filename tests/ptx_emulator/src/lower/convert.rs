@@ -123,7 +123,7 @@ impl Lower<'_> {
         Ok(())
     }
 
-    /// An error unless as many of these modifiers are there as `allowed` says.
+    /// An error unless the number of these modifiers is in `allowed`.
     fn roundings(
         &self,
         i: &Instruction,
@@ -137,13 +137,13 @@ impl Lower<'_> {
         let names = names.join(", .");
         self.error(match (*allowed.end(), found) {
             (0, _) => format!("this conversion has none of the modifiers .{names}"),
-            (_, 0) => format!("this conversion has to say how it rounds: .{names}"),
+            (_, 0) => format!("this conversion must say how it rounds: .{names}"),
             _ => format!("one of .{names} is allowed"),
         })
     }
 
-    /// An error for a conversion that PTX does not have. The rules are those of the ISA; where its text is not precise,
-    /// they accept what NVIDIA's assembler accepts.
+    /// An error for a conversion that PTX does not have. The rules are the ISA's; where its text is not precise, they
+    /// follow NVIDIA's assembler.
     fn check_conversion(&self, i: &Instruction, d: Type, s: Type) -> Result<()> {
         let bf16 = [d, s].contains(&Type::Bf16);
         let (floats, integrals) = match (d.is_integer(), s.is_integer()) {
@@ -151,7 +151,7 @@ impl Lower<'_> {
             (false, true) => (1..=1, 0..=0),
             (true, false) => (0..=0, 1..=1),
             _ if d == s => (0..=0, 0..=1),
-            // Nothing is lost, or f16 turns into bf16; yet a rounding may be given.
+            // The conversion is exact, or from f16 to bf16; a rounding may still be given.
             _ if s == Type::Bf16 || (d, s) == (Type::Bf16, Type::F16) => (0..=1, 0..=0),
             _ if d.bits() > s.bits() => (0..=0, 0..=0),
             _ => (1..=1, 0..=0),
@@ -175,7 +175,7 @@ impl Lower<'_> {
             return self.error("this conversion has no `.sat`");
         }
         if i.has("ftz") && ![d, s].contains(&Type::F32) {
-            return self.error("`.ftz` needs f32 as the one or the other type");
+            return self.error("`.ftz` needs f32 as one of the two types");
         }
         let finishes = i.has("relu") || i.has("satfinite");
         let plain = !["rm", "rp", "ftz", "sat"].iter().any(|m| i.has(m));
@@ -185,7 +185,7 @@ impl Lower<'_> {
         Ok(())
     }
 
-    /// To and from two numbers of 8 bits.
+    /// Conversions to and from two 8-bit numbers.
     fn convert_fp8(&mut self, i: &Instruction, d_type: Type, s_type: Type) -> Result<()> {
         let precise = |ty| u32::from(ty == Type::E4m3x2) * convert::PRECISE;
         let x = modifiers(i) | precise(d_type) | precise(s_type);

@@ -136,7 +136,7 @@ impl Lower<'_> {
         self.source(operand, ty)
     }
 
-    /// `createpolicy`: 64 bits that mean something to the cache, and so nothing here.
+    /// `createpolicy`: 64 bits with a meaning only for the cache, so nothing depends on them here.
     fn create_policy(&mut self, i: &Instruction) -> Result<()> {
         for modifier in &i.modifiers {
             let known = ["range", "fractional", "cvt", "global", "L2", "b64"];
@@ -167,7 +167,7 @@ impl Lower<'_> {
         Ok(())
     }
 
-    /// The operands without the cache policy that `.L2::cache_hint` adds as the last.
+    /// The operands without the last one, the cache policy, which `.L2::cache_hint` adds.
     fn without_policy<'b>(&mut self, i: &'b Instruction) -> Result<&'b [Operand]> {
         if !i.has("L2::cache_hint") {
             return Ok(&i.operands);

@@ -65,7 +65,7 @@ pub(crate) struct Lowered {
 }
 
 impl Lowered {
-    /// The number of a register's name; all that have none share the number after the last.
+    /// The number of a register's name; registers without a name share the number after the last.
     pub(crate) fn name_of(&self, reg: Reg) -> u32 {
         let found = self.names.iter().position(|(other, _)| *other == reg);
         found.unwrap_or(self.names.len()) as u32

@@ -1,6 +1,7 @@
 //! The opcodes that the emulator knows.
 
-/// Every opcode that is accepted; any other is an error. Each has a conformance case, but for the two that end a program.
+/// Every opcode that is accepted; any other is an error. Each has a conformance case, except the two that end a
+/// program.
 #[rustfmt::skip]
 pub const OPCODES: [&str; 97] = [
     "abs", "activemask", "add", "addc", "and", "applypriority", "atom", "bar", "barrier", "bfe", "bfi", "bfind",

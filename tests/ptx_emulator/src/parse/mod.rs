@@ -140,7 +140,7 @@ pub(crate) struct Function {
     pub(crate) params: Vec<Variable>,
     pub(crate) returns: Vec<Variable>,
     pub(crate) registers: Vec<RegType>,
-    /// The names of the registers: of each declaration its first register, its name, and whether that is a family's.
+    /// The names of the registers: per declaration, its first register, its name, and whether the name is a family's.
     pub(crate) names: Vec<(u32, String, bool)>,
     pub(crate) variables: Vec<Variable>,
     pub(crate) body: Vec<Statement>,
@@ -150,7 +150,7 @@ pub(crate) struct Function {
 }
 
 impl Function {
-    /// A register's name as the PTX has it.
+    /// A register's name, as in the PTX.
     pub(crate) fn register_name(&self, register: u32) -> String {
         let after = self.names.partition_point(|&(first, ..)| first <= register);
         match self.names[..after].last() {
