@@ -6,8 +6,9 @@
 //!
 //! ```
 //! use arcface_cu::backend::cpu::Cpu;
+//! use arcface_cu::data::{Dataset, Image};
+//! use arcface_cu::demo::faces::{FacesOptions, GeneratedFaces};
 //! use arcface_cu::recipe::config::Config;
-//! use arcface_cu::data::{Dataset, Image, faces::{FacesOptions, GeneratedFaces}};
 //! use arcface_cu::train::{DataOptions, Trainer};
 //! use std::sync::Arc;
 //!
