@@ -397,7 +397,7 @@ fn files_use_each_other_in_no_circle() {
             break;
         }
     }
-    // Likewise, remove the files that none of the remaining ones uses.
+    // Then remove the files that no remaining file uses.
     loop {
         let used: BTreeSet<_> = graph.values().flatten().cloned().collect();
         let before = graph.len();

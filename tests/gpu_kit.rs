@@ -234,7 +234,7 @@ fn a_stage_that_hangs_is_ended_and_the_next_one_follows() {
     let text = fs::read_to_string(parcel.path().join("results/train_step.txt")).unwrap();
     assert!(text.contains("begun"), "what it had printed is kept");
     let pid = fs::read_to_string(parcel.path().join("pid")).unwrap();
-    // The command line is empty once the process has ended, even if nobody has waited for it.
+    // The command line is empty after the process has ended, even before its parent waits for it.
     let command = Path::new("/proc").join(pid.trim()).join("cmdline");
     let command = fs::read(command).unwrap_or_default();
     assert!(command.is_empty(), "the program that hung is still there");

@@ -127,7 +127,7 @@ impl Roc {
     }
 }
 
-/// The true accept rate at a false accept rate, and the numbers behind it.
+/// The true accept rate at a false accept rate, and the numbers that it is computed from.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct OperatingPoint {
     /// The false accept rate that is allowed.

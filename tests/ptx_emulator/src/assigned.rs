@@ -185,7 +185,7 @@ fn beside(node: &Node, op: Op, dst: Vec<Reg>, src: Vec<Reg>) -> Node {
     }
 }
 
-/// Adds the shadows and checks to a kernel's blocks. Returns the shadows, all of which are false when a block starts.
+/// Adds the shadows and checks to a kernel's blocks. Returns the shadows. All are false when a block starts.
 pub(crate) fn watch(blocks: &mut [Block], lowered: &mut Lowered, numbers: &Numbers) -> Vec<Reg> {
     let open = open_in(blocks, &lowered.presets, numbers);
     let mut read = Vec::new();

@@ -16,7 +16,7 @@ impl Host {
     /// The bytes there.
     ///
     /// # Safety
-    /// `bytes` bytes can be read there, and nobody writes them meanwhile.
+    /// `bytes` bytes can be read there, and they are not written meanwhile.
     pub(crate) unsafe fn read(self, bytes: usize) -> Vec<u8> {
         // SAFETY: the caller's duty.
         unsafe { std::slice::from_raw_parts(self.0 as *const u8, bytes) }.to_vec()
@@ -25,7 +25,7 @@ impl Host {
     /// Replaces the bytes there.
     ///
     /// # Safety
-    /// They can be written, and nobody touches them meanwhile.
+    /// They can be written, and are not used otherwise meanwhile.
     pub(crate) unsafe fn write(self, data: &[u8]) {
         // SAFETY: the caller's duty.
         unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), self.0 as *mut u8, data.len()) }

@@ -17,7 +17,7 @@ fn get<T: Default>(call: impl FnOnce(*mut T) -> Status) -> T {
 
 /// Pinned memory full of a byte.
 fn pinned(byte: u8) -> &'static mut [u8; 64] {
-    // SAFETY: the card's own memory of this size, which nobody else has.
+    // SAFETY: the card's own memory of this size; no other code has its address.
     unsafe {
         let address = get(|to| cuMemHostAlloc(to, 64, 0));
         let memory = &mut *(address as *mut [u8; 64]);

@@ -335,8 +335,8 @@ impl Staging {
             mark.wait()?;
             let staged = &mut pinned.bytes()[..piece.len()];
             staged.copy_from_slice(piece);
-            // SAFETY: the caller's memory has room for all of `src` at `dst`; nobody touches the slot until its mark,
-            // recorded after the copy, has passed.
+            // SAFETY: the caller's memory has room for all of `src` at `dst`; the slot is not used again until its
+            // mark, recorded after the copy, has passed.
             let status = unsafe {
                 (api.memcpy_htod_async)(dst, staged.as_ptr().cast(), staged.len(), stream)
             };

@@ -4,7 +4,7 @@
 //! file header      40: u64 offset of the section headers, 58: u16 bytes of one, 60: u16 their number
 //! section header    4: u32 type (2 is the symbol table), 24: u64 offset, 32: u64 bytes, 40: u32 section of its names
 //! symbol, 24 bytes  0: u32 offset of its name, 4: u8 type in the low 4 bits (2 is a function),
-//!                   5: u8 flags, of which 0x10 marks a kernel
+//!                   5: u8 flags; 0x10 marks a kernel
 //! ```
 
 const SYMBOL_TABLE: u32 = 2;
