@@ -7,10 +7,13 @@
 //! ([`GradTarget`]), and the step through batch norm itself is applied by the next reader ([`PendingGrad`]).
 //! Whether sums are taken in the loop that writes (the CPU) or in a pass of their own (CUDA, so far) is a device's choice.
 
+mod activation;
 pub mod cpu;
 pub mod cuda;
 pub mod geometry;
 pub mod margin;
+
+pub use activation::Activation;
 
 use crate::Result;
 use crate::base::changes::Changes;
@@ -29,19 +32,6 @@ pub struct View<'a, T> {
     pub offset: usize,
 }
 
-/// What happens to a value as it is read, after the affine map.
-#[derive(Debug)]
-pub enum Activation<'a, T> {
-    /// Nothing.
-    Identity,
-    /// max(x, 0).
-    Relu,
-    /// min(max(x, 0), 6).
-    Relu6,
-    /// x where x > 0, `slope[c] x` elsewhere; C slopes.
-    PRelu(View<'a, T>),
-}
-
 /// A value as its consumers see it: `activation(scale[c] raw + shift[c])`.
 ///
 /// Padding is zero *after* scale, shift and activation.
@@ -52,7 +42,7 @@ pub struct Pending<'a, T> {
     /// Batch-norm coefficients in the layout of [`bn`]; absent where the value is stored as it is.
     pub affine: Option<&'a T>,
     /// Applied last.
-    pub activation: Activation<'a, T>,
+    pub activation: Activation<View<'a, T>>,
 }
 
 /// The gradient with respect to a raw tensor: `a[c] g + b[c] raw + c[c]`, or g alone.
@@ -94,7 +84,7 @@ macro_rules! copy_views {
         impl<T> Copy for $name<'_, T> {}
     )*};
 }
-copy_views!(View, Activation, Pending, PendingGrad);
+copy_views!(View, Pending, PendingGrad);
 
 impl<'a, T> Pending<'a, T> {
     /// A value that is stored as it is read.
@@ -108,7 +98,7 @@ impl<'a, T> Pending<'a, T> {
 
     /// Whether consumers may read the stored tensor as it is.
     pub fn is_plain(&self) -> bool {
-        self.affine.is_none() && matches!(self.activation, Activation::Identity)
+        self.affine.is_none() && self.activation.is_identity()
     }
 }
 
@@ -201,7 +191,7 @@ pub enum Epilogue<'a, T> {
         /// Added before the activation; the output's shape, stored as read.
         residual: Option<&'a T>,
         /// Applied last.
-        activation: Activation<'a, T>,
+        activation: Activation<View<'a, T>>,
     },
 }
 
@@ -492,7 +482,7 @@ pub trait Backend: Send {
         rows: Rows,
         a: Pending<'_, Self::Buffer>,
         b: Option<Pending<'_, Self::Buffer>>,
-        activation: Activation<'_, Self::Buffer>,
+        activation: Activation<View<'_, Self::Buffer>>,
         y: &mut Self::Buffer,
     ) -> Result<()>;
 

@@ -5,7 +5,7 @@
 
 use super::Shape;
 use crate::backend::geometry::{Conv2d, GlobalPool, PerChannel, Rows, Window};
-use crate::backend::{BatchNormAt, FilterAt};
+use crate::backend::{Activation, BatchNormAt, FilterAt};
 
 /// A value's place in [`Program::values`].
 pub(crate) type ValueId = usize;
@@ -17,14 +17,7 @@ pub(crate) type BatchNormId = usize;
 pub(crate) type LayerId = usize;
 
 /// An activation, with the place of PReLU's slopes in the parameter slab.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Act {
-    #[default]
-    Identity,
-    Relu,
-    Relu6,
-    PRelu(usize),
-}
+pub(crate) type Act = Activation<usize>;
 
 /// A tensor as its consumers see it.
 #[derive(Clone, Copy, Debug, PartialEq)]

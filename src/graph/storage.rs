@@ -89,16 +89,11 @@ impl<B: Backend> Vectors<B> {
 }
 
 /// An activation as the backend takes it.
-pub(super) fn activation<T>(act: Act, params: &T) -> Activation<'_, T> {
-    match act {
-        Act::Identity => Activation::Identity,
-        Act::Relu => Activation::Relu,
-        Act::Relu6 => Activation::Relu6,
-        Act::PRelu(offset) => Activation::PRelu(View {
-            buffer: params,
-            offset,
-        }),
-    }
+pub(super) fn activation<T>(act: Act, params: &T) -> Activation<View<'_, T>> {
+    act.map(|offset| View {
+        buffer: params,
+        offset,
+    })
 }
 
 /// A value as the backend reads it.

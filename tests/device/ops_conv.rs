@@ -112,7 +112,7 @@ fn upload_slopes<B: Backend>(b: &mut B, slopes: &[f32]) -> B::Buffer {
     upload(b, &padded)
 }
 
-fn activation<T>(act: Act, slopes: &T) -> Activation<'_, T> {
+fn activation<T>(act: Act, slopes: &T) -> Activation<View<'_, T>> {
     match act {
         Act::Identity => Activation::Identity,
         Act::Relu => Activation::Relu,

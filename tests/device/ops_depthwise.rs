@@ -79,7 +79,7 @@ fn derivative(kind: usize, slope: f64, v: f64) -> f64 {
     }
 }
 
-fn activation<'a, T>(kind: usize, slopes: &'a T) -> Activation<'a, T> {
+fn activation<'a, T>(kind: usize, slopes: &'a T) -> Activation<View<'a, T>> {
     match kind {
         0 => Activation::Identity,
         1 => Activation::Relu,

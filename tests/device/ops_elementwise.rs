@@ -22,7 +22,7 @@ const SHAPES: [(usize, usize); 8] = [
     (300, 600),
 ];
 
-fn activation<'a, T>(kind: usize, slopes: &'a T) -> Activation<'a, T> {
+fn activation<'a, T>(kind: usize, slopes: &'a T) -> Activation<View<'a, T>> {
     match kind {
         0 => Activation::Identity,
         1 => Activation::Relu,

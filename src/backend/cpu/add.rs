@@ -5,22 +5,22 @@
 //! ([`tiles`](super::tiles)).
 
 use super::Buffer;
-use super::pending::{Act, Closer, GradReader, Reader, vectorised};
+use super::pending::{Closer, GradReader, Reader, sliced, vectorised};
 use super::tiles;
 use crate::backend::geometry::Rows;
-use crate::backend::{Activation, Close, GradTarget, Pending, PendingGrad};
+use crate::backend::{Activation, Close, GradTarget, Pending, PendingGrad, View};
 
 pub(super) fn fprop(
     rows: Rows,
     a: Pending<'_, Buffer>,
     b: Option<Pending<'_, Buffer>>,
-    activation: Activation<'_, Buffer>,
+    activation: Activation<View<'_, Buffer>>,
     y: &mut Buffer,
 ) {
     let c = rows.c;
     let a = Reader::new(a, c);
     let b = b.map(|b| Reader::new(b, c));
-    let act = Act::new(activation, c);
+    let act = sliced(activation, c);
     tiles::for_blocks(rows, y, |block, y| {
         match b {
             // Addition commutes to the bit, so the operand that needs no work is the one added from memory.

@@ -27,7 +27,7 @@ use super::geometry::{Conv2d, GlobalPool, HeadShard, PerChannel, Rows};
 use super::margin::Margin;
 use super::{
     Activation, Backend, BatchNormAt, Close, Dropout, Epilogue, FilterAt, GradTarget,
-    InputTransform, Pending, PendingGrad, Segment, SgdStep,
+    InputTransform, Pending, PendingGrad, Segment, SgdStep, View,
 };
 use crate::Result;
 
@@ -207,7 +207,7 @@ impl Backend for Cpu {
         rows: Rows,
         a: Pending<'_, Buffer>,
         b: Option<Pending<'_, Buffer>>,
-        activation: Activation<'_, Buffer>,
+        activation: Activation<View<'_, Buffer>>,
         y: &mut Buffer,
     ) -> Result<()> {
         add::fprop(rows, a, b, activation, y);

@@ -16,7 +16,8 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::gemm::MatMut;
-use super::pending::{Act, vectorised};
+use super::pending::vectorised;
+use crate::backend::Activation;
 
 /// Vectors of a panel's row.
 const VECTORS: usize = 2;
@@ -164,7 +165,7 @@ pub(super) struct Finish<'a> {
     /// The first element, and the distance of the rows.
     pub(super) residual: Option<(&'a [f32], usize)>,
     /// Applied last.
-    pub(super) activation: Act<'a>,
+    pub(super) activation: Activation<&'a [f32]>,
 }
 
 /// y = finish(windows * filters), on the calling thread; `panels` begins with the panel of y's first column.
@@ -179,7 +180,7 @@ pub(super) fn multiply(
     if let Some(bias) = finish.bias {
         assert_eq!(bias.len(), cols, "bias");
     }
-    if let Act::PRelu(slopes) = finish.activation {
+    if let Activation::PRelu(slopes) = finish.activation {
         assert_eq!(slopes.len(), cols, "slopes");
     }
     if let Some((residual, stride)) = finish.residual {
@@ -229,7 +230,7 @@ impl Panels<'_, '_> {
         let rows = self.y.rows();
         let bias = self.finish.bias.map(|bias| &bias[self.cols.clone()]);
         let slopes = match self.finish.activation {
-            Act::PRelu(slopes) => Some(&slopes[self.cols.clone()]),
+            Activation::PRelu(slopes) => Some(&slopes[self.cols.clone()]),
             _ => None,
         };
         let bias: V = load(simd, bias.unwrap_or_default());
@@ -306,22 +307,27 @@ impl Panels<'_, '_> {
 
 /// Applies the activation. Comparisons, not maxima, so that NaN passes through and is found.
 #[inline(always)]
-fn activate<S: Simd, V: Vectors<S::f32s>>(simd: S, activation: Act<'_>, y: V, slopes: V) -> V {
+fn activate<S: Simd, V: Vectors<S::f32s>>(
+    simd: S,
+    activation: Activation<&[f32]>,
+    y: V,
+    slopes: V,
+) -> V {
     let (zero, six) = (simd.splat_f32s(0.0), simd.splat_f32s(6.0));
     match activation {
-        Act::Identity => y,
-        Act::Relu => y.map(
+        Activation::Identity => y,
+        Activation::Relu => y.map(
             #[inline(always)]
             |y| simd.select_f32s(simd.less_than_f32s(y, zero), zero, y),
         ),
-        Act::Relu6 => y.map(
+        Activation::Relu6 => y.map(
             #[inline(always)]
             |y| {
                 let y = simd.select_f32s(simd.less_than_f32s(y, zero), zero, y);
                 simd.select_f32s(simd.greater_than_f32s(y, six), six, y)
             },
         ),
-        Act::PRelu(_) => y.zip(
+        Activation::PRelu(_) => y.zip(
             slopes,
             #[inline(always)]
             |y, slope| {

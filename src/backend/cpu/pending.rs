@@ -4,7 +4,7 @@
 //! time by [`vectorised`].
 
 use super::buffer::Buffer;
-use crate::backend::{Activation, Close, Pending, PendingGrad, bn, sums};
+use crate::backend::{Activation, Close, Pending, PendingGrad, View, bn, sums};
 use std::ops::Range;
 
 /// Runs `f` compiled for the widest instruction set of this machine. `f` must be a closure whose loops are in its
@@ -14,43 +14,29 @@ pub(super) fn vectorised<R>(f: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(f)
 }
 
-/// An activation with its slopes as a slice.
-#[derive(Clone, Copy, Default)]
-pub(super) enum Act<'a> {
-    #[default]
-    Identity,
-    Relu,
-    Relu6,
-    PRelu(&'a [f32]),
+/// An activation of C channels with its slopes as a slice.
+pub(super) fn sliced<'a>(
+    activation: Activation<View<'a, Buffer>>,
+    c: usize,
+) -> Activation<&'a [f32]> {
+    activation.map(|slopes| &slopes.buffer[slopes.offset..][..c])
 }
 
-impl<'a> Act<'a> {
-    pub(super) fn new(activation: Activation<'a, Buffer>, c: usize) -> Self {
-        match activation {
-            Activation::Identity => Act::Identity,
-            Activation::Relu => Act::Relu,
-            Activation::Relu6 => Act::Relu6,
-            Activation::PRelu(slopes) => Act::PRelu(&slopes.buffer[slopes.offset..][..c]),
-        }
-    }
-
+impl Activation<&[f32]> {
     /// The activation of some of the channels.
     pub(super) fn channels(self, channels: Range<usize>) -> Self {
-        match self {
-            Act::PRelu(slopes) => Act::PRelu(&slopes[channels]),
-            act => act,
-        }
+        self.map(|slopes| &slopes[channels])
     }
 
     /// Applies the activation to rows of C channels in place.
     #[inline(always)]
     pub(super) fn apply(&self, rows: &mut [f32], c: usize) {
         match *self {
-            Act::Identity => {}
+            Activation::Identity => {}
             // Adding zero keeps the compiler from storing in place under a mask, which takes many cycles on some machines.
-            Act::Relu => rows.iter_mut().for_each(|v| *v = relu(*v) + 0.0),
-            Act::Relu6 => rows.iter_mut().for_each(|v| *v = relu6(*v) + 0.0),
-            Act::PRelu(slopes) => {
+            Activation::Relu => rows.iter_mut().for_each(|v| *v = relu(*v) + 0.0),
+            Activation::Relu6 => rows.iter_mut().for_each(|v| *v = relu6(*v) + 0.0),
+            Activation::PRelu(slopes) => {
                 for row in rows.chunks_exact_mut(c) {
                     for (v, slope) in row.iter_mut().zip(slopes) {
                         *v = prelu(*v, *slope) + 0.0;
@@ -87,7 +73,7 @@ pub(super) struct Reader<'a> {
     affine: Option<(&'a [f32], &'a [f32])>,
     /// Mean and reciprocal deviation a channel, for the gradient's sums.
     normalise: Option<(&'a [f32], &'a [f32])>,
-    act: Act<'a>,
+    act: Activation<&'a [f32]>,
     /// Channels.
     pub(super) c: usize,
 }
@@ -103,14 +89,14 @@ impl<'a> Reader<'a> {
             normalise: value
                 .affine
                 .map(|f| (vector(f, bn::MEAN), vector(f, bn::RSTD))),
-            act: Act::new(value.activation, c),
+            act: sliced(value.activation, c),
             c,
         }
     }
 
     /// Whether the stored tensor may be read as it is.
     pub(super) fn is_plain(&self) -> bool {
-        self.affine.is_none() && matches!(self.act, Act::Identity)
+        self.affine.is_none() && self.act.is_identity()
     }
 
     /// Writes the activated values of pixels `rows` to `out` (rows x C).
@@ -142,18 +128,18 @@ impl<'a> Reader<'a> {
                 for (row, out) in source.chunks_exact(c).zip(out.chunks_exact_mut(width)) {
                     let row = &row[channels.clone()];
                     match (affine, act) {
-                        (None, Act::Identity) => out.copy_from_slice(row),
+                        (None, Activation::Identity) => out.copy_from_slice(row),
                         (None, act) => {
                             out.copy_from_slice(row);
                             act.apply(out, width);
                         }
-                        (Some((scale, shift)), Act::Relu) => {
+                        (Some((scale, shift)), Activation::Relu) => {
                             for (((out, x), a), b) in out.iter_mut().zip(row).zip(scale).zip(shift)
                             {
                                 *out = relu(*x * *a + *b);
                             }
                         }
-                        (Some((scale, shift)), Act::Relu6) => {
+                        (Some((scale, shift)), Activation::Relu6) => {
                             for (((out, x), a), b) in out.iter_mut().zip(row).zip(scale).zip(shift)
                             {
                                 *out = relu6(*x * *a + *b);
@@ -294,7 +280,7 @@ impl<'a> Closer<'a> {
     ) {
         // Closures that are not inlined would be compiled for the least of machines.
         match self.value.act {
-            Act::Identity => self.close_with::<L>(
+            Activation::Identity => self.close_with::<L>(
                 first,
                 g,
                 raw,
@@ -303,7 +289,7 @@ impl<'a> Closer<'a> {
                 #[inline(always)]
                 |g, _, _| g,
             ),
-            Act::Relu => self.close_with::<L>(
+            Activation::Relu => self.close_with::<L>(
                 first,
                 g,
                 raw,
@@ -312,7 +298,7 @@ impl<'a> Closer<'a> {
                 #[inline(always)]
                 |g, v, _| if v > 0.0 { g } else { 0.0 },
             ),
-            Act::Relu6 => self.close_with::<L>(
+            Activation::Relu6 => self.close_with::<L>(
                 first,
                 g,
                 raw,
@@ -321,7 +307,7 @@ impl<'a> Closer<'a> {
                 #[inline(always)]
                 |g, v, _| if v > 0.0 && v < 6.0 { g } else { 0.0 },
             ),
-            Act::PRelu(slopes) => self.close_with::<L>(
+            Activation::PRelu(slopes) => self.close_with::<L>(
                 first,
                 g,
                 raw,

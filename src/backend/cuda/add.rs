@@ -5,7 +5,7 @@ use super::tiles::ADD;
 use super::{Buffer, Cuda, args, blocks, close_grad};
 use crate::Result;
 use crate::backend::geometry::Rows;
-use crate::backend::{Activation, GradTarget, Pending, PendingGrad};
+use crate::backend::{Activation, GradTarget, Pending, PendingGrad, View};
 
 /// The kernel and its blocks for `rows`: four channels a thread where C allows it.
 fn plan(rows: Rows, kernels: [&'static str; 2]) -> (&'static str, [u64; 3]) {
@@ -21,7 +21,7 @@ pub(super) fn fprop<D: Driver>(
     rows: Rows,
     a: Pending<'_, Buffer<D::Memory>>,
     b: Option<Pending<'_, Buffer<D::Memory>>>,
-    activation: Activation<'_, Buffer<D::Memory>>,
+    activation: Activation<View<'_, Buffer<D::Memory>>>,
     y: &mut Buffer<D::Memory>,
 ) -> Result<()> {
     let (code, slope) = args::activation(&activation);

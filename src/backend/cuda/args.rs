@@ -3,7 +3,7 @@
 use super::Buffer;
 use super::driver::Memory;
 use crate::backend::geometry::{self, Window};
-use crate::backend::{self, Activation};
+use crate::backend::{self, Activation, View};
 
 /// What a kernel's parameter is, as its source declares it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,7 +155,7 @@ pub(super) fn null() -> Arg {
 }
 
 /// (code, address of the slopes) of an activation.
-pub(super) fn activation<M: Memory>(activation: &Activation<'_, Buffer<M>>) -> (usize, u64) {
+pub(super) fn activation<M: Memory>(activation: &Activation<View<'_, Buffer<M>>>) -> (usize, u64) {
     match activation {
         Activation::Identity => (0, 0),
         Activation::Relu => (1, 0),

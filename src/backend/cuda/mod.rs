@@ -33,7 +33,7 @@ use super::geometry::{Conv2d, GlobalPool, HeadShard, PerChannel, Rows};
 use super::margin::Margin;
 use super::{
     Activation, Augmented, Backend, BatchNormAt, Close, Dropout, Epilogue, FilterAt, GradTarget,
-    InputTransform, Pending, PendingGrad, Segment, SgdStep,
+    InputTransform, Pending, PendingGrad, Segment, SgdStep, View,
 };
 use crate::{Error, Result};
 use std::collections::HashMap;
@@ -399,7 +399,7 @@ impl<D: Driver> Backend for Cuda<D> {
         rows: Rows,
         a: Pending<'_, Buffer<D::Memory>>,
         b: Option<Pending<'_, Buffer<D::Memory>>>,
-        activation: Activation<'_, Buffer<D::Memory>>,
+        activation: Activation<View<'_, Buffer<D::Memory>>>,
         y: &mut Buffer<D::Memory>,
     ) -> Result<()> {
         add::fprop(self, rows, a, b, activation, y)

@@ -7,11 +7,11 @@ use rayon::prelude::*;
 use super::super::buffer::Buffer;
 use super::super::gemm::{Grid, Mat, MatMut, product};
 use super::super::panel::{Finish, PANEL_ALIGN, ROW_ALIGN, multiply, pack, packed_len};
-use super::super::pending::{Act, Reader, vectorised};
+use super::super::pending::{Reader, sliced, vectorised};
 use super::im2col::Gather;
 use super::{BLOCKS, split_panels, winograd};
 use crate::backend::geometry::Conv2d;
-use crate::backend::{Epilogue, FilterAt, Pending};
+use crate::backend::{Activation, Epilogue, FilterAt, Pending};
 
 /// Elements of a tile's input that the second-level cache holds beside a panel of filters.
 const CACHED: usize = 64 << 10;
@@ -40,12 +40,12 @@ pub(in super::super) fn fprop(
     let columns = gather.columns();
     let for_inference = matches!(epilogue, Epilogue::Activate { .. });
     let (residual, activation, mut moments) = match epilogue {
-        Epilogue::Raw => (None, Act::Identity, None),
-        Epilogue::Moments(moments) => (None, Act::Identity, Some(moments)),
+        Epilogue::Raw => (None, Activation::Identity, None),
+        Epilogue::Moments(moments) => (None, Activation::Identity, Some(moments)),
         Epilogue::Activate {
             residual,
             activation,
-        } => (residual, Act::new(activation, k), None),
+        } => (residual, sliced(activation, k), None),
     };
     if let Some(residual) = residual {
         assert!(residual.len() >= pixels * k, "residual");

@@ -16,7 +16,7 @@ mod kernel;
 
 use super::Buffer;
 use super::batch_norm::{self, BLOCK_PIXELS};
-use super::pending::{Act, Closer, GradReader, Reader, merge_part, partial_len, vectorised};
+use super::pending::{Closer, GradReader, Reader, merge_part, partial_len, sliced, vectorised};
 use super::tiles::{self, TILES, with_workspace};
 use crate::backend::geometry::{PerChannel, Window};
 use crate::backend::{Epilogue, FilterAt, GradTarget, Pending, PendingGrad};
@@ -508,7 +508,7 @@ pub(super) fn fprop(
             residual,
             activation,
         } => {
-            let act = Act::new(activation, c);
+            let act = sliced(activation, c);
             let finish = |pixels: Range<usize>, y: &mut [f32], _: &mut [f32], _| {
                 if let Some(residual) = residual {
                     tiles::add_to(y, &residual[pixels.start * c..pixels.end * c]);
