@@ -7,10 +7,12 @@
 use std::sync::LazyLock;
 use std::time::Instant;
 
+use arcface_cu::backend::Backend as _;
 use arcface_cu::backend::cpu::{Buffer, Cpu};
 use arcface_cu::backend::geometry::{Conv2d, Padding, Window};
 use arcface_cu::backend::{
-    Activation, Backend, Close, Epilogue, FilterAt, GradTarget, Pending, PendingGrad, bn, sums,
+    Activation, Close, Conv2dDgrad, Conv2dFprop, Conv2dWgrad, Epilogue, FilterAt, GradTarget,
+    Pending, PendingGrad, bn, sums,
 };
 use arcface_cu::base::random::{Purpose, Random};
 use rayon::prelude::*;
@@ -254,7 +256,14 @@ fn measure(name: &str, geometry: &Conv2d, rounds: usize, fused: bool) {
                     Epilogue::Raw
                 };
                 cpu_f
-                    .conv2d_fprop(geometry, value, &params, at, &mut y, epilogue)
+                    .conv2d_fprop(Conv2dFprop {
+                        geometry: *geometry,
+                        x: value,
+                        params: &params,
+                        filter: at,
+                        y: &mut y,
+                        epilogue,
+                    })
                     .expect("fprop");
             },
             &mut || bare_d.run(),
@@ -268,13 +277,25 @@ fn measure(name: &str, geometry: &Conv2d, rounds: usize, fused: bool) {
                     }),
                 };
                 cpu_d
-                    .conv2d_dgrad(geometry, grad, &params, at, target)
+                    .conv2d_dgrad(Conv2dDgrad {
+                        geometry: *geometry,
+                        dy: grad,
+                        params: &params,
+                        filter: at,
+                        dx: target,
+                    })
                     .expect("dgrad");
             },
             &mut || bare_w.run(),
             &mut || {
                 cpu_w
-                    .conv2d_wgrad(geometry, grad, value, &mut grads, at)
+                    .conv2d_wgrad(Conv2dWgrad {
+                        geometry: *geometry,
+                        dy: grad,
+                        x: value,
+                        grads: &mut grads,
+                        filter: at,
+                    })
                     .expect("wgrad");
             },
         ],

@@ -6,10 +6,12 @@
 //! one buffer to another (half read, half written; a copy is never slower than the memory for want of arithmetic).
 //! Every answer is checked at some elements against f64 loops before it is timed.
 
+use arcface_cu::backend::Backend as _;
 use arcface_cu::backend::cpu::{Buffer, Cpu};
 use arcface_cu::backend::geometry::{Padding, PerChannel, Window};
 use arcface_cu::backend::{
-    Activation, Backend, Close, Epilogue, FilterAt, GradTarget, Pending, PendingGrad,
+    Activation, Close, DepthwiseDgrad, DepthwiseFprop, DepthwiseWgrad, Epilogue, FilterAt,
+    GradTarget, Pending, PendingGrad,
 };
 use arcface_cu::base::random::{Purpose, Random};
 use rayon::prelude::*;
@@ -189,14 +191,14 @@ fn bench(cpu: &mut Cpu, n: usize, (name, c, map, kernel, stride, (before, after)
     let mut y = Buffer::zeros(outputs);
     let mut moments = Buffer::zeros(2 * c);
     let time = best(|| {
-        cpu.depthwise_fprop(
-            &geometry,
-            case.x(),
-            &case.params,
+        cpu.depthwise_fprop(DepthwiseFprop {
+            geometry,
+            x: case.x(),
+            params: &case.params,
             filter,
-            &mut y,
-            Epilogue::Moments(&mut moments),
-        )
+            y: &mut y,
+            epilogue: Epilogue::Moments(&mut moments),
+        })
         .unwrap();
     });
     for pixel in probes(geometry.pixels_out()) {
@@ -223,8 +225,14 @@ fn bench(cpu: &mut Cpu, n: usize, (name, c, map, kernel, stride, (before, after)
             accumulate: false,
             close: Some(close),
         };
-        cpu.depthwise_dgrad(&geometry, case.dy(), &case.params, filter, target)
-            .unwrap();
+        cpu.depthwise_dgrad(DepthwiseDgrad {
+            geometry,
+            dy: case.dy(),
+            params: &case.params,
+            filter,
+            dx: target,
+        })
+        .unwrap();
     });
     for pixel in probes(geometry.pixels_in()) {
         let products = case.products(|input, _, _| input == pixel);
@@ -241,8 +249,14 @@ fn bench(cpu: &mut Cpu, n: usize, (name, c, map, kernel, stride, (before, after)
 
     let mut grads = Buffer::zeros(geometry.filter_len());
     let time = best(|| {
-        cpu.depthwise_wgrad(&geometry, case.dy(), case.x(), &mut grads, filter)
-            .unwrap();
+        cpu.depthwise_wgrad(DepthwiseWgrad {
+            geometry,
+            dy: case.dy(),
+            x: case.x(),
+            grads: &mut grads,
+            filter,
+        })
+        .unwrap();
     });
     for wanted in probes(kernel * kernel) {
         let products = case.products(|_, _, tap| tap == wanted);

@@ -11,7 +11,8 @@ mod common;
 use arcface_cu::backend::cpu::Cpu;
 use arcface_cu::backend::geometry::Conv2d;
 use arcface_cu::backend::{
-    Backend, Epilogue, FilterAt, GradTarget, Pending, PendingGrad, SgdForm, SgdStep,
+    Backend, Conv2dDgrad, Conv2dFprop, Conv2dWgrad, Epilogue, FilterAt, GradTarget, Pending,
+    PendingGrad, SgdForm, SgdStep,
 };
 use arcface_cu::base::random::{Purpose, Random};
 use arcface_cu::head::{ArcFace, ClassInit, Distribution, Margin, expected_initial_loss};
@@ -134,42 +135,42 @@ fn measure<B: Backend>(
         wait(backend, &dx)?;
         record(1);
         let epilogue = Epilogue::Raw;
-        backend.conv2d_fprop(
-            &linear,
-            Pending::plain(&x),
-            head.weights(),
+        backend.conv2d_fprop(Conv2dFprop {
+            geometry: linear,
+            x: Pending::plain(&x),
+            params: head.weights(),
             filter,
-            &mut logits,
+            y: &mut logits,
             epilogue,
-        )?;
+        })?;
         wait(backend, &dx)?;
         record(2);
-        backend.conv2d_fprop(
-            &linear,
-            Pending::plain(&x),
-            head.weights(),
+        backend.conv2d_fprop(Conv2dFprop {
+            geometry: linear,
+            x: Pending::plain(&x),
+            params: head.weights(),
             filter,
-            &mut logits,
-            Epilogue::Raw,
-        )?;
-        backend.conv2d_dgrad(
-            &linear,
-            PendingGrad::plain(&logits),
-            head.weights(),
+            y: &mut logits,
+            epilogue: Epilogue::Raw,
+        })?;
+        backend.conv2d_dgrad(Conv2dDgrad {
+            geometry: linear,
+            dy: PendingGrad::plain(&logits),
+            params: head.weights(),
             filter,
-            GradTarget {
+            dx: GradTarget {
                 g: &mut dx,
                 accumulate: false,
                 close: None,
             },
-        )?;
-        backend.conv2d_wgrad(
-            &linear,
-            PendingGrad::plain(&logits),
-            Pending::plain(&x),
-            &mut grads,
+        })?;
+        backend.conv2d_wgrad(Conv2dWgrad {
+            geometry: linear,
+            dy: PendingGrad::plain(&logits),
+            x: Pending::plain(&x),
+            grads: &mut grads,
             filter,
-        )?;
+        })?;
         wait(backend, &dx)?;
         record(3);
     }

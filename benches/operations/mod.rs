@@ -6,8 +6,11 @@ use arcface_cu::backend::geometry::{
 };
 use arcface_cu::backend::margin::Margin;
 use arcface_cu::backend::{
-    Activation, Backend, Close, Dropout, Epilogue, FilterAt, GradTarget, InputTransform, Pending,
-    PendingGrad, Segment, SgdForm, SgdStep, bn, head_rows, sums,
+    Activation, AddFprop, ArcFaceBprop, ArcFaceFprop, Backend, BatchNormMoments, Close, CloseGrad,
+    Conv2dDgrad, Conv2dFprop, Conv2dWgrad, DepthwiseDgrad, DepthwiseFprop, DepthwiseWgrad, Dropout,
+    DropoutFprop, Epilogue, FilterAt, GlobalAvgPoolFprop, GradTarget, InputTransform,
+    InputTransformFprop, MaxPoolDgrad, MaxPoolFprop, Pending, PendingGrad, Segment, SgdForm,
+    SgdNorms, SgdStep, SgdUpdate, bn, head_rows, sums,
 };
 use arcface_cu::base::random::{Purpose, Random};
 
@@ -310,7 +313,15 @@ impl Operation {
                 let [x, norms, rows, classes, ..] = &mut buffers[..] else {
                     unreachable!("the head has six operands")
                 };
-                backend.arcface_fprop(&g, &Margin::default(), x, classes, labels, norms, rows)?;
+                backend.arcface_fprop(ArcFaceFprop {
+                    shard: g,
+                    margin: &Margin::default(),
+                    x,
+                    classes,
+                    labels,
+                    inverse_norms: norms,
+                    rows,
+                })?;
             }
             _ => {}
         }
@@ -337,28 +348,28 @@ impl Operation {
                     unreachable!("as in lengths")
                 };
                 let filter = filter_at(g.filter_len());
-                backend.conv2d_fprop(
-                    &g,
-                    relu(x, forward),
+                backend.conv2d_fprop(Conv2dFprop {
+                    geometry: g,
+                    x: relu(x, forward),
                     params,
                     filter,
                     y,
-                    Epilogue::Moments(moments),
-                )
+                    epilogue: Epilogue::Moments(moments),
+                })
             }
             Work::DepthwiseFprop(g) => {
                 let [x, forward, params, y, moments] = buffers else {
                     unreachable!("as in lengths")
                 };
                 let filter = filter_at(g.filter_len());
-                backend.depthwise_fprop(
-                    &g,
-                    relu(x, forward),
+                backend.depthwise_fprop(DepthwiseFprop {
+                    geometry: g,
+                    x: relu(x, forward),
                     params,
                     filter,
                     y,
-                    Epilogue::Moments(moments),
-                )
+                    epilogue: Epilogue::Moments(moments),
+                })
             }
             Work::ConvDgrad(g) => {
                 let [dy, raw, backward, params, x, forward, dx, sums] = buffers else {
@@ -368,7 +379,13 @@ impl Operation {
                     pending_grad(dy, raw, backward),
                     target(dx, x, forward, sums),
                 );
-                backend.conv2d_dgrad(&g, dy, params, filter_at(g.filter_len()), dx)
+                backend.conv2d_dgrad(Conv2dDgrad {
+                    geometry: g,
+                    dy,
+                    params,
+                    filter: filter_at(g.filter_len()),
+                    dx,
+                })
             }
             Work::DepthwiseDgrad(g) => {
                 let [dy, raw, backward, params, x, forward, dx, sums] = buffers else {
@@ -378,27 +395,45 @@ impl Operation {
                     pending_grad(dy, raw, backward),
                     target(dx, x, forward, sums),
                 );
-                backend.depthwise_dgrad(&g, dy, params, filter_at(g.filter_len()), dx)
+                backend.depthwise_dgrad(DepthwiseDgrad {
+                    geometry: g,
+                    dy,
+                    params,
+                    filter: filter_at(g.filter_len()),
+                    dx,
+                })
             }
             Work::ConvWgrad(g) => {
                 let [dy, raw, backward, x, forward, grads] = buffers else {
                     unreachable!("as in lengths")
                 };
                 let dy = pending_grad(dy, raw, backward);
-                backend.conv2d_wgrad(&g, dy, relu(x, forward), grads, filter_at(g.filter_len()))
+                backend.conv2d_wgrad(Conv2dWgrad {
+                    geometry: g,
+                    dy,
+                    x: relu(x, forward),
+                    grads,
+                    filter: filter_at(g.filter_len()),
+                })
             }
             Work::DepthwiseWgrad(g) => {
                 let [dy, raw, backward, x, forward, grads] = buffers else {
                     unreachable!("as in lengths")
                 };
                 let dy = pending_grad(dy, raw, backward);
-                backend.depthwise_wgrad(&g, dy, relu(x, forward), grads, filter_at(g.filter_len()))
+                backend.depthwise_wgrad(DepthwiseWgrad {
+                    geometry: g,
+                    dy,
+                    x: relu(x, forward),
+                    grads,
+                    filter: filter_at(g.filter_len()),
+                })
             }
             Work::Moments(rows) => {
                 let [x, moments] = buffers else {
                     unreachable!("as in lengths")
                 };
-                backend.batch_norm_moments(rows, x, moments)
+                backend.batch_norm_moments(BatchNormMoments { rows, x, moments })
             }
             Work::Add(rows) => {
                 let [a, forward, b, y] = buffers else {
@@ -409,26 +444,36 @@ impl Operation {
                     affine: Some(forward),
                     activation: Activation::Identity,
                 };
-                backend.add_fprop(rows, a, Some(Pending::plain(b)), Activation::Relu, y)
+                backend.add_fprop(AddFprop {
+                    rows,
+                    a,
+                    b: Some(Pending::plain(b)),
+                    activation: Activation::Relu,
+                    y,
+                })
             }
             Work::CloseGrad(rows) => {
                 let [x, forward, g, sums] = buffers else {
                     unreachable!("as in lengths")
                 };
-                backend.close_grad(
+                backend.close_grad(CloseGrad {
                     rows,
                     g,
-                    Close {
+                    close: Close {
                         value: relu(x, forward),
                         sums: Some(sums),
                     },
-                )
+                })
             }
             Work::MaxPoolFprop(g) => {
                 let [x, forward, y] = buffers else {
                     unreachable!("as in lengths")
                 };
-                backend.max_pool_fprop(&g, relu(x, forward), y)
+                backend.max_pool_fprop(MaxPoolFprop {
+                    geometry: g,
+                    x: relu(x, forward),
+                    y,
+                })
             }
             Work::MaxPoolDgrad(g) => {
                 let [dy, x, forward, dx] = buffers else {
@@ -439,13 +484,22 @@ impl Operation {
                     accumulate: false,
                     close: None,
                 };
-                backend.max_pool_dgrad(&g, dy, relu(x, forward), dx)
+                backend.max_pool_dgrad(MaxPoolDgrad {
+                    geometry: g,
+                    dy,
+                    x: relu(x, forward),
+                    dx,
+                })
             }
             Work::GlobalAvgPool(g) => {
                 let [x, forward, y] = buffers else {
                     unreachable!("as in lengths")
                 };
-                backend.global_avg_pool_fprop(g, relu(x, forward), y)
+                backend.global_avg_pool_fprop(GlobalAvgPoolFprop {
+                    geometry: g,
+                    x: relu(x, forward),
+                    y,
+                })
             }
             Work::Dropout(rows) => {
                 let [x, y] = buffers else {
@@ -457,22 +511,49 @@ impl Operation {
                     layer: 1,
                     step: 3,
                 };
-                backend.dropout_fprop(rows, Pending::plain(x), dropout, y)
+                backend.dropout_fprop(DropoutFprop {
+                    rows,
+                    x: Pending::plain(x),
+                    dropout,
+                    y,
+                })
             }
-            Work::InputTransform(_) => backend.input_transform(pixels, &TRANSFORM, &mut buffers[0]),
+            Work::InputTransform(_) => backend.input_transform_fprop(InputTransformFprop {
+                pixels,
+                transform: &TRANSFORM,
+                y: &mut buffers[0],
+            }),
             Work::HeadFprop(g) => {
                 let [x, classes, norms, rows] = buffers else {
                     unreachable!("as in lengths")
                 };
-                backend.arcface_fprop(&g, &margin, x, classes, labels, norms, rows)
+                backend.arcface_fprop(ArcFaceFprop {
+                    shard: g,
+                    margin: &margin,
+                    x,
+                    classes,
+                    labels,
+                    inverse_norms: norms,
+                    rows,
+                })
             }
             Work::HeadBprop(g) => {
                 let [x, norms, rows, classes, momentum, dx] = buffers else {
                     unreachable!("as in lengths")
                 };
-                backend.arcface_bprop(
-                    &g, &margin, x, labels, norms, rows, classes, momentum, 1e-4, &STEP, dx,
-                )
+                backend.arcface_bprop(ArcFaceBprop {
+                    shard: g,
+                    margin: &margin,
+                    x,
+                    labels,
+                    inverse_norms: norms,
+                    rows,
+                    classes,
+                    momentum,
+                    decay: 1e-4,
+                    step: STEP,
+                    dx,
+                })
             }
             Work::SgdUpdate(len) => {
                 let [grads, norms, params, momentum] = buffers else {
@@ -484,8 +565,20 @@ impl Operation {
                     decay: 1e-4,
                     lr_multiplier: 1.0,
                 }];
-                backend.sgd_norms(params, grads, &segments, norms)?;
-                backend.sgd_update(&STEP, &segments, grads, norms, params, momentum)
+                backend.sgd_norms(SgdNorms {
+                    params,
+                    grads,
+                    segments: &segments,
+                    norms,
+                })?;
+                backend.sgd_update(SgdUpdate {
+                    step: STEP,
+                    segments: &segments,
+                    grads,
+                    norms,
+                    params,
+                    momentum,
+                })
             }
         }
     }

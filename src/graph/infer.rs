@@ -8,7 +8,10 @@ use super::storage::{Slots, activation, pending};
 use super::train::read;
 use super::{Model, Shape};
 use crate::backend::geometry::PerChannel;
-use crate::backend::{Backend, Epilogue, InputTransform};
+use crate::backend::{
+    AddFprop, Backend, Conv2dFprop, DepthwiseFprop, Epilogue, GlobalAvgPoolFprop, InputTransform,
+    InputTransformFprop, MaxPoolFprop,
+};
 use crate::{Error, Result};
 
 /// A model that embeds images on a device.
@@ -106,7 +109,11 @@ impl<B: Backend> InferGraph<B> {
         let mut embeddings = Vec::with_capacity(pixels.len() / image * self.embedding_size());
         for batch in pixels.chunks(self.max_batch * image) {
             let mut input = self.slots.take(0);
-            let done = backend.input_transform(batch, transform, &mut input);
+            let done = backend.input_transform_fprop(InputTransformFprop {
+                pixels: batch,
+                transform,
+                y: &mut input,
+            });
             self.slots.put(0, input);
             done?;
             self.run(backend, batch.len() / image, &mut embeddings)?;
@@ -177,25 +184,49 @@ impl<B: Backend> InferGraph<B> {
                 let layer = &self.program.layers[layer];
                 let (x, filter) = (value(x), layer.filter);
                 match layer.geometry(n) {
-                    LayerGeometry::Full(geometry) => {
-                        backend.conv2d_fprop(&geometry, x, &self.params, filter, out, epilogue)
-                    }
-                    LayerGeometry::Depthwise(geometry) => {
-                        backend.depthwise_fprop(&geometry, x, &self.params, filter, out, epilogue)
-                    }
+                    LayerGeometry::Full(geometry) => backend.conv2d_fprop(Conv2dFprop {
+                        geometry,
+                        x,
+                        params: &self.params,
+                        filter,
+                        y: out,
+                        epilogue,
+                    }),
+                    LayerGeometry::Depthwise(geometry) => backend.depthwise_fprop(DepthwiseFprop {
+                        geometry,
+                        x,
+                        params: &self.params,
+                        filter,
+                        y: out,
+                        epilogue,
+                    }),
                 }
             }
             Instruction::Add { a, b, act, .. } => {
                 let rows = values[a].rows(n);
                 let act = activation(act, &self.params);
-                backend.add_fprop(rows, value(a), b.map(value), act, out)
+                backend.add_fprop(AddFprop {
+                    rows,
+                    a: value(a),
+                    b: b.map(value),
+                    activation: act,
+                    y: out,
+                })
             }
             Instruction::MaxPool { x, window, .. } => {
                 let c = values[x].shape.c;
-                backend.max_pool_fprop(&PerChannel { n, c, window }, value(x), out)
+                backend.max_pool_fprop(MaxPoolFprop {
+                    geometry: PerChannel { n, c, window },
+                    x: value(x),
+                    y: out,
+                })
             }
             Instruction::GlobalAvgPool { x, .. } => {
-                backend.global_avg_pool_fprop(self.program.global_pool(x, n), value(x), out)
+                backend.global_avg_pool_fprop(GlobalAvgPoolFprop {
+                    geometry: self.program.global_pool(x, n),
+                    x: value(x),
+                    y: out,
+                })
             }
             _ => unreachable!("the inference program holds no training instructions"),
         }

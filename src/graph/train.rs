@@ -8,8 +8,12 @@ use super::program::{Act, After, Instruction, LayerGeometry, Program, Target, Va
 use super::storage::{Slots, Vectors, activation, pending, pending_grad, vectors_len};
 use crate::backend::geometry::PerChannel;
 use crate::backend::{
-    Augmented, Backend, Close, Dropout, Epilogue, GradTarget, InputTransform, Pending, PendingGrad,
-    Segment, SgdStep,
+    AddDgrad, AddFprop, Augmented, Backend, BatchNormBprop, BatchNormFprop, BatchNormMoments,
+    Close, CloseGrad, Conv2dDgrad, Conv2dFprop, Conv2dWgrad, DepthwiseDgrad, DepthwiseFprop,
+    DepthwiseWgrad, Dropout, DropoutDgrad, DropoutFprop, Epilogue, GlobalAvgPoolDgrad,
+    GlobalAvgPoolFprop, GradTarget, InputTransform, InputTransformAugmented, InputTransformFprop,
+    MaxPoolDgrad, MaxPoolFprop, PReluBprop, Pending, PendingGrad, Segment, SgdNorms, SgdStep,
+    SgdUpdate,
 };
 use crate::{Error, Result};
 
@@ -150,7 +154,11 @@ impl<B: Backend> TrainGraph<B> {
         let image = self.program.tensors[0];
         assert!(pixels.len().is_multiple_of(image), "whole images only");
         self.forward_from(backend, pixels.len() / image, step, |backend, input| {
-            backend.input_transform(pixels, transform, input)
+            backend.input_transform_fprop(InputTransformFprop {
+                pixels,
+                transform,
+                y: input,
+            })
         })
     }
 
@@ -169,7 +177,11 @@ impl<B: Backend> TrainGraph<B> {
             "pictures of the network's size"
         );
         self.forward_from(backend, changes.len(), step, |backend, input| {
-            backend.augmented_input(pictures, transform, input)
+            backend.input_transform_augmented(InputTransformAugmented {
+                pictures,
+                transform,
+                y: input,
+            })
         })
     }
 
@@ -230,7 +242,12 @@ impl<B: Backend> TrainGraph<B> {
     /// Queues the norms of the gradient and of the decayed weights. [`TrainGraph::norms`] has them once
     /// [`TrainGraph::reading`] was downloaded.
     pub fn measure(&mut self, backend: &mut B, segments: &[Segment]) -> Result<()> {
-        backend.sgd_norms(&self.params, &self.grads, segments, &mut self.norms)
+        backend.sgd_norms(SgdNorms {
+            params: &self.params,
+            grads: &self.grads,
+            segments,
+            norms: &mut self.norms,
+        })
     }
 
     /// What [`TrainGraph::measure`] left on the device, for [`Backend::download_all`].
@@ -249,14 +266,14 @@ impl<B: Backend> TrainGraph<B> {
     /// One step of the optimizer; [`TrainGraph::measure`] must have run since the backward pass. Nothing changes where
     /// the gradient is not finite.
     pub fn update(&mut self, backend: &mut B, segments: &[Segment], step: &SgdStep) -> Result<()> {
-        backend.sgd_update(
-            step,
+        backend.sgd_update(SgdUpdate {
+            step: *step,
             segments,
-            &self.grads,
-            &self.norms,
-            &mut self.params,
-            &mut self.momentum,
-        )
+            grads: &self.grads,
+            norms: &self.norms,
+            params: &mut self.params,
+            momentum: &mut self.momentum,
+        })
     }
 
     /// The first layer, in forward order, whose stored output of the last forward pass is not finite; a backward pass
@@ -379,17 +396,22 @@ impl<B: Backend> TrainGraph<B> {
                 let layer = &program.layers[layer];
                 let x = pending(&program.values[x], slots, forward, params);
                 let done = match layer.geometry(n) {
-                    LayerGeometry::Full(geometry) => {
-                        backend.conv2d_fprop(&geometry, x, params, layer.filter, &mut out, epilogue)
-                    }
-                    LayerGeometry::Depthwise(geometry) => backend.depthwise_fprop(
-                        &geometry,
+                    LayerGeometry::Full(geometry) => backend.conv2d_fprop(Conv2dFprop {
+                        geometry,
                         x,
                         params,
-                        layer.filter,
-                        &mut out,
+                        filter: layer.filter,
+                        y: &mut out,
                         epilogue,
-                    ),
+                    }),
+                    LayerGeometry::Depthwise(geometry) => backend.depthwise_fprop(DepthwiseFprop {
+                        geometry,
+                        x,
+                        params,
+                        filter: layer.filter,
+                        y: &mut out,
+                        epilogue,
+                    }),
                 };
                 self.slots.put(y, out);
                 done
@@ -397,36 +419,59 @@ impl<B: Backend> TrainGraph<B> {
             Instruction::Moments { x, batch_norm } => {
                 let shape = self.program.batch_norms[batch_norm].shape;
                 let rows = Value::plain(x, shape).rows(n);
-                backend.batch_norm_moments(rows, self.slots.get(x), &mut self.vectors.moments)
+                backend.batch_norm_moments(BatchNormMoments {
+                    rows,
+                    x: self.slots.get(x),
+                    moments: &mut self.vectors.moments,
+                })
             }
             Instruction::BatchNorm { batch_norm } => {
                 let layer = self.program.batch_norms[batch_norm];
-                backend.batch_norm_fprop(
-                    Value::plain(0, layer.shape).rows(n),
-                    &self.vectors.moments,
-                    &self.params,
-                    layer.at,
-                    &mut self.statistics,
-                    &mut self.vectors.forward[batch_norm],
-                )
+                backend.batch_norm_fprop(BatchNormFprop {
+                    rows: Value::plain(0, layer.shape).rows(n),
+                    moments: &self.vectors.moments,
+                    params: &self.params,
+                    at: layer.at,
+                    statistics: &mut self.statistics,
+                    forward: &mut self.vectors.forward[batch_norm],
+                })
             }
             Instruction::Add { a, b, act, y } => self.writing(y, |graph, y| {
                 let rows = graph.value(a).rows(n);
                 let b = b.map(|b| graph.pending(b));
                 let act = activation(act, &graph.params);
-                backend.add_fprop(rows, graph.pending(a), b, act, y)
+                backend.add_fprop(AddFprop {
+                    rows,
+                    a: graph.pending(a),
+                    b,
+                    activation: act,
+                    y,
+                })
             }),
             Instruction::MaxPool { x, window, y } => self.writing(y, |graph, y| {
                 let c = graph.value(x).shape.c;
-                backend.max_pool_fprop(&PerChannel { n, c, window }, graph.pending(x), y)
+                backend.max_pool_fprop(MaxPoolFprop {
+                    geometry: PerChannel { n, c, window },
+                    x: graph.pending(x),
+                    y,
+                })
             }),
             Instruction::GlobalAvgPool { x, y } => self.writing(y, |graph, y| {
                 let geometry = graph.program.global_pool(x, n);
-                backend.global_avg_pool_fprop(geometry, graph.pending(x), y)
+                backend.global_avg_pool_fprop(GlobalAvgPoolFprop {
+                    geometry,
+                    x: graph.pending(x),
+                    y,
+                })
             }),
             Instruction::Dropout { x, rate, layer, y } => self.writing(y, |graph, y| {
                 let dropout = graph.dropout_at(rate, layer);
-                backend.dropout_fprop(graph.value(x).rows(n), graph.pending(x), dropout, y)
+                backend.dropout_fprop(DropoutFprop {
+                    rows: graph.value(x).rows(n),
+                    x: graph.pending(x),
+                    dropout,
+                    y,
+                })
             }),
             _ => unreachable!("the forward half holds forward instructions"),
         }
@@ -487,28 +532,41 @@ impl<B: Backend> TrainGraph<B> {
                 let sums = self.vectors.sums[value].as_ref();
                 let sums = sums.expect("a value with batch norm or slopes has its sums");
                 if let Act::PRelu(at) = act {
-                    backend.prelu_bprop(rows.c, sums, &mut self.grads, at)?;
+                    backend.prelu_bprop(PReluBprop {
+                        c: rows.c,
+                        sums,
+                        grads: &mut self.grads,
+                        slope_at: at,
+                    })?;
                 }
                 let Some(i) = batch_norm else { return Ok(()) };
-                backend.batch_norm_bprop(
+                backend.batch_norm_bprop(BatchNormBprop {
                     rows,
                     sums,
-                    &self.vectors.forward[i],
-                    &mut self.grads,
-                    self.program.batch_norms[i].at,
-                    &mut self.vectors.backward[i],
-                )
+                    forward: &self.vectors.forward[i],
+                    grads: &mut self.grads,
+                    at: self.program.batch_norms[i].at,
+                    backward: &mut self.vectors.backward[i],
+                })
             }
             Instruction::ConvDgrad { layer, dy, dx } => self.write_target(dx, |graph, dx| {
                 let layer = &graph.program.layers[layer];
                 let (dy, params, filter) = (graph.pending_grad(dy), &graph.params, layer.filter);
                 match layer.geometry(n) {
-                    LayerGeometry::Full(geometry) => {
-                        backend.conv2d_dgrad(&geometry, dy, params, filter, dx)
-                    }
-                    LayerGeometry::Depthwise(geometry) => {
-                        backend.depthwise_dgrad(&geometry, dy, params, filter, dx)
-                    }
+                    LayerGeometry::Full(geometry) => backend.conv2d_dgrad(Conv2dDgrad {
+                        geometry,
+                        dy,
+                        params,
+                        filter,
+                        dx,
+                    }),
+                    LayerGeometry::Depthwise(geometry) => backend.depthwise_dgrad(DepthwiseDgrad {
+                        geometry,
+                        dy,
+                        params,
+                        filter,
+                        dx,
+                    }),
                 }
             }),
             Instruction::ConvWgrad { layer, dy, x } => {
@@ -527,18 +585,30 @@ impl<B: Backend> TrainGraph<B> {
                 let dy = pending_grad(&program.values[dy], slots, backward);
                 let x = pending(&program.values[x], slots, forward, params);
                 match layer.geometry(n) {
-                    LayerGeometry::Full(geometry) => {
-                        backend.conv2d_wgrad(&geometry, dy, x, grads, layer.filter)
-                    }
-                    LayerGeometry::Depthwise(geometry) => {
-                        backend.depthwise_wgrad(&geometry, dy, x, grads, layer.filter)
-                    }
+                    LayerGeometry::Full(geometry) => backend.conv2d_wgrad(Conv2dWgrad {
+                        geometry,
+                        dy,
+                        x,
+                        grads,
+                        filter: layer.filter,
+                    }),
+                    LayerGeometry::Depthwise(geometry) => backend.depthwise_wgrad(DepthwiseWgrad {
+                        geometry,
+                        dy,
+                        x,
+                        grads,
+                        filter: layer.filter,
+                    }),
                 }
             }
             Instruction::AddGrad { dy, dx } => {
                 let rows = self.value(dx.value).rows(n);
                 self.write_target(dx, |graph, dx| {
-                    backend.add_dgrad(rows, graph.pending_grad(dy), dx)
+                    backend.add_dgrad(AddDgrad {
+                        rows,
+                        dy: graph.pending_grad(dy),
+                        dx,
+                    })
                 })
             }
             Instruction::CloseGrad { value: id } => {
@@ -550,7 +620,11 @@ impl<B: Backend> TrainGraph<B> {
                         value: graph.closing(&value),
                         sums: sums.as_mut(),
                     };
-                    backend.close_grad(value.rows(n), g, close)
+                    backend.close_grad(CloseGrad {
+                        rows: value.rows(n),
+                        g,
+                        close,
+                    })
                 });
                 self.vectors.sums[id] = sums;
                 done
@@ -560,12 +634,21 @@ impl<B: Backend> TrainGraph<B> {
                 self.write_target(dx, |graph, dx| {
                     let dy = graph.pending_grad(dy).g;
                     let geometry = PerChannel { n, c, window };
-                    backend.max_pool_dgrad(&geometry, dy, graph.pending(x), dx)
+                    backend.max_pool_dgrad(MaxPoolDgrad {
+                        geometry,
+                        dy,
+                        x: graph.pending(x),
+                        dx,
+                    })
                 })
             }
             Instruction::GlobalAvgPoolGrad { dy, dx } => self.write_target(dx, |graph, target| {
                 let geometry = graph.program.global_pool(dx.value, n);
-                backend.global_avg_pool_dgrad(geometry, graph.pending_grad(dy).g, target)
+                backend.global_avg_pool_dgrad(GlobalAvgPoolDgrad {
+                    geometry,
+                    dy: graph.pending_grad(dy).g,
+                    dx: target,
+                })
             }),
             Instruction::DropoutGrad {
                 rate,
@@ -576,7 +659,12 @@ impl<B: Backend> TrainGraph<B> {
                 let rows = self.value(dx.value).rows(n);
                 self.write_target(dx, |graph, dx| {
                     let dropout = graph.dropout_at(rate, layer);
-                    backend.dropout_dgrad(rows, graph.pending_grad(dy).g, dropout, dx)
+                    backend.dropout_dgrad(DropoutDgrad {
+                        rows,
+                        dy: graph.pending_grad(dy).g,
+                        dropout,
+                        dx,
+                    })
                 })
             }
             _ => unreachable!("the backward half holds backward instructions"),

@@ -3,7 +3,7 @@
 use super::Margin;
 use crate::backend::geometry::HeadShard;
 use crate::backend::head_rows::{self, BEST_OTHER, SQUARES, TARGET_COS};
-use crate::backend::{Backend, SgdStep};
+use crate::backend::{ArcFaceBprop, ArcFaceFprop, Backend, SgdStep};
 use crate::base::random::{Purpose, Random};
 use crate::{Error, Result};
 use rayon::prelude::*;
@@ -158,15 +158,15 @@ impl<B: Backend> ArcFace<B> {
     pub fn forward(&mut self, backend: &mut B, x: &B::Buffer, labels: &[u32]) -> Result<()> {
         let shard = self.shard(labels)?;
         self.n = shard.n;
-        backend.arcface_fprop(
-            &shard,
-            &self.margin,
+        backend.arcface_fprop(ArcFaceFprop {
+            shard,
+            margin: &self.margin,
             x,
-            &self.weights,
+            classes: &self.weights,
             labels,
-            &mut self.inverse_norms,
-            &mut self.rows,
-        )
+            inverse_norms: &mut self.inverse_norms,
+            rows: &mut self.rows,
+        })
     }
 
     /// What the last forward pass left on the device, for [`Backend::download_all`].
@@ -216,19 +216,19 @@ impl<B: Backend> ArcFace<B> {
         dx: &mut B::Buffer,
     ) -> Result<()> {
         let shard = self.shard(labels)?;
-        backend.arcface_bprop(
-            &shard,
-            &self.margin,
+        backend.arcface_bprop(ArcFaceBprop {
+            shard,
+            margin: &self.margin,
             x,
             labels,
-            &self.inverse_norms,
-            &self.rows,
-            &mut self.weights,
-            &mut self.momentum,
+            inverse_norms: &self.inverse_norms,
+            rows: &self.rows,
+            classes: &mut self.weights,
+            momentum: &mut self.momentum,
             decay,
-            step,
+            step: *step,
             dx,
-        )
+        })
     }
 
     fn shard(&self, labels: &[u32]) -> Result<HeadShard> {

@@ -4,7 +4,7 @@
 use crate::oracles::graphs;
 use crate::oracles::model::{Mode, forward, widen};
 use crate::support::devices::on_each_device;
-use arcface_cu::backend::{Backend, InputTransform};
+use arcface_cu::backend::{Backend, InputTransform, InputTransformFprop};
 use arcface_cu::base::random::{Purpose, Random};
 use arcface_cu::graph::Model;
 use arcface_cu::graph::infer::InferGraph;
@@ -128,7 +128,11 @@ fn check<B: Backend>(backend: &mut B, name: &str, model: &Model) {
     // Images that are numbers already take the same way.
     let mut transformed = crate::oracles::poisoned(backend, n * image);
     backend
-        .input_transform(&pixels, &TRANSFORM, &mut transformed)
+        .input_transform_fprop(InputTransformFprop {
+            pixels: &pixels,
+            transform: &TRANSFORM,
+            y: &mut transformed,
+        })
         .expect("a transform");
     let transformed = crate::oracles::download(backend, &transformed);
     let from_values = graph

@@ -2,7 +2,7 @@
 
 use crate::oracles::{UNIT, assert_close, download, poisoned};
 use crate::support::devices::on_each_device;
-use arcface_cu::backend::{Augmented, Backend, InputTransform};
+use arcface_cu::backend::{Augmented, Backend, InputTransform, InputTransformAugmented};
 use arcface_cu::base::changes::Changes;
 use arcface_cu::base::random::{Purpose, Random};
 use arcface_cu::data::picture::augment::Augment;
@@ -57,7 +57,11 @@ fn run<B: Backend>(backend: &mut B, pictures: Augmented<'_>) -> Vec<f32> {
         pictures.changes.len() * pictures.size * pictures.size * 3,
     );
     backend
-        .augmented_input(pictures, &TRANSFORM, &mut y)
+        .input_transform_augmented(InputTransformAugmented {
+            pictures,
+            transform: &TRANSFORM,
+            y: &mut y,
+        })
         .unwrap();
     download(backend, &y)
 }

@@ -5,8 +5,8 @@ use crate::support::devices::on_each_device;
 use arcface_cu::backend::cpu::Cpu;
 use arcface_cu::backend::geometry::{Conv2d, Padding, Window};
 use arcface_cu::backend::{
-    Activation, Backend, Close, Epilogue, FilterAt, GradTarget, Pending, PendingGrad, View, bn,
-    sums,
+    Activation, Backend, Close, Conv2dDgrad, Conv2dFprop, Conv2dWgrad, Epilogue, FilterAt,
+    GradTarget, Pending, PendingGrad, View, bn, sums,
 };
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -457,22 +457,29 @@ fn check_fprop<B: Backend>(b: &mut B, what: &str, geometry: &Conv2d, x: &Value, 
     let (device, params) = (DeviceValue::new(b, x), upload(b, &params));
 
     let mut y = poisoned(b, pixels * k);
-    b.conv2d_fprop(
-        geometry,
-        device.pending(),
-        &params,
-        at,
-        &mut y,
-        Epilogue::Raw,
-    )
+    b.conv2d_fprop(Conv2dFprop {
+        geometry: *geometry,
+        x: device.pending(),
+        params: &params,
+        filter: at,
+        y: &mut y,
+        epilogue: Epilogue::Raw,
+    })
     .unwrap();
     let raw = download(b, &y);
     assert_close(&format!("y, {what}"), &raw, &expected, bound);
 
     let (mut y, mut moments) = (poisoned(b, pixels * k), poisoned(b, bn::moments_len(k)));
     let epilogue = Epilogue::Moments(&mut moments);
-    b.conv2d_fprop(geometry, device.pending(), &params, at, &mut y, epilogue)
-        .unwrap();
+    b.conv2d_fprop(Conv2dFprop {
+        geometry: *geometry,
+        x: device.pending(),
+        params: &params,
+        filter: at,
+        y: &mut y,
+        epilogue,
+    })
+    .unwrap();
     assert_eq!(raw, download(b, &y), "y with moments, {what}");
     check_moments(what, &raw, &download(b, &moments));
 
@@ -495,8 +502,15 @@ fn check_fprop<B: Backend>(b: &mut B, what: &str, geometry: &Conv2d, x: &Value, 
             residual: device_residual.as_ref(),
             activation: activation(act, &slopes),
         };
-        b.conv2d_fprop(geometry, device.pending(), &params, at, &mut y, epilogue)
-            .unwrap();
+        b.conv2d_fprop(Conv2dFprop {
+            geometry: *geometry,
+            x: device.pending(),
+            params: &params,
+            filter: at,
+            y: &mut y,
+            epilogue,
+        })
+        .unwrap();
         let bound = |i: usize| sum_bound(terms, size[i] + 1.0);
         assert_close(
             &format!("{act:?} of y, {what}"),
@@ -552,8 +566,14 @@ fn check_dgrad<B: Backend>(b: &mut B, what: &str, geometry: &Conv2d, dy: &Grad, 
         accumulate: false,
         close: None,
     };
-    b.conv2d_dgrad(geometry, device.pending(), &params, at, target)
-        .unwrap();
+    b.conv2d_dgrad(Conv2dDgrad {
+        geometry: *geometry,
+        dy: device.pending(),
+        params: &params,
+        filter: at,
+        dx: target,
+    })
+    .unwrap();
     let bound = |i: usize| sum_bound(terms, size[i]);
     assert_close(&format!("dx, {what}"), &download(b, &dx), &expected, bound);
 
@@ -565,8 +585,14 @@ fn check_dgrad<B: Backend>(b: &mut B, what: &str, geometry: &Conv2d, dy: &Grad, 
         accumulate: true,
         close: None,
     };
-    b.conv2d_dgrad(geometry, device.pending(), &params, at, target)
-        .unwrap();
+    b.conv2d_dgrad(Conv2dDgrad {
+        geometry: *geometry,
+        dy: device.pending(),
+        params: &params,
+        filter: at,
+        dx: target,
+    })
+    .unwrap();
     let sum: Vec<f64> = (0..len).map(with).collect();
     let bound = |i: usize| sum_bound(terms, size[i] + f64::from(before[i].abs()));
     assert_close(
@@ -609,8 +635,14 @@ fn check_dgrad<B: Backend>(b: &mut B, what: &str, geometry: &Conv2d, dy: &Grad, 
             sums: Some(&mut device_sums),
         }),
     };
-    b.conv2d_dgrad(geometry, device.pending(), &params, at, target)
-        .unwrap();
+    b.conv2d_dgrad(Conv2dDgrad {
+        geometry: *geometry,
+        dy: device.pending(),
+        params: &params,
+        filter: at,
+        dx: target,
+    })
+    .unwrap();
     assert_close(
         &format!("closed dx, {what}"),
         &download(b, &dx),
@@ -636,8 +668,14 @@ fn check_dgrad<B: Backend>(b: &mut B, what: &str, geometry: &Conv2d, dy: &Grad, 
             sums: None,
         }),
     };
-    b.conv2d_dgrad(geometry, device.pending(), &params, at, target)
-        .unwrap();
+    b.conv2d_dgrad(Conv2dDgrad {
+        geometry: *geometry,
+        dy: device.pending(),
+        params: &params,
+        filter: at,
+        dx: target,
+    })
+    .unwrap();
     assert_close(
         &format!("closed without sums, {what}"),
         &download(b, &dx),
@@ -661,8 +699,14 @@ fn check_wgrad<B: Backend>(b: &mut B, what: &str, geometry: &Conv2d, dy: &Grad, 
         let (slab, at) = slab(geometry, bias, 31);
         let sentinel = vec![77.5; slab.len()];
         let mut grads = upload(b, &sentinel);
-        b.conv2d_wgrad(geometry, dy.pending(), x.pending(), &mut grads, at)
-            .unwrap();
+        b.conv2d_wgrad(Conv2dWgrad {
+            geometry: *geometry,
+            dy: dy.pending(),
+            x: x.pending(),
+            grads: &mut grads,
+            filter: at,
+        })
+        .unwrap();
         let mut grads = download(b, &grads);
         let found = &mut grads[at.weights..][..len];
         assert_close(&format!("dw, {what}"), found, &expected[..len], bound);
@@ -725,8 +769,15 @@ fn moments_far_from_zero<B: Backend>(b: &mut B) {
     let mut y = poisoned(b, geometry.pixels_out() * geometry.k);
     let mut moments = poisoned(b, bn::moments_len(geometry.k));
     let epilogue = Epilogue::Moments(&mut moments);
-    b.conv2d_fprop(&geometry, device.pending(), &params, at, &mut y, epilogue)
-        .unwrap();
+    b.conv2d_fprop(Conv2dFprop {
+        geometry,
+        x: device.pending(),
+        params: &params,
+        filter: at,
+        y: &mut y,
+        epilogue,
+    })
+    .unwrap();
     let (y, moments) = (download(b, &y), download(b, &moments));
     check_moments("far from zero", &y, &moments);
 }
@@ -746,8 +797,15 @@ fn nan_is_found<B: Backend>(b: &mut B, geometry: &Conv2d, affine: bool, alone: b
             residual: None,
             activation: activation(act, &slopes),
         };
-        b.conv2d_fprop(geometry, device.pending(), &params, at, &mut y, epilogue)
-            .unwrap();
+        b.conv2d_fprop(Conv2dFprop {
+            geometry: *geometry,
+            x: device.pending(),
+            params: &params,
+            filter: at,
+            y: &mut y,
+            epilogue,
+        })
+        .unwrap();
         let mut meets = vec![false; geometry.pixels_out()];
         connections(geometry, |output, input, _| meets[output] |= input == bad);
         for (i, v) in download(b, &y).iter().enumerate() {
@@ -788,8 +846,15 @@ fn bits_do_not_depend_on_threads() {
         let mut y = poisoned(b, geometry.pixels_out() * k);
         let mut moments = poisoned(b, bn::moments_len(k));
         let epilogue = Epilogue::Moments(&mut moments);
-        b.conv2d_fprop(geometry, x.pending(), &params, at, &mut y, epilogue)
-            .unwrap();
+        b.conv2d_fprop(Conv2dFprop {
+            geometry: *geometry,
+            x: x.pending(),
+            params: &params,
+            filter: at,
+            y: &mut y,
+            epilogue,
+        })
+        .unwrap();
         let (mut dx, mut channel_sums) = (
             poisoned(b, geometry.pixels_in() * c),
             poisoned(b, sums::len(c)),
@@ -802,11 +867,23 @@ fn bits_do_not_depend_on_threads() {
                 sums: Some(&mut channel_sums),
             }),
         };
-        b.conv2d_dgrad(geometry, dy.pending(), &params, at, target)
-            .unwrap();
+        b.conv2d_dgrad(Conv2dDgrad {
+            geometry: *geometry,
+            dy: dy.pending(),
+            params: &params,
+            filter: at,
+            dx: target,
+        })
+        .unwrap();
         let mut grads = upload(b, &vec![0.0; params.len()]);
-        b.conv2d_wgrad(geometry, dy.pending(), x.pending(), &mut grads, at)
-            .unwrap();
+        b.conv2d_wgrad(Conv2dWgrad {
+            geometry: *geometry,
+            dy: dy.pending(),
+            x: x.pending(),
+            grads: &mut grads,
+            filter: at,
+        })
+        .unwrap();
         [y, moments, dx, channel_sums, grads]
             .iter()
             .flat_map(|buffer| download(b, buffer))

@@ -5,7 +5,8 @@ use crate::support::devices::on_each_device;
 use arcface_cu::backend::cpu::Cpu;
 use arcface_cu::backend::geometry::{Padding, PerChannel, Window};
 use arcface_cu::backend::{
-    Activation, Backend, Close, Epilogue, FilterAt, GradTarget, Pending, PendingGrad, View,
+    Activation, Backend, Close, DepthwiseDgrad, DepthwiseFprop, DepthwiseWgrad, Epilogue, FilterAt,
+    GradTarget, Pending, PendingGrad, View,
 };
 
 fn geometry(
@@ -238,28 +239,28 @@ fn fprop<B: Backend>(backend: &mut B) {
 
             let mut out = poisoned(backend, len);
             backend
-                .depthwise_fprop(
-                    geometry,
-                    x.pending(),
-                    &params,
+                .depthwise_fprop(DepthwiseFprop {
+                    geometry: *geometry,
+                    x: x.pending(),
+                    params: &params,
                     filter,
-                    &mut out,
-                    Epilogue::Raw,
-                )
+                    y: &mut out,
+                    epilogue: Epilogue::Raw,
+                })
                 .unwrap();
             let plain = download(backend, &out);
             assert_close(&what, &plain, &y, |i| sum_bound(terms, size[i]));
 
             let (mut out, mut moments) = (poisoned(backend, len), poisoned(backend, 2 * c));
             backend
-                .depthwise_fprop(
-                    geometry,
-                    x.pending(),
-                    &params,
+                .depthwise_fprop(DepthwiseFprop {
+                    geometry: *geometry,
+                    x: x.pending(),
+                    params: &params,
                     filter,
-                    &mut out,
-                    Epilogue::Moments(&mut moments),
-                )
+                    y: &mut out,
+                    epilogue: Epilogue::Moments(&mut moments),
+                })
                 .unwrap();
             assert_eq!(download(backend, &out), plain, "{what}: moments change y");
             check_moments(&what, &plain, &download(backend, &moments), c);
@@ -274,17 +275,17 @@ fn fprop<B: Backend>(backend: &mut B) {
                 .collect();
             let (residual, slopes) = (upload(backend, &residual), upload(backend, &slopes));
             backend
-                .depthwise_fprop(
-                    geometry,
-                    x.pending(),
-                    &params,
+                .depthwise_fprop(DepthwiseFprop {
+                    geometry: *geometry,
+                    x: x.pending(),
+                    params: &params,
                     filter,
-                    &mut out,
-                    Epilogue::Activate {
+                    y: &mut out,
+                    epilogue: Epilogue::Activate {
                         residual: (kind % 2 == 0).then_some(&residual),
                         activation: activation(kind, &slopes),
                     },
-                )
+                })
                 .unwrap();
             let activated = download(backend, &out);
             assert_close(&what, &activated, &expected, |i| UNIT * expected[i].abs());
@@ -411,12 +412,12 @@ fn dgrad<B: Backend>(backend: &mut B) {
                 };
                 let mut sums = poisoned(backend, 3 * c);
                 backend
-                    .depthwise_dgrad(
-                        geometry,
-                        pending_grad(&g, &batch_norm),
-                        &device_params,
+                    .depthwise_dgrad(DepthwiseDgrad {
+                        geometry: *geometry,
+                        dy: pending_grad(&g, &batch_norm),
+                        params: &device_params,
                         filter,
-                        GradTarget {
+                        dx: GradTarget {
                             g: &mut out,
                             accumulate,
                             close: close.then(|| Close {
@@ -424,7 +425,7 @@ fn dgrad<B: Backend>(backend: &mut B) {
                                 sums: Some(&mut sums),
                             }),
                         },
-                    )
+                    })
                     .unwrap();
                 let terms = 2 * geometry.window.r * geometry.window.s + 1;
                 let mut expected = [vec![0.0; c], vec![0.0; c], vec![0.0; c]];
@@ -508,13 +509,13 @@ fn wgrad<B: Backend>(backend: &mut B) {
             let x = Device::new(backend, &x);
             let mut grads = upload(backend, &vec![-7.0; len]);
             backend
-                .depthwise_wgrad(
-                    geometry,
-                    pending_grad(&g, &batch_norm),
-                    x.pending(),
-                    &mut grads,
+                .depthwise_wgrad(DepthwiseWgrad {
+                    geometry: *geometry,
+                    dy: pending_grad(&g, &batch_norm),
+                    x: x.pending(),
+                    grads: &mut grads,
                     filter,
-                )
+                })
                 .unwrap();
             let actual = download(backend, &grads);
             let what = format!("{geometry:?}, activation {kind}");
@@ -543,7 +544,14 @@ fn padding_stays_zero<B: Backend>(backend: &mut B) {
         bias: None,
     };
     backend
-        .depthwise_fprop(&geometry, pending, &params, filter, &mut y, Epilogue::Raw)
+        .depthwise_fprop(DepthwiseFprop {
+            geometry,
+            x: pending,
+            params: &params,
+            filter,
+            y: &mut y,
+            epilogue: Epilogue::Raw,
+        })
         .unwrap();
     let y = download(backend, &y);
     for (pixel, y) in y.chunks_exact(2).enumerate() {
@@ -573,7 +581,14 @@ fn nan_is_not_lost<B: Backend>(backend: &mut B) {
         };
         let mut y = poisoned(backend, 108);
         backend
-            .depthwise_fprop(&geometry, pending, &params, filter, &mut y, Epilogue::Raw)
+            .depthwise_fprop(DepthwiseFprop {
+                geometry,
+                x: pending,
+                params: &params,
+                filter,
+                y: &mut y,
+                epilogue: Epilogue::Raw,
+            })
             .unwrap();
         let y = download(backend, &y);
         assert_eq!(
@@ -584,13 +599,13 @@ fn nan_is_not_lost<B: Backend>(backend: &mut B) {
         let dy = upload(backend, &[1.0; 108]);
         let mut grads = upload(backend, &[0.0; 27]);
         backend
-            .depthwise_wgrad(
-                &geometry,
-                PendingGrad::plain(&dy),
-                pending,
-                &mut grads,
+            .depthwise_wgrad(DepthwiseWgrad {
+                geometry,
+                dy: PendingGrad::plain(&dy),
+                x: pending,
+                grads: &mut grads,
                 filter,
-            )
+            })
             .unwrap();
         let grads = download(backend, &grads);
         assert_eq!(
@@ -615,7 +630,14 @@ fn everything<B: Backend>(backend: &mut B, geometry: &PerChannel) -> Vec<u32> {
     let mut moments = poisoned(backend, 2 * c);
     let epilogue = Epilogue::Moments(&mut moments);
     backend
-        .depthwise_fprop(geometry, x.pending(), &params, filter, &mut y, epilogue)
+        .depthwise_fprop(DepthwiseFprop {
+            geometry: *geometry,
+            x: x.pending(),
+            params: &params,
+            filter,
+            y: &mut y,
+            epilogue,
+        })
         .unwrap();
     let mut dx = poisoned(backend, geometry.pixels_in() * c);
     let mut sums = poisoned(backend, 3 * c);
@@ -628,17 +650,23 @@ fn everything<B: Backend>(backend: &mut B, geometry: &PerChannel) -> Vec<u32> {
         }),
     };
     backend
-        .depthwise_dgrad(geometry, PendingGrad::plain(&y), &params, filter, target)
+        .depthwise_dgrad(DepthwiseDgrad {
+            geometry: *geometry,
+            dy: PendingGrad::plain(&y),
+            params: &params,
+            filter,
+            dx: target,
+        })
         .unwrap();
     let mut grads = upload(backend, &vec![0.0; geometry.filter_len() + c]);
     backend
-        .depthwise_wgrad(
-            geometry,
-            PendingGrad::plain(&y),
-            x.pending(),
-            &mut grads,
+        .depthwise_wgrad(DepthwiseWgrad {
+            geometry: *geometry,
+            dy: PendingGrad::plain(&y),
+            x: x.pending(),
+            grads: &mut grads,
             filter,
-        )
+        })
         .unwrap();
     [&y, &moments, &dx, &sums, &grads]
         .iter()

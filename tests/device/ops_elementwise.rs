@@ -5,8 +5,10 @@ use crate::support::devices::on_each_device;
 use arcface_cu::backend::cpu::Cpu;
 use arcface_cu::backend::geometry::{GlobalPool, Padding, PerChannel, Rows, Window};
 use arcface_cu::backend::{
-    Activation, Backend, BatchNormAt, Close, Dropout, GradTarget, InputTransform, Pending,
-    PendingGrad, View,
+    Activation, AddDgrad, AddFprop, Backend, BatchNormAt, BatchNormBprop, BatchNormFprop,
+    BatchNormMoments, Close, CloseGrad, Dropout, DropoutDgrad, DropoutFprop, GlobalAvgPoolDgrad,
+    GlobalAvgPoolFprop, GradTarget, InputTransform, InputTransformFprop, MaxPoolDgrad,
+    MaxPoolFprop, PReluBprop, Pending, PendingGrad, View,
 };
 use arcface_cu::base::random::{Purpose, philox};
 
@@ -62,7 +64,13 @@ fn rounds_once<B: Backend>(backend: &mut B) -> bool {
     };
     let rows = Rows { pixels: 1, c: 1 };
     backend
-        .add_fprop(rows, pending, None, Activation::Identity, &mut y)
+        .add_fprop(AddFprop {
+            rows,
+            a: pending,
+            b: None,
+            activation: Activation::Identity,
+            y: &mut y,
+        })
         .unwrap();
     let y = download(backend, &y)[0];
     assert!(y == 0.0 || y == 1.0 / 16_777_216.0, "{y}");
@@ -254,13 +262,13 @@ fn add<B: Backend>(backend: &mut B) {
                 let slopes = upload(backend, &slopes);
                 let mut y = poisoned(backend, rows.len());
                 backend
-                    .add_fprop(
+                    .add_fprop(AddFprop {
                         rows,
-                        a.pending(),
-                        b.as_ref().map(Value::pending),
-                        activation(outer, &slopes),
-                        &mut y,
-                    )
+                        a: a.pending(),
+                        b: b.as_ref().map(Value::pending),
+                        activation: activation(outer, &slopes),
+                        y: &mut y,
+                    })
                     .unwrap();
                 let y = download(backend, &y);
                 assert_close(&format!("{rows:?} {kind} {other:?}"), &y, &expected, |i| {
@@ -285,7 +293,13 @@ fn add_dgrad<B: Backend>(backend: &mut B) {
             .collect();
         let [g, raw, k] = [g, raw, k].map(|values| upload(backend, &values));
         check_target(backend, "plain", rows, (&plain, 0.0), |backend, dx| {
-            backend.add_dgrad(rows, PendingGrad::plain(&g), dx).unwrap();
+            backend
+                .add_dgrad(AddDgrad {
+                    rows,
+                    dy: PendingGrad::plain(&g),
+                    dx,
+                })
+                .unwrap();
         });
         let bound = (&through[..], 6.0 * UNIT);
         check_target(backend, "batch norm", rows, bound, |backend, dx| {
@@ -293,7 +307,7 @@ fn add_dgrad<B: Backend>(backend: &mut B) {
                 g: &g,
                 batch_norm: Some((&raw, &k)),
             };
-            backend.add_dgrad(rows, dy, dx).unwrap();
+            backend.add_dgrad(AddDgrad { rows, dy, dx }).unwrap();
         });
         // `close_grad` is what remains when the gradient is already in place.
         check_target(backend, "close", rows, (&plain, 0.0), |backend, dx| {
@@ -308,10 +322,20 @@ fn add_dgrad<B: Backend>(backend: &mut B) {
                 close: None,
             };
             backend
-                .add_dgrad(rows, PendingGrad::plain(&g), target_only)
+                .add_dgrad(AddDgrad {
+                    rows,
+                    dy: PendingGrad::plain(&g),
+                    dx: target_only,
+                })
                 .unwrap();
             if let Some(close) = close {
-                backend.close_grad(rows, target, close).unwrap();
+                backend
+                    .close_grad(CloseGrad {
+                        rows,
+                        g: target,
+                        close,
+                    })
+                    .unwrap();
             }
         });
     }
@@ -335,7 +359,11 @@ fn batch_norm<B: Backend>(backend: &mut B) {
             let device_x = upload(backend, &x);
             let mut moments = poisoned(backend, 2 * c);
             backend
-                .batch_norm_moments(rows, &device_x, &mut moments)
+                .batch_norm_moments(BatchNormMoments {
+                    rows,
+                    x: &device_x,
+                    moments: &mut moments,
+                })
                 .unwrap();
             let actual = download(backend, &moments);
             let exact: Vec<(f64, f64)> = (0..c).map(|k| moments_of(&x, c, k)).collect();
@@ -375,14 +403,14 @@ fn batch_norm<B: Backend>(backend: &mut B) {
             let mut device_statistics = upload(backend, &statistics);
             let mut forward = poisoned(backend, 4 * c);
             backend
-                .batch_norm_fprop(
+                .batch_norm_fprop(BatchNormFprop {
                     rows,
-                    &moments,
-                    &device_params,
+                    moments: &moments,
+                    params: &device_params,
                     at,
-                    &mut device_statistics,
-                    &mut forward,
-                )
+                    statistics: &mut device_statistics,
+                    forward: &mut forward,
+                })
                 .unwrap();
             let coefficients = download(backend, &forward);
             let expected: Vec<f64> = (0..4 * c)
@@ -430,11 +458,23 @@ fn batch_norm<B: Backend>(backend: &mut B) {
             let mut grads = upload(backend, &vec![-7.0; 2 + 3 * c]);
             let mut backward = poisoned(backend, 3 * c);
             backend
-                .batch_norm_bprop(rows, &device_sums, &forward, &mut grads, at, &mut backward)
+                .batch_norm_bprop(BatchNormBprop {
+                    rows,
+                    sums: &device_sums,
+                    forward: &forward,
+                    grads: &mut grads,
+                    at,
+                    backward: &mut backward,
+                })
                 .unwrap();
             let slope_at = 2 + 2 * c;
             backend
-                .prelu_bprop(c, &device_sums, &mut grads, slope_at)
+                .prelu_bprop(PReluBprop {
+                    c,
+                    sums: &device_sums,
+                    grads: &mut grads,
+                    slope_at,
+                })
                 .unwrap();
             let grads = download(backend, &grads);
             let mut expected = vec![-7.0; 2 + 3 * c];
@@ -530,9 +570,22 @@ fn batch_norm_gradient<B: Backend>(backend: &mut B) {
         mut dx,
     ] = [2 * c, 4 * c, 3 * c, 3 * c, 3 * c, len].map(|len| poisoned(backend, len));
     let mut statistics = upload(backend, &vec![0.0; 2 * c]);
-    backend.batch_norm_moments(rows, &x, &mut moments).unwrap();
     backend
-        .batch_norm_fprop(rows, &moments, &params, at, &mut statistics, &mut forward)
+        .batch_norm_moments(BatchNormMoments {
+            rows,
+            x: &x,
+            moments: &mut moments,
+        })
+        .unwrap();
+    backend
+        .batch_norm_fprop(BatchNormFprop {
+            rows,
+            moments: &moments,
+            params: &params,
+            at,
+            statistics: &mut statistics,
+            forward: &mut forward,
+        })
         .unwrap();
     let close = Close {
         value: Pending {
@@ -545,11 +598,31 @@ fn batch_norm_gradient<B: Backend>(backend: &mut B) {
         },
         sums: Some(&mut sums),
     };
-    backend.close_grad(rows, &mut g, close).unwrap();
     backend
-        .batch_norm_bprop(rows, &sums, &forward, &mut grads, at, &mut backward)
+        .close_grad(CloseGrad {
+            rows,
+            g: &mut g,
+            close,
+        })
         .unwrap();
-    backend.prelu_bprop(c, &sums, &mut grads, 2 * c).unwrap();
+    backend
+        .batch_norm_bprop(BatchNormBprop {
+            rows,
+            sums: &sums,
+            forward: &forward,
+            grads: &mut grads,
+            at,
+            backward: &mut backward,
+        })
+        .unwrap();
+    backend
+        .prelu_bprop(PReluBprop {
+            c,
+            sums: &sums,
+            grads: &mut grads,
+            slope_at: 2 * c,
+        })
+        .unwrap();
     let dy = PendingGrad {
         g: &g,
         batch_norm: Some((&x, &backward)),
@@ -559,7 +632,13 @@ fn batch_norm_gradient<B: Backend>(backend: &mut B) {
         accumulate: false,
         close: None,
     };
-    backend.add_dgrad(rows, dy, target).unwrap();
+    backend
+        .add_dgrad(AddDgrad {
+            rows,
+            dy,
+            dx: target,
+        })
+        .unwrap();
     assert_close("d_x", &download(backend, &dx), &d_x, |_| 2e-6);
     assert_close("d_params", &download(backend, &grads), &d_params, |_| 5e-6);
 }
@@ -629,7 +708,11 @@ fn max_pool<B: Backend>(backend: &mut B) {
             let expected: Vec<f64> = best.iter().map(|b| b.0).collect();
             let mut y = poisoned(backend, best.len());
             backend
-                .max_pool_fprop(&geometry, x.pending(), &mut y)
+                .max_pool_fprop(MaxPoolFprop {
+                    geometry,
+                    x: x.pending(),
+                    y: &mut y,
+                })
                 .unwrap();
             let what = format!("{geometry:?}, activation {kind}");
             assert_close(&what, &download(backend, &y), &expected, |i| {
@@ -643,7 +726,12 @@ fn max_pool<B: Backend>(backend: &mut B) {
             let dy = upload(backend, &dy);
             check_target(backend, &what, rows, (&dx, 6.0 * UNIT), |backend, dx| {
                 backend
-                    .max_pool_dgrad(&geometry, &dy, x.pending(), dx)
+                    .max_pool_dgrad(MaxPoolDgrad {
+                        geometry,
+                        dy: &dy,
+                        x: x.pending(),
+                        dx,
+                    })
                     .unwrap();
             });
         }
@@ -664,7 +752,11 @@ fn max_pool_ties_and_nan<B: Backend>(backend: &mut B) {
     let dy = upload(backend, &[5.0, 7.0]);
     let (mut y, mut dx) = (poisoned(backend, 2), poisoned(backend, 8));
     backend
-        .max_pool_fprop(&geometry, Pending::plain(&x), &mut y)
+        .max_pool_fprop(MaxPoolFprop {
+            geometry,
+            x: Pending::plain(&x),
+            y: &mut y,
+        })
         .unwrap();
     let y = download(backend, &y);
     assert_eq!(y[0], 3.0);
@@ -675,7 +767,12 @@ fn max_pool_ties_and_nan<B: Backend>(backend: &mut B) {
         close: None,
     };
     backend
-        .max_pool_dgrad(&geometry, &dy, Pending::plain(&x), target)
+        .max_pool_dgrad(MaxPoolDgrad {
+            geometry,
+            dy: &dy,
+            x: Pending::plain(&x),
+            dx: target,
+        })
         .unwrap();
     assert_eq!(
         download(backend, &dx),
@@ -700,7 +797,11 @@ fn global_avg_pool<B: Backend>(backend: &mut B) {
             }
             let mut y = poisoned(backend, n * c);
             backend
-                .global_avg_pool_fprop(geometry, x.pending(), &mut y)
+                .global_avg_pool_fprop(GlobalAvgPoolFprop {
+                    geometry,
+                    x: x.pending(),
+                    y: &mut y,
+                })
                 .unwrap();
             let what = format!("{geometry:?}, activation {kind}");
             assert_close(&what, &download(backend, &y), &expected, |i| {
@@ -713,7 +814,13 @@ fn global_avg_pool<B: Backend>(backend: &mut B) {
             .collect();
         let dy = upload(backend, &dy);
         check_target(backend, "mean", rows, (&dx, 2.0 * UNIT), |backend, dx| {
-            backend.global_avg_pool_dgrad(geometry, &dy, dx).unwrap();
+            backend
+                .global_avg_pool_dgrad(GlobalAvgPoolDgrad {
+                    geometry,
+                    dy: &dy,
+                    dx,
+                })
+                .unwrap();
         });
     }
 }
@@ -732,10 +839,20 @@ fn dropout<B: Backend>(backend: &mut B) {
             let ones = upload(backend, &vec![1.0; rows.len()]);
             let (mut y, mut mask) = (poisoned(backend, rows.len()), poisoned(backend, rows.len()));
             backend
-                .dropout_fprop(rows, x.pending(), dropout, &mut y)
+                .dropout_fprop(DropoutFprop {
+                    rows,
+                    x: x.pending(),
+                    dropout,
+                    y: &mut y,
+                })
                 .unwrap();
             backend
-                .dropout_fprop(rows, Pending::plain(&ones), dropout, &mut mask)
+                .dropout_fprop(DropoutFprop {
+                    rows,
+                    x: Pending::plain(&ones),
+                    dropout,
+                    y: &mut mask,
+                })
                 .unwrap();
             let mask: Vec<f64> = download(backend, &mask)
                 .iter()
@@ -776,7 +893,14 @@ fn dropout<B: Backend>(backend: &mut B) {
                 rows,
                 (&dx, 40.0 * UNIT),
                 |backend, dx| {
-                    backend.dropout_dgrad(rows, &dy, dropout, dx).unwrap();
+                    backend
+                        .dropout_dgrad(DropoutDgrad {
+                            rows,
+                            dy: &dy,
+                            dropout,
+                            dx,
+                        })
+                        .unwrap();
                 },
             );
         }
@@ -799,7 +923,12 @@ fn dropout_masks_differ<B: Backend>(backend: &mut B) {
         let ones = upload(backend, &[1.0; 4096]);
         let mut y = poisoned(backend, 4096);
         backend
-            .dropout_fprop(rows, Pending::plain(&ones), dropout, &mut y)
+            .dropout_fprop(DropoutFprop {
+                rows,
+                x: Pending::plain(&ones),
+                dropout,
+                y: &mut y,
+            })
             .unwrap();
         download(backend, &y)
     };
@@ -854,12 +983,12 @@ fn dropout_follows_its_counter<B: Backend>(backend: &mut B) {
             let rate = uniform(at);
             let mut y = poisoned(backend, rows.len());
             backend
-                .dropout_fprop(
+                .dropout_fprop(DropoutFprop {
                     rows,
-                    Pending::plain(&ones),
-                    Dropout { rate, ..base },
-                    &mut y,
-                )
+                    x: Pending::plain(&ones),
+                    dropout: Dropout { rate, ..base },
+                    y: &mut y,
+                })
                 .unwrap();
             for (i, y) in download(backend, &y).into_iter().enumerate() {
                 assert_eq!(y > 0.0, uniform(i) >= rate, "element {i} of {rows:?}");
@@ -893,7 +1022,13 @@ fn derivatives_at_the_kinks<B: Backend>(backend: &mut B) {
             },
             sums: Some(&mut sums),
         };
-        backend.close_grad(rows, &mut g, close).unwrap();
+        backend
+            .close_grad(CloseGrad {
+                rows,
+                g: &mut g,
+                close,
+            })
+            .unwrap();
         assert_eq!(download(backend, &g), after, "activation {kind}");
         let sums = download(backend, &sums);
         assert_eq!(sums[0], after.iter().sum::<f32>(), "activation {kind}");
@@ -916,7 +1051,11 @@ fn input_transform<B: Backend>(backend: &mut B) {
             .collect();
         let mut y = poisoned(backend, len);
         backend
-            .input_transform(&pixels, &transform, &mut y)
+            .input_transform_fprop(InputTransformFprop {
+                pixels: &pixels,
+                transform: &transform,
+                y: &mut y,
+            })
             .unwrap();
         assert_close("pixels", &download(backend, &y), &expected, |i| {
             2.0 * UNIT * (expected[i].abs() + 1.0)
@@ -931,7 +1070,13 @@ fn nan_is_not_lost<B: Backend>(backend: &mut B) {
     x[17 * 5 + 2] = f32::NAN;
     let x = upload(backend, &x);
     let mut moments = poisoned(backend, 10);
-    backend.batch_norm_moments(rows, &x, &mut moments).unwrap();
+    backend
+        .batch_norm_moments(BatchNormMoments {
+            rows,
+            x: &x,
+            moments: &mut moments,
+        })
+        .unwrap();
     let nans = |values: &[f32]| values.iter().map(|v| v.is_nan()).collect::<Vec<_>>();
     let only_2 = [false, false, true, false, false];
     assert_eq!(
@@ -946,7 +1091,13 @@ fn nan_is_not_lost<B: Backend>(backend: &mut B) {
             activation: activation(kind, &x),
         };
         backend
-            .add_fprop(rows, pending, None, Activation::Relu6, &mut y)
+            .add_fprop(AddFprop {
+                rows,
+                a: pending,
+                b: None,
+                activation: Activation::Relu6,
+                y: &mut y,
+            })
             .unwrap();
         assert_eq!(
             download(backend, &y).iter().filter(|v| v.is_nan()).count(),
@@ -959,7 +1110,11 @@ fn nan_is_not_lost<B: Backend>(backend: &mut B) {
             c: 5,
         };
         backend
-            .global_avg_pool_fprop(geometry, pending, &mut mean)
+            .global_avg_pool_fprop(GlobalAvgPoolFprop {
+                geometry,
+                x: pending,
+                y: &mut mean,
+            })
             .unwrap();
         assert_eq!(nans(&download(backend, &mean)), only_2);
     }
@@ -972,7 +1127,13 @@ fn nan_is_not_lost<B: Backend>(backend: &mut B) {
             sums: Some(&mut sums),
         },
     );
-    backend.close_grad(rows, &mut g, close).unwrap();
+    backend
+        .close_grad(CloseGrad {
+            rows,
+            g: &mut g,
+            close,
+        })
+        .unwrap();
     assert!(download(backend, &sums)[..5].iter().all(|v| v.is_nan()));
 }
 
@@ -990,7 +1151,11 @@ fn everything<B: Backend>(backend: &mut B) -> Vec<u32> {
     let x = Value::new(backend, rows, 3, true, 80);
     let mut moments = poisoned(backend, 2 * rows.c);
     backend
-        .batch_norm_moments(rows, &x.raw, &mut moments)
+        .batch_norm_moments(BatchNormMoments {
+            rows,
+            x: &x.raw,
+            moments: &mut moments,
+        })
         .unwrap();
     let mut results = download(backend, &moments);
     let dy = upload(backend, &noise(geometry.pixels_out() * rows.c, 83));
@@ -1006,7 +1171,12 @@ fn everything<B: Backend>(backend: &mut B) -> Vec<u32> {
             }),
         };
         backend
-            .max_pool_dgrad(&geometry, &dy, x.pending(), target)
+            .max_pool_dgrad(MaxPoolDgrad {
+                geometry,
+                dy: &dy,
+                x: x.pending(),
+                dx: target,
+            })
             .unwrap();
         results.extend(download(backend, &sums));
         results.extend(download(backend, &dx));
@@ -1016,7 +1186,13 @@ fn everything<B: Backend>(backend: &mut B) -> Vec<u32> {
         value: x.pending(),
         sums: Some(&mut sums),
     };
-    backend.close_grad(rows, &mut dx, close).unwrap();
+    backend
+        .close_grad(CloseGrad {
+            rows,
+            g: &mut dx,
+            close,
+        })
+        .unwrap();
     results.extend(download(backend, &sums));
     results.into_iter().map(f32::to_bits).collect()
 }

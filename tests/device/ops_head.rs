@@ -8,7 +8,7 @@ use arcface_cu::backend::head_rows::{
     self, BEST_OTHER, INVERSE_NORM, OFFSET, SUM_EXP, TARGET_COS, TARGET_LOGIT, TARGET_SLOPE,
 };
 use arcface_cu::backend::margin::{Margin, MarginGradient, PiGuard};
-use arcface_cu::backend::{Backend, SgdForm, SgdStep};
+use arcface_cu::backend::{ArcFaceBprop, ArcFaceFprop, Backend, SgdForm, SgdStep};
 use arcface_cu::head::{ArcFace, ClassInit, Distribution, HeadOutput, expected_initial_loss};
 
 /// A head's inputs.
@@ -243,15 +243,15 @@ fn head_agrees<B: Backend>(
     let mut inverse_norms = poisoned(backend, v);
     let mut rows = poisoned(backend, head_rows::len(n));
     backend
-        .arcface_fprop(
-            &shard,
-            &case.margin,
-            &x,
-            &classes,
-            &case.labels,
-            &mut inverse_norms,
-            &mut rows,
-        )
+        .arcface_fprop(ArcFaceFprop {
+            shard,
+            margin: &case.margin,
+            x: &x,
+            classes: &classes,
+            labels: &case.labels,
+            inverse_norms: &mut inverse_norms,
+            rows: &mut rows,
+        })
         .unwrap();
 
     let mut got = download(backend, &rows);
@@ -346,19 +346,19 @@ fn head_agrees<B: Backend>(
     };
     let decay = 0.05f32;
     backend
-        .arcface_bprop(
-            &shard,
-            &case.margin,
-            &x,
-            &case.labels,
-            &inverse_norms,
-            &rows,
-            &mut classes,
-            &mut momentum,
+        .arcface_bprop(ArcFaceBprop {
+            shard,
+            margin: &case.margin,
+            x: &x,
+            labels: &case.labels,
+            inverse_norms: &inverse_norms,
+            rows: &rows,
+            classes: &mut classes,
+            momentum: &mut momentum,
             decay,
-            &step,
-            &mut dx,
-        )
+            step,
+            dx: &mut dx,
+        })
         .unwrap();
     let relative = |terms: usize| 3.0 * error + (6.0 + 2.0 * (terms as f64).sqrt()) * UNIT;
     assert_close(
@@ -595,30 +595,30 @@ fn the_number_of_threads_changes_no_bit() {
                     clip: None,
                 };
                 backend
-                    .arcface_fprop(
-                        &shard,
-                        &margin,
-                        &x,
-                        &classes,
-                        &case.labels,
-                        &mut inverse_norms,
-                        &mut rows,
-                    )
+                    .arcface_fprop(ArcFaceFprop {
+                        shard,
+                        margin: &margin,
+                        x: &x,
+                        classes: &classes,
+                        labels: &case.labels,
+                        inverse_norms: &mut inverse_norms,
+                        rows: &mut rows,
+                    })
                     .unwrap();
                 backend
-                    .arcface_bprop(
-                        &shard,
-                        &margin,
-                        &x,
-                        &case.labels,
-                        &inverse_norms,
-                        &rows,
-                        &mut classes,
-                        &mut momentum,
-                        1e-3,
-                        &step,
-                        &mut dx,
-                    )
+                    .arcface_bprop(ArcFaceBprop {
+                        shard,
+                        margin: &margin,
+                        x: &x,
+                        labels: &case.labels,
+                        inverse_norms: &inverse_norms,
+                        rows: &rows,
+                        classes: &mut classes,
+                        momentum: &mut momentum,
+                        decay: 1e-3,
+                        step,
+                        dx: &mut dx,
+                    })
                     .unwrap();
                 [rows, classes, momentum, dx].map(|b| {
                     let values = download(backend, &b);

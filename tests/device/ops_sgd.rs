@@ -3,7 +3,7 @@
 use crate::oracles::{UNIT, assert_close, download, noise, poisoned, upload};
 use crate::support::devices::on_each_device;
 use arcface_cu::backend::cpu::Cpu;
-use arcface_cu::backend::{Backend, Segment, SgdForm, SgdStep};
+use arcface_cu::backend::{Backend, Segment, SgdForm, SgdNorms, SgdStep, SgdUpdate};
 
 const FORMS: [SgdForm; 4] = [
     SgdForm::Keras,
@@ -71,7 +71,12 @@ fn steps_follow_the_rule<B: Backend>(backend: &mut B, form: SgdForm, clip: Optio
             clip,
         };
         backend
-            .sgd_norms(&params, &grads, &segments(), &mut norms)
+            .sgd_norms(SgdNorms {
+                params: &params,
+                grads: &grads,
+                segments: &segments(),
+                norms: &mut norms,
+            })
             .unwrap();
         let (mut squares, mut penalty) = (0.0, 0.0);
         for s in segments() {
@@ -85,14 +90,14 @@ fn steps_follow_the_rule<B: Backend>(backend: &mut B, form: SgdForm, clip: Optio
             1e-5 * expected[j]
         });
         backend
-            .sgd_update(
-                &step,
-                &segments(),
-                &grads,
-                &norms,
-                &mut params,
-                &mut momentum,
-            )
+            .sgd_update(SgdUpdate {
+                step,
+                segments: &segments(),
+                grads: &grads,
+                norms: &norms,
+                params: &mut params,
+                momentum: &mut momentum,
+            })
             .unwrap();
         let factor = clip.map_or(1.0, |c| (f64::from(c) / squares.sqrt()).min(1.0));
         for s in segments() {
@@ -153,18 +158,23 @@ fn not_finite<B: Backend>(backend: &mut B) {
             clip: Some(1.0),
         };
         backend
-            .sgd_norms(&params, &grads, &segments(), &mut norms)
+            .sgd_norms(SgdNorms {
+                params: &params,
+                grads: &grads,
+                segments: &segments(),
+                norms: &mut norms,
+            })
             .unwrap();
         assert!(!download(backend, &norms)[0].is_finite());
         backend
-            .sgd_update(
-                &step,
-                &segments(),
-                &grads,
-                &norms,
-                &mut params,
-                &mut momentum,
-            )
+            .sgd_update(SgdUpdate {
+                step,
+                segments: &segments(),
+                grads: &grads,
+                norms: &norms,
+                params: &mut params,
+                momentum: &mut momentum,
+            })
             .unwrap();
         let same = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits());
         assert!(same(&download(backend, &params), &start), "{bad}");
@@ -197,17 +207,22 @@ fn the_number_of_threads_changes_no_bit() {
                 clip: Some(1.0),
             };
             backend
-                .sgd_norms(&params, &grads, &segments(), &mut norms)
+                .sgd_norms(SgdNorms {
+                    params: &params,
+                    grads: &grads,
+                    segments: &segments(),
+                    norms: &mut norms,
+                })
                 .unwrap();
             backend
-                .sgd_update(
-                    &step,
-                    &segments(),
-                    &grads,
-                    &norms,
-                    &mut params,
-                    &mut momentum,
-                )
+                .sgd_update(SgdUpdate {
+                    step,
+                    segments: &segments(),
+                    grads: &grads,
+                    norms: &norms,
+                    params: &mut params,
+                    momentum: &mut momentum,
+                })
                 .unwrap();
             [norms, params, momentum].map(|b| {
                 let values = download(backend, &b);

@@ -7,16 +7,16 @@
 use super::Buffer;
 use super::pending::{Closer, GradReader, Reader, sliced, vectorised};
 use super::tiles;
-use crate::backend::geometry::Rows;
-use crate::backend::{Activation, Close, GradTarget, Pending, PendingGrad, View};
+use crate::backend::{AddDgrad, AddFprop, CloseGrad};
 
-pub(super) fn fprop(
-    rows: Rows,
-    a: Pending<'_, Buffer>,
-    b: Option<Pending<'_, Buffer>>,
-    activation: Activation<View<'_, Buffer>>,
-    y: &mut Buffer,
-) {
+pub(super) fn fprop(op: AddFprop<'_, Buffer>) {
+    let AddFprop {
+        rows,
+        a,
+        b,
+        activation,
+        y,
+    } = op;
     let c = rows.c;
     let a = Reader::new(a, c);
     let b = b.map(|b| Reader::new(b, c));
@@ -46,22 +46,14 @@ pub(super) fn fprop(
     });
 }
 
-pub(super) fn dgrad(
-    scratch: &mut Buffer,
-    rows: Rows,
-    dy: PendingGrad<'_, Buffer>,
-    dx: GradTarget<'_, Buffer>,
-) {
+pub(super) fn dgrad(scratch: &mut Buffer, op: AddDgrad<'_, Buffer>) {
+    let AddDgrad { rows, dy, dx } = op;
     let dy = GradReader::new(dy, rows.c);
     tiles::write_grad(scratch, rows, dx, |block, dx| dy.read(block, dx));
 }
 
-pub(super) fn close_grad(
-    scratch: &mut Buffer,
-    rows: Rows,
-    g: &mut Buffer,
-    close: Close<'_, Buffer>,
-) {
+pub(super) fn close_grad(scratch: &mut Buffer, op: CloseGrad<'_, Buffer>) {
+    let CloseGrad { rows, g, close } = op;
     let (closer, sums) = Closer::new(close, rows.c);
     tiles::close_tiles(scratch, rows, g, &closer, sums, |_, _| {});
 }

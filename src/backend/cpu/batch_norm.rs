@@ -13,8 +13,7 @@
 
 use super::Buffer;
 use super::tiles;
-use crate::backend::geometry::Rows;
-use crate::backend::{BatchNormAt, bn, sums};
+use crate::backend::{BatchNormBprop, BatchNormFprop, BatchNormMoments, PReluBprop, bn, sums};
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
@@ -25,7 +24,8 @@ pub(super) const BLOCK_PIXELS: usize = 256;
 /// deviations from the mean; C of each.
 pub(super) const PARTIAL: usize = 3;
 
-pub(super) fn moments(scratch: &mut Buffer, rows: Rows, x: &Buffer, moments: &mut Buffer) {
+pub(super) fn moments(scratch: &mut Buffer, op: BatchNormMoments<'_, Buffer>) {
+    let BatchNormMoments { rows, x, moments } = op;
     let (c, per_tile) = (rows.c, tiles::pixels_per_tile(rows));
     let partials = scratch.at_least(rows.pixels.div_ceil(per_tile) * PARTIAL * c);
     x[..rows.len()]
@@ -219,14 +219,15 @@ pub(super) fn merge_moments(
     }
 }
 
-pub(super) fn fprop(
-    rows: Rows,
-    moments: &Buffer,
-    params: &Buffer,
-    at: BatchNormAt,
-    statistics: &mut Buffer,
-    forward: &mut Buffer,
-) {
+pub(super) fn fprop(op: BatchNormFprop<'_, Buffer>) {
+    let BatchNormFprop {
+        rows,
+        moments,
+        params,
+        at,
+        statistics,
+        forward,
+    } = op;
     let c = rows.c;
     let (mean, variance) = moments[..bn::moments_len(c)].split_at(c);
     let (running_mean, running_variance) = statistics[at.statistics..][..2 * c].split_at_mut(c);
@@ -247,14 +248,15 @@ pub(super) fn fprop(
     }
 }
 
-pub(super) fn bprop(
-    rows: Rows,
-    channel_sums: &Buffer,
-    forward: &Buffer,
-    grads: &mut Buffer,
-    at: BatchNormAt,
-    backward: &mut Buffer,
-) {
+pub(super) fn bprop(op: BatchNormBprop<'_, Buffer>) {
+    let BatchNormBprop {
+        rows,
+        sums: channel_sums,
+        forward,
+        grads,
+        at,
+        backward,
+    } = op;
     let c = rows.c;
     let sum_g = &channel_sums[sums::G * c..][..c];
     let sum_gn = &channel_sums[sums::G_NORMALISED * c..][..c];
@@ -276,6 +278,12 @@ pub(super) fn bprop(
     }
 }
 
-pub(super) fn prelu_bprop(c: usize, channel_sums: &Buffer, grads: &mut Buffer, slope_at: usize) {
+pub(super) fn prelu_bprop(op: PReluBprop<'_, Buffer>) {
+    let PReluBprop {
+        c,
+        sums: channel_sums,
+        grads,
+        slope_at,
+    } = op;
     grads[slope_at..][..c].copy_from_slice(&channel_sums[sums::SLOPE * c..][..c]);
 }

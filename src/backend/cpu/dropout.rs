@@ -9,11 +9,17 @@ use super::Buffer;
 use super::pending::Reader;
 use super::tiles;
 use crate::backend::geometry::Rows;
-use crate::backend::{Dropout, GradTarget, Pending};
+use crate::backend::{Dropout, DropoutDgrad, DropoutFprop};
 use crate::base::random::{Purpose, philox};
 use pulp::{Simd, WithSimd};
 
-pub(super) fn fprop(rows: Rows, x: Pending<'_, Buffer>, dropout: Dropout, y: &mut Buffer) {
+pub(super) fn fprop(op: DropoutFprop<'_, Buffer>) {
+    let DropoutFprop {
+        rows,
+        x,
+        dropout,
+        y,
+    } = op;
     let c = rows.c;
     let x = Reader::new(x, c);
     let mask = Mask::new(dropout, rows);
@@ -24,13 +30,13 @@ pub(super) fn fprop(rows: Rows, x: Pending<'_, Buffer>, dropout: Dropout, y: &mu
     });
 }
 
-pub(super) fn dgrad(
-    scratch: &mut Buffer,
-    rows: Rows,
-    dy: &Buffer,
-    dropout: Dropout,
-    dx: GradTarget<'_, Buffer>,
-) {
+pub(super) fn dgrad(scratch: &mut Buffer, op: DropoutDgrad<'_, Buffer>) {
+    let DropoutDgrad {
+        rows,
+        dy,
+        dropout,
+        dx,
+    } = op;
     let c = rows.c;
     let mask = Mask::new(dropout, rows);
     tiles::write_grad(scratch, rows, dx, |block, dx| {

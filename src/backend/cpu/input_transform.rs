@@ -2,7 +2,7 @@
 
 use super::Buffer;
 use super::pending::vectorised;
-use crate::backend::InputTransform;
+use crate::backend::InputTransformFprop;
 use rayon::prelude::*;
 
 /// Pixels' channels for which the pattern of three channels meets the vector width of any machine again.
@@ -11,7 +11,12 @@ const PATTERN: usize = 48;
 /// Elements of a tile, a multiple of [`PATTERN`].
 const TILE: usize = 256 * PATTERN;
 
-pub(super) fn apply(pixels: &[u8], transform: &InputTransform, y: &mut Buffer) {
+pub(super) fn apply(op: InputTransformFprop<'_, Buffer>) {
+    let InputTransformFprop {
+        pixels,
+        transform,
+        y,
+    } = op;
     let scale: [f32; PATTERN] = std::array::from_fn(|i| transform.scale[i % 3]);
     let shift: [f32; PATTERN] = std::array::from_fn(|i| transform.shift[i % 3]);
     y[..pixels.len()]

@@ -23,11 +23,12 @@ mod tiles;
 pub use buffer::Buffer;
 pub use inner_products::inner_products;
 
-use super::geometry::{Conv2d, GlobalPool, HeadShard, PerChannel, Rows};
-use super::margin::Margin;
 use super::{
-    Activation, Backend, BatchNormAt, Close, Dropout, Epilogue, FilterAt, GradTarget,
-    InputTransform, Pending, PendingGrad, Segment, SgdStep, View,
+    AddDgrad, AddFprop, ArcFaceBprop, ArcFaceFprop, Backend, BatchNormBprop, BatchNormFprop,
+    BatchNormMoments, CloseGrad, Conv2dDgrad, Conv2dFprop, Conv2dWgrad, DepthwiseDgrad,
+    DepthwiseFprop, DepthwiseWgrad, DropoutDgrad, DropoutFprop, GlobalAvgPoolDgrad,
+    GlobalAvgPoolFprop, InputTransformFprop, MaxPoolDgrad, MaxPoolFprop, PReluBprop, SgdNorms,
+    SgdUpdate,
 };
 use crate::Result;
 
@@ -76,305 +77,123 @@ impl Backend for Cpu {
         Ok(())
     }
 
-    fn input_transform(
-        &mut self,
-        pixels: &[u8],
-        transform: &InputTransform,
-        y: &mut Buffer,
-    ) -> Result<()> {
-        input_transform::apply(pixels, transform, y);
+    fn input_transform_fprop(&mut self, op: InputTransformFprop<'_, Buffer>) -> Result<()> {
+        input_transform::apply(op);
         Ok(())
     }
 
-    fn conv2d_fprop(
-        &mut self,
-        geometry: &Conv2d,
-        x: Pending<'_, Buffer>,
-        params: &Buffer,
-        filter: FilterAt,
-        y: &mut Buffer,
-        epilogue: Epilogue<'_, Buffer>,
-    ) -> Result<()> {
-        conv::fprop(&mut self.scratch, geometry, x, params, filter, y, epilogue);
+    fn conv2d_fprop(&mut self, op: Conv2dFprop<'_, Buffer>) -> Result<()> {
+        conv::fprop(&mut self.scratch, op);
         Ok(())
     }
 
-    fn conv2d_dgrad(
-        &mut self,
-        geometry: &Conv2d,
-        dy: PendingGrad<'_, Buffer>,
-        params: &Buffer,
-        filter: FilterAt,
-        dx: GradTarget<'_, Buffer>,
-    ) -> Result<()> {
-        conv::dgrad(&mut self.scratch, geometry, dy, params, filter, dx);
+    fn conv2d_dgrad(&mut self, op: Conv2dDgrad<'_, Buffer>) -> Result<()> {
+        conv::dgrad(&mut self.scratch, op);
         Ok(())
     }
 
-    fn conv2d_wgrad(
-        &mut self,
-        geometry: &Conv2d,
-        dy: PendingGrad<'_, Buffer>,
-        x: Pending<'_, Buffer>,
-        grads: &mut Buffer,
-        filter: FilterAt,
-    ) -> Result<()> {
-        conv::wgrad(&mut self.scratch, geometry, dy, x, grads, filter);
+    fn conv2d_wgrad(&mut self, op: Conv2dWgrad<'_, Buffer>) -> Result<()> {
+        conv::wgrad(&mut self.scratch, op);
         Ok(())
     }
 
-    fn depthwise_fprop(
-        &mut self,
-        geometry: &PerChannel,
-        x: Pending<'_, Buffer>,
-        params: &Buffer,
-        filter: FilterAt,
-        y: &mut Buffer,
-        epilogue: Epilogue<'_, Buffer>,
-    ) -> Result<()> {
-        depthwise::fprop(&mut self.scratch, geometry, x, params, filter, y, epilogue);
+    fn depthwise_fprop(&mut self, op: DepthwiseFprop<'_, Buffer>) -> Result<()> {
+        depthwise::fprop(&mut self.scratch, op);
         Ok(())
     }
 
-    fn depthwise_dgrad(
-        &mut self,
-        geometry: &PerChannel,
-        dy: PendingGrad<'_, Buffer>,
-        params: &Buffer,
-        filter: FilterAt,
-        dx: GradTarget<'_, Buffer>,
-    ) -> Result<()> {
-        depthwise::dgrad(&mut self.scratch, geometry, dy, params, filter, dx);
+    fn depthwise_dgrad(&mut self, op: DepthwiseDgrad<'_, Buffer>) -> Result<()> {
+        depthwise::dgrad(&mut self.scratch, op);
         Ok(())
     }
 
-    fn depthwise_wgrad(
-        &mut self,
-        geometry: &PerChannel,
-        dy: PendingGrad<'_, Buffer>,
-        x: Pending<'_, Buffer>,
-        grads: &mut Buffer,
-        filter: FilterAt,
-    ) -> Result<()> {
-        depthwise::wgrad(&mut self.scratch, geometry, dy, x, grads, filter);
+    fn depthwise_wgrad(&mut self, op: DepthwiseWgrad<'_, Buffer>) -> Result<()> {
+        depthwise::wgrad(&mut self.scratch, op);
         Ok(())
     }
 
-    fn batch_norm_moments(&mut self, rows: Rows, x: &Buffer, moments: &mut Buffer) -> Result<()> {
-        batch_norm::moments(&mut self.scratch, rows, x, moments);
+    fn batch_norm_moments(&mut self, op: BatchNormMoments<'_, Buffer>) -> Result<()> {
+        batch_norm::moments(&mut self.scratch, op);
         Ok(())
     }
 
-    fn batch_norm_fprop(
-        &mut self,
-        rows: Rows,
-        moments: &Buffer,
-        params: &Buffer,
-        at: BatchNormAt,
-        statistics: &mut Buffer,
-        forward: &mut Buffer,
-    ) -> Result<()> {
-        batch_norm::fprop(rows, moments, params, at, statistics, forward);
+    fn batch_norm_fprop(&mut self, op: BatchNormFprop<'_, Buffer>) -> Result<()> {
+        batch_norm::fprop(op);
         Ok(())
     }
 
-    fn batch_norm_bprop(
-        &mut self,
-        rows: Rows,
-        sums: &Buffer,
-        forward: &Buffer,
-        grads: &mut Buffer,
-        at: BatchNormAt,
-        backward: &mut Buffer,
-    ) -> Result<()> {
-        batch_norm::bprop(rows, sums, forward, grads, at, backward);
+    fn batch_norm_bprop(&mut self, op: BatchNormBprop<'_, Buffer>) -> Result<()> {
+        batch_norm::bprop(op);
         Ok(())
     }
 
-    fn prelu_bprop(
-        &mut self,
-        c: usize,
-        sums: &Buffer,
-        grads: &mut Buffer,
-        slope_at: usize,
-    ) -> Result<()> {
-        batch_norm::prelu_bprop(c, sums, grads, slope_at);
+    fn prelu_bprop(&mut self, op: PReluBprop<'_, Buffer>) -> Result<()> {
+        batch_norm::prelu_bprop(op);
         Ok(())
     }
 
-    fn add_fprop(
-        &mut self,
-        rows: Rows,
-        a: Pending<'_, Buffer>,
-        b: Option<Pending<'_, Buffer>>,
-        activation: Activation<View<'_, Buffer>>,
-        y: &mut Buffer,
-    ) -> Result<()> {
-        add::fprop(rows, a, b, activation, y);
+    fn add_fprop(&mut self, op: AddFprop<'_, Buffer>) -> Result<()> {
+        add::fprop(op);
         Ok(())
     }
 
-    fn add_dgrad(
-        &mut self,
-        rows: Rows,
-        dy: PendingGrad<'_, Buffer>,
-        dx: GradTarget<'_, Buffer>,
-    ) -> Result<()> {
-        add::dgrad(&mut self.scratch, rows, dy, dx);
+    fn add_dgrad(&mut self, op: AddDgrad<'_, Buffer>) -> Result<()> {
+        add::dgrad(&mut self.scratch, op);
         Ok(())
     }
 
-    fn close_grad(&mut self, rows: Rows, g: &mut Buffer, close: Close<'_, Buffer>) -> Result<()> {
-        add::close_grad(&mut self.scratch, rows, g, close);
+    fn close_grad(&mut self, op: CloseGrad<'_, Buffer>) -> Result<()> {
+        add::close_grad(&mut self.scratch, op);
         Ok(())
     }
 
-    fn max_pool_fprop(
-        &mut self,
-        geometry: &PerChannel,
-        x: Pending<'_, Buffer>,
-        y: &mut Buffer,
-    ) -> Result<()> {
-        pool::max_pool_fprop(geometry, x, y);
+    fn max_pool_fprop(&mut self, op: MaxPoolFprop<'_, Buffer>) -> Result<()> {
+        pool::max_pool_fprop(op);
         Ok(())
     }
 
-    fn max_pool_dgrad(
-        &mut self,
-        geometry: &PerChannel,
-        dy: &Buffer,
-        x: Pending<'_, Buffer>,
-        dx: GradTarget<'_, Buffer>,
-    ) -> Result<()> {
-        pool::max_pool_dgrad(&mut self.scratch, geometry, dy, x, dx);
+    fn max_pool_dgrad(&mut self, op: MaxPoolDgrad<'_, Buffer>) -> Result<()> {
+        pool::max_pool_dgrad(&mut self.scratch, op);
         Ok(())
     }
 
-    fn global_avg_pool_fprop(
-        &mut self,
-        geometry: GlobalPool,
-        x: Pending<'_, Buffer>,
-        y: &mut Buffer,
-    ) -> Result<()> {
-        pool::global_avg_pool_fprop(geometry, x, y);
+    fn global_avg_pool_fprop(&mut self, op: GlobalAvgPoolFprop<'_, Buffer>) -> Result<()> {
+        pool::global_avg_pool_fprop(op);
         Ok(())
     }
 
-    fn global_avg_pool_dgrad(
-        &mut self,
-        geometry: GlobalPool,
-        dy: &Buffer,
-        dx: GradTarget<'_, Buffer>,
-    ) -> Result<()> {
-        pool::global_avg_pool_dgrad(&mut self.scratch, geometry, dy, dx);
+    fn global_avg_pool_dgrad(&mut self, op: GlobalAvgPoolDgrad<'_, Buffer>) -> Result<()> {
+        pool::global_avg_pool_dgrad(&mut self.scratch, op);
         Ok(())
     }
 
-    fn dropout_fprop(
-        &mut self,
-        rows: Rows,
-        x: Pending<'_, Buffer>,
-        dropout: Dropout,
-        y: &mut Buffer,
-    ) -> Result<()> {
-        dropout::fprop(rows, x, dropout, y);
+    fn dropout_fprop(&mut self, op: DropoutFprop<'_, Buffer>) -> Result<()> {
+        dropout::fprop(op);
         Ok(())
     }
 
-    fn dropout_dgrad(
-        &mut self,
-        rows: Rows,
-        dy: &Buffer,
-        dropout: Dropout,
-        dx: GradTarget<'_, Buffer>,
-    ) -> Result<()> {
-        dropout::dgrad(&mut self.scratch, rows, dy, dropout, dx);
+    fn dropout_dgrad(&mut self, op: DropoutDgrad<'_, Buffer>) -> Result<()> {
+        dropout::dgrad(&mut self.scratch, op);
         Ok(())
     }
 
-    fn arcface_fprop(
-        &mut self,
-        shard: &HeadShard,
-        margin: &Margin,
-        x: &Buffer,
-        classes: &Buffer,
-        labels: &[u32],
-        inverse_norms: &mut Buffer,
-        rows: &mut Buffer,
-    ) -> Result<()> {
-        arcface::fprop(
-            &mut self.scratch,
-            shard,
-            margin,
-            x,
-            classes,
-            labels,
-            inverse_norms,
-            rows,
-        );
+    fn arcface_fprop(&mut self, op: ArcFaceFprop<'_, Buffer>) -> Result<()> {
+        arcface::fprop(&mut self.scratch, op);
         Ok(())
     }
 
-    fn arcface_bprop(
-        &mut self,
-        shard: &HeadShard,
-        margin: &Margin,
-        x: &Buffer,
-        labels: &[u32],
-        inverse_norms: &Buffer,
-        rows: &Buffer,
-        classes: &mut Buffer,
-        momentum: &mut Buffer,
-        decay: f32,
-        step: &SgdStep,
-        dx: &mut Buffer,
-    ) -> Result<()> {
-        arcface::bprop(
-            &mut self.scratch,
-            shard,
-            margin,
-            x,
-            labels,
-            inverse_norms,
-            rows,
-            classes,
-            momentum,
-            decay,
-            step,
-            dx,
-        );
+    fn arcface_bprop(&mut self, op: ArcFaceBprop<'_, Buffer>) -> Result<()> {
+        arcface::bprop(&mut self.scratch, op);
         Ok(())
     }
 
-    fn sgd_norms(
-        &mut self,
-        params: &Buffer,
-        grads: &Buffer,
-        segments: &[Segment],
-        norms: &mut Buffer,
-    ) -> Result<()> {
-        sgd::norms(&mut self.scratch, params, grads, segments, norms);
+    fn sgd_norms(&mut self, op: SgdNorms<'_, Buffer>) -> Result<()> {
+        sgd::norms(&mut self.scratch, op);
         Ok(())
     }
 
-    fn sgd_update(
-        &mut self,
-        step: &SgdStep,
-        segments: &[Segment],
-        grads: &Buffer,
-        norms: &Buffer,
-        params: &mut Buffer,
-        momentum: &mut Buffer,
-    ) -> Result<()> {
-        sgd::update(
-            &mut self.scratch,
-            step,
-            segments,
-            grads,
-            norms,
-            params,
-            momentum,
-        );
+    fn sgd_update(&mut self, op: SgdUpdate<'_, Buffer>) -> Result<()> {
+        sgd::update(&mut self.scratch, op);
         Ok(())
     }
 }

@@ -9,7 +9,9 @@ use super::Buffer;
 use super::pending::{Closer, Reader, partial_len, vectorised};
 use super::tiles::{self, with_workspace};
 use crate::backend::geometry::{GlobalPool, PerChannel, Rows, Window};
-use crate::backend::{GradTarget, Pending};
+use crate::backend::{
+    GlobalAvgPoolDgrad, GlobalAvgPoolFprop, GradTarget, MaxPoolDgrad, MaxPoolFprop,
+};
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -55,7 +57,8 @@ impl Ring<'_> {
     }
 }
 
-pub(super) fn max_pool_fprop(geometry: &PerChannel, x: Pending<'_, Buffer>, y: &mut Buffer) {
+pub(super) fn max_pool_fprop(op: MaxPoolFprop<'_, Buffer>) {
+    let MaxPoolFprop { ref geometry, x, y } = op;
     let PerChannel { n, c, window } = *geometry;
     if n * c == 0 {
         return;
@@ -184,13 +187,13 @@ impl<'a> Pixels<'a> {
     }
 }
 
-pub(super) fn max_pool_dgrad(
-    scratch: &mut Buffer,
-    geometry: &PerChannel,
-    dy: &Buffer,
-    x: Pending<'_, Buffer>,
-    dx: GradTarget<'_, Buffer>,
-) {
+pub(super) fn max_pool_dgrad(scratch: &mut Buffer, op: MaxPoolDgrad<'_, Buffer>) {
+    let MaxPoolDgrad {
+        ref geometry,
+        dy,
+        x,
+        dx,
+    } = op;
     let PerChannel { n, c, window } = *geometry;
     let GradTarget {
         g,
@@ -288,7 +291,8 @@ impl WithSimd for ScatterRow<'_> {
     }
 }
 
-pub(super) fn global_avg_pool_fprop(geometry: GlobalPool, x: Pending<'_, Buffer>, y: &mut Buffer) {
+pub(super) fn global_avg_pool_fprop(op: GlobalAvgPoolFprop<'_, Buffer>) {
+    let GlobalAvgPoolFprop { geometry, x, y } = op;
     let GlobalPool { n, pixels, c } = geometry;
     if n * c == 0 {
         return;
@@ -319,12 +323,8 @@ pub(super) fn global_avg_pool_fprop(geometry: GlobalPool, x: Pending<'_, Buffer>
         });
 }
 
-pub(super) fn global_avg_pool_dgrad(
-    scratch: &mut Buffer,
-    geometry: GlobalPool,
-    dy: &Buffer,
-    dx: GradTarget<'_, Buffer>,
-) {
+pub(super) fn global_avg_pool_dgrad(scratch: &mut Buffer, op: GlobalAvgPoolDgrad<'_, Buffer>) {
+    let GlobalAvgPoolDgrad { geometry, dy, dx } = op;
     let GlobalPool { n, pixels, c } = geometry;
     let share = 1.0 / pixels as f32;
     let rows = Rows {

@@ -5,7 +5,7 @@
 
 use super::Buffer;
 use super::pending::vectorised;
-use crate::backend::{Segment, SgdForm, SgdStep};
+use crate::backend::{SgdForm, SgdNorms, SgdUpdate};
 use rayon::prelude::*;
 
 /// Elements a block (64 KB a tensor).
@@ -14,13 +14,13 @@ const BLOCK: usize = 16 << 10;
 const STRETCH: usize = 1 << 10;
 const LANES: usize = 16;
 
-pub(super) fn norms(
-    scratch: &mut Buffer,
-    params: &Buffer,
-    grads: &Buffer,
-    segments: &[Segment],
-    norms: &mut Buffer,
-) {
+pub(super) fn norms(scratch: &mut Buffer, op: SgdNorms<'_, Buffer>) {
+    let SgdNorms {
+        params,
+        grads,
+        segments,
+        norms,
+    } = op;
     let blocks: Vec<(usize, usize, f32)> = segments
         .iter()
         .flat_map(|s| {
@@ -48,15 +48,15 @@ pub(super) fn norms(
     }
 }
 
-pub(super) fn update(
-    _scratch: &mut Buffer,
-    step: &SgdStep,
-    segments: &[Segment],
-    grads: &Buffer,
-    norms: &Buffer,
-    params: &mut Buffer,
-    momentum: &mut Buffer,
-) {
+pub(super) fn update(_scratch: &mut Buffer, op: SgdUpdate<'_, Buffer>) {
+    let SgdUpdate {
+        ref step,
+        segments,
+        grads,
+        norms,
+        params,
+        momentum,
+    } = op;
     let norm = f64::from(norms[0]).sqrt();
     if !norm.is_finite() {
         return;

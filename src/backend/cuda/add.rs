@@ -5,7 +5,7 @@ use super::tiles::ADD;
 use super::{Buffer, Cuda, args, blocks, close_grad};
 use crate::Result;
 use crate::backend::geometry::Rows;
-use crate::backend::{Activation, GradTarget, Pending, PendingGrad, View};
+use crate::backend::{AddDgrad, AddFprop};
 
 /// The kernel and its blocks for `rows`: four channels a thread where C allows it.
 fn plan(rows: Rows, kernels: [&'static str; 2]) -> (&'static str, [u64; 3]) {
@@ -18,12 +18,15 @@ fn plan(rows: Rows, kernels: [&'static str; 2]) -> (&'static str, [u64; 3]) {
 
 pub(super) fn fprop<D: Driver>(
     cuda: &mut Cuda<D>,
-    rows: Rows,
-    a: Pending<'_, Buffer<D::Memory>>,
-    b: Option<Pending<'_, Buffer<D::Memory>>>,
-    activation: Activation<View<'_, Buffer<D::Memory>>>,
-    y: &mut Buffer<D::Memory>,
+    op: AddFprop<'_, Buffer<D::Memory>>,
 ) -> Result<()> {
+    let AddFprop {
+        rows,
+        a,
+        b,
+        activation,
+        y,
+    } = op;
     let (code, slope) = args::activation(&activation);
     let args = [
         args::pending(&a),
@@ -40,10 +43,9 @@ pub(super) fn fprop<D: Driver>(
 
 pub(super) fn dgrad<D: Driver>(
     cuda: &mut Cuda<D>,
-    rows: Rows,
-    dy: PendingGrad<'_, Buffer<D::Memory>>,
-    dx: GradTarget<'_, Buffer<D::Memory>>,
+    op: AddDgrad<'_, Buffer<D::Memory>>,
 ) -> Result<()> {
+    let AddDgrad { rows, dy, dx } = op;
     let args = [
         args::pending_grad(&dy),
         args::u64(rows.len() as u64),

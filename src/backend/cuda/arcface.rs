@@ -12,10 +12,9 @@ use super::driver::{Driver, Memory};
 use super::tiles::{ARCFACE, WARP};
 use super::{Buffer, Cuda, Staging, blocks, bytes_of, sgd};
 use crate::Result;
-use crate::backend::SgdStep;
 use crate::backend::geometry::HeadShard;
-use crate::backend::head_rows;
 use crate::backend::margin::{Margin, MarginGradient, PiGuard};
+use crate::backend::{ArcFaceBprop, ArcFaceFprop, head_rows};
 
 /// Cosine gradients that exist at a time.
 const GRADIENTS: usize = 4 << 20;
@@ -147,14 +146,17 @@ fn check<M>(
 
 pub(super) fn fprop<D: Driver>(
     cuda: &mut Cuda<D>,
-    shard: &HeadShard,
-    margin: &Margin,
-    x: &Buffer<D::Memory>,
-    classes: &Buffer<D::Memory>,
-    labels: &[u32],
-    inverse_norms: &mut Buffer<D::Memory>,
-    rows: &mut Buffer<D::Memory>,
+    op: ArcFaceFprop<'_, Buffer<D::Memory>>,
 ) -> Result<()> {
+    let ArcFaceFprop {
+        ref shard,
+        margin,
+        x,
+        classes,
+        labels,
+        inverse_norms,
+        rows,
+    } = op;
     let walk = Walk::new(shard);
     check(&walk, x, labels, classes, inverse_norms, rows);
     let Walk {
@@ -229,18 +231,21 @@ pub(super) fn fprop<D: Driver>(
 
 pub(super) fn bprop<D: Driver>(
     cuda: &mut Cuda<D>,
-    shard: &HeadShard,
-    margin: &Margin,
-    x: &Buffer<D::Memory>,
-    labels: &[u32],
-    inverse_norms: &Buffer<D::Memory>,
-    rows: &Buffer<D::Memory>,
-    classes: &mut Buffer<D::Memory>,
-    momentum: &mut Buffer<D::Memory>,
-    decay: f32,
-    step: &SgdStep,
-    dx: &mut Buffer<D::Memory>,
+    op: ArcFaceBprop<'_, Buffer<D::Memory>>,
 ) -> Result<()> {
+    let ArcFaceBprop {
+        ref shard,
+        margin,
+        x,
+        labels,
+        inverse_norms,
+        rows,
+        classes,
+        momentum,
+        decay,
+        ref step,
+        dx,
+    } = op;
     let walk = Walk::new(shard);
     check(&walk, x, labels, classes, inverse_norms, rows);
     let Walk {

@@ -5,8 +5,7 @@ use super::driver::Driver;
 use super::tiles::{BATCH_NORM, WARP};
 use super::{Buffer, Cuda, Grid, args, blocks};
 use crate::Result;
-use crate::backend::geometry::Rows;
-use crate::backend::{BatchNormAt, bn};
+use crate::backend::{BatchNormBprop, BatchNormFprop, BatchNormMoments, PReluBprop, bn};
 
 /// A thread a channel.
 fn per_channel(c: usize) -> Grid {
@@ -15,10 +14,9 @@ fn per_channel(c: usize) -> Grid {
 
 pub(super) fn moments<D: Driver>(
     cuda: &mut Cuda<D>,
-    rows: Rows,
-    x: &Buffer<D::Memory>,
-    moments: &mut Buffer<D::Memory>,
+    op: BatchNormMoments<'_, Buffer<D::Memory>>,
 ) -> Result<()> {
+    let BatchNormMoments { rows, x, moments } = op;
     if rows.is_empty() {
         return Ok(());
     }
@@ -44,13 +42,16 @@ pub(super) fn moments<D: Driver>(
 
 pub(super) fn fprop<D: Driver>(
     cuda: &mut Cuda<D>,
-    rows: Rows,
-    moments: &Buffer<D::Memory>,
-    params: &Buffer<D::Memory>,
-    at: BatchNormAt,
-    statistics: &mut Buffer<D::Memory>,
-    forward: &mut Buffer<D::Memory>,
+    op: BatchNormFprop<'_, Buffer<D::Memory>>,
 ) -> Result<()> {
+    let BatchNormFprop {
+        rows,
+        moments,
+        params,
+        at,
+        statistics,
+        forward,
+    } = op;
     let param = |at: Option<usize>| at.map_or_else(args::null, |at| args::address(params.at(at)));
     let unbias = rows.pixels as f32 / (rows.pixels.max(2) - 1) as f32;
     let args = [
@@ -70,13 +71,16 @@ pub(super) fn fprop<D: Driver>(
 
 pub(super) fn bprop<D: Driver>(
     cuda: &mut Cuda<D>,
-    rows: Rows,
-    sums: &Buffer<D::Memory>,
-    forward: &Buffer<D::Memory>,
-    grads: &mut Buffer<D::Memory>,
-    at: BatchNormAt,
-    backward: &mut Buffer<D::Memory>,
+    op: BatchNormBprop<'_, Buffer<D::Memory>>,
 ) -> Result<()> {
+    let BatchNormBprop {
+        rows,
+        sums,
+        forward,
+        grads,
+        at,
+        backward,
+    } = op;
     let grad = |at: Option<usize>| at.map_or_else(args::null, |at| args::address(grads.at(at)));
     let args = [
         args::buffer(sums),
@@ -93,11 +97,14 @@ pub(super) fn bprop<D: Driver>(
 
 pub(super) fn prelu_bprop<D: Driver>(
     cuda: &mut Cuda<D>,
-    c: usize,
-    sums: &Buffer<D::Memory>,
-    grads: &mut Buffer<D::Memory>,
-    slope_at: usize,
+    op: PReluBprop<'_, Buffer<D::Memory>>,
 ) -> Result<()> {
+    let PReluBprop {
+        c,
+        sums,
+        grads,
+        slope_at,
+    } = op;
     let args = [
         args::buffer(sums),
         args::u32(c),

@@ -6,14 +6,13 @@ use super::tiles::{CLOSE_GRAD, WARP};
 use super::{Buffer, Cuda, args, blocks};
 use crate::Result;
 use crate::backend::geometry::Rows;
-use crate::backend::{Close, GradTarget, sums};
+use crate::backend::{CloseGrad, GradTarget, sums};
 
 pub(super) fn close<D: Driver>(
     cuda: &mut Cuda<D>,
-    rows: Rows,
-    g: &mut Buffer<D::Memory>,
-    close: Close<'_, Buffer<D::Memory>>,
+    op: CloseGrad<'_, Buffer<D::Memory>>,
 ) -> Result<()> {
+    let CloseGrad { rows, g, close } = op;
     let columns = Columns::new(rows, &CLOSE_GRAD, CLOSE_GRAD.constant("UNROLL"));
     let tiles = columns.tiles();
     let partials = match close.sums {
@@ -52,7 +51,14 @@ pub(super) fn finish<D: Driver>(
     dx: GradTarget<'_, Buffer<D::Memory>>,
 ) -> Result<()> {
     match dx.close {
-        Some(finish) => close(cuda, rows, dx.g, finish),
+        Some(finish) => close(
+            cuda,
+            CloseGrad {
+                rows,
+                g: dx.g,
+                close: finish,
+            },
+        ),
         None => Ok(()),
     }
 }

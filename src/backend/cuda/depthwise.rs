@@ -5,7 +5,7 @@ use super::tiles::{CONV_DEPTHWISE, WARP};
 use super::{Buffer, Cuda, args, blocks, close_grad, conv, epilogue, reduce};
 use crate::Result;
 use crate::backend::geometry::{PerChannel, Rows};
-use crate::backend::{Epilogue, FilterAt, GradTarget, Pending, PendingGrad};
+use crate::backend::{DepthwiseDgrad, DepthwiseFprop, DepthwiseWgrad};
 
 /// Pixels of a row that a thread takes.
 const RUN: u32 = CONV_DEPTHWISE.constant("RUN");
@@ -65,13 +65,16 @@ fn choose(kernels: Kernels, geometry: &PerChannel, aligned: bool) -> Choice {
 
 pub(super) fn fprop<D: Driver>(
     cuda: &mut Cuda<D>,
-    geometry: &PerChannel,
-    x: Pending<'_, Buffer<D::Memory>>,
-    params: &Buffer<D::Memory>,
-    filter: FilterAt,
-    y: &mut Buffer<D::Memory>,
-    epilogue: Epilogue<'_, Buffer<D::Memory>>,
+    op: DepthwiseFprop<'_, Buffer<D::Memory>>,
 ) -> Result<()> {
+    let DepthwiseFprop {
+        ref geometry,
+        x,
+        params,
+        filter,
+        y,
+        epilogue,
+    } = op;
     let PerChannel { n, c, window } = *geometry;
     conv::check(n, &window, c, c)?;
     let weights = params.at(filter.weights);
@@ -95,12 +98,15 @@ pub(super) fn fprop<D: Driver>(
 
 pub(super) fn dgrad<D: Driver>(
     cuda: &mut Cuda<D>,
-    geometry: &PerChannel,
-    dy: PendingGrad<'_, Buffer<D::Memory>>,
-    params: &Buffer<D::Memory>,
-    filter: FilterAt,
-    dx: GradTarget<'_, Buffer<D::Memory>>,
+    op: DepthwiseDgrad<'_, Buffer<D::Memory>>,
 ) -> Result<()> {
+    let DepthwiseDgrad {
+        ref geometry,
+        dy,
+        params,
+        filter,
+        dx,
+    } = op;
     let PerChannel { n, c, window } = *geometry;
     conv::check(n, &window, c, c)?;
     let weights = params.at(filter.weights);
@@ -127,12 +133,15 @@ pub(super) fn dgrad<D: Driver>(
 
 pub(super) fn wgrad<D: Driver>(
     cuda: &mut Cuda<D>,
-    geometry: &PerChannel,
-    dy: PendingGrad<'_, Buffer<D::Memory>>,
-    x: Pending<'_, Buffer<D::Memory>>,
-    grads: &mut Buffer<D::Memory>,
-    filter: FilterAt,
+    op: DepthwiseWgrad<'_, Buffer<D::Memory>>,
 ) -> Result<()> {
+    let DepthwiseWgrad {
+        ref geometry,
+        dy,
+        x,
+        grads,
+        filter,
+    } = op;
     let PerChannel { n, c, window } = *geometry;
     conv::check(n, &window, c, c)?;
     // The gradients are written element by element, wherever they are.

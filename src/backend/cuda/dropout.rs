@@ -5,7 +5,7 @@ use super::driver::Driver;
 use super::tiles::DROPOUT;
 use super::{Buffer, Cuda, blocks, close_grad};
 use crate::backend::geometry::Rows;
-use crate::backend::{Dropout, GradTarget, Pending};
+use crate::backend::{Dropout, DropoutDgrad, DropoutFprop, Pending};
 use crate::base::random::Purpose;
 use crate::{Error, Result};
 
@@ -72,21 +72,27 @@ fn apply<D: Driver>(
 
 pub(super) fn fprop<D: Driver>(
     cuda: &mut Cuda<D>,
-    rows: Rows,
-    x: Pending<'_, Buffer<D::Memory>>,
-    dropout: Dropout,
-    y: &mut Buffer<D::Memory>,
+    op: DropoutFprop<'_, Buffer<D::Memory>>,
 ) -> Result<()> {
+    let DropoutFprop {
+        rows,
+        x,
+        dropout,
+        y,
+    } = op;
     apply(cuda, rows, x, dropout, false, y)
 }
 
 pub(super) fn dgrad<D: Driver>(
     cuda: &mut Cuda<D>,
-    rows: Rows,
-    dy: &Buffer<D::Memory>,
-    dropout: Dropout,
-    dx: GradTarget<'_, Buffer<D::Memory>>,
+    op: DropoutDgrad<'_, Buffer<D::Memory>>,
 ) -> Result<()> {
+    let DropoutDgrad {
+        rows,
+        dy,
+        dropout,
+        dx,
+    } = op;
     let dy = Pending::plain(dy);
     apply(cuda, rows, dy, dropout, dx.accumulate, dx.g)?;
     close_grad::finish(cuda, rows, dx)

@@ -5,7 +5,7 @@ use super::driver::{Driver, Memory};
 use super::{Buffer, Cuda, batch_norm};
 use crate::Result;
 use crate::backend::geometry::Rows;
-use crate::backend::{Epilogue, FilterAt};
+use crate::backend::{BatchNormMoments, Epilogue, FilterAt};
 
 /// `struct Epilogue`: what the kernel applies as it writes.
 pub(super) fn arg<M: Memory>(
@@ -39,7 +39,10 @@ pub(super) fn finish<D: Driver>(
     epilogue: Epilogue<'_, Buffer<D::Memory>>,
 ) -> Result<()> {
     match epilogue {
-        Epilogue::Moments(moments) => batch_norm::moments(cuda, rows, y, moments),
+        Epilogue::Moments(moments) => {
+            let x = y;
+            batch_norm::moments(cuda, BatchNormMoments { rows, x, moments })
+        }
         Epilogue::Raw | Epilogue::Activate { .. } => Ok(()),
     }
 }

@@ -4,7 +4,7 @@ use super::args::{self, Arg};
 use super::driver::{Driver, Memory};
 use super::tiles::INPUT_TRANSFORM;
 use super::{Buffer, Cuda, blocks};
-use crate::backend::{Augmented, InputTransform};
+use crate::backend::{Augmented, InputTransform, InputTransformAugmented, InputTransformFprop};
 use crate::base::changes::Changes;
 use crate::{Error, Result};
 
@@ -19,10 +19,13 @@ fn transform_arg(transform: &InputTransform) -> Arg {
 
 pub(super) fn apply<D: Driver>(
     cuda: &mut Cuda<D>,
-    pixels: &[u8],
-    transform: &InputTransform,
-    y: &mut Buffer<D::Memory>,
+    op: InputTransformFprop<'_, Buffer<D::Memory>>,
 ) -> Result<()> {
+    let InputTransformFprop {
+        pixels,
+        transform,
+        y,
+    } = op;
     let memory = cuda.pixels.reserve(&mut cuda.driver, pixels.len())?;
     cuda.driver.upload(pixels, memory, 0)?;
     let args = [
@@ -38,10 +41,13 @@ pub(super) fn apply<D: Driver>(
 
 pub(super) fn apply_augmented<D: Driver>(
     cuda: &mut Cuda<D>,
-    pictures: Augmented<'_>,
-    transform: &InputTransform,
-    y: &mut Buffer<D::Memory>,
+    op: InputTransformAugmented<'_, Buffer<D::Memory>>,
 ) -> Result<()> {
+    let InputTransformAugmented {
+        pictures,
+        transform,
+        y,
+    } = op;
     let Augmented {
         pixels,
         side,

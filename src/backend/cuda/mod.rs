@@ -29,11 +29,12 @@ pub use nvrtc::{Architecture, Cache, Compiler, Nvrtc, Prebuilt, Search};
 use self::args::Arg;
 use self::driver::{Driver, Launch, Memory};
 use self::tiles::Program;
-use super::geometry::{Conv2d, GlobalPool, HeadShard, PerChannel, Rows};
-use super::margin::Margin;
 use super::{
-    Activation, Augmented, Backend, BatchNormAt, Close, Dropout, Epilogue, FilterAt, GradTarget,
-    InputTransform, Pending, PendingGrad, Segment, SgdStep, View,
+    AddDgrad, AddFprop, ArcFaceBprop, ArcFaceFprop, Backend, BatchNormBprop, BatchNormFprop,
+    BatchNormMoments, CloseGrad, Conv2dDgrad, Conv2dFprop, Conv2dWgrad, DepthwiseDgrad,
+    DepthwiseFprop, DepthwiseWgrad, DropoutDgrad, DropoutFprop, GlobalAvgPoolDgrad,
+    GlobalAvgPoolFprop, InputTransformAugmented, InputTransformFprop, MaxPoolDgrad, MaxPoolFprop,
+    PReluBprop, SgdNorms, SgdUpdate,
 };
 use crate::{Error, Result};
 use std::collections::HashMap;
@@ -265,283 +266,115 @@ impl<D: Driver> Backend for Cuda<D> {
         self.driver.download(&mut parts)
     }
 
-    fn input_transform(
+    fn input_transform_fprop(
         &mut self,
-        pixels: &[u8],
-        transform: &InputTransform,
-        y: &mut Buffer<D::Memory>,
+        op: InputTransformFprop<'_, Buffer<D::Memory>>,
     ) -> Result<()> {
-        input_transform::apply(self, pixels, transform, y)
+        input_transform::apply(self, op)
     }
 
-    fn augmented_input(
+    fn input_transform_augmented(
         &mut self,
-        pictures: Augmented<'_>,
-        transform: &InputTransform,
-        y: &mut Buffer<D::Memory>,
+        op: InputTransformAugmented<'_, Buffer<D::Memory>>,
     ) -> Result<()> {
-        input_transform::apply_augmented(self, pictures, transform, y)
+        input_transform::apply_augmented(self, op)
     }
 
-    fn conv2d_fprop(
-        &mut self,
-        geometry: &Conv2d,
-        x: Pending<'_, Buffer<D::Memory>>,
-        params: &Buffer<D::Memory>,
-        filter: FilterAt,
-        y: &mut Buffer<D::Memory>,
-        epilogue: Epilogue<'_, Buffer<D::Memory>>,
-    ) -> Result<()> {
-        conv::fprop(self, geometry, x, params, filter, y, epilogue)
+    fn conv2d_fprop(&mut self, op: Conv2dFprop<'_, Buffer<D::Memory>>) -> Result<()> {
+        conv::fprop(self, op)
     }
 
-    fn conv2d_dgrad(
-        &mut self,
-        geometry: &Conv2d,
-        dy: PendingGrad<'_, Buffer<D::Memory>>,
-        params: &Buffer<D::Memory>,
-        filter: FilterAt,
-        dx: GradTarget<'_, Buffer<D::Memory>>,
-    ) -> Result<()> {
-        conv::dgrad(self, geometry, dy, params, filter, dx)
+    fn conv2d_dgrad(&mut self, op: Conv2dDgrad<'_, Buffer<D::Memory>>) -> Result<()> {
+        conv::dgrad(self, op)
     }
 
-    fn conv2d_wgrad(
-        &mut self,
-        geometry: &Conv2d,
-        dy: PendingGrad<'_, Buffer<D::Memory>>,
-        x: Pending<'_, Buffer<D::Memory>>,
-        grads: &mut Buffer<D::Memory>,
-        filter: FilterAt,
-    ) -> Result<()> {
-        conv::wgrad(self, geometry, dy, x, grads, filter)
+    fn conv2d_wgrad(&mut self, op: Conv2dWgrad<'_, Buffer<D::Memory>>) -> Result<()> {
+        conv::wgrad(self, op)
     }
 
-    fn depthwise_fprop(
-        &mut self,
-        geometry: &PerChannel,
-        x: Pending<'_, Buffer<D::Memory>>,
-        params: &Buffer<D::Memory>,
-        filter: FilterAt,
-        y: &mut Buffer<D::Memory>,
-        epilogue: Epilogue<'_, Buffer<D::Memory>>,
-    ) -> Result<()> {
-        depthwise::fprop(self, geometry, x, params, filter, y, epilogue)
+    fn depthwise_fprop(&mut self, op: DepthwiseFprop<'_, Buffer<D::Memory>>) -> Result<()> {
+        depthwise::fprop(self, op)
     }
 
-    fn depthwise_dgrad(
-        &mut self,
-        geometry: &PerChannel,
-        dy: PendingGrad<'_, Buffer<D::Memory>>,
-        params: &Buffer<D::Memory>,
-        filter: FilterAt,
-        dx: GradTarget<'_, Buffer<D::Memory>>,
-    ) -> Result<()> {
-        depthwise::dgrad(self, geometry, dy, params, filter, dx)
+    fn depthwise_dgrad(&mut self, op: DepthwiseDgrad<'_, Buffer<D::Memory>>) -> Result<()> {
+        depthwise::dgrad(self, op)
     }
 
-    fn depthwise_wgrad(
-        &mut self,
-        geometry: &PerChannel,
-        dy: PendingGrad<'_, Buffer<D::Memory>>,
-        x: Pending<'_, Buffer<D::Memory>>,
-        grads: &mut Buffer<D::Memory>,
-        filter: FilterAt,
-    ) -> Result<()> {
-        depthwise::wgrad(self, geometry, dy, x, grads, filter)
+    fn depthwise_wgrad(&mut self, op: DepthwiseWgrad<'_, Buffer<D::Memory>>) -> Result<()> {
+        depthwise::wgrad(self, op)
     }
 
-    fn batch_norm_moments(
-        &mut self,
-        rows: Rows,
-        x: &Buffer<D::Memory>,
-        moments: &mut Buffer<D::Memory>,
-    ) -> Result<()> {
-        batch_norm::moments(self, rows, x, moments)
+    fn batch_norm_moments(&mut self, op: BatchNormMoments<'_, Buffer<D::Memory>>) -> Result<()> {
+        batch_norm::moments(self, op)
     }
 
-    fn batch_norm_fprop(
-        &mut self,
-        rows: Rows,
-        moments: &Buffer<D::Memory>,
-        params: &Buffer<D::Memory>,
-        at: BatchNormAt,
-        statistics: &mut Buffer<D::Memory>,
-        forward: &mut Buffer<D::Memory>,
-    ) -> Result<()> {
-        batch_norm::fprop(self, rows, moments, params, at, statistics, forward)
+    fn batch_norm_fprop(&mut self, op: BatchNormFprop<'_, Buffer<D::Memory>>) -> Result<()> {
+        batch_norm::fprop(self, op)
     }
 
-    fn batch_norm_bprop(
-        &mut self,
-        rows: Rows,
-        sums: &Buffer<D::Memory>,
-        forward: &Buffer<D::Memory>,
-        grads: &mut Buffer<D::Memory>,
-        at: BatchNormAt,
-        backward: &mut Buffer<D::Memory>,
-    ) -> Result<()> {
-        batch_norm::bprop(self, rows, sums, forward, grads, at, backward)
+    fn batch_norm_bprop(&mut self, op: BatchNormBprop<'_, Buffer<D::Memory>>) -> Result<()> {
+        batch_norm::bprop(self, op)
     }
 
-    fn prelu_bprop(
-        &mut self,
-        c: usize,
-        sums: &Buffer<D::Memory>,
-        grads: &mut Buffer<D::Memory>,
-        slope_at: usize,
-    ) -> Result<()> {
-        batch_norm::prelu_bprop(self, c, sums, grads, slope_at)
+    fn prelu_bprop(&mut self, op: PReluBprop<'_, Buffer<D::Memory>>) -> Result<()> {
+        batch_norm::prelu_bprop(self, op)
     }
 
-    fn add_fprop(
-        &mut self,
-        rows: Rows,
-        a: Pending<'_, Buffer<D::Memory>>,
-        b: Option<Pending<'_, Buffer<D::Memory>>>,
-        activation: Activation<View<'_, Buffer<D::Memory>>>,
-        y: &mut Buffer<D::Memory>,
-    ) -> Result<()> {
-        add::fprop(self, rows, a, b, activation, y)
+    fn add_fprop(&mut self, op: AddFprop<'_, Buffer<D::Memory>>) -> Result<()> {
+        add::fprop(self, op)
     }
 
-    fn add_dgrad(
-        &mut self,
-        rows: Rows,
-        dy: PendingGrad<'_, Buffer<D::Memory>>,
-        dx: GradTarget<'_, Buffer<D::Memory>>,
-    ) -> Result<()> {
-        add::dgrad(self, rows, dy, dx)
+    fn add_dgrad(&mut self, op: AddDgrad<'_, Buffer<D::Memory>>) -> Result<()> {
+        add::dgrad(self, op)
     }
 
-    fn close_grad(
-        &mut self,
-        rows: Rows,
-        g: &mut Buffer<D::Memory>,
-        close: Close<'_, Buffer<D::Memory>>,
-    ) -> Result<()> {
-        close_grad::close(self, rows, g, close)
+    fn close_grad(&mut self, op: CloseGrad<'_, Buffer<D::Memory>>) -> Result<()> {
+        close_grad::close(self, op)
     }
 
-    fn max_pool_fprop(
-        &mut self,
-        geometry: &PerChannel,
-        x: Pending<'_, Buffer<D::Memory>>,
-        y: &mut Buffer<D::Memory>,
-    ) -> Result<()> {
-        pool::max_fprop(self, geometry, x, y)
+    fn max_pool_fprop(&mut self, op: MaxPoolFprop<'_, Buffer<D::Memory>>) -> Result<()> {
+        pool::max_fprop(self, op)
     }
 
-    fn max_pool_dgrad(
-        &mut self,
-        geometry: &PerChannel,
-        dy: &Buffer<D::Memory>,
-        x: Pending<'_, Buffer<D::Memory>>,
-        dx: GradTarget<'_, Buffer<D::Memory>>,
-    ) -> Result<()> {
-        pool::max_dgrad(self, geometry, dy, x, dx)
+    fn max_pool_dgrad(&mut self, op: MaxPoolDgrad<'_, Buffer<D::Memory>>) -> Result<()> {
+        pool::max_dgrad(self, op)
     }
 
     fn global_avg_pool_fprop(
         &mut self,
-        geometry: GlobalPool,
-        x: Pending<'_, Buffer<D::Memory>>,
-        y: &mut Buffer<D::Memory>,
+        op: GlobalAvgPoolFprop<'_, Buffer<D::Memory>>,
     ) -> Result<()> {
-        pool::global_avg_fprop(self, geometry, x, y)
+        pool::global_avg_fprop(self, op)
     }
 
     fn global_avg_pool_dgrad(
         &mut self,
-        geometry: GlobalPool,
-        dy: &Buffer<D::Memory>,
-        dx: GradTarget<'_, Buffer<D::Memory>>,
+        op: GlobalAvgPoolDgrad<'_, Buffer<D::Memory>>,
     ) -> Result<()> {
-        pool::global_avg_dgrad(self, geometry, dy, dx)
+        pool::global_avg_dgrad(self, op)
     }
 
-    fn dropout_fprop(
-        &mut self,
-        rows: Rows,
-        x: Pending<'_, Buffer<D::Memory>>,
-        dropout: Dropout,
-        y: &mut Buffer<D::Memory>,
-    ) -> Result<()> {
-        dropout::fprop(self, rows, x, dropout, y)
+    fn dropout_fprop(&mut self, op: DropoutFprop<'_, Buffer<D::Memory>>) -> Result<()> {
+        dropout::fprop(self, op)
     }
 
-    fn dropout_dgrad(
-        &mut self,
-        rows: Rows,
-        dy: &Buffer<D::Memory>,
-        dropout: Dropout,
-        dx: GradTarget<'_, Buffer<D::Memory>>,
-    ) -> Result<()> {
-        dropout::dgrad(self, rows, dy, dropout, dx)
+    fn dropout_dgrad(&mut self, op: DropoutDgrad<'_, Buffer<D::Memory>>) -> Result<()> {
+        dropout::dgrad(self, op)
     }
 
-    fn arcface_fprop(
-        &mut self,
-        shard: &HeadShard,
-        margin: &Margin,
-        x: &Buffer<D::Memory>,
-        classes: &Buffer<D::Memory>,
-        labels: &[u32],
-        inverse_norms: &mut Buffer<D::Memory>,
-        rows: &mut Buffer<D::Memory>,
-    ) -> Result<()> {
-        arcface::fprop(self, shard, margin, x, classes, labels, inverse_norms, rows)
+    fn arcface_fprop(&mut self, op: ArcFaceFprop<'_, Buffer<D::Memory>>) -> Result<()> {
+        arcface::fprop(self, op)
     }
 
-    fn arcface_bprop(
-        &mut self,
-        shard: &HeadShard,
-        margin: &Margin,
-        x: &Buffer<D::Memory>,
-        labels: &[u32],
-        inverse_norms: &Buffer<D::Memory>,
-        rows: &Buffer<D::Memory>,
-        classes: &mut Buffer<D::Memory>,
-        momentum: &mut Buffer<D::Memory>,
-        decay: f32,
-        step: &SgdStep,
-        dx: &mut Buffer<D::Memory>,
-    ) -> Result<()> {
-        arcface::bprop(
-            self,
-            shard,
-            margin,
-            x,
-            labels,
-            inverse_norms,
-            rows,
-            classes,
-            momentum,
-            decay,
-            step,
-            dx,
-        )
+    fn arcface_bprop(&mut self, op: ArcFaceBprop<'_, Buffer<D::Memory>>) -> Result<()> {
+        arcface::bprop(self, op)
     }
 
-    fn sgd_norms(
-        &mut self,
-        params: &Buffer<D::Memory>,
-        grads: &Buffer<D::Memory>,
-        segments: &[Segment],
-        norms: &mut Buffer<D::Memory>,
-    ) -> Result<()> {
-        sgd::norms(self, params, grads, segments, norms)
+    fn sgd_norms(&mut self, op: SgdNorms<'_, Buffer<D::Memory>>) -> Result<()> {
+        sgd::norms(self, op)
     }
 
-    fn sgd_update(
-        &mut self,
-        step: &SgdStep,
-        segments: &[Segment],
-        grads: &Buffer<D::Memory>,
-        norms: &Buffer<D::Memory>,
-        params: &mut Buffer<D::Memory>,
-        momentum: &mut Buffer<D::Memory>,
-    ) -> Result<()> {
-        sgd::update(self, step, segments, grads, norms, params, momentum)
+    fn sgd_update(&mut self, op: SgdUpdate<'_, Buffer<D::Memory>>) -> Result<()> {
+        sgd::update(self, op)
     }
 }

@@ -5,7 +5,7 @@ use super::driver::Driver;
 use super::tiles::POOL;
 use super::{Buffer, Cuda, args, blocks, close_grad};
 use crate::backend::geometry::{GlobalPool, PerChannel, Rows};
-use crate::backend::{GradTarget, Pending};
+use crate::backend::{GlobalAvgPoolDgrad, GlobalAvgPoolFprop, MaxPoolDgrad, MaxPoolFprop};
 use crate::{Error, Result};
 
 /// Bytes of shared memory that every card gives a block without being asked.
@@ -13,10 +13,9 @@ const SHARED: usize = 48 << 10;
 
 pub(super) fn max_fprop<D: Driver>(
     cuda: &mut Cuda<D>,
-    geometry: &PerChannel,
-    x: Pending<'_, Buffer<D::Memory>>,
-    y: &mut Buffer<D::Memory>,
+    op: MaxPoolFprop<'_, Buffer<D::Memory>>,
 ) -> Result<()> {
+    let MaxPoolFprop { ref geometry, x, y } = op;
     let PerChannel { n, c, window } = *geometry;
     let vector = vector(c);
     let lanes = lanes(c, vector);
@@ -40,11 +39,14 @@ pub(super) fn max_fprop<D: Driver>(
 
 pub(super) fn max_dgrad<D: Driver>(
     cuda: &mut Cuda<D>,
-    geometry: &PerChannel,
-    dy: &Buffer<D::Memory>,
-    x: Pending<'_, Buffer<D::Memory>>,
-    dx: GradTarget<'_, Buffer<D::Memory>>,
+    op: MaxPoolDgrad<'_, Buffer<D::Memory>>,
 ) -> Result<()> {
+    let MaxPoolDgrad {
+        ref geometry,
+        dy,
+        x,
+        dx,
+    } = op;
     let PerChannel { n, c, window } = *geometry;
     let vector = vector(c);
     let tile = POOL.constant("TILE");
@@ -91,10 +93,9 @@ pub(super) fn max_dgrad<D: Driver>(
 
 pub(super) fn global_avg_fprop<D: Driver>(
     cuda: &mut Cuda<D>,
-    geometry: GlobalPool,
-    x: Pending<'_, Buffer<D::Memory>>,
-    y: &mut Buffer<D::Memory>,
+    op: GlobalAvgPoolFprop<'_, Buffer<D::Memory>>,
 ) -> Result<()> {
+    let GlobalAvgPoolFprop { geometry, x, y } = op;
     let GlobalPool { n, pixels, c } = geometry;
     let len = (n * c) as u64;
     let args = [
@@ -114,10 +115,9 @@ pub(super) fn global_avg_fprop<D: Driver>(
 
 pub(super) fn global_avg_dgrad<D: Driver>(
     cuda: &mut Cuda<D>,
-    geometry: GlobalPool,
-    dy: &Buffer<D::Memory>,
-    dx: GradTarget<'_, Buffer<D::Memory>>,
+    op: GlobalAvgPoolDgrad<'_, Buffer<D::Memory>>,
 ) -> Result<()> {
+    let GlobalAvgPoolDgrad { geometry, dy, dx } = op;
     let GlobalPool { n, pixels, c } = geometry;
     let rows = Rows {
         pixels: n * pixels,

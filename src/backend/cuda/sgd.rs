@@ -4,7 +4,7 @@ use super::driver::{Driver, Memory};
 use super::tiles::SGD;
 use super::{Buffer, Cuda, Staging, args, blocks};
 use crate::Result;
-use crate::backend::{Segment, SgdForm, SgdStep};
+use crate::backend::{Segment, SgdForm, SgdNorms, SgdUpdate};
 
 /// The segments on the device, uploaded when others than the last ones are asked for: once a run.
 pub(super) struct Table<D: Driver> {
@@ -65,11 +65,14 @@ fn pack(segments: &[Segment]) -> (Vec<u8>, u64) {
 
 pub(super) fn norms<D: Driver>(
     cuda: &mut Cuda<D>,
-    params: &Buffer<D::Memory>,
-    grads: &Buffer<D::Memory>,
-    segments: &[Segment],
-    norms: &mut Buffer<D::Memory>,
+    op: SgdNorms<'_, Buffer<D::Memory>>,
 ) -> Result<()> {
+    let SgdNorms {
+        params,
+        grads,
+        segments,
+        norms,
+    } = op;
     let (segments, count, blocks) = table(cuda, segments)?;
     let partials = args::address(cuda.scratch(2 * blocks as usize)?);
     let sums = [
@@ -86,13 +89,16 @@ pub(super) fn norms<D: Driver>(
 
 pub(super) fn update<D: Driver>(
     cuda: &mut Cuda<D>,
-    step: &SgdStep,
-    segments: &[Segment],
-    grads: &Buffer<D::Memory>,
-    norms: &Buffer<D::Memory>,
-    params: &mut Buffer<D::Memory>,
-    momentum: &mut Buffer<D::Memory>,
+    op: SgdUpdate<'_, Buffer<D::Memory>>,
 ) -> Result<()> {
+    let SgdUpdate {
+        ref step,
+        segments,
+        grads,
+        norms,
+        params,
+        momentum,
+    } = op;
     let (segments, count, blocks) = table(cuda, segments)?;
     let args = [
         args::address(segments),

@@ -30,12 +30,12 @@ use super::Buffer;
 use super::gemm::{Mat, MatMut, product};
 use super::pending::vectorised;
 use super::sgd::step_row;
-use crate::backend::SgdStep;
 use crate::backend::geometry::HeadShard;
 use crate::backend::head_rows::{
     self, BEST_OTHER, INVERSE_NORM, OFFSET, SUM_EXP, TARGET_COS, TARGET_LOGIT, TARGET_SLOPE,
 };
 use crate::backend::margin::Margin;
+use crate::backend::{ArcFaceBprop, ArcFaceFprop, SgdStep};
 use lanes::{LANES, add_exps, gradients, largest_logits, sum_of_squares};
 use rayon::prelude::*;
 use std::cell::RefCell;
@@ -151,16 +151,16 @@ fn check(
     assert!(rows.len() >= head_rows::len(n), "rows: {}", rows.len());
 }
 
-pub(super) fn fprop(
-    scratch: &mut Buffer,
-    shard: &HeadShard,
-    margin: &Margin,
-    x: &Buffer,
-    classes: &Buffer,
-    labels: &[u32],
-    inverse_norms: &mut Buffer,
-    rows: &mut Buffer,
-) {
+pub(super) fn fprop(scratch: &mut Buffer, op: ArcFaceFprop<'_, Buffer>) {
+    let ArcFaceFprop {
+        ref shard,
+        margin,
+        x,
+        classes,
+        labels,
+        inverse_norms,
+        rows,
+    } = op;
     check(shard, x, labels, classes, inverse_norms, rows);
     let walk = Walk::new(shard);
     let Walk { n, d, padded, .. } = walk;
@@ -328,20 +328,20 @@ fn forward_group(
     out_squares[0] = squares as f32;
 }
 
-pub(super) fn bprop(
-    scratch: &mut Buffer,
-    shard: &HeadShard,
-    margin: &Margin,
-    x: &Buffer,
-    labels: &[u32],
-    inverse_norms: &Buffer,
-    rows: &Buffer,
-    classes: &mut Buffer,
-    momentum: &mut Buffer,
-    decay: f32,
-    step: &SgdStep,
-    dx: &mut Buffer,
-) {
+pub(super) fn bprop(scratch: &mut Buffer, op: ArcFaceBprop<'_, Buffer>) {
+    let ArcFaceBprop {
+        ref shard,
+        margin,
+        x,
+        labels,
+        inverse_norms,
+        rows,
+        classes,
+        momentum,
+        decay,
+        ref step,
+        dx,
+    } = op;
     check(shard, x, labels, classes, inverse_norms, rows);
     let walk = Walk::new(shard);
     let Walk { n, d, padded, .. } = walk;

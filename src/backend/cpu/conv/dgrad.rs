@@ -14,8 +14,8 @@ use super::super::gemm::{Grid, Mat, MatMut, product};
 use super::super::pending::{Closer, GradReader, partial_len};
 use super::im2col::Gather;
 use super::{BLOCKS, REGISTER_COLS, TILE, split_cols, tile_grid};
+use crate::backend::Conv2dDgrad;
 use crate::backend::geometry::Conv2d;
-use crate::backend::{FilterAt, GradTarget, PendingGrad};
 
 thread_local! {
     /// One phase's part of a tile, before it is spread over the tile.
@@ -113,14 +113,14 @@ struct Filters<'a> {
     packed: Option<&'a [f32]>,
 }
 
-pub(in super::super) fn dgrad(
-    scratch: &mut Buffer,
-    geometry: &Conv2d,
-    dy: PendingGrad<'_, Buffer>,
-    params: &Buffer,
-    filter: FilterAt,
-    dx: GradTarget<'_, Buffer>,
-) {
+pub(in super::super) fn dgrad(scratch: &mut Buffer, op: Conv2dDgrad<'_, Buffer>) {
+    let Conv2dDgrad {
+        ref geometry,
+        dy,
+        params,
+        filter,
+        dx,
+    } = op;
     let (c, k, pixels) = (geometry.c, geometry.k, geometry.pixels_in());
     let reader = GradReader::new(dy, k);
     assert!(

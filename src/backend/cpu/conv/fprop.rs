@@ -11,7 +11,7 @@ use super::super::pending::{Reader, sliced, vectorised};
 use super::im2col::Gather;
 use super::{BLOCKS, split_panels, winograd};
 use crate::backend::geometry::Conv2d;
-use crate::backend::{Activation, Epilogue, FilterAt, Pending};
+use crate::backend::{Activation, Conv2dFprop, Epilogue};
 
 /// Elements of a tile's input that the second-level cache holds beside a panel of filters.
 const CACHED: usize = 64 << 10;
@@ -19,15 +19,15 @@ const CACHED: usize = 64 << 10;
 /// Channels whose moments are taken together: their accumulators stay in registers.
 const LANES: usize = 32;
 
-pub(in super::super) fn fprop(
-    scratch: &mut Buffer,
-    geometry: &Conv2d,
-    x: Pending<'_, Buffer>,
-    params: &Buffer,
-    filter: FilterAt,
-    y: &mut Buffer,
-    epilogue: Epilogue<'_, Buffer>,
-) {
+pub(in super::super) fn fprop(scratch: &mut Buffer, op: Conv2dFprop<'_, Buffer>) {
+    let Conv2dFprop {
+        ref geometry,
+        x,
+        params,
+        filter,
+        y,
+        epilogue,
+    } = op;
     let (c, k, pixels) = (geometry.c, geometry.k, geometry.pixels_out());
     let reader = Reader::new(x, c);
     assert!(

@@ -12,8 +12,8 @@ use super::super::gemm::{Grid, Mat, MatMut, product};
 use super::super::pending::{GradReader, Reader, vectorised};
 use super::im2col::{Gather, Source};
 use super::{REGISTER_COLS, TILE, split_cols};
+use crate::backend::Conv2dWgrad;
 use crate::backend::geometry::Conv2d;
-use crate::backend::{FilterAt, Pending, PendingGrad};
 
 /// Tasks to aim at.
 const TASKS: usize = 24;
@@ -76,14 +76,14 @@ impl Split {
     }
 }
 
-pub(in super::super) fn wgrad(
-    scratch: &mut Buffer,
-    geometry: &Conv2d,
-    dy: PendingGrad<'_, Buffer>,
-    x: Pending<'_, Buffer>,
-    grads: &mut Buffer,
-    filter: FilterAt,
-) {
+pub(in super::super) fn wgrad(scratch: &mut Buffer, op: Conv2dWgrad<'_, Buffer>) {
+    let Conv2dWgrad {
+        ref geometry,
+        dy,
+        x,
+        grads,
+        filter,
+    } = op;
     let (c, k, pixels) = (geometry.c, geometry.k, geometry.pixels_out());
     let (dy, x) = (GradReader::new(dy, k), Reader::new(x, c));
     assert!(dy.g.len() >= pixels * k, "dy of {geometry:?}");

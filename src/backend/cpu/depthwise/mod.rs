@@ -19,7 +19,7 @@ use super::batch_norm::{self, BLOCK_PIXELS};
 use super::pending::{Closer, GradReader, Reader, merge_part, partial_len, sliced, vectorised};
 use super::tiles::{self, TILES, with_workspace};
 use crate::backend::geometry::{PerChannel, Window};
-use crate::backend::{Epilogue, FilterAt, GradTarget, Pending, PendingGrad};
+use crate::backend::{DepthwiseDgrad, DepthwiseFprop, DepthwiseWgrad, Epilogue};
 use kernel::{Accumulate, Columns, Correlate, LANES, TapRows};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -450,15 +450,15 @@ fn correlate_tile(
     });
 }
 
-pub(super) fn fprop(
-    scratch: &mut Buffer,
-    geometry: &PerChannel,
-    x: Pending<'_, Buffer>,
-    params: &Buffer,
-    filter: FilterAt,
-    y: &mut Buffer,
-    epilogue: Epilogue<'_, Buffer>,
-) {
+pub(super) fn fprop(scratch: &mut Buffer, op: DepthwiseFprop<'_, Buffer>) {
+    let DepthwiseFprop {
+        ref geometry,
+        x,
+        params,
+        filter,
+        y,
+        epilogue,
+    } = op;
     let PerChannel { n, c, window } = *geometry;
     if n * c == 0 {
         return;
@@ -523,14 +523,14 @@ pub(super) fn fprop(
     }
 }
 
-pub(super) fn dgrad(
-    scratch: &mut Buffer,
-    geometry: &PerChannel,
-    dy: PendingGrad<'_, Buffer>,
-    params: &Buffer,
-    filter: FilterAt,
-    dx: GradTarget<'_, Buffer>,
-) {
+pub(super) fn dgrad(scratch: &mut Buffer, op: DepthwiseDgrad<'_, Buffer>) {
+    let DepthwiseDgrad {
+        ref geometry,
+        dy,
+        params,
+        filter,
+        dx,
+    } = op;
     let PerChannel { n, c, window } = *geometry;
     if n * c == 0 {
         return;
@@ -581,14 +581,14 @@ pub(super) fn dgrad(
     }
 }
 
-pub(super) fn wgrad(
-    scratch: &mut Buffer,
-    geometry: &PerChannel,
-    dy: PendingGrad<'_, Buffer>,
-    x: Pending<'_, Buffer>,
-    grads: &mut Buffer,
-    filter: FilterAt,
-) {
+pub(super) fn wgrad(scratch: &mut Buffer, op: DepthwiseWgrad<'_, Buffer>) {
+    let DepthwiseWgrad {
+        ref geometry,
+        dy,
+        x,
+        grads,
+        filter,
+    } = op;
     let PerChannel { n, c, window } = *geometry;
     let pass = Pass::forward(geometry);
     let (cp, filter_len) = (pass.cp, pass.filter_len());

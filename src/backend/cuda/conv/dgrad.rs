@@ -2,22 +2,25 @@
 
 use super::{Kernels, Tiling, check, is_aligned};
 use crate::Result;
+use crate::backend::Conv2dDgrad;
 use crate::backend::cuda::driver::Driver;
 use crate::backend::cuda::tiles::{CONV_DGRAD, CONV_DGRAD_SMALL};
 use crate::backend::cuda::{Buffer, Cuda, args, close_grad};
-use crate::backend::geometry::{Conv2d, Rows};
-use crate::backend::{FilterAt, GradTarget, PendingGrad};
+use crate::backend::geometry::Rows;
 
 const KERNELS: Kernels = ["conv_dgrad", "conv_dgrad4"];
 
 pub(in crate::backend::cuda) fn dgrad<D: Driver>(
     cuda: &mut Cuda<D>,
-    geometry: &Conv2d,
-    dy: PendingGrad<'_, Buffer<D::Memory>>,
-    params: &Buffer<D::Memory>,
-    filter: FilterAt,
-    dx: GradTarget<'_, Buffer<D::Memory>>,
+    op: Conv2dDgrad<'_, Buffer<D::Memory>>,
 ) -> Result<()> {
+    let Conv2dDgrad {
+        ref geometry,
+        dy,
+        params,
+        filter,
+        dx,
+    } = op;
     check(geometry.n, &geometry.window, geometry.c, geometry.k)?;
     let rows = Rows {
         pixels: geometry.pixels_in(),

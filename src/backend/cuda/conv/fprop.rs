@@ -2,23 +2,26 @@
 
 use super::{Kernels, Tiling, check, is_aligned};
 use crate::Result;
+use crate::backend::Conv2dFprop;
 use crate::backend::cuda::driver::Driver;
 use crate::backend::cuda::tiles::{CONV_FPROP, CONV_FPROP_SMALL};
 use crate::backend::cuda::{Buffer, Cuda, args, blocks, epilogue};
-use crate::backend::geometry::{Conv2d, Rows};
-use crate::backend::{Epilogue, FilterAt, Pending};
+use crate::backend::geometry::Rows;
 
 const KERNELS: Kernels = ["conv_fprop", "conv_fprop4"];
 
 pub(in crate::backend::cuda) fn fprop<D: Driver>(
     cuda: &mut Cuda<D>,
-    geometry: &Conv2d,
-    x: Pending<'_, Buffer<D::Memory>>,
-    params: &Buffer<D::Memory>,
-    filter: FilterAt,
-    y: &mut Buffer<D::Memory>,
-    epilogue: Epilogue<'_, Buffer<D::Memory>>,
+    op: Conv2dFprop<'_, Buffer<D::Memory>>,
 ) -> Result<()> {
+    let Conv2dFprop {
+        ref geometry,
+        x,
+        params,
+        filter,
+        y,
+        epilogue,
+    } = op;
     check(geometry.n, &geometry.window, geometry.c, geometry.k)?;
     let rows = Rows {
         pixels: geometry.pixels_out(),

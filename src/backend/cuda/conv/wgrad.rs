@@ -2,22 +2,24 @@
 
 use super::{Kernels, Tiling, check};
 use crate::Result;
+use crate::backend::Conv2dWgrad;
 use crate::backend::cuda::driver::Driver;
 use crate::backend::cuda::tiles::{CONV_WGRAD, CONV_WGRAD_SMALL};
 use crate::backend::cuda::{Buffer, Cuda, args, reduce};
-use crate::backend::geometry::Conv2d;
-use crate::backend::{FilterAt, Pending, PendingGrad};
 
 const KERNELS: Kernels = ["conv_wgrad", "conv_wgrad4"];
 
 pub(in crate::backend::cuda) fn wgrad<D: Driver>(
     cuda: &mut Cuda<D>,
-    geometry: &Conv2d,
-    dy: PendingGrad<'_, Buffer<D::Memory>>,
-    x: Pending<'_, Buffer<D::Memory>>,
-    grads: &mut Buffer<D::Memory>,
-    filter: FilterAt,
+    op: Conv2dWgrad<'_, Buffer<D::Memory>>,
 ) -> Result<()> {
+    let Conv2dWgrad {
+        ref geometry,
+        dy,
+        x,
+        grads,
+        filter,
+    } = op;
     check(geometry.n, &geometry.window, geometry.c, geometry.k)?;
     let (k, len) = (geometry.k, geometry.filter_len());
     let programs = [&CONV_WGRAD, &CONV_WGRAD_SMALL];

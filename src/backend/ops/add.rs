@@ -1,0 +1,31 @@
+//! Addition, and the passing on of gradients.
+
+use crate::backend::geometry::Rows;
+use crate::backend::{Activation, GradTarget, Pending, PendingGrad, View};
+
+/// y = activation(a + b), or activation(a): closes a residual block, or stores a pending value.
+#[derive(Debug)]
+pub struct AddFprop<'a, T> {
+    /// Pixels and channels.
+    pub rows: Rows,
+    /// The first operand.
+    pub a: Pending<'a, T>,
+    /// The second, if there is one.
+    pub b: Option<Pending<'a, T>>,
+    /// Applied to the sum.
+    pub activation: Activation<View<'a, T>>,
+    /// N H W x C.
+    pub y: &'a mut T,
+}
+
+/// Passes a gradient on, with what is pending applied: to an addition's inputs, and through a batch norm that follows no
+/// convolution.
+#[derive(Debug)]
+pub struct AddDgrad<'a, T> {
+    /// Pixels and channels.
+    pub rows: Rows,
+    /// The gradient to pass on.
+    pub dy: PendingGrad<'a, T>,
+    /// Where it goes.
+    pub dx: GradTarget<'a, T>,
+}
