@@ -193,7 +193,7 @@ impl Backend for Cpu {
     }
 
     fn sgd_update(&mut self, op: SgdUpdate<'_, Buffer>) -> Result<()> {
-        sgd::update(&mut self.scratch, op);
+        sgd::update(op);
         Ok(())
     }
 }

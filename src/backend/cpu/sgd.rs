@@ -5,7 +5,7 @@
 
 use super::Buffer;
 use super::pending::vectorised;
-use crate::backend::{SgdForm, SgdNorms, SgdUpdate};
+use crate::backend::{SgdForm, SgdNorms, SgdStep, SgdUpdate};
 use rayon::prelude::*;
 
 /// Elements a block (64 KB a tensor).
@@ -48,7 +48,7 @@ pub(super) fn norms(scratch: &mut Buffer, op: SgdNorms<'_, Buffer>) {
     }
 }
 
-pub(super) fn update(_scratch: &mut Buffer, op: SgdUpdate<'_, Buffer>) {
+pub(super) fn update(op: SgdUpdate<'_, Buffer>) {
     let SgdUpdate {
         ref step,
         segments,
@@ -84,21 +84,22 @@ pub(super) fn update(_scratch: &mut Buffer, op: SgdUpdate<'_, Buffer>) {
         );
     }
     blocks.into_par_iter().for_each(|(segment, w, v, g)| {
-        let lr = step.lr * segment.lr_multiplier;
+        let step = SgdStep {
+            lr: step.lr * segment.lr_multiplier,
+            ..*step
+        };
         vectorised(
             #[inline(always)]
-            || step_row(step.form, lr, step.momentum, g, clip, segment.decay, w, v),
+            || step_row(&step, g, clip, segment.decay, w, v),
         );
     });
 }
 
-/// One step of a stretch: gradient = scale g + decay w; w and its momentum v move by the form's rule.
+/// One step of a stretch: gradient = scale g + decay w; w and its momentum v move by the form's rule. `step.clip` is in
+/// `scale` already.
 #[inline(always)]
-#[allow(clippy::too_many_arguments)]
 pub(super) fn step_row(
-    form: SgdForm,
-    lr: f32,
-    mu: f32,
+    step: &SgdStep,
     g: &[f32],
     scale: f32,
     decay: f32,
@@ -111,6 +112,12 @@ pub(super) fn step_row(
             (*w, *v) = rule(*w, *v, *g);
         }
     }
+    let SgdStep {
+        form,
+        lr,
+        momentum: mu,
+        ..
+    } = *step;
     let gradient = |w: f32, g: f32| scale * g + decay * w;
     match form {
         SgdForm::Keras => each(g, w, v, |w, v, g| {

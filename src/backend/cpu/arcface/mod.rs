@@ -21,9 +21,6 @@
 //! Where a sample's loss is not finite, class rows and momentum stay and d_x is NaN.
 //! For plain softmax all the inverse norms are 1 and the offset is the row's largest logit.
 
-// The trait's own argument lists.
-#![allow(clippy::too_many_arguments)]
-
 mod lanes;
 
 use super::Buffer;
@@ -199,17 +196,13 @@ pub(super) fn fprop(scratch: &mut Buffer, op: ArcFaceFprop<'_, Buffer>) {
         .for_each(|(group, (classes, inverse_norms, partial))| {
             WORKSPACE.with_borrow_mut(|workspace| {
                 let first = shard.first + group * walk.group;
-                forward_group(
-                    workspace,
-                    walk,
-                    margin,
-                    xt,
+                let group = ForwardGroup {
                     first,
-                    labels,
                     classes,
                     inverse_norms,
                     partial,
-                );
+                };
+                group.run(workspace, walk, margin, xt, labels);
             });
         });
 
@@ -248,84 +241,98 @@ pub(super) fn fprop(scratch: &mut Buffer, op: ArcFaceFprop<'_, Buffer>) {
     rows[head_rows::SQUARES * n] = squares.sum::<f64>() as f32;
 }
 
-/// One group's class rows: its inverse norms, and its part of the rows' sums and largest logits.
-fn forward_group(
-    workspace: &mut Workspace,
-    walk: Walk,
-    margin: &Margin,
-    xt: &[f32],
-    mut first: usize,
-    labels: &[u32],
-    classes: &[f32],
-    inverse_norms: &mut [f32],
-    partial: &mut [f32],
-) {
-    let Walk { d, padded, .. } = walk;
-    let Workspace { floats, sums } = workspace;
-    let floats = floats.at_least(walk.workspace());
-    let (products, floats) = floats.split_at_mut(walk.tile * padded);
-    let (factors, floats) = floats.split_at_mut(walk.tile);
-    let (offsets, before) = floats[..2 * padded].split_at_mut(padded);
-    sums.clear();
-    sums.resize(padded, 0.0);
-    offsets.fill(margin.offset());
-    let (out_sums, rest) = partial.split_at_mut(padded);
-    let (best, out_squares) = rest.split_at_mut(padded);
-    best.fill(f32::NEG_INFINITY);
-    let mut squares = 0.0;
-    for (classes, inverse_norms) in classes
-        .chunks(walk.tile * d)
-        .zip(inverse_norms.chunks_mut(walk.tile))
-    {
-        let count = inverse_norms.len();
-        vectorised(
-            #[inline(always)]
-            || {
-                for (w, inverse) in classes.chunks_exact(d).zip(inverse_norms.iter_mut()) {
-                    let square = sum_of_squares(w);
-                    squares += square;
-                    *inverse = inverse_norm(margin, square) as f32;
-                }
-            },
-        );
-        let products = &mut products[..count * padded];
-        multiply(walk, xt, classes, products);
-        let factors = &mut factors[..count];
-        for (factor, inverse) in factors.iter_mut().zip(inverse_norms.iter()) {
-            *factor = scale(margin) * inverse;
-        }
-        // The targets are added at the end, with their margin.
-        for (sample, row) in targets(labels, first, count) {
-            products[row * padded + sample] = f32::NEG_INFINITY;
-        }
-        before.copy_from_slice(best);
-        vectorised(
-            #[inline(always)]
-            || largest_logits(products, padded, factors, best),
-        );
-        if !margin.normalise {
-            for n in 0..padded {
-                if best[n] > before[n] {
-                    sums[n] *= (f64::from(before[n]) - f64::from(best[n])).exp();
-                }
-                // Nothing but the target so far: its exp(-inf - 0) is 0, where exp(-inf + inf) would be NaN.
-                offsets[n] = if best[n] == f32::NEG_INFINITY {
-                    0.0
-                } else {
-                    best[n]
-                };
+/// A group of class rows in the forward pass.
+struct ForwardGroup<'a> {
+    /// The first row's class.
+    first: usize,
+    classes: &'a [f32],
+    inverse_norms: &'a mut [f32],
+    /// Its part of the rows' sums and largest logits.
+    partial: &'a mut [f32],
+}
+
+impl ForwardGroup<'_> {
+    fn run(
+        self,
+        workspace: &mut Workspace,
+        walk: Walk,
+        margin: &Margin,
+        xt: &[f32],
+        labels: &[u32],
+    ) {
+        let ForwardGroup {
+            mut first,
+            classes,
+            inverse_norms,
+            partial,
+        } = self;
+        let Walk { d, padded, .. } = walk;
+        let Workspace { floats, sums } = workspace;
+        let floats = floats.at_least(walk.workspace());
+        let (products, floats) = floats.split_at_mut(walk.tile * padded);
+        let (factors, floats) = floats.split_at_mut(walk.tile);
+        let (offsets, before) = floats[..2 * padded].split_at_mut(padded);
+        sums.clear();
+        sums.resize(padded, 0.0);
+        offsets.fill(margin.offset());
+        let (out_sums, rest) = partial.split_at_mut(padded);
+        let (best, out_squares) = rest.split_at_mut(padded);
+        best.fill(f32::NEG_INFINITY);
+        let mut squares = 0.0;
+        for (classes, inverse_norms) in classes
+            .chunks(walk.tile * d)
+            .zip(inverse_norms.chunks_mut(walk.tile))
+        {
+            let count = inverse_norms.len();
+            vectorised(
+                #[inline(always)]
+                || {
+                    for (w, inverse) in classes.chunks_exact(d).zip(inverse_norms.iter_mut()) {
+                        let square = sum_of_squares(w);
+                        squares += square;
+                        *inverse = inverse_norm(margin, square) as f32;
+                    }
+                },
+            );
+            let products = &mut products[..count * padded];
+            multiply(walk, xt, classes, products);
+            let factors = &mut factors[..count];
+            for (factor, inverse) in factors.iter_mut().zip(inverse_norms.iter()) {
+                *factor = scale(margin) * inverse;
             }
+            // The targets are added at the end, with their margin.
+            for (sample, row) in targets(labels, first, count) {
+                products[row * padded + sample] = f32::NEG_INFINITY;
+            }
+            before.copy_from_slice(best);
+            vectorised(
+                #[inline(always)]
+                || largest_logits(products, padded, factors, best),
+            );
+            if !margin.normalise {
+                for n in 0..padded {
+                    if best[n] > before[n] {
+                        sums[n] *= (f64::from(before[n]) - f64::from(best[n])).exp();
+                    }
+                    // Nothing but the target so far: its exp(-inf - 0) is 0, where exp(-inf + inf) would be NaN.
+                    offsets[n] = if best[n] == f32::NEG_INFINITY {
+                        0.0
+                    } else {
+                        best[n]
+                    };
+                }
+            }
+            vectorised(
+                #[inline(always)]
+                || add_exps(products, padded, factors, offsets, sums),
+            );
+            first += count;
         }
-        vectorised(
-            #[inline(always)]
-            || add_exps(products, padded, factors, offsets, sums),
-        );
-        first += count;
+        for (out, sum) in out_sums.iter_mut().zip(sums.iter()) {
+            *out = *sum as f32;
+        }
+        out_squares[0] = squares as f32;
     }
-    for (out, sum) in out_sums.iter_mut().zip(sums.iter()) {
-        *out = *sum as f32;
-    }
-    out_squares[0] = squares as f32;
 }
 
 pub(super) fn bprop(scratch: &mut Buffer, op: ArcFaceBprop<'_, Buffer>) {
@@ -398,19 +405,14 @@ pub(super) fn bprop(scratch: &mut Buffer, op: ArcFaceBprop<'_, Buffer>) {
             WORKSPACE.with_borrow_mut(|workspace| {
                 let first = shard.first + group * walk.group;
                 let workspace = workspace.floats.at_least(walk.workspace());
-                backward_group(
-                    workspace,
-                    walk,
-                    margin,
-                    &batch,
+                let group = BackwardGroup {
                     first,
                     inverse_norms,
                     classes,
                     momentum,
-                    decay,
-                    step,
                     partial,
-                );
+                };
+                group.run(workspace, walk, margin, &batch, (step, decay));
             });
         });
 
@@ -458,106 +460,112 @@ struct Batch<'a> {
     rows: &'a [f32],
 }
 
-/// One group's class rows: updates them, and leaves its part of d_x^ in `partial`.
-fn backward_group(
-    workspace: &mut [f32],
-    walk: Walk,
-    margin: &Margin,
-    batch: &Batch<'_>,
-    mut first: usize,
-    inverse_norms: &[f32],
-    classes: &mut [f32],
-    momentum: &mut [f32],
-    decay: f32,
-    step: &SgdStep,
-    partial: &mut [f32],
-) {
-    let Walk { n, d, padded, .. } = walk;
-    let (products, workspace) = workspace.split_at_mut(walk.tile * padded);
-    let (dw, workspace) = workspace.split_at_mut(walk.update * d);
-    let along = &mut workspace[..walk.tile];
-    for (index, ((classes, momentum), inverse_norms)) in classes
-        .chunks_mut(walk.tile * d)
-        .zip(momentum.chunks_mut(walk.tile * d))
-        .zip(inverse_norms.chunks(walk.tile))
-        .enumerate()
-    {
-        let count = inverse_norms.len();
-        let products = &mut products[..count * padded];
-        multiply(walk, batch.xt, classes, products);
-        // G, and q. First as if there were no targets, then theirs.
-        let place = |(sample, row): (usize, usize)| row * padded + sample;
-        let mut target_products = Vec::new();
-        for target in targets(batch.labels, first, count) {
-            target_products.push((place(target), products[place(target)]));
-            products[place(target)] = EXCLUDED;
-        }
-        vectorised(
-            #[inline(always)]
-            || {
-                let lanes = (batch.offsets, batch.factors);
-                gradients(scale(margin), lanes, padded, inverse_norms, products, along);
-            },
-        );
-        for ((at, product), (sample, row)) in
-            target_products
-                .into_iter()
-                .zip(targets(batch.labels, first, count))
+/// A group of class rows in the backward pass.
+struct BackwardGroup<'a> {
+    /// The first row's class.
+    first: usize,
+    inverse_norms: &'a [f32],
+    classes: &'a mut [f32],
+    momentum: &'a mut [f32],
+    /// Its part of d_x^.
+    partial: &'a mut [f32],
+}
+
+impl BackwardGroup<'_> {
+    /// Updates the class rows and their momentum, and writes the part of d_x^.
+    fn run(
+        self,
+        workspace: &mut [f32],
+        walk: Walk,
+        margin: &Margin,
+        batch: &Batch<'_>,
+        (step, decay): (&SgdStep, f32),
+    ) {
+        let BackwardGroup {
+            mut first,
+            inverse_norms,
+            classes,
+            momentum,
+            partial,
+        } = self;
+        let Walk { n, d, padded, .. } = walk;
+        let (products, workspace) = workspace.split_at_mut(walk.tile * padded);
+        let (dw, workspace) = workspace.split_at_mut(walk.update * d);
+        let along = &mut workspace[..walk.tile];
+        for (index, ((classes, momentum), inverse_norms)) in classes
+            .chunks_mut(walk.tile * d)
+            .zip(momentum.chunks_mut(walk.tile * d))
+            .zip(inverse_norms.chunks(walk.tile))
+            .enumerate()
         {
-            let value = |which: usize| f64::from(batch.rows[which * n + sample]);
-            let p = (value(TARGET_LOGIT) - value(OFFSET)).exp() / value(SUM_EXP);
-            let inverse = inverse_norms[row];
-            let g = ((p - 1.0) * value(TARGET_SLOPE) / n as f64) as f32 * inverse;
-            products[at] = g;
-            along[row] += g * (product * inverse) * inverse;
-        }
-        // d_x^ += G^T w.
-        product(
-            &mut MatMut::new(partial, n, d),
-            Mat::new(products, count, n, padded).t(),
-            Mat::new(classes, count, d, d),
-            index > 0,
-        );
-        for (((classes, momentum), g), along) in classes
-            .chunks_mut(walk.update * d)
-            .zip(momentum.chunks_mut(walk.update * d))
-            .zip(products.chunks(walk.update * padded))
-            .zip(along[..count].chunks(walk.update))
-        {
-            let count = along.len();
-            let dw = &mut dw[..count * d];
-            // G x^.
-            product(
-                &mut MatMut::new(dw, count, d),
-                Mat::new(g, count, n, padded),
-                Mat::new(batch.xn, n, d, d),
-                false,
-            );
+            let count = inverse_norms.len();
+            let products = &mut products[..count * padded];
+            multiply(walk, batch.xt, classes, products);
+            // G, and q. First as if there were no targets, then theirs.
+            let place = |(sample, row): (usize, usize)| row * padded + sample;
+            let mut target_products = Vec::new();
+            for target in targets(batch.labels, first, count) {
+                target_products.push((place(target), products[place(target)]));
+                products[place(target)] = EXCLUDED;
+            }
             vectorised(
                 #[inline(always)]
                 || {
-                    for (((w, v), g), along) in classes
-                        .chunks_exact_mut(d)
-                        .zip(momentum.chunks_exact_mut(d))
-                        .zip(dw.chunks_exact(d))
-                        .zip(along)
-                    {
-                        let along = if margin.normalise { *along } else { 0.0 };
-                        step_row(
-                            step.form,
-                            step.lr,
-                            step.momentum,
-                            g,
-                            1.0,
-                            decay - along,
-                            w,
-                            v,
-                        );
-                    }
+                    let lanes = (batch.offsets, batch.factors);
+                    gradients(scale(margin), lanes, padded, inverse_norms, products, along);
                 },
             );
+            for ((at, product), (sample, row)) in
+                target_products
+                    .into_iter()
+                    .zip(targets(batch.labels, first, count))
+            {
+                let value = |which: usize| f64::from(batch.rows[which * n + sample]);
+                let p = (value(TARGET_LOGIT) - value(OFFSET)).exp() / value(SUM_EXP);
+                let inverse = inverse_norms[row];
+                let g = ((p - 1.0) * value(TARGET_SLOPE) / n as f64) as f32 * inverse;
+                products[at] = g;
+                along[row] += g * (product * inverse) * inverse;
+            }
+            // d_x^ += G^T w.
+            product(
+                &mut MatMut::new(partial, n, d),
+                Mat::new(products, count, n, padded).t(),
+                Mat::new(classes, count, d, d),
+                index > 0,
+            );
+            for (((classes, momentum), g), along) in classes
+                .chunks_mut(walk.update * d)
+                .zip(momentum.chunks_mut(walk.update * d))
+                .zip(products.chunks(walk.update * padded))
+                .zip(along[..count].chunks(walk.update))
+            {
+                let count = along.len();
+                let dw = &mut dw[..count * d];
+                // G x^.
+                product(
+                    &mut MatMut::new(dw, count, d),
+                    Mat::new(g, count, n, padded),
+                    Mat::new(batch.xn, n, d, d),
+                    false,
+                );
+                vectorised(
+                    #[inline(always)]
+                    || {
+                        for (((w, v), g), along) in classes
+                            .chunks_exact_mut(d)
+                            .zip(momentum.chunks_exact_mut(d))
+                            .zip(dw.chunks_exact(d))
+                            .zip(along)
+                        {
+                            let along = if margin.normalise { *along } else { 0.0 };
+                            step_row(step, g, 1.0, decay - along, w, v);
+                        }
+                    },
+                );
+            }
+            first += count;
         }
-        first += count;
     }
 }
 

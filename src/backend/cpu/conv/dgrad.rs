@@ -106,10 +106,13 @@ impl Phase {
     }
 }
 
-/// The filters of all phases, one after the other, each as taps x K rows of C numbers in the order of the gathered
-/// window; or the filter in place, where a chunk never holds more than one tap.
-struct Filters<'a> {
+/// What every tile reads.
+struct Operands<'a> {
+    geometry: &'a Conv2d,
+    dy: GradReader<'a>,
     weights: &'a [f32],
+    /// The filters of all phases, one after the other, each as taps x K rows of C numbers in the order of the gathered
+    /// window; absent where a chunk never holds more than one tap, so that the filter can be read in place.
     packed: Option<&'a [f32]>,
 }
 
@@ -160,7 +163,9 @@ pub(in super::super) fn dgrad(scratch: &mut Buffer, op: Conv2dDgrad<'_, Buffer>)
     if pack {
         pack_filters(geometry, weights, packed);
     }
-    let filters = Filters {
+    let operands = Operands {
+        geometry,
+        dy: reader,
         weights,
         packed: pack.then_some(&*packed),
     };
@@ -179,22 +184,9 @@ pub(in super::super) fn dgrad(scratch: &mut Buffer, op: Conv2dDgrad<'_, Buffer>)
             if stride == 1 {
                 let phase = Phase::new(geometry, (0, 0)).expect("an image has pixels");
                 let (pixels, cols) = (block.rows.clone(), block.cols.clone());
-                phase_product(
-                    geometry,
-                    &phase,
-                    0,
-                    &filters,
-                    reader,
-                    pixels,
-                    cols,
-                    &mut block.out,
-                    dx.accumulate,
-                );
+                operands.phase_product(&phase, 0, pixels, cols, &mut block.out, dx.accumulate);
             } else {
-                strided_tile(
-                    geometry,
-                    &filters,
-                    reader,
+                operands.strided_tile(
                     block.rows.clone(),
                     block.cols.clone(),
                     &mut block.out,
@@ -257,90 +249,87 @@ fn pack_filters(geometry: &Conv2d, weights: &[f32], packed: &mut [f32]) {
     }
 }
 
-/// out = (or +=) the gradient of some of a phase's pixels, channels `cols` only. `taps_before` counts the taps of the
-/// phases before this one.
-#[allow(clippy::too_many_arguments)]
-fn phase_product(
-    geometry: &Conv2d,
-    phase: &Phase,
-    taps_before: usize,
-    filters: &Filters<'_>,
-    reader: GradReader<'_>,
-    pixels: Range<usize>,
-    cols: Range<usize>,
-    out: &mut MatMut<'_>,
-    mut accumulate: bool,
-) {
-    let Some(gather) = phase.gather else {
-        if !accumulate {
-            for i in 0..out.rows() {
-                out.row(i).fill(0.0);
+impl Operands<'_> {
+    /// out = (or +=) the gradient of some of a phase's pixels, channels `cols` only. `taps_before` counts the taps of the
+    /// phases before this one.
+    fn phase_product(
+        &self,
+        phase: &Phase,
+        taps_before: usize,
+        pixels: Range<usize>,
+        cols: Range<usize>,
+        out: &mut MatMut<'_>,
+        mut accumulate: bool,
+    ) {
+        let Some(gather) = phase.gather else {
+            if !accumulate {
+                for i in 0..out.rows() {
+                    out.row(i).fill(0.0);
+                }
             }
-        }
-        return;
-    };
-    let (c, k) = (geometry.c, geometry.k);
-    gather.unroll(reader, pixels, 0..gather.columns(), |chunk, tile| {
-        let w = match filters.packed {
-            Some(packed) => {
-                let at = (taps_before * k + chunk.start) * c + cols.start;
-                Mat::new(&packed[at..], chunk.len(), cols.len(), c)
-            }
-            None => {
-                let tap = phase.filter_tap(geometry, &gather, chunk.start / k);
-                let row = geometry.filter_len() / k;
-                let at = (chunk.start % k) * row + tap * c + cols.start;
-                Mat::new(&filters.weights[at..], chunk.len(), cols.len(), row)
-            }
+            return;
         };
-        product(out, tile, w, accumulate);
-        accumulate = true;
-    });
-}
+        let geometry = self.geometry;
+        let (c, k) = (geometry.c, geometry.k);
+        gather.unroll(self.dy, pixels, 0..gather.columns(), |chunk, tile| {
+            let w = match self.packed {
+                Some(packed) => {
+                    let at = (taps_before * k + chunk.start) * c + cols.start;
+                    Mat::new(&packed[at..], chunk.len(), cols.len(), c)
+                }
+                None => {
+                    let tap = phase.filter_tap(geometry, &gather, chunk.start / k);
+                    let row = geometry.filter_len() / k;
+                    let at = (chunk.start % k) * row + tap * c + cols.start;
+                    Mat::new(&self.weights[at..], chunk.len(), cols.len(), row)
+                }
+            };
+            product(out, tile, w, accumulate);
+            accumulate = true;
+        });
+    }
 
-/// A tile of whole input rows, phase by phase.
-fn strided_tile(
-    geometry: &Conv2d,
-    filters: &Filters<'_>,
-    reader: GradReader<'_>,
-    tile: Range<usize>,
-    cols: Range<usize>,
-    out: &mut MatMut<'_>,
-    accumulate: bool,
-) {
-    let w = geometry.window.w;
-    let mut taps_before = 0;
-    for phase in Phase::all(geometry) {
-        let pixels = phase.pixels(geometry, tile.start / w..tile.end / w);
-        if let Some(gather) = phase.gather {
-            PHASE.with_borrow_mut(|part| {
-                let part = part.at_least(pixels.len() * cols.len());
-                phase_product(
-                    geometry,
-                    &phase,
-                    taps_before,
-                    filters,
-                    reader,
-                    pixels.clone(),
-                    cols.clone(),
-                    &mut MatMut::new(part, pixels.len(), cols.len()),
-                    false,
-                );
-                let mut rows = part.chunks_exact(cols.len());
-                phase.places(geometry, pixels, |place| {
-                    let (row, from) = (out.row(place - tile.start), rows.next().expect("a row"));
-                    if accumulate {
-                        row.iter_mut().zip(from).for_each(|(d, g)| *d += *g);
-                    } else {
-                        row.copy_from_slice(from);
-                    }
+    /// A tile of whole input rows, phase by phase.
+    fn strided_tile(
+        &self,
+        tile: Range<usize>,
+        cols: Range<usize>,
+        out: &mut MatMut<'_>,
+        accumulate: bool,
+    ) {
+        let geometry = self.geometry;
+        let w = geometry.window.w;
+        let mut taps_before = 0;
+        for phase in Phase::all(geometry) {
+            let pixels = phase.pixels(geometry, tile.start / w..tile.end / w);
+            if let Some(gather) = phase.gather {
+                PHASE.with_borrow_mut(|part| {
+                    let part = part.at_least(pixels.len() * cols.len());
+                    self.phase_product(
+                        &phase,
+                        taps_before,
+                        pixels.clone(),
+                        cols.clone(),
+                        &mut MatMut::new(part, pixels.len(), cols.len()),
+                        false,
+                    );
+                    let mut rows = part.chunks_exact(cols.len());
+                    phase.places(geometry, pixels, |place| {
+                        let (row, from) =
+                            (out.row(place - tile.start), rows.next().expect("a row"));
+                        if accumulate {
+                            row.iter_mut().zip(from).for_each(|(d, g)| *d += *g);
+                        } else {
+                            row.copy_from_slice(from);
+                        }
+                    });
                 });
-            });
-            taps_before += gather.taps.0 * gather.taps.1;
-        } else if !accumulate {
-            phase.places(geometry, pixels, |place| {
-                out.row(place - tile.start).fill(0.0)
-            });
+                taps_before += gather.taps.0 * gather.taps.1;
+            } else if !accumulate {
+                phase.places(geometry, pixels, |place| {
+                    out.row(place - tile.start).fill(0.0)
+                });
+            }
         }
     }
 }
