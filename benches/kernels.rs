@@ -226,7 +226,7 @@ fn emulated(list: &[Operation], batch: usize, card: &Card, record: &mut Record) 
     );
     println!(
         "{:<46} {:>7} {:>9} {:>5} {:>7} {:>7} {:>9} {:>5} {:>4} {:>10}  bound by",
-        "operation / kernel",
+        "operation / kernel, program",
         "blocks",
         "instr",
         "fma%",
@@ -291,7 +291,7 @@ fn emulated(list: &[Operation], batch: usize, card: &Card, record: &mut Record) 
             let a = |part: u64, whole: u64| part as f64 / whole.max(1) as f64;
             println!(
                 "  {:<44} {:>7} {:>9} {:>5.1} {:>7.1} {:>7.1} {:>9} {:>5} {:>4} {}",
-                kernel,
+                format!("{kernel}, {}", program.name),
                 counters.blocks,
                 counters.total(),
                 100.0 * a(counters.of(Class::Fma), counters.total()),

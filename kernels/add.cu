@@ -5,52 +5,34 @@
 //
 // a, b, y, dy, dx  pixels x C  float32 NHWC; a, b and dy may be pending (common.cuh)
 //
-// A thread takes VECTOR = 4 neighbouring channels where C is a multiple of 4, else one. Bound by bytes: one pass over each
-// tensor. Launch: grid ceil(pixels C / (THREADS * 4 or 1)), block THREADS, no shared memory; offsets are 64-bit.
+// A thread takes VECTOR neighbouring channels. Bound by bytes: one pass over each tensor.
+// Launch: grid ceil(pixels C / (VECTOR THREADS)), block THREADS, no shared memory; offsets are 64-bit.
 // Numerics: float32; b is added to a, then the activation.
 
-#include "common.cuh"
+#include "vector.cuh"
 
 extern "C" __global__ void __launch_bounds__(THREADS)
 add_fprop(Pending a, Pending b, u32 activation, const float* slope, u64 len, u32 channels, float* y) {
-    u64 i = (u64)blockIdx.x * THREADS + threadIdx.x;
+    u64 i = VECTOR * ((u64)blockIdx.x * THREADS + threadIdx.x);
     if (i >= len) return;
     u32 c = (u32)(i % channels);
-    float v = read(a, channels, i, c);
-    if (b.raw) v += read(b, channels, i, c);
-    y[i] = activate(activation, slope, c, v);
-}
-
-extern "C" __global__ void __launch_bounds__(THREADS)
-add_fprop4(Pending a, Pending b, u32 activation, const float* slope, u64 len, u32 channels, float* y) {
-    u64 i = 4 * ((u64)blockIdx.x * THREADS + threadIdx.x);
-    if (i >= len) return;
-    u32 c = (u32)(i % channels);
-    float4 v = read4(a, channels, i, c);
+    Vector<> v = load(a, channels, i, c);
     if (b.raw) {
-        float4 w = read4(b, channels, i, c);
-        v = make_float4(v.x + w.x, v.y + w.y, v.z + w.z, v.w + w.w);
+        Vector<> w = load(b, channels, i, c);
+        for (u32 k = 0; k < VECTOR; k++) v.at[k] += w.at[k];
     }
-    store4(y + i, make_float4(activate(activation, slope, c, v.x), activate(activation, slope, c + 1, v.y),
-                              activate(activation, slope, c + 2, v.z), activate(activation, slope, c + 3, v.w)));
+    for (u32 k = 0; k < VECTOR; k++) v.at[k] = activate(activation, slope, c + k, v.at[k]);
+    store(y + i, v);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
 add_dgrad(PendingGrad dy, u64 len, u32 channels, u32 accumulate, float* dx) {
-    u64 i = (u64)blockIdx.x * THREADS + threadIdx.x;
+    u64 i = VECTOR * ((u64)blockIdx.x * THREADS + threadIdx.x);
     if (i >= len) return;
-    float g = read(dy, channels, i, (u32)(i % channels));
-    dx[i] = accumulate ? dx[i] + g : g;
-}
-
-extern "C" __global__ void __launch_bounds__(THREADS)
-add_dgrad4(PendingGrad dy, u64 len, u32 channels, u32 accumulate, float* dx) {
-    u64 i = 4 * ((u64)blockIdx.x * THREADS + threadIdx.x);
-    if (i >= len) return;
-    float4 g = read4(dy, channels, i, (u32)(i % channels));
+    Vector<> g = load(dy, channels, i, (u32)(i % channels));
     if (accumulate) {
-        float4 old = load4(dx + i);
-        g = make_float4(old.x + g.x, old.y + g.y, old.z + g.z, old.w + g.w);
+        Vector<> old = load(dx + i);
+        for (u32 k = 0; k < VECTOR; k++) g.at[k] += old.at[k];
     }
-    store4(dx + i, g);
+    store(dx + i, g);
 }

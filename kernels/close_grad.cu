@@ -10,9 +10,9 @@
 // partials      tiles x 3 x C  float32, or null where no sums are wanted
 //
 // Bound by bytes: raw is read once where the derivative or y^ needs it, g is read once and written once where it changes;
-// 16 bytes an access where C is a multiple of 4 (the kernel with a 4 in its name). A thread has UNROLL pixels in flight.
-// Launch: close_grad as columns.cuh says; sums grid (ceil(C / WARP), 3); block THREADS. Offsets are 64-bit.
-// Numerics: float32; a thread adds its pixels in order, then the block's threads in order, then the tiles.
+// VECTOR channels an access. A thread has UNROLL pixels in flight. reduce.cu adds the tiles' sums.
+// Launch: as columns.cuh says. Offsets are 64-bit.
+// Numerics: float32; a thread adds its pixels in order, then the block's threads in order.
 // Derivatives at the kink as on the CPU: relu' (0) = 0, relu6' (0) = relu6' (6) = 0, prelu' (0) = slope. Where a
 // derivative is 0 the result is 0, whatever g was.
 
@@ -27,40 +27,42 @@ __device__ __forceinline__ float behind(u32 activation, float slope, float v, fl
     }
 }
 
-template <u32 V> __device__ void close(const Columns& columns, const Pending& value, float* g, float* partials) {
-    __shared__ __align__(16) float shared[3][THREADS * V];
-    Place at = place<V>(columns);
+extern "C" __global__ void __launch_bounds__(THREADS)
+close_grad(Columns columns, Pending value, float* g, float* partials) {
+    __shared__ __align__(16) float shared[3][THREADS * VECTOR];
+    Place at = place(columns);
     u32 channels = columns.channels, activation = value.activation;
-    Vector<V> sum = splat<V>(0.0f), normalised = sum, d_slope = sum;
+    Vector<> sum = splat(0.0f), normalised = sum, d_slope = sum;
     if (at.c < channels) {
-        Vector<V> scale = splat<V>(1.0f), shift = splat<V>(0.0f), mean = shift, rstd = shift, slope = shift;
+        Vector<> scale = splat(1.0f), shift = splat(0.0f), mean = shift, rstd = shift, slope = shift;
         if (value.affine) {
             const float* from = value.affine + at.c;
-            scale = load<V>(from);
-            shift = load<V>(from + channels);
-            mean = load<V>(from + 2 * (u64)channels);
-            rstd = load<V>(from + 3 * (u64)channels);
+            scale = load(from);
+            shift = load(from + channels);
+            mean = load(from + 2 * (u64)channels);
+            rstd = load(from + 3 * (u64)channels);
         }
         if (activation == PRELU) {
-            for (u32 k = 0; k < V; k++) slope.at[k] = value.slope[at.c + k];
+            for (u32 k = 0; k < VECTOR; k++) slope.at[k] = value.slope[at.c + k];
         }
-        bool needs_raw = activation != IDENTITY || value.affine;
+        // A number, since the compiler copies the loop for a bool, which takes more registers. IDENTITY is 0.
+        u32 needs_raw = activation | (value.affine != nullptr);
         for (u64 first = at.first; first < at.end; first += UNROLL * at.step) {
-            Vector<V> raw[UNROLL], before[UNROLL];
+            Vector<> raw[UNROLL], before[UNROLL];
 #pragma unroll
             for (u32 j = 0; j < UNROLL; j++) {
                 u64 row = first + j * at.step, i = row * channels + at.c;
-                raw[j] = before[j] = splat<V>(0.0f);
+                raw[j] = before[j] = splat(0.0f);
                 if (row >= at.end) continue;
-                before[j] = load<V>(g + i);
-                if (needs_raw) raw[j] = load<V>(value.raw + i);
+                before[j] = load(g + i);
+                if (needs_raw) raw[j] = load(value.raw + i);
             }
 #pragma unroll
             for (u32 j = 0; j < UNROLL; j++) {
                 u64 row = first + j * at.step;
                 if (row >= at.end) continue;
-                Vector<V> after;
-                for (u32 k = 0; k < V; k++) {
+                Vector<> after;
+                for (u32 k = 0; k < VECTOR; k++) {
                     float r = raw[j].at[k], b = before[j].at[k], v = fmaf(scale.at[k], r, shift.at[k]);
                     after.at[k] = behind(activation, slope.at[k], v, b);
                     sum.at[k] += after.at[k];
@@ -72,11 +74,11 @@ template <u32 V> __device__ void close(const Columns& columns, const Pending& va
         }
     }
     if (!partials) return;
-    store(shared[0] + threadIdx.x * V, sum);
-    store(shared[1] + threadIdx.x * V, normalised);
-    store(shared[2] + threadIdx.x * V, d_slope);
+    store(shared[0] + threadIdx.x * VECTOR, sum);
+    store(shared[1] + threadIdx.x * VECTOR, normalised);
+    store(shared[2] + threadIdx.x * VECTOR, d_slope);
     __syncthreads();
-    u32 width = columns.lanes * V;
+    u32 width = columns.lanes * VECTOR;
     for (u32 j = threadIdx.x; j < 3 * width; j += THREADS) {
         u32 which = j / width, lane = j % width, c = blockIdx.x * width + lane;
         if (c >= channels) continue;
@@ -84,33 +86,4 @@ template <u32 V> __device__ void close(const Columns& columns, const Pending& va
         for (u32 row = 0; row < at.step; row++) total += shared[which][row * width + lane];
         partials[((u64)blockIdx.y * 3 + which) * channels + c] = total;
     }
-}
-
-extern "C" __global__ void __launch_bounds__(THREADS)
-close_grad(Columns columns, Pending value, float* g, float* partials) {
-    close<1>(columns, value, g, partials);
-}
-
-extern "C" __global__ void __launch_bounds__(THREADS)
-close_grad4(Columns columns, Pending value, float* g, float* partials) {
-    close<4>(columns, value, g, partials);
-}
-
-// Adds the tiles' sums: blockIdx.y says which of the three.
-extern "C" __global__ void __launch_bounds__(THREADS)
-close_grad_sums(const float* partials, u32 tiles, u32 channels, u32 normalised, float* sums) {
-    __shared__ float shared[WARPS][WARP];
-    u32 lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, which = blockIdx.y;
-    u32 c = blockIdx.x * WARP + lane;
-    if (which == 1 && !normalised) return;
-    float total = 0.0f;
-    if (c < channels) {
-#pragma unroll 8
-        for (u32 tile = warp; tile < tiles; tile += WARPS) total += partials[((u64)tile * 3 + which) * channels + c];
-    }
-    shared[warp][lane] = total;
-    __syncthreads();
-    if (warp > 0 || c >= channels) return;
-    for (u32 w = 1; w < WARPS; w++) total += shared[w][lane];
-    sums[which * (u64)channels + c] = total;
 }

@@ -1,16 +1,14 @@
 // columns.cuh - how an operation that sums over the pixels, each channel by itself, cuts pixels x C among its threads.
 //
-// A tile is `rows` pixels, and a block takes `lanes` vectors of V channels of it: `lanes` threads side by side read a
+// A tile is `rows` pixels, and a block takes `lanes` vectors of VECTOR channels of it: `lanes` threads side by side read a
 // pixel's channels as whole lines, and THREADS / lanes pixels are read at a time. `lanes` is a power of two up to 32,
 // chosen on the host (src/backend/cuda/columns.rs) so that few threads fall past the last channel.
-// Launch: grid (ceil(C / (V lanes)), tiles), block THREADS. What a tile leaves is merged by a second kernel, a warp 32
+// Launch: grid (ceil(C / (VECTOR lanes)), tiles), block THREADS. What a tile leaves is merged by a second kernel, a warp 32
 // channels: tiles w, w + warps, ... in warp w, then the warps in order. So the order depends on the shape alone.
 
 #pragma once
 
 #include "vector.cuh"
-
-#define WARPS (THREADS / WARP)
 
 struct Columns {
     u64 pixels;
@@ -23,12 +21,12 @@ struct Place {
     u64 first, end;
 };
 
-template <u32 V> __device__ __forceinline__ Place place(const Columns& columns) {
+__device__ __forceinline__ Place place(const Columns& columns) {
     Place at;
     at.lane = threadIdx.x % columns.lanes;
     at.row = threadIdx.x / columns.lanes;
     at.step = THREADS / columns.lanes;
-    at.c = (blockIdx.x * columns.lanes + at.lane) * V;
+    at.c = (blockIdx.x * columns.lanes + at.lane) * VECTOR;
     u64 begin = (u64)blockIdx.y * columns.rows, end = begin + columns.rows;
     at.first = begin + at.row;
     at.end = end < columns.pixels ? end : columns.pixels;

@@ -18,6 +18,7 @@ typedef unsigned long long u64;
 #define INFINITY __int_as_float(0x7f800000)
 #define NOT_A_NUMBER __int_as_float(0x7fffffff)
 #define WARP 32u
+#define WARPS (THREADS / WARP)
 #define FULL_MASK 0xffffffffu
 
 // What happens to a value as it is read, after the affine map.

@@ -19,9 +19,9 @@
 // stores over all 32 banks, and being a multiple of 8 it leaves fragments of 4 in one piece. Tensors whose neighbours lie
 // *across* the sum are stored as they come.
 //
-// Loaders exist with VECTOR (16-byte loads: row lengths are multiples of 4, addresses aligned) and without: then a quad's
-// four elements are found and loaded one by one, and everything else is the same. An element that is not there (padding,
-// tails) is loaded from the tensor's first place, and replaced by zero when it is stored: no branches.
+// With VECTOR = 4 a quad is one 16-byte load: row lengths are multiples of 4, addresses aligned. With VECTOR = 1 its four
+// elements are found and loaded one by one, and everything else is the same. An element that is not there (padding, tails)
+// is loaded from the tensor's first place, and replaced by zero when it is stored: no branches.
 
 #pragma once
 
@@ -33,6 +33,9 @@
 static_assert(THREADS == (TILE_M / THREAD_M) * THREADS_ACROSS, "a fragment a thread");
 static_assert(THREADS_ACROSS == 8 && TILE_K == 16 && THREAD_M % 4 == 0 && THREAD_N % 4 == 0, "conflict-free fragments");
 static_assert(TILE_M / (THREAD_M / 4) >= 32 && TILE_N / (THREAD_N / 4) >= 32, "the swizzle stays in a segment");
+
+// Places of a quad that are found by themselves.
+#define PLACES (4 / VECTOR)
 
 // Quads of a tile of `width` rows or columns that a thread brings.
 __device__ constexpr u32 quads(u32 width) { return width * TILE_K / 4 / THREADS; }
@@ -73,35 +76,31 @@ __device__ __forceinline__ bool is_aligned(const float* rows, u32 width) {
     return width % 4 == 0 && (u64)rows % 16 == 0;
 }
 
-// Loads one number of a quad, or with VECTOR all four.
-template <bool VECTOR>
+// Loads place j of a quad: VECTOR numbers.
 __device__ __forceinline__ void fetch_place(const float* from, u32 j, float (&v)[4]) {
-    if constexpr (VECTOR) {
+    if constexpr (VECTOR == 4) {
         load<4>(from, v);
     } else {
         v[j] = *from;
     }
 }
 
-template <bool VECTOR, class Reader>
+template <class Reader>
 __device__ __forceinline__ void fetch_place(const Reader& reader, long long at, u32 j, float (&raw)[Reader::TENSORS][4]) {
 #pragma unroll
     for (u32 t = 0; t < Reader::TENSORS; t++) {
-        if (reader.reads(t)) fetch_place<VECTOR>(reader.tensor(t) + at, j, raw[t]);
+        if (reader.reads(t)) fetch_place(reader.tensor(t) + at, j, raw[t]);
     }
 }
 
-template <bool VECTOR, class Reader>
+template <class Reader>
 __device__ __forceinline__ void set_place(Reader& reader, u32 channels, u32 j, u32 c) {
-    if constexpr (VECTOR) {
+    if constexpr (VECTOR == 4) {
         reader.set_channels(channels, c);
     } else {
         reader.set_channel(channels, j, c);
     }
 }
-
-// Places of a quad that are found by themselves.
-__device__ constexpr u32 places(bool vector) { return vector ? 1 : 4; }
 
 // Puts a quad of terms 4 q.. of row m below each other.
 template <u32 WIDTH>
@@ -119,11 +118,10 @@ struct Image {
 
 // The pixels of a tile's TILE_M rows, each seen through its window; terms are (tap row, tap column, channel), neighbours
 // along the sum. The window of row m begins at its origin, and tap (r, s) meets origin + (r, s), or - (r, s) where REVERSED.
-template <template <u32> class Reader, bool VECTOR, bool REVERSED>
+template <template <u32> class Reader, bool REVERSED>
 struct WindowsAlong {
     enum : u32 { SWIZZLED = 1 };
     enum : u32 { ROWS = quads(TILE_M) };
-    enum : u32 { P = places(VECTOR) };
     Image image;
     Reader<4> reader;
     Radix taps;
@@ -154,19 +152,19 @@ struct WindowsAlong {
         valid = 0;
         Digits at = place;
 #pragma unroll
-        for (u32 j = 0; j < P; j++) {
+        for (u32 j = 0; j < PLACES; j++) {
             bool inside = at.high < image.taps_down;
             u32 c = inside ? at.low : 0;
-            set_place<VECTOR>(reader, image.channels, j, c);
+            set_place(reader, image.channels, j, c);
             long long tap = (at.high * image.width + at.mid) * image.channels, offset = (REVERSED ? -tap : tap) + c;
 #pragma unroll
             for (u32 i = 0; i < ROWS; i++) {
                 u32 row = REVERSED ? h[i] - at.high : h[i] + at.high, column = REVERSED ? w[i] - at.mid : w[i] + at.mid;
                 bool meets = inside & (row < image.height) & (column < image.width);
-                valid |= (u32)meets << (i * P + j);
-                fetch_place<VECTOR>(reader, meets ? base[i] + offset : 0, j, raw[i]);
+                valid |= (u32)meets << (i * PLACES + j);
+                fetch_place(reader, meets ? base[i] + offset : 0, j, raw[i]);
             }
-            if (j + 1 < P) next(at, taps);
+            if (j + 1 < PLACES) next(at, taps);
         }
         advance(place, taps);
     }
@@ -177,14 +175,13 @@ struct WindowsAlong {
             float v[4];
             reader.apply(raw[i], v);
 #pragma unroll
-            for (u32 j = 0; j < 4; j++) v[j] = valid >> (i * P + j % P) & 1 ? v[j] : 0.0f;
+            for (u32 j = 0; j < 4; j++) v[j] = valid >> (i * PLACES + j % PLACES) & 1 ? v[j] : 0.0f;
             store_along(tile, threadIdx.x % 4, threadIdx.x / 4 + i * (THREADS / 4), v);
         }
     }
 };
 
 // A matrix whose rows of `length` terms lie along the sum: fprop's filters.
-template <bool VECTOR>
 struct RowsAlong {
     enum : u32 { SWIZZLED = 1 };
     enum : u32 { ROWS = quads(TILE_N) };
@@ -207,12 +204,12 @@ struct RowsAlong {
     __device__ __forceinline__ void fetch() {
         valid = 0;
 #pragma unroll
-        for (u32 j = 0; j < places(VECTOR); j++) {
+        for (u32 j = 0; j < PLACES; j++) {
             bool inside = term + j < length;
             valid |= (u32)inside << j;
 #pragma unroll
             for (u32 i = 0; i < ROWS; i++) {
-                fetch_place<VECTOR>(matrix + (inside ? row[i] + term + j : 0), j, raw[i]);
+                fetch_place(matrix + (inside ? row[i] + term + j : 0), j, raw[i]);
             }
         }
         term += TILE_K;
@@ -223,7 +220,7 @@ struct RowsAlong {
         for (u32 i = 0; i < ROWS; i++) {
             float v[4];
 #pragma unroll
-            for (u32 j = 0; j < 4; j++) v[j] = valid >> (j % places(VECTOR)) & 1 ? raw[i][j] : 0.0f;
+            for (u32 j = 0; j < 4; j++) v[j] = valid >> (j % PLACES) & 1 ? raw[i][j] : 0.0f;
             store_along(tile, threadIdx.x % 4, threadIdx.x / 4 + i * (THREADS / 4), v);
         }
     }

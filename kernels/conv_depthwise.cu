@@ -10,50 +10,48 @@
 // w        R x S x C  float32, anywhere in the parameter slab
 // dw       tiles x R x S x C  float32, replaced: a tile's sums; dbias tiles x C, or null. reduce.cu adds the tiles in order
 //
-// Bound by bytes: every product has its own number, and nothing is used more than R S times. A thread takes V = 4
-// neighbouring channels (1 where C is no multiple of 4), lanes are channels, and RUN neighbouring pixels of a row: it reads each column
-// of a window row once for all of them, from registers after that; rows of a window meet in L1. Windows of 3x3 with stride
-// 1 or 2 are kernels of their own, with all loops over columns unrolled; all others share one. wgrad keeps the sums of all
-// 3x3 taps in registers; for other windows a block takes one tap.
+// Bound by bytes: every product has its own number, and nothing is used more than R S times. A thread takes VECTOR
+// neighbouring channels, lanes are channels, and RUN neighbouring pixels of a row: it reads each column of a window row once
+// for all of them, from registers after that; rows of a window meet in L1. Programs for windows of FILTER x FILTER with
+// STRIDE have all loops over columns unrolled; the programs for any window and stride have FILTER = STRIDE = 0. wgrad keeps
+// the sums of all FILTER x FILTER taps in registers; for any window a block takes one tap.
 //
 // Launch: block THREADS, no dynamic shared memory.
-//   fprop   grid (ceil(C / V * ceil(Q / RUN) * P / THREADS), N)
-//   dgrad   grid (ceil(C / V * runs * H / THREADS), N), runs = ceil((W + left) / RUN) - floor(left / RUN)
-//   wgrad   grid (ceil(C / V / lanes), tiles, 1 or R S): THREADS / lanes threads walk the runs of a tile; lanes a power of 2
-// V = 4 wants C % 4 = 0 and w (fprop, dgrad) aligned to 16 bytes. N H W, N P Q, H W C and P Q C below 2^31; element offsets
-// are 64-bit. Numerics: float32; taps in order from 0. wgrad: a thread adds its runs in order, then the threads of a
+//   fprop   grid (ceil(C / VECTOR * ceil(Q / RUN) * P / THREADS), N)
+//   dgrad   grid (ceil(C / VECTOR * runs * H / THREADS), N), runs = ceil((W + left) / RUN) - floor(left / RUN)
+//   wgrad   grid (ceil(C / VECTOR / lanes), tiles, 1 or R S): THREADS / lanes threads walk a tile's runs; lanes a power of 2
+// VECTOR = 4 wants C % 4 = 0 and w (fprop, dgrad) aligned to 16 bytes. N H W, N P Q, H W C and P Q C below 2^31; element
+// offsets are 64-bit. Numerics: float32; taps in order from 0. wgrad: a thread adds its runs in order, then the threads of a
 // channel in a tree.
 
 #include "digits.cuh"
 #include "pending.cuh"
 
-// A window's sizes: constants where TAPS and STRIDE are set, the geometry's where they are 0.
-template <u32 TAPS, u32 STRIDE>
+// A window's sizes: constants where FILTER and STRIDE are set, the geometry's where they are 0.
 struct Sizes {
     u32 r, s, stride;
 
     __device__ __forceinline__ explicit Sizes(const PerChannel& g)
-        : r(TAPS ? TAPS : g.r), s(TAPS ? TAPS : g.s), stride(STRIDE ? STRIDE : g.stride) {}
+        : r(FILTER ? FILTER : g.r), s(FILTER ? FILTER : g.s), stride(STRIDE ? STRIDE : g.stride) {}
 };
 
 // A row of the filter: in registers where its length is a constant, else read tap by tap.
-template <u32 V, u32 TAPS>
 struct FilterRow {
     const float* row;
     u32 channels;
-    float weights[TAPS ? TAPS : 1][V];
+    float weights[FILTER ? FILTER : 1][VECTOR];
 
     __device__ __forceinline__ FilterRow(const float* row, u32 channels) : row(row), channels(channels) {
-        if constexpr (TAPS > 0) {
+        if constexpr (FILTER > 0) {
 #pragma unroll
-            for (u32 s = 0; s < TAPS; s++) load<V>(row + s * channels, weights[s]);
+            for (u32 s = 0; s < FILTER; s++) load<VECTOR>(row + s * channels, weights[s]);
         }
     }
 
-    __device__ __forceinline__ void multiply(u32 s, const float (&v)[V], float (&sum)[V]) {
-        if constexpr (TAPS == 0) load<V>(row + s * channels, weights[0]);
+    __device__ __forceinline__ void multiply(u32 s, const float (&v)[VECTOR], float (&sum)[VECTOR]) {
+        if constexpr (FILTER == 0) load<VECTOR>(row + s * channels, weights[0]);
 #pragma unroll
-        for (u32 e = 0; e < V; e++) sum[e] = fmaf(weights[TAPS ? s : 0][e], v[e], sum[e]);
+        for (u32 e = 0; e < VECTOR; e++) sum[e] = fmaf(weights[FILTER ? s : 0][e], v[e], sum[e]);
     }
 };
 
@@ -63,41 +61,39 @@ struct Place {
     bool inside;
 };
 
-template <u32 V>
 __device__ __forceinline__ Place place(u32 channels, u32 runs, u32 rows) {
-    u32 lanes = channels / V, index = blockIdx.x * THREADS + threadIdx.x, rest = index / lanes;
-    return {index % lanes * V, rest % runs, rest / runs, rest / runs < rows};
+    u32 lanes = channels / VECTOR, index = blockIdx.x * THREADS + threadIdx.x, rest = index / lanes;
+    return {index % lanes * VECTOR, rest % runs, rest / runs, rest / runs < rows};
 }
 
 // What is read at element i, all that is pending applied.
-template <u32 V, class Reader>
-__device__ __forceinline__ void read(const Reader& reader, u64 i, float (&v)[V]) {
-    float raw[Reader::TENSORS][V];
-    read_raw<V>(reader, i, raw);
+template <class Reader>
+__device__ __forceinline__ void read(const Reader& reader, u64 i, float (&v)[VECTOR]) {
+    float raw[Reader::TENSORS][VECTOR];
+    read_raw<VECTOR>(reader, i, raw);
     reader.apply(raw, v);
 }
 
-template <u32 V, u32 TAPS, u32 STRIDE>
-__device__ __forceinline__ void fprop(const PerChannel& g, const Pending& x, const float* w, const Epilogue& epilogue,
-                                      float* y) {
-    Sizes<TAPS, STRIDE> size(g);
-    Place at = place<V>(g.c, (g.q + RUN - 1) / RUN, g.p);
+extern "C" __global__ void __launch_bounds__(THREADS)
+depthwise_fprop(PerChannel g, Pending x, const float* w, Epilogue epilogue, float* y) {
+    Sizes size(g);
+    Place at = place(g.c, (g.q + RUN - 1) / RUN, g.p);
     if (!at.inside) return;
     u32 n = blockIdx.y, q = at.run * RUN, left = q * size.stride - g.left;
-    ValueReader<V> reader(x);
+    ValueReader<VECTOR> reader(x);
     reader.set_channels(g.c, at.c);
-    float sum[RUN][V] = {};
+    float sum[RUN][VECTOR] = {};
     for (u32 r = 0; r < size.r; r++) {
         u32 h = at.row * size.stride - g.top + r;
         if (h >= g.h) continue;
-        FilterRow<V, TAPS> filter(w + r * size.s * g.c + at.c, g.c);
+        FilterRow filter(w + r * size.s * g.c + at.c, g.c);
         u64 row = (u64)((n * g.h + h) * g.w) * g.c + at.c;
-#pragma unroll(TAPS ? 32 : 1)
+#pragma unroll(FILTER ? 32 : 1)
         for (u32 i = 0; i < (RUN - 1) * size.stride + size.s; i++) {
             u32 column = left + i;
             if (column >= g.w) continue;
-            float v[V];
-            read<V>(reader, row + column * g.c, v);
+            float v[VECTOR];
+            read(reader, row + column * g.c, v);
 #pragma unroll
             for (u32 j = 0; j < RUN; j++) {
                 u32 s = i - j * size.stride;
@@ -105,46 +101,46 @@ __device__ __forceinline__ void fprop(const PerChannel& g, const Pending& x, con
             }
         }
     }
-    Finish<V> finish(epilogue, g.c, at.c);
+    Finish<VECTOR> finish(epilogue, g.c, at.c);
     u64 first = (u64)((n * g.p + at.row) * g.q + q) * g.c + at.c;
 #pragma unroll
     for (u32 j = 0; j < RUN; j++) {
         if (q + j >= g.q) continue;
         u64 i = first + j * g.c;
-        float residual[V] = {};
-        if (epilogue.residual) load<V>(epilogue.residual + i, residual);
+        float residual[VECTOR] = {};
+        if (epilogue.residual) load<VECTOR>(epilogue.residual + i, residual);
         finish.apply(residual, sum[j]);
-        store<V>(y + i, sum[j]);
+        store<VECTOR>(y + i, sum[j]);
     }
 }
 
-template <u32 V, u32 TAPS, u32 STRIDE>
-__device__ __forceinline__ void dgrad(const PerChannel& g, const PendingGrad& dy, const float* w, u32 accumulate, float* dx) {
-    Sizes<TAPS, STRIDE> size(g);
+extern "C" __global__ void __launch_bounds__(THREADS)
+depthwise_dgrad(PerChannel g, PendingGrad dy, const float* w, u32 accumulate, float* dx) {
+    Sizes size(g);
     // Columns are counted with the padding, and runs begin at multiples of RUN, which are multiples of STRIDE: so the taps
     // between a column of dy and the run's pixels are constants.
     static_assert(STRIDE == 0 || RUN % STRIDE == 0, "runs begin at a phase of the stride");
     u32 first_run = g.left / RUN;
-    Place at = place<V>(g.c, (g.w + g.left + RUN - 1) / RUN - first_run, g.h);
+    Place at = place(g.c, (g.w + g.left + RUN - 1) / RUN - first_run, g.h);
     if (!at.inside) return;
     u32 n = blockIdx.y, begin = (first_run + at.run) * RUN, phase = STRIDE ? 0 : begin % size.stride;
     // dy's columns from the one whose last tap may meet the first pixel.
     u32 before = (size.s - 1) / size.stride, columns = before + (phase + RUN - 1) / size.stride + 1;
     u32 first = begin / size.stride - before, line = at.row + g.top;
-    GradReader<V> reader(dy);
+    GradReader<VECTOR> reader(dy);
     reader.set_channels(g.c, at.c);
-    float sum[RUN][V] = {};
+    float sum[RUN][VECTOR] = {};
     for (u32 r = line % size.stride; r < size.r && r <= line; r += size.stride) {
         u32 p = (line - r) / size.stride;
         if (p >= g.p) continue;
-        FilterRow<V, TAPS> filter(w + r * size.s * g.c + at.c, g.c);
+        FilterRow filter(w + r * size.s * g.c + at.c, g.c);
         u64 row = (u64)((n * g.p + p) * g.q) * g.c + at.c;
-#pragma unroll(TAPS ? 32 : 1)
+#pragma unroll(FILTER ? 32 : 1)
         for (u32 i = 0; i < columns; i++) {
             u32 q = first + i;
             if (q >= g.q) continue;
-            float v[V];
-            read<V>(reader, row + q * g.c, v);
+            float v[VECTOR];
+            read(reader, row + q * g.c, v);
 #pragma unroll
             for (u32 j = 0; j < RUN; j++) {
                 u32 s = phase + j + (before - i) * size.stride;
@@ -158,33 +154,32 @@ __device__ __forceinline__ void dgrad(const PerChannel& g, const PendingGrad& dy
         u32 column = begin + j - g.left;
         if (column >= g.w) continue;
         if (accumulate) {
-            float old[V];
-            load<V>(out + column * g.c, old);
+            float old[VECTOR];
+            load<VECTOR>(out + column * g.c, old);
 #pragma unroll
-            for (u32 e = 0; e < V; e++) sum[j][e] += old[e];
+            for (u32 e = 0; e < VECTOR; e++) sum[j][e] += old[e];
         }
-        store<V>(out + column * g.c, sum[j]);
+        store<VECTOR>(out + column * g.c, sum[j]);
     }
 }
 
-template <u32 V, u32 TAPS, u32 STRIDE>
-__device__ __forceinline__ void wgrad(const PerChannel& g, const PendingGrad& dy, const Pending& x, u32 lanes, u32 runs_a_tile,
-                                      float* dw, float* dbias) {
+extern "C" __global__ void __launch_bounds__(THREADS)
+depthwise_wgrad(PerChannel g, PendingGrad dy, Pending x, u32 lanes, u32 runs_a_tile, float* dw, float* dbias) {
     // The block's taps: all, or the one of blockIdx.z.
-    constexpr u32 SIDE = TAPS ? TAPS : 1, SUMS = SIDE * SIDE + 1;
+    constexpr u32 SIDE = FILTER ? FILTER : 1, SUMS = SIDE * SIDE + 1;
     // The columns that a run meets; of a single tap every stride-th, one a pixel.
-    constexpr u32 PITCH = TAPS ? STRIDE : 1, COLUMNS = (RUN - 1) * PITCH + SIDE;
-    Sizes<TAPS, STRIDE> size(g);
+    constexpr u32 PITCH = FILTER ? STRIDE : 1, COLUMNS = (RUN - 1) * PITCH + SIDE;
+    Sizes size(g);
     u32 tap = blockIdx.z, tap_row = tap / size.s, tap_column = tap % size.s;
     u32 lane = threadIdx.x % lanes, slot = threadIdx.x / lanes, slots = THREADS / lanes;
-    u32 c = (blockIdx.x * lanes + lane) * V;
+    u32 c = (blockIdx.x * lanes + lane) * VECTOR;
     bool inside = c < g.c, sums_bias = dbias && tap == 0;
 
     // The last is dbias's.
-    float sum[SUMS][V] = {};
+    float sum[SUMS][VECTOR] = {};
     if (inside) {
-        ValueReader<V> values(x);
-        GradReader<V> grads(dy);
+        ValueReader<VECTOR> values(x);
+        GradReader<VECTOR> grads(dy);
         values.set_channels(g.c, c);
         grads.set_channels(g.c, c);
         u32 runs_a_row = (g.q + RUN - 1) / RUN, runs = g.n * g.p * runs_a_row;
@@ -194,14 +189,14 @@ __device__ __forceinline__ void wgrad(const PerChannel& g, const PendingGrad& dy
         for (u32 run = begin + slot; run < end; run += slots, advance(at, step)) {
             u32 q = at.low * RUN;
             u64 out = (u64)((at.high * g.p + at.mid) * g.q + q) * g.c + c;
-            float grad[RUN][V] = {};
+            float grad[RUN][VECTOR] = {};
 #pragma unroll
             for (u32 j = 0; j < RUN; j++) {
                 if (q + j >= g.q) continue;
-                read<V>(grads, out + j * g.c, grad[j]);
+                read(grads, out + j * g.c, grad[j]);
                 if (sums_bias) {
 #pragma unroll
-                    for (u32 e = 0; e < V; e++) sum[SUMS - 1][e] += grad[j][e];
+                    for (u32 e = 0; e < VECTOR; e++) sum[SUMS - 1][e] += grad[j][e];
                 }
             }
 #pragma unroll
@@ -211,16 +206,16 @@ __device__ __forceinline__ void wgrad(const PerChannel& g, const PendingGrad& dy
                 u64 row = (u64)((at.high * g.h + h) * g.w) * g.c + c;
 #pragma unroll
                 for (u32 i = 0; i < COLUMNS; i++) {
-                    u32 column = q * size.stride - g.left + tap_column + i * (TAPS ? 1 : size.stride);
+                    u32 column = q * size.stride - g.left + tap_column + i * (FILTER ? 1 : size.stride);
                     if (column >= g.w) continue;
-                    float v[V];
-                    read<V>(values, row + column * g.c, v);
+                    float v[VECTOR];
+                    read(values, row + column * g.c, v);
 #pragma unroll
                     for (u32 j = 0; j < RUN; j++) {
                         u32 s = i - j * PITCH;
                         if (s >= SIDE) continue;
 #pragma unroll
-                        for (u32 e = 0; e < V; e++) {
+                        for (u32 e = 0; e < VECTOR; e++) {
                             float& to = sum[r * SIDE + s][e];
                             to = fmaf(grad[j][e], v[e], to);
                         }
@@ -230,19 +225,19 @@ __device__ __forceinline__ void wgrad(const PerChannel& g, const PendingGrad& dy
         }
     }
 
-    __shared__ __align__(16) float part[SUMS][THREADS][V];
+    __shared__ __align__(16) float part[SUMS][THREADS][VECTOR];
 #pragma unroll
-    for (u32 k = 0; k < SUMS; k++) store<V>(part[k][threadIdx.x], sum[k]);
+    for (u32 k = 0; k < SUMS; k++) store<VECTOR>(part[k][threadIdx.x], sum[k]);
     for (u32 half = slots / 2; half > 0; half /= 2) {
         __syncthreads();
         if (slot < half) {
 #pragma unroll
             for (u32 k = 0; k < SUMS; k++) {
-                float other[V];
-                load<V>(part[k][threadIdx.x + half * lanes], other);
+                float other[VECTOR];
+                load<VECTOR>(part[k][threadIdx.x + half * lanes], other);
 #pragma unroll
-                for (u32 e = 0; e < V; e++) sum[k][e] += other[e];
-                store<V>(part[k][threadIdx.x], sum[k]);
+                for (u32 e = 0; e < VECTOR; e++) sum[k][e] += other[e];
+                store<VECTOR>(part[k][threadIdx.x], sum[k]);
             }
         }
     }
@@ -250,69 +245,9 @@ __device__ __forceinline__ void wgrad(const PerChannel& g, const PendingGrad& dy
     // Element by element: one tile writes into the gradient slab, where nothing is aligned.
     u64 tile = blockIdx.y;
 #pragma unroll
-    for (u32 e = 0; e < V; e++) {
+    for (u32 e = 0; e < VECTOR; e++) {
 #pragma unroll
         for (u32 k = 0; k < SUMS - 1; k++) dw[(tile * size.r * size.s + tap + k) * g.c + c + e] = sum[k][e];
         if (sums_bias) dbias[tile * g.c + c + e] = sum[SUMS - 1][e];
     }
-}
-
-extern "C" __global__ void __launch_bounds__(THREADS)
-depthwise_fprop(PerChannel geometry, Pending x, const float* w, Epilogue epilogue, float* y) {
-    fprop<1, 0, 0>(geometry, x, w, epilogue, y);
-}
-
-extern "C" __global__ void __launch_bounds__(THREADS)
-depthwise_fprop4(PerChannel geometry, Pending x, const float* w, Epilogue epilogue, float* y) {
-    fprop<4, 0, 0>(geometry, x, w, epilogue, y);
-}
-
-extern "C" __global__ void __launch_bounds__(THREADS)
-depthwise_fprop4_3x3(PerChannel geometry, Pending x, const float* w, Epilogue epilogue, float* y) {
-    fprop<4, 3, 1>(geometry, x, w, epilogue, y);
-}
-
-extern "C" __global__ void __launch_bounds__(THREADS)
-depthwise_fprop4_3x3_2(PerChannel geometry, Pending x, const float* w, Epilogue epilogue, float* y) {
-    fprop<4, 3, 2>(geometry, x, w, epilogue, y);
-}
-
-extern "C" __global__ void __launch_bounds__(THREADS)
-depthwise_dgrad(PerChannel geometry, PendingGrad dy, const float* w, u32 accumulate, float* dx) {
-    dgrad<1, 0, 0>(geometry, dy, w, accumulate, dx);
-}
-
-extern "C" __global__ void __launch_bounds__(THREADS)
-depthwise_dgrad4(PerChannel geometry, PendingGrad dy, const float* w, u32 accumulate, float* dx) {
-    dgrad<4, 0, 0>(geometry, dy, w, accumulate, dx);
-}
-
-extern "C" __global__ void __launch_bounds__(THREADS)
-depthwise_dgrad4_3x3(PerChannel geometry, PendingGrad dy, const float* w, u32 accumulate, float* dx) {
-    dgrad<4, 3, 1>(geometry, dy, w, accumulate, dx);
-}
-
-extern "C" __global__ void __launch_bounds__(THREADS)
-depthwise_dgrad4_3x3_2(PerChannel geometry, PendingGrad dy, const float* w, u32 accumulate, float* dx) {
-    dgrad<4, 3, 2>(geometry, dy, w, accumulate, dx);
-}
-
-extern "C" __global__ void __launch_bounds__(THREADS)
-depthwise_wgrad(PerChannel geometry, PendingGrad dy, Pending x, u32 lanes, u32 runs_a_tile, float* dw, float* dbias) {
-    wgrad<1, 0, 0>(geometry, dy, x, lanes, runs_a_tile, dw, dbias);
-}
-
-extern "C" __global__ void __launch_bounds__(THREADS)
-depthwise_wgrad4(PerChannel geometry, PendingGrad dy, Pending x, u32 lanes, u32 runs_a_tile, float* dw, float* dbias) {
-    wgrad<4, 0, 0>(geometry, dy, x, lanes, runs_a_tile, dw, dbias);
-}
-
-extern "C" __global__ void __launch_bounds__(THREADS)
-depthwise_wgrad4_3x3(PerChannel geometry, PendingGrad dy, Pending x, u32 lanes, u32 runs_a_tile, float* dw, float* dbias) {
-    wgrad<4, 3, 1>(geometry, dy, x, lanes, runs_a_tile, dw, dbias);
-}
-
-extern "C" __global__ void __launch_bounds__(THREADS)
-depthwise_wgrad4_3x3_2(PerChannel geometry, PendingGrad dy, Pending x, u32 lanes, u32 runs_a_tile, float* dw, float* dbias) {
-    wgrad<4, 3, 2>(geometry, dy, x, lanes, runs_a_tile, dw, dbias);
 }

@@ -13,7 +13,7 @@
 // An implicit matrix product (conv.cuh) a phase: M = the phase's pixels, N = C, terms (t, u, k). Bound as fprop.
 //
 // Launch: grid (ceil(largest phase / TILE_M) ceil(C / TILE_N), stride^2), block THREADS, no dynamic shared memory.
-// conv_dgrad4 wants C % 4 = 0, K % 4 = 0, and w aligned to 16 bytes. N H W, P Q K and K R S below 2^31; element offsets
+// VECTOR = 4 wants C % 4 = 0, K % 4 = 0, and w aligned to 16 bytes. N H W, P Q K and K R S below 2^31; element offsets
 // are 64-bit. Numerics: float32; terms in order (t, u, k) from 0, then what was there.
 
 #include "conv.cuh"
@@ -30,7 +30,6 @@ __device__ __forceinline__ Phase phase(u32 first, u32 size, u32 taps, u32 stride
 }
 
 // The filters seen from a phase: terms (t, u, k), neighbours (channels) across the sum.
-template <bool VECTOR>
 struct FiltersAcross {
     enum : u32 { SWIZZLED = 0 };
     typedef Across<TILE_N> At;
@@ -59,9 +58,9 @@ struct FiltersAcross {
             u32 r = down.first_tap + at.high * g.stride, s = across.first_tap + at.mid * g.stride;
             u64 row = inside ? (u64)((at.low * g.r + r) * g.s + s) * g.c : 0;
 #pragma unroll
-            for (u32 j = 0; j < places(VECTOR); j++) {
+            for (u32 j = 0; j < PLACES; j++) {
                 // Columns that are not there end where nothing is stored.
-                fetch_place<VECTOR>(w + row + (c + j < g.c ? c + j : 0), j, raw[i]);
+                fetch_place(w + row + (c + j < g.c ? c + j : 0), j, raw[i]);
             }
             advance(at, taps);
         }
@@ -78,8 +77,8 @@ struct FiltersAcross {
     }
 };
 
-template <bool VECTOR>
-__device__ __forceinline__ void dgrad(const Conv2d& g, const PendingGrad& dy, const float* w, u32 accumulate, float* dx) {
+extern "C" __global__ void __launch_bounds__(THREADS)
+conv_dgrad(Conv2d g, PendingGrad dy, const float* w, u32 accumulate, float* dx) {
     Phase down = phase(blockIdx.y / g.stride, g.h, g.r, g.stride, g.top);
     Phase across = phase(blockIdx.y % g.stride, g.w, g.s, g.stride, g.left);
     u32 pixels = g.n * down.pixels * across.pixels;
@@ -98,8 +97,8 @@ __device__ __forceinline__ void dgrad(const Conv2d& g, const PendingGrad& dy, co
             return m + i < pixels;
         };
         Image image = {g.p, g.q, g.k, across.taps, down.taps};
-        WindowsAlong<GradReader, VECTOR, true> windows(image, dy, 0, origin);
-        FiltersAcross<VECTOR> filters(w, g, down, across, n);
+        WindowsAlong<GradReader, true> windows(image, dy, 0, origin);
+        FiltersAcross filters(w, g, down, across, n);
         multiply(windows, filters, (terms + TILE_K - 1) / TILE_K, sum);
     }
 
@@ -123,14 +122,4 @@ __device__ __forceinline__ void dgrad(const Conv2d& g, const PendingGrad& dy, co
             store_quad(row, c, g.c, aligned, v);
         }
     }
-}
-
-extern "C" __global__ void __launch_bounds__(THREADS)
-conv_dgrad(Conv2d geometry, PendingGrad dy, const float* w, u32 accumulate, float* dx) {
-    dgrad<false>(geometry, dy, w, accumulate, dx);
-}
-
-extern "C" __global__ void __launch_bounds__(THREADS)
-conv_dgrad4(Conv2d geometry, PendingGrad dy, const float* w, u32 accumulate, float* dx) {
-    dgrad<true>(geometry, dy, w, accumulate, dx);
 }

@@ -6,22 +6,21 @@
 // w          K x R x S x C  float32, anywhere in the parameter slab
 // epilogue   bias (K), residual (N x P x Q x K), activation and slopes (K), each may be absent
 // y          N x P x Q x K  float32, replaced
-// partials   splits x N P Q x K  float32, or null: the sums of each split, for conv_fprop_finish
+// partials   splits x N P Q x K  float32, or null: the sums of each split, for reduce.cu's conv_fprop_finish
 //
 // An implicit matrix product (conv.cuh): M = N P Q pixels, N = K filters, terms (r, s, c). Bound by FMAs where K and C are
 // large, by bytes where they are small. Where there are too few tiles for the card (a linear layer, the last maps of a
 // small batch) the terms are split over blocks too.
 //
 // Launch: grid (ceil(N P Q / TILE_M) ceil(K / TILE_N), splits), block THREADS, no dynamic shared memory. Tiles of the same
-// pixels are neighbours in the grid: they meet in L2. conv_fprop4 wants C % 4 = 0 and w aligned to 16 bytes.
-// conv_fprop_finish: grid ceil(N P Q K / THREADS). N P Q, H W C and R S C below 2^31; element offsets are 64-bit.
+// pixels are neighbours in the grid: they meet in L2. VECTOR = 4 wants C % 4 = 0 and w aligned to 16 bytes.
+// N P Q, H W C and R S C below 2^31; element offsets are 64-bit.
 // Numerics: float32; terms in order (r, s, c) from 0, splits in order, then bias, then residual.
 
 #include "conv.cuh"
 
-template <bool VECTOR>
-__device__ __forceinline__ void fprop(const Conv2d& g, const Pending& x, const float* w, const Epilogue& epilogue, float* y,
-                                      u32 steps_a_split, float* partials) {
+extern "C" __global__ void __launch_bounds__(THREADS)
+conv_fprop(Conv2d g, Pending x, const float* w, Epilogue epilogue, float* y, u32 steps_a_split, float* partials) {
     u32 pixels = g.n * g.p * g.q, terms = g.r * g.s * g.c;
     u32 tiles_across = (g.k + TILE_N - 1) / TILE_N;
     u32 m = blockIdx.x / tiles_across * TILE_M, n = blockIdx.x % tiles_across * TILE_N;
@@ -36,8 +35,8 @@ __device__ __forceinline__ void fprop(const Conv2d& g, const Pending& x, const f
         return m + i < pixels;
     };
     Image image = {g.h, g.w, g.c, g.s, g.r};
-    WindowsAlong<ValueReader, VECTOR, false> windows(image, x, first_step * TILE_K, origin);
-    RowsAlong<VECTOR> filters(w, g.k, terms, n, first_step * TILE_K);
+    WindowsAlong<ValueReader, false> windows(image, x, first_step * TILE_K, origin);
+    RowsAlong filters(w, g.k, terms, n, first_step * TILE_K);
     float sum[THREAD_M][THREAD_N] = {};
     multiply(windows, filters, steps, sum);
 
@@ -61,26 +60,4 @@ __device__ __forceinline__ void fprop(const Conv2d& g, const Pending& x, const f
             store_quad(out + row, k, g.k, aligned, v);
         }
     }
-}
-
-extern "C" __global__ void __launch_bounds__(THREADS)
-conv_fprop(Conv2d geometry, Pending x, const float* w, Epilogue epilogue, float* y, u32 steps_a_split, float* partials) {
-    fprop<false>(geometry, x, w, epilogue, y, steps_a_split, partials);
-}
-
-extern "C" __global__ void __launch_bounds__(THREADS)
-conv_fprop4(Conv2d geometry, Pending x, const float* w, Epilogue epilogue, float* y, u32 steps_a_split, float* partials) {
-    fprop<true>(geometry, x, w, epilogue, y, steps_a_split, partials);
-}
-
-// The sum of the splits, and the epilogue.
-extern "C" __global__ void __launch_bounds__(THREADS)
-conv_fprop_finish(const float* partials, u32 splits, u64 len, u32 k, Epilogue epilogue, float* y) {
-    u64 i = (u64)blockIdx.x * THREADS + threadIdx.x;
-    if (i >= len) return;
-    float v[1] = {0.0f};
-    for (u32 split = 0; split < splits; split++) v[0] += partials[split * len + i];
-    float residual[1] = {epilogue.residual ? epilogue.residual[i] : 0.0f};
-    Finish<1>(epilogue, k, (u32)(i % k)).apply(residual, v);
-    y[i] = v[0];
 }

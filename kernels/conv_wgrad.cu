@@ -13,38 +13,37 @@
 // places add up dbias from the dy that passes through their hands. Bound by FMAs, or by bytes where K and C are small.
 //
 // Launch: grid (ceil(R S C / TILE_M) ceil(K / TILE_N), splits), block THREADS, no dynamic shared memory.
-// conv_wgrad4 wants C % 4 = 0 and K % 4 = 0. N H W and N P Q below 2^31 less a step, H W C and R S C below 2^31; element
+// VECTOR = 4 wants C % 4 = 0 and K % 4 = 0. N H W and N P Q below 2^31 less a step, H W C and R S C below 2^31; element
 // offsets are 64-bit. Numerics: float32; pixels in order from 0 within a split; dbias: a thread adds every ROW_STEP-th
 // pixel, then the threads of a column in order.
 
 #include "conv.cuh"
 
 // The window's places as TILE_M columns (r, s, c), neighbours across the sum; terms are pixels.
-template <bool VECTOR>
 struct WindowsAcross {
-    enum : u32 { SWIZZLED = 0, P = places(VECTOR) };
+    enum : u32 { SWIZZLED = 0 };
     typedef Across<TILE_M> At;
     Conv2d g;
     ValueReader<4> reader;
     Radix pixels;
     Digits pixel[At::ROWS];
     // Of each column: the tap against the window's first pixel, and the distance in elements.
-    u32 h[P], w[P];
-    long long offset[P];
+    u32 h[PLACES], w[PLACES];
+    long long offset[PLACES];
     float raw[At::ROWS][1][4];
     u32 valid;
 
     __device__ __forceinline__ WindowsAcross(const Conv2d& g, const Pending& x, u32 m, u32 first)
         : g(g), reader(x), pixels(radix(g.p, g.q, TILE_K)) {
 #pragma unroll
-        for (u32 j = 0; j < P; j++) {
+        for (u32 j = 0; j < PLACES; j++) {
             Digits at = digits(m + At::column() + j, g.s, g.c);
             bool inside = at.high < g.r;
             // Columns that are not there never meet the image.
             h[j] = inside ? at.high - g.top : 0x80000000u;
             w[j] = at.mid - g.left;
             offset[j] = ((long long)(int)h[j] * g.w + (int)w[j]) * g.c + at.low;
-            set_place<VECTOR>(reader, g.c, j, at.low);
+            set_place(reader, g.c, j, at.low);
         }
 #pragma unroll
         for (u32 i = 0; i < At::ROWS; i++) pixel[i] = digits(first + At::row(i), g.p, g.q);
@@ -58,10 +57,10 @@ struct WindowsAcross {
             u32 top = at.mid * g.stride, left = at.low * g.stride;
             long long base = (long long)((at.high * g.h + top) * g.w + left) * g.c;
 #pragma unroll
-            for (u32 j = 0; j < P; j++) {
+            for (u32 j = 0; j < PLACES; j++) {
                 bool meets = (at.high < g.n) & (top + h[j] < g.h) & (left + w[j] < g.w);
-                valid |= (u32)meets << (i * P + j);
-                fetch_place<VECTOR>(reader, meets ? base + offset[j] : 0, j, raw[i]);
+                valid |= (u32)meets << (i * PLACES + j);
+                fetch_place(reader, meets ? base + offset[j] : 0, j, raw[i]);
             }
             advance(at, pixels);
         }
@@ -73,14 +72,13 @@ struct WindowsAcross {
             float v[4];
             reader.apply(raw[i], v);
 #pragma unroll
-            for (u32 j = 0; j < 4; j++) v[j] = valid >> (i * P + j % P) & 1 ? v[j] : 0.0f;
+            for (u32 j = 0; j < 4; j++) v[j] = valid >> (i * PLACES + j % PLACES) & 1 ? v[j] : 0.0f;
             ::store<4>(&tile[At::row(i)][At::column()], v);
         }
     }
 };
 
 // dY as TILE_N columns k, neighbours across the sum; terms are pixels. Adds up its columns where `sums_bias`.
-template <bool VECTOR>
 struct GradAcross {
     enum : u32 { SWIZZLED = 0 };
     typedef Across<TILE_N> At;
@@ -95,7 +93,7 @@ struct GradAcross {
         : reader(dy), channels(g.k), k(n + At::column()), pixel(first + At::row(0)), pixels(g.n * g.p * g.q),
           sums_bias(sums_bias) {
 #pragma unroll
-        for (u32 j = 0; j < places(VECTOR); j++) set_place<VECTOR>(reader, channels, j, column(j));
+        for (u32 j = 0; j < PLACES; j++) set_place(reader, channels, j, column(j));
     }
 
     // Columns that are not there end where nothing is stored.
@@ -110,7 +108,7 @@ struct GradAcross {
             valid |= (u32)inside << i;
             u64 row = (u64)(inside ? at : 0) * channels;
 #pragma unroll
-            for (u32 j = 0; j < places(VECTOR); j++) fetch_place<VECTOR>(reader, row + column(j), j, raw[i]);
+            for (u32 j = 0; j < PLACES; j++) fetch_place(reader, row + column(j), j, raw[i]);
         }
         pixel += TILE_K;
     }
@@ -143,9 +141,8 @@ struct GradAcross {
     }
 };
 
-template <bool VECTOR>
-__device__ __forceinline__ void wgrad(const Conv2d& g, const PendingGrad& dy, const Pending& x, u32 steps_a_split, float* dw,
-                                      float* dbias) {
+extern "C" __global__ void __launch_bounds__(THREADS)
+conv_wgrad(Conv2d g, PendingGrad dy, Pending x, u32 steps_a_split, float* dw, float* dbias) {
     u32 pixels = g.n * g.p * g.q, window = g.r * g.s * g.c;
     u32 tiles_across = (g.k + TILE_N - 1) / TILE_N;
     u32 m = blockIdx.x / tiles_across * TILE_M, n = blockIdx.x % tiles_across * TILE_N;
@@ -153,8 +150,8 @@ __device__ __forceinline__ void wgrad(const Conv2d& g, const PendingGrad& dy, co
     if (steps > steps_a_split) steps = steps_a_split;
     bool sums_bias = dbias && m == 0;
 
-    WindowsAcross<VECTOR> windows(g, x, m, first_step * TILE_K);
-    GradAcross<VECTOR> grad(g, dy, n, first_step * TILE_K, sums_bias);
+    WindowsAcross windows(g, x, m, first_step * TILE_K);
+    GradAcross grad(g, dy, n, first_step * TILE_K, sums_bias);
     float sum[THREAD_M][THREAD_N] = {};
     multiply(windows, grad, steps, sum);
 
@@ -171,14 +168,4 @@ __device__ __forceinline__ void wgrad(const Conv2d& g, const PendingGrad& dy, co
         }
     }
     if (sums_bias) grad.store_bias(dbias + (u64)blockIdx.y * g.k, n);
-}
-
-extern "C" __global__ void __launch_bounds__(THREADS)
-conv_wgrad(Conv2d geometry, PendingGrad dy, Pending x, u32 steps_a_split, float* dw, float* dbias) {
-    wgrad<false>(geometry, dy, x, steps_a_split, dw, dbias);
-}
-
-extern "C" __global__ void __launch_bounds__(THREADS)
-conv_wgrad4(Conv2d geometry, PendingGrad dy, Pending x, u32 steps_a_split, float* dw, float* dbias) {
-    wgrad<true>(geometry, dy, x, steps_a_split, dw, dbias);
 }

@@ -8,13 +8,12 @@
 // (`threshold`). The block's key is the seed; its counter is (i / 4, 256 layer + 4, step's low word, step's high word), 4
 // being the host's Purpose::Dropout: the very mask of src/backend/cpu/dropout.rs. Up to 2^34 elements, 2^24 layers.
 //
-// A thread takes 4 elements, so a block of random words; as 16 bytes where C is a multiple of 4 (dropout4), else one by
-// one. Bound by bytes: x read once, y written once; the ten rounds of Philox hide behind them.
+// A thread takes 4 elements, so a block of random words; VECTOR of them at a time. Bound by bytes: x read once, y written once; the ten rounds of Philox hide behind them.
 // Launch: grid ceil(pixels C / (4 THREADS)), block THREADS, no shared memory; offsets are 64-bit.
 // Numerics: float32, one rounding.
 // Source: Srivastava et al., "Dropout", 2014; Salmon et al., "Parallel random numbers", 2011.
 
-#include "common.cuh"
+#include "vector.cuh"
 
 // What decides the mask: key, counter words 1 to 3, threshold, and 1 / (1 - rate).
 struct Mask {
@@ -38,24 +37,15 @@ dropout(Pending x, Mask mask, u64 len, u32 channels, u32 accumulate, float* y) {
     u32 word[4] = {random.x, random.y, random.z, random.w};
     u32 c = (u32)(i % channels);
 #pragma unroll
-    for (u32 k = 0; k < 4; k++, i++) {
+    for (u32 k = 0; k < 4; k += VECTOR, i += VECTOR) {
         if (i >= len) return;
-        float v = choose(mask, word[k], read(x, channels, i, c));
-        y[i] = accumulate ? y[i] + v : v;
-        c = c + 1 == channels ? 0 : c + 1;
+        Vector<> v = load(x, channels, i, c);
+        for (u32 j = 0; j < VECTOR; j++) v.at[j] = choose(mask, word[k + j], v.at[j]);
+        if (accumulate) {
+            Vector<> old = load(y + i);
+            for (u32 j = 0; j < VECTOR; j++) v.at[j] += old.at[j];
+        }
+        store(y + i, v);
+        c = c + VECTOR == channels ? 0 : c + VECTOR;
     }
-}
-
-extern "C" __global__ void __launch_bounds__(THREADS)
-dropout4(Pending x, Mask mask, u64 len, u32 channels, u32 accumulate, float* y) {
-    u64 block = (u64)blockIdx.x * THREADS + threadIdx.x, i = 4 * block;
-    if (i >= len) return;
-    uint4 word = words(mask, block);
-    float4 v = read4(x, channels, i, (u32)(i % channels));
-    v = make_float4(choose(mask, word.x, v.x), choose(mask, word.y, v.y), choose(mask, word.z, v.z), choose(mask, word.w, v.w));
-    if (accumulate) {
-        float4 old = load4(y + i);
-        v = make_float4(old.x + v.x, old.y + v.y, old.z + v.z, old.w + v.w);
-    }
-    store4(y + i, v);
 }

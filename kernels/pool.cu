@@ -15,12 +15,13 @@
 // a stored mask would be written and read besides, and x is read all the same where the gradient is closed. A block takes
 // TILE x TILE input pixels of `lanes` vectors of channels: first its threads find the winner of every window that touches
 // the tile, into shared memory, then each pixel gathers from the windows that it has won. No atomics; windows in row order.
-// All are bound by bytes, 16 at a time where C is a multiple of 4 (the kernels with a 4 in their names).
+// All are bound by bytes, and take VECTOR channels at a time.
 //
 // Launch, block THREADS, with `lanes` threads side by side on a pixel's channels (columns.rs):
-//   max_pool_fprop         grid (ceil(P Q / (THREADS / lanes)), ceil(C / (V lanes)), N)
-//   max_pool_dgrad         grid (tiles of the image, ceil(C / (V lanes)), N), shared: `across` squared windows x lanes x V u16
-//   global_avg_pool_*      grid ceil(elements / (THREADS V))
+//   max_pool_fprop         grid (ceil(P Q / (THREADS / lanes)), ceil(C / (VECTOR lanes)), N)
+//   max_pool_dgrad         grid (tiles of the image, ceil(C / (VECTOR lanes)), N),
+//                          shared: `across` squared windows x lanes x VECTOR u16
+//   global_avg_pool_*      grid ceil(elements / (VECTOR THREADS))
 // Limits: N and the blocks of channels up to 65,535; R S up to 65,535. Numerics: float32, sums in the order of the pixels.
 
 #include "vector.cuh"
@@ -47,17 +48,16 @@ __device__ __forceinline__ Clipped clip(const PerChannel& g, u32 p, u32 q) {
 }
 
 // The largest values of window (p, q), channels c.., and in `winner` the first places r S + s that hold them.
-template <u32 V>
-__device__ __forceinline__ Vector<V> largest(const PerChannel& g, const Pending& x, u32 p, u32 q, u32 c, u32 (&winner)[V]) {
+__device__ __forceinline__ Vector<> largest(const PerChannel& g, const Pending& x, u32 p, u32 q, u32 c, u32 (&winner)[VECTOR]) {
     Clipped window = clip(g, p, q);
-    Vector<V> best = splat<V>(-INFINITY);
-    for (u32 k = 0; k < V; k++) winner[k] = window.r0 * g.s + window.s0;
+    Vector<> best = splat(-INFINITY);
+    for (u32 k = 0; k < VECTOR; k++) winner[k] = window.r0 * g.s + window.s0;
     for (u32 r = window.r0; r < window.r1; r++) {
         u64 row = (u64)blockIdx.z * g.h + p * g.stride + r - g.top;
         for (u32 s = window.s0; s < window.s1; s++) {
             u64 pixel = row * g.w + q * g.stride + s - g.left;
-            Vector<V> value = load<V>(x, g.c, pixel * g.c + c, c);
-            for (u32 k = 0; k < V; k++) {
+            Vector<> value = load(x, g.c, pixel * g.c + c, c);
+            for (u32 k = 0; k < VECTOR; k++) {
                 if (!wins(value.at[k], best.at[k])) continue;
                 best.at[k] = value.at[k];
                 winner[k] = r * g.s + s;
@@ -67,23 +67,14 @@ __device__ __forceinline__ Vector<V> largest(const PerChannel& g, const Pending&
     return best;
 }
 
-template <u32 V> __device__ void max_fprop(const PerChannel& g, const Pending& x, u32 lanes, float* y) {
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
+max_pool_fprop(PerChannel g, Pending x, u32 lanes, float* y) {
     u32 pixel = blockIdx.x * (THREADS / lanes) + threadIdx.x / lanes;
-    u32 c = (blockIdx.y * lanes + threadIdx.x % lanes) * V;
+    u32 c = (blockIdx.y * lanes + threadIdx.x % lanes) * VECTOR;
     if (pixel >= g.p * g.q || c >= g.c) return;
-    u32 winner[V];
-    Vector<V> best = largest<V>(g, x, pixel / g.q, pixel % g.q, c, winner);
+    u32 winner[VECTOR];
+    Vector<> best = largest(g, x, pixel / g.q, pixel % g.q, c, winner);
     store(y + ((u64)blockIdx.z * g.p * g.q + pixel) * g.c + c, best);
-}
-
-extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
-max_pool_fprop(PerChannel geometry, Pending x, u32 lanes, float* y) {
-    max_fprop<1>(geometry, x, lanes, y);
-}
-
-extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
-max_pool_fprop4(PerChannel geometry, Pending x, u32 lanes, float* y) {
-    max_fprop<4>(geometry, x, lanes, y);
 }
 
 // The first window, along one axis, that holds padded coordinate `at` or one behind it.
@@ -92,21 +83,20 @@ __device__ __forceinline__ u32 first_window(u32 at, u32 size, u32 stride) {
 }
 
 // `across` windows along each axis cover any tile; `tiles` tiles lie side by side in an image.
-template <u32 V>
-__device__ void max_dgrad(const PerChannel& g, const Pending& x, const float* dy, u32 lanes, u32 tiles, u32 across,
-                          u32 accumulate, float* dx) {
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
+max_pool_dgrad(PerChannel g, Pending x, const float* dy, u32 lanes, u32 tiles, u32 across, u32 accumulate, float* dx) {
     extern __shared__ unsigned short winners[];
     u32 lane = threadIdx.x % lanes, row = threadIdx.x / lanes, rows = THREADS / lanes;
-    u32 c = (blockIdx.y * lanes + lane) * V;
+    u32 c = (blockIdx.y * lanes + lane) * VECTOR;
     u32 h0 = blockIdx.x / tiles * TILE, w0 = blockIdx.x % tiles * TILE;
     u32 p0 = first_window(h0 + g.top, g.r, g.stride), q0 = first_window(w0 + g.left, g.s, g.stride);
     if (c < g.c) {
         for (u32 i = row; i < across * across; i += rows) {
             u32 p = p0 + i / across, q = q0 + i % across;
             if (p >= g.p || q >= g.q) continue;
-            u32 winner[V];
-            largest<V>(g, x, p, q, c, winner);
-            for (u32 k = 0; k < V; k++) winners[(i * V + k) * lanes + lane] = (unsigned short)winner[k];
+            u32 winner[VECTOR];
+            largest(g, x, p, q, c, winner);
+            for (u32 k = 0; k < VECTOR; k++) winners[(i * VECTOR + k) * lanes + lane] = (unsigned short)winner[k];
         }
     }
     __syncthreads();
@@ -114,82 +104,54 @@ __device__ void max_dgrad(const PerChannel& g, const Pending& x, const float* dy
     for (u32 i = row; i < TILE * TILE; i += rows) {
         u32 h = h0 + i / TILE, w = w0 + i % TILE;
         if (h >= g.h || w >= g.w) continue;
-        Vector<V> sum = splat<V>(0.0f);
+        Vector<> sum = splat(0.0f);
         u32 y = h + g.top, z = w + g.left;
         for (u32 p = first_window(y, g.r, g.stride); p < g.p && p * g.stride <= y; p++) {
             for (u32 q = first_window(z, g.s, g.stride); q < g.q && q * g.stride <= z; q++) {
                 u32 window = (p - p0) * across + q - q0, place = (y - p * g.stride) * g.s + z - q * g.stride;
-                Vector<V> d = load<V>(dy + (((u64)blockIdx.z * g.p + p) * g.q + q) * g.c + c);
-                for (u32 k = 0; k < V; k++) {
-                    if (winners[(window * V + k) * lanes + lane] == place) sum.at[k] += d.at[k];
+                Vector<> d = load(dy + (((u64)blockIdx.z * g.p + p) * g.q + q) * g.c + c);
+                for (u32 k = 0; k < VECTOR; k++) {
+                    if (winners[(window * VECTOR + k) * lanes + lane] == place) sum.at[k] += d.at[k];
                 }
             }
         }
         float* to = dx + (((u64)blockIdx.z * g.h + h) * g.w + w) * g.c + c;
         if (accumulate) {
-            Vector<V> old = load<V>(to);
-            for (u32 k = 0; k < V; k++) sum.at[k] += old.at[k];
+            Vector<> old = load(to);
+            for (u32 k = 0; k < VECTOR; k++) sum.at[k] += old.at[k];
         }
         store(to, sum);
     }
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
-max_pool_dgrad(PerChannel geometry, Pending x, const float* dy, u32 lanes, u32 tiles, u32 across, u32 accumulate, float* dx) {
-    max_dgrad<1>(geometry, x, dy, lanes, tiles, across, accumulate, dx);
-}
-
-extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
-max_pool_dgrad4(PerChannel geometry, Pending x, const float* dy, u32 lanes, u32 tiles, u32 across, u32 accumulate, float* dx) {
-    max_dgrad<4>(geometry, x, dy, lanes, tiles, across, accumulate, dx);
-}
-
-template <u32 V> __device__ void avg_fprop(const Pending& x, u64 len, u32 pixels, u32 channels, float* y) {
-    u64 i = V * ((u64)blockIdx.x * THREADS + threadIdx.x);
+global_avg_pool_fprop(Pending x, u64 len, u32 pixels, u32 channels, float* y) {
+    u64 i = VECTOR * ((u64)blockIdx.x * THREADS + threadIdx.x);
     if (i >= len) return;
     u64 image = i / channels;
     u32 c = (u32)(i - image * channels);
     u64 from = image * pixels * channels + c;
-    Vector<V> sum = splat<V>(0.0f);
+    Vector<> sum = splat(0.0f);
 #pragma unroll 4
     for (u32 pixel = 0; pixel < pixels; pixel++, from += channels) {
-        Vector<V> value = load<V>(x, channels, from, c);
-        for (u32 k = 0; k < V; k++) sum.at[k] += value.at[k];
+        Vector<> value = load(x, channels, from, c);
+        for (u32 k = 0; k < VECTOR; k++) sum.at[k] += value.at[k];
     }
-    for (u32 k = 0; k < V; k++) sum.at[k] /= (float)pixels;
+    for (u32 k = 0; k < VECTOR; k++) sum.at[k] /= (float)pixels;
     store(y + i, sum);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
-global_avg_pool_fprop(Pending x, u64 len, u32 pixels, u32 channels, float* y) {
-    avg_fprop<1>(x, len, pixels, channels, y);
-}
-
-extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
-global_avg_pool_fprop4(Pending x, u64 len, u32 pixels, u32 channels, float* y) {
-    avg_fprop<4>(x, len, pixels, channels, y);
-}
-
-template <u32 V> __device__ void avg_dgrad(const float* dy, u64 len, u32 pixels, u32 channels, u32 accumulate, float* dx) {
-    u64 i = V * ((u64)blockIdx.x * THREADS + threadIdx.x);
+global_avg_pool_dgrad(const float* dy, u64 len, u32 pixels, u32 channels, u32 accumulate, float* dx) {
+    u64 i = VECTOR * ((u64)blockIdx.x * THREADS + threadIdx.x);
     if (i >= len) return;
     u64 pixel = i / channels;
-    Vector<V> g = load<V>(dy + pixel / pixels * channels + (i - pixel * channels));
+    Vector<> g = load(dy + pixel / pixels * channels + (i - pixel * channels));
     float share = 1.0f / (float)pixels;
-    for (u32 k = 0; k < V; k++) g.at[k] *= share;
+    for (u32 k = 0; k < VECTOR; k++) g.at[k] *= share;
     if (accumulate) {
-        Vector<V> old = load<V>(dx + i);
-        for (u32 k = 0; k < V; k++) g.at[k] += old.at[k];
+        Vector<> old = load(dx + i);
+        for (u32 k = 0; k < VECTOR; k++) g.at[k] += old.at[k];
     }
     store(dx + i, g);
-}
-
-extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
-global_avg_pool_dgrad(const float* dy, u64 len, u32 pixels, u32 channels, u32 accumulate, float* dx) {
-    avg_dgrad<1>(dy, len, pixels, channels, accumulate, dx);
-}
-
-extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
-global_avg_pool_dgrad4(const float* dy, u64 len, u32 pixels, u32 channels, u32 accumulate, float* dx) {
-    avg_dgrad<4>(dy, len, pixels, channels, accumulate, dx);
 }

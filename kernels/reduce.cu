@@ -1,15 +1,19 @@
-// reduce.cu - adds up what the tiles of an operation left, in tile order.
+// reduce.cu - adds up what the tiles and splits of an operation left, in their order.
 //
-//   out[i] = sum over t of partials[t][i]
+//   sum_tiles           out[i]        = sum over t of partials[t][i]
+//   close_grad_sums     sums[s][c]    = sum over t of partials[t][s][c]
+//   conv_fprop_finish   y[i]          = activation(sum over t of partials[t][i] + bias[k] + residual[i])
 //
-// partials  tiles x len  float32, row-major: a tile's partial results
-// out       len          float32, replaced
+// partials  tiles x len, tiles x 3 x C, splits x len  float32, row-major: a tile's partial results
+// out, sums, y  len, 3 x C, len                       float32, replaced
 //
-// A thread an element, so that every warp reads whole lines of each tile's row; bound by bytes.
-// Launch: grid ceil(len / THREADS), block THREADS, no shared memory. Any len and tiles; offsets are 64-bit.
-// Numerics: float32, tiles in order from 0. With T tiles the error is at most T 2^-24 of the sum of magnitudes.
+// A thread an element, so that every warp reads whole lines of each tile's row. close_grad_sums, whose rows are short and
+// tiles many: a warp for 32 channels (columns.cuh). Bound by bytes.
+// Launch: grid ceil(len / THREADS); close_grad_sums (ceil(C / WARP), 3); block THREADS. Any len and tiles; offsets are 64-bit.
+// Numerics: float32, tiles in order from 0 (close_grad_sums: as columns.cuh says). With T tiles the error is at most T 2^-24
+// of the sum of magnitudes. conv_fprop_finish: then bias, then residual.
 
-#include "common.cuh"
+#include "pending.cuh"
 
 extern "C" __global__ void __launch_bounds__(THREADS)
 sum_tiles(const float* partials, u32 tiles, u64 len, float* out) {
@@ -18,4 +22,34 @@ sum_tiles(const float* partials, u32 tiles, u64 len, float* out) {
     float sum = 0.0f;
     for (u32 t = 0; t < tiles; t++) sum += partials[t * len + i];
     out[i] = sum;
+}
+
+// blockIdx.y says which of the three sums.
+extern "C" __global__ void __launch_bounds__(THREADS)
+close_grad_sums(const float* partials, u32 tiles, u32 channels, u32 normalised, float* sums) {
+    __shared__ float shared[WARPS][WARP];
+    u32 lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, which = blockIdx.y;
+    u32 c = blockIdx.x * WARP + lane;
+    if (which == 1 && !normalised) return;
+    float total = 0.0f;
+    if (c < channels) {
+#pragma unroll 8
+        for (u32 tile = warp; tile < tiles; tile += WARPS) total += partials[((u64)tile * 3 + which) * channels + c];
+    }
+    shared[warp][lane] = total;
+    __syncthreads();
+    if (warp > 0 || c >= channels) return;
+    for (u32 w = 1; w < WARPS; w++) total += shared[w][lane];
+    sums[which * (u64)channels + c] = total;
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+conv_fprop_finish(const float* partials, u32 splits, u64 len, u32 k, Epilogue epilogue, float* y) {
+    u64 i = (u64)blockIdx.x * THREADS + threadIdx.x;
+    if (i >= len) return;
+    float v[1] = {0.0f};
+    for (u32 split = 0; split < splits; split++) v[0] += partials[split * len + i];
+    float residual[1] = {epilogue.residual ? epilogue.residual[i] : 0.0f};
+    Finish<1>(epilogue, k, (u32)(i % k)).apply(residual, v);
+    y[i] = v[0];
 }

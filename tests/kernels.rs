@@ -107,6 +107,7 @@ fn a_source_that_does_not_compile_is_told_by_its_own_lines() {
         name: "broken",
         file: "reduce.cu",
         threads: 256,
+        vector: 1,
         // No name for a kernel.
         constants: &[("sum_tiles", 1)],
         registers: 64,

@@ -1,19 +1,17 @@
 //! Addition of residual branches, storing of pending values, and the passing on of gradients.
 
 use super::driver::Driver;
-use super::tiles::ADD;
-use super::{Buffer, Cuda, args, blocks, close_grad};
+use super::tiles::{ADD, Program, by_channels};
+use super::{Buffer, Cuda, Grid, args, blocks, close_grad};
 use crate::Result;
 use crate::backend::geometry::Rows;
 use crate::backend::{AddDgrad, AddFprop};
 
-/// The kernel and its blocks for `rows`: four channels a thread where C allows it.
-fn plan(rows: Rows, kernels: [&'static str; 2]) -> (&'static str, [u64; 3]) {
-    let len = rows.len() as u64;
-    match rows.c % 4 {
-        0 => (kernels[1], [blocks(len / 4, ADD.threads), 1, 1]),
-        _ => (kernels[0], [blocks(len, ADD.threads), 1, 1]),
-    }
+/// The program and its blocks for `rows`.
+fn plan(rows: Rows) -> (&'static Program, Grid) {
+    let program = by_channels(&ADD, rows.c);
+    let tile = program.threads * program.vector;
+    (program, [blocks(rows.len() as u64, tile), 1, 1])
 }
 
 pub(super) fn fprop<D: Driver>(
@@ -37,8 +35,8 @@ pub(super) fn fprop<D: Driver>(
         args::u32(rows.c),
         args::buffer(y),
     ];
-    let (kernel, grid) = plan(rows, ["add_fprop", "add_fprop4"]);
-    cuda.launch(&ADD, kernel, grid, 0, &args)
+    let (program, grid) = plan(rows);
+    cuda.launch(program, "add_fprop", grid, 0, &args)
 }
 
 pub(super) fn dgrad<D: Driver>(
@@ -53,7 +51,7 @@ pub(super) fn dgrad<D: Driver>(
         args::u32(usize::from(dx.accumulate)),
         args::buffer(dx.g),
     ];
-    let (kernel, grid) = plan(rows, ["add_dgrad", "add_dgrad4"]);
-    cuda.launch(&ADD, kernel, grid, 0, &args)?;
+    let (program, grid) = plan(rows);
+    cuda.launch(program, "add_dgrad", grid, 0, &args)?;
     close_grad::finish(cuda, rows, dx)
 }

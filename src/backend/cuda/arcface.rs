@@ -9,7 +9,7 @@
 
 use super::args::{self, Arg};
 use super::driver::{Driver, Memory};
-use super::tiles::{ARCFACE, WARP};
+use super::tiles::{ARCFACE, ARCFACE_PRODUCT, Program, WARP, by_channels};
 use super::{Buffer, Cuda, Staging, blocks, bytes_of, sgd};
 use crate::Result;
 use crate::backend::geometry::HeadShard;
@@ -66,13 +66,9 @@ impl Walk {
             * blocks(columns as u64, ARCFACE.constant("COLUMNS"))
     }
 
-    /// The kernel that reads 16 bytes at a time, where rows of D numbers allow it.
-    fn kernel(&self, [scalar, vector]: [&'static str; 2]) -> &'static str {
-        if self.d.is_multiple_of(4) {
-            vector
-        } else {
-            scalar
-        }
+    /// The program of the matrix products for rows of D numbers.
+    fn product(&self) -> &'static Program {
+        by_channels(&ARCFACE_PRODUCT, self.d)
     }
 }
 
@@ -209,8 +205,8 @@ pub(super) fn fprop<D: Driver>(
         args::address(sums),
         args::address(largest),
     ];
-    let kernel = walk.kernel(["arcface_fprop", "arcface_fprop4"]);
-    cuda.launch(&ARCFACE, kernel, [Walk::tiles(n, v), 1, 1], 0, &args)?;
+    let grid = [Walk::tiles(n, v), 1, 1];
+    cuda.launch(walk.product(), "arcface_fprop", grid, 0, &args)?;
 
     let args = [
         args::address(sums),
@@ -307,8 +303,8 @@ pub(super) fn bprop<D: Driver>(
             gradient,
             q_parts,
         ];
-        let kernel = walk.kernel(["arcface_gradients", "arcface_gradients4"]);
-        cuda.launch(&ARCFACE, kernel, [Walk::tiles(n, count), 1, 1], 0, &args)?;
+        let grid = [Walk::tiles(n, count), 1, 1];
+        cuda.launch(walk.product(), "arcface_gradients", grid, 0, &args)?;
 
         let args = [
             gradient,
@@ -322,9 +318,8 @@ pub(super) fn bprop<D: Driver>(
             args::u32(usize::from(begin == 0)),
             partials,
         ];
-        let kernel = walk.kernel(["arcface_dx", "arcface_dx4"]);
         let grid = [Walk::tiles(n, d), walk.splits as u64, 1];
-        cuda.launch(&ARCFACE, kernel, grid, 0, &args)?;
+        cuda.launch(walk.product(), "arcface_dx", grid, 0, &args)?;
 
         let args = [
             gradient,
@@ -343,8 +338,8 @@ pub(super) fn bprop<D: Driver>(
             stretch_classes,
             args::address(momentum.at(begin * d)),
         ];
-        let kernel = walk.kernel(["arcface_update", "arcface_update4"]);
-        cuda.launch(&ARCFACE, kernel, [Walk::tiles(count, d), 1, 1], 0, &args)?;
+        let grid = [Walk::tiles(count, d), 1, 1];
+        cuda.launch(walk.product(), "arcface_update", grid, 0, &args)?;
     }
 
     let args = [

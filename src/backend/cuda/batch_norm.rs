@@ -2,7 +2,7 @@
 
 use super::columns::Columns;
 use super::driver::Driver;
-use super::tiles::{BATCH_NORM, WARP};
+use super::tiles::{BATCH_NORM, BATCH_NORM_MOMENTS, WARP, by_channels};
 use super::{Buffer, Cuda, Grid, args, blocks};
 use crate::Result;
 use crate::backend::{BatchNormBprop, BatchNormFprop, BatchNormMoments, PReluBprop, bn};
@@ -20,15 +20,12 @@ pub(super) fn moments<D: Driver>(
     if rows.is_empty() {
         return Ok(());
     }
-    let columns = Columns::new(rows, &BATCH_NORM, BATCH_NORM.constant("CHUNK"));
+    let program = by_channels(&BATCH_NORM_MOMENTS, rows.c);
+    let columns = Columns::new(rows, program, program.constant("CHUNK"));
     let tiles = columns.tiles();
     let partials = args::address(cuda.scratch(tiles * bn::moments_len(rows.c))?);
-    let kernel = match columns.vector {
-        4 => "batch_norm_moments4",
-        _ => "batch_norm_moments",
-    };
     let walk = [columns.arg(), args::buffer(x), partials];
-    cuda.launch(&BATCH_NORM, kernel, columns.grid(), 0, &walk)?;
+    cuda.launch(program, "batch_norm_moments", columns.grid(), 0, &walk)?;
     let merge = [
         columns.arg(),
         args::buffer(x),

@@ -2,7 +2,7 @@
 
 use super::columns::Columns;
 use super::driver::Driver;
-use super::tiles::{CLOSE_GRAD, WARP};
+use super::tiles::{CLOSE_GRAD, REDUCE, WARP, by_channels};
 use super::{Buffer, Cuda, args, blocks};
 use crate::Result;
 use crate::backend::geometry::Rows;
@@ -13,15 +13,12 @@ pub(super) fn close<D: Driver>(
     op: CloseGrad<'_, Buffer<D::Memory>>,
 ) -> Result<()> {
     let CloseGrad { rows, g, close } = op;
-    let columns = Columns::new(rows, &CLOSE_GRAD, CLOSE_GRAD.constant("UNROLL"));
+    let program = by_channels(&CLOSE_GRAD, rows.c);
+    let columns = Columns::new(rows, program, program.constant("UNROLL"));
     let tiles = columns.tiles();
     let partials = match close.sums {
         Some(_) => args::address(cuda.scratch(tiles * sums::len(rows.c))?),
         None => args::null(),
-    };
-    let kernel = match columns.vector {
-        4 => "close_grad4",
-        _ => "close_grad",
     };
     let walk = [
         columns.arg(),
@@ -29,7 +26,7 @@ pub(super) fn close<D: Driver>(
         args::buffer(g),
         partials,
     ];
-    cuda.launch(&CLOSE_GRAD, kernel, columns.grid(), 0, &walk)?;
+    cuda.launch(program, "close_grad", columns.grid(), 0, &walk)?;
     let Some(sums) = close.sums else {
         return Ok(());
     };
@@ -41,7 +38,7 @@ pub(super) fn close<D: Driver>(
         args::buffer(sums),
     ];
     let grid = [blocks(rows.c as u64, WARP), 3, 1];
-    cuda.launch(&CLOSE_GRAD, "close_grad_sums", grid, 0, &merge)
+    cuda.launch(&REDUCE, "close_grad_sums", grid, 0, &merge)
 }
 
 /// What every operation does with a gradient it has just written: the finish, if it was the last to contribute.

@@ -9,8 +9,8 @@ use crate::backend::geometry::Rows;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Columns {
     rows: Rows,
-    /// Channels a thread, V.
-    pub(super) vector: u32,
+    /// Channels of a thread.
+    vector: u32,
     /// Threads side by side.
     lanes: u32,
     /// Pixels of a tile.
@@ -20,7 +20,7 @@ pub(super) struct Columns {
 impl Columns {
     /// The cut for a kernel of `program` that has `unroll` pixels of a thread in flight.
     pub(super) fn new(rows: Rows, program: &Program, unroll: u32) -> Self {
-        let vector = vector(rows.c);
+        let vector = program.vector;
         let lanes = lanes(rows.c, vector);
         let fewest = program.threads / lanes * unroll;
         let tile = (rows.pixels as u64)
@@ -57,13 +57,8 @@ impl Columns {
     }
 }
 
-/// Channels that a thread takes at once.
-pub(super) fn vector(c: usize) -> u32 {
-    if c.is_multiple_of(4) { 4 } else { 1 }
-}
-
-/// Threads side by side on a pixel's channels: a power of two, with as few as can be behind the last channel, and the
-/// more the better.
+/// Threads side by side on a pixel's channels, each with `vector` of them: a power of two, with as few as can be after the
+/// last channel, and the more the better.
 pub(super) fn lanes(c: usize, vector: u32) -> u32 {
     let groups = blocks(c as u64, vector);
     if groups < 8 {
@@ -76,13 +71,14 @@ pub(super) fn lanes(c: usize, vector: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::cuda::tiles::BATCH_NORM;
+    use crate::backend::cuda::tiles::{BATCH_NORM_MOMENTS, by_channels};
 
     #[test]
     fn every_pixel_and_channel_has_a_thread_and_tiles_are_bounded() {
         for c in [1, 3, 5, 12, 17, 24, 48, 64, 144, 600, 2048] {
+            let program = by_channels(&BATCH_NORM_MOMENTS, c);
             for pixels in [1, 7, 33, 5001, 512 * 112 * 112, 1 << 33] {
-                let columns = Columns::new(Rows { pixels, c }, &BATCH_NORM, 8);
+                let columns = Columns::new(Rows { pixels, c }, program, 8);
                 let [x, y, _] = columns.grid();
                 assert!(x as usize * (columns.vector * columns.lanes) as usize >= c);
                 assert!(y as usize * columns.tile as usize >= pixels);
@@ -90,6 +86,7 @@ mod tests {
                 assert!(y <= u64::from(CHANNEL_TILES));
             }
         }
-        assert_eq!([64, 144, 24, 3].map(|c| lanes(c, vector(c))), [16, 8, 8, 4]);
+        let cuts = [(64, 4), (144, 4), (24, 4), (3, 1)];
+        assert_eq!(cuts.map(|(c, vector)| lanes(c, vector)), [16, 8, 8, 4]);
     }
 }

@@ -1,14 +1,11 @@
-//! Depthwise convolution: the choice of kernels, and how wgrad's sum over pixels is cut into tiles.
+//! Depthwise convolution: the choice of programs, and how wgrad's sum over pixels is cut into tiles.
 
 use super::driver::Driver;
-use super::tiles::{CONV_DEPTHWISE, WARP};
+use super::tiles::{CONV_DEPTHWISE, Program, RUN, WARP};
 use super::{Buffer, Cuda, args, blocks, close_grad, conv, epilogue, reduce};
 use crate::Result;
 use crate::backend::geometry::{PerChannel, Rows};
 use crate::backend::{DepthwiseDgrad, DepthwiseFprop, DepthwiseWgrad};
-
-/// Pixels of a row that a thread takes.
-const RUN: u32 = CONV_DEPTHWISE.constant("RUN");
 
 /// Blocks of wgrad to aim at: every multiprocessor of the largest cards gets a few.
 const BLOCKS: u64 = 1024;
@@ -16,49 +13,28 @@ const BLOCKS: u64 = 1024;
 /// Runs a thread of wgrad walks at least, so that adding up the tiles costs little against them.
 const RUNS: u64 = 4;
 
-/// Kernels of one direction: scalar, four channels a thread, and 3x3 windows with stride 1 and 2.
-type Kernels = [&'static str; 4];
-
-const FPROP: Kernels = [
-    "depthwise_fprop",
-    "depthwise_fprop4",
-    "depthwise_fprop4_3x3",
-    "depthwise_fprop4_3x3_2",
-];
-const DGRAD: Kernels = [
-    "depthwise_dgrad",
-    "depthwise_dgrad4",
-    "depthwise_dgrad4_3x3",
-    "depthwise_dgrad4_3x3_2",
-];
-const WGRAD: Kernels = [
-    "depthwise_wgrad",
-    "depthwise_wgrad4",
-    "depthwise_wgrad4_3x3",
-    "depthwise_wgrad4_3x3_2",
-];
-
-/// A kernel, and how it sees the geometry.
+/// A program, and how it sees the geometry.
 struct Choice {
-    kernel: &'static str,
+    program: &'static Program,
     /// Threads across the channels.
     lanes: u64,
     /// Blocks that take a tap each.
     taps: u64,
 }
 
-fn choose(kernels: Kernels, geometry: &PerChannel, aligned: bool) -> Choice {
+fn choose(geometry: &PerChannel, aligned: bool) -> Choice {
     let PerChannel { c, window, .. } = *geometry;
+    let [scalar, vector, unit_stride, stride_2] = &CONV_DEPTHWISE;
     let any_window = (window.r * window.s) as u64;
-    let (kernel, channels, taps) = match (window.r, window.s, window.stride) {
-        _ if !c.is_multiple_of(4) || !aligned => (kernels[0], 1, any_window),
-        (3, 3, 1) => (kernels[2], 4, 1),
-        (3, 3, 2) => (kernels[3], 4, 1),
-        _ => (kernels[1], 4, any_window),
+    let (program, taps) = match (window.r, window.s, window.stride) {
+        _ if !c.is_multiple_of(4) || !aligned => (scalar, any_window),
+        (3, 3, 1) => (unit_stride, 1),
+        (3, 3, 2) => (stride_2, 1),
+        _ => (vector, any_window),
     };
     Choice {
-        kernel,
-        lanes: (c / channels) as u64,
+        program,
+        lanes: c as u64 / u64::from(program.vector),
         taps,
     }
 }
@@ -78,7 +54,7 @@ pub(super) fn fprop<D: Driver>(
     let PerChannel { n, c, window } = *geometry;
     conv::check(n, &window, c, c)?;
     let weights = params.at(filter.weights);
-    let choice = choose(FPROP, geometry, conv::is_aligned(weights));
+    let choice = choose(geometry, conv::is_aligned(weights));
     let args = [
         args::per_channel(geometry),
         args::pending(&x),
@@ -87,8 +63,8 @@ pub(super) fn fprop<D: Driver>(
         args::buffer(y),
     ];
     let threads = choice.lanes * blocks(window.q as u64, RUN) * window.p as u64;
-    let grid = [blocks(threads, CONV_DEPTHWISE.threads), n as u64, 1];
-    cuda.launch(&CONV_DEPTHWISE, choice.kernel, grid, 0, &args)?;
+    let grid = [blocks(threads, choice.program.threads), n as u64, 1];
+    cuda.launch(choice.program, "depthwise_fprop", grid, 0, &args)?;
     let rows = Rows {
         pixels: geometry.pixels_out(),
         c,
@@ -110,7 +86,7 @@ pub(super) fn dgrad<D: Driver>(
     let PerChannel { n, c, window } = *geometry;
     conv::check(n, &window, c, c)?;
     let weights = params.at(filter.weights);
-    let choice = choose(DGRAD, geometry, conv::is_aligned(weights));
+    let choice = choose(geometry, conv::is_aligned(weights));
     let args = [
         args::per_channel(geometry),
         args::pending_grad(&dy),
@@ -122,8 +98,8 @@ pub(super) fn dgrad<D: Driver>(
     let left = window.pad.left as u64;
     let runs = blocks(window.w as u64 + left, RUN) - left / u64::from(RUN);
     let threads = choice.lanes * runs * window.h as u64;
-    let grid = [blocks(threads, CONV_DEPTHWISE.threads), n as u64, 1];
-    cuda.launch(&CONV_DEPTHWISE, choice.kernel, grid, 0, &args)?;
+    let grid = [blocks(threads, choice.program.threads), n as u64, 1];
+    cuda.launch(choice.program, "depthwise_dgrad", grid, 0, &args)?;
     let rows = Rows {
         pixels: geometry.pixels_in(),
         c,
@@ -145,9 +121,9 @@ pub(super) fn wgrad<D: Driver>(
     let PerChannel { n, c, window } = *geometry;
     conv::check(n, &window, c, c)?;
     // The gradients are written element by element, wherever they are.
-    let choice = choose(WGRAD, geometry, true);
+    let choice = choose(geometry, true);
     let lanes = choice.lanes.next_power_of_two().min(u64::from(WARP));
-    let slots = u64::from(CONV_DEPTHWISE.threads) / lanes;
+    let slots = u64::from(choice.program.threads) / lanes;
     let runs = (n * window.p) as u64 * blocks(window.q as u64, RUN);
     let across = choice.lanes.div_ceil(lanes);
     let wanted = (BLOCKS / (across * choice.taps)).clamp(1, (runs / (slots * RUNS)).max(1));
@@ -176,7 +152,7 @@ pub(super) fn wgrad<D: Driver>(
         args::address(bias_partials.unwrap_or(0)),
     ];
     let grid = [across, tiles as u64, choice.taps];
-    cuda.launch(&CONV_DEPTHWISE, choice.kernel, grid, 0, &args)?;
+    cuda.launch(choice.program, "depthwise_wgrad", grid, 0, &args)?;
     if tiles > 1 {
         reduce::sum_tiles(cuda, partials, tiles, len, dw)?;
         if let (Some(partials), Some(dbias)) = (bias_partials, dbias) {

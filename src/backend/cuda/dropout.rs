@@ -2,7 +2,7 @@
 
 use super::args::{self, Arg};
 use super::driver::Driver;
-use super::tiles::DROPOUT;
+use super::tiles::{DROPOUT, by_channels};
 use super::{Buffer, Cuda, blocks, close_grad};
 use crate::backend::geometry::Rows;
 use crate::backend::{Dropout, DropoutDgrad, DropoutFprop, Pending};
@@ -62,12 +62,9 @@ fn apply<D: Driver>(
         args::u32(usize::from(accumulate)),
         args::buffer(y),
     ];
-    let kernel = match rows.c % 4 {
-        0 => "dropout4",
-        _ => "dropout",
-    };
-    let grid = [blocks(len, 4 * DROPOUT.threads), 1, 1];
-    cuda.launch(&DROPOUT, kernel, grid, 0, &args)
+    let program = by_channels(&DROPOUT, rows.c);
+    let grid = [blocks(len, 4 * program.threads), 1, 1];
+    cuda.launch(program, "dropout", grid, 0, &args)
 }
 
 pub(super) fn fprop<D: Driver>(

@@ -1,8 +1,8 @@
 //! The largest value of each window, and the mean of an image.
 
-use super::columns::{lanes, vector};
+use super::columns::lanes;
 use super::driver::Driver;
-use super::tiles::POOL;
+use super::tiles::{POOL, by_channels};
 use super::{Buffer, Cuda, args, blocks, close_grad};
 use crate::backend::geometry::{GlobalPool, PerChannel, Rows};
 use crate::backend::{GlobalAvgPoolDgrad, GlobalAvgPoolFprop, MaxPoolDgrad, MaxPoolFprop};
@@ -17,24 +17,20 @@ pub(super) fn max_fprop<D: Driver>(
 ) -> Result<()> {
     let MaxPoolFprop { ref geometry, x, y } = op;
     let PerChannel { n, c, window } = *geometry;
-    let vector = vector(c);
-    let lanes = lanes(c, vector);
+    let program = by_channels(&POOL, c);
+    let lanes = lanes(c, program.vector);
     let args = [
         args::per_channel(geometry),
         args::pending(&x),
         args::u32(lanes as usize),
         args::buffer(y),
     ];
-    let kernel = match vector {
-        4 => "max_pool_fprop4",
-        _ => "max_pool_fprop",
-    };
     let grid = [
-        blocks((window.p * window.q) as u64, POOL.threads / lanes),
-        blocks(c as u64, vector * lanes),
+        blocks((window.p * window.q) as u64, program.threads / lanes),
+        blocks(c as u64, program.vector * lanes),
         n as u64,
     ];
-    cuda.launch(&POOL, kernel, grid, 0, &args)
+    cuda.launch(program, "max_pool_fprop", grid, 0, &args)
 }
 
 pub(super) fn max_dgrad<D: Driver>(
@@ -48,8 +44,9 @@ pub(super) fn max_dgrad<D: Driver>(
         dx,
     } = op;
     let PerChannel { n, c, window } = *geometry;
-    let vector = vector(c);
-    let tile = POOL.constant("TILE");
+    let program = by_channels(&POOL, c);
+    let vector = program.vector;
+    let tile = program.constant("TILE");
     // Windows along an axis that can touch a tile.
     let across = (window.r.max(window.s) + tile as usize - 2) / window.stride + 1;
     let shared = |lanes: u32| across * across * (lanes * vector) as usize * size_of::<u16>();
@@ -74,16 +71,12 @@ pub(super) fn max_dgrad<D: Driver>(
         args::u32(usize::from(dx.accumulate)),
         args::buffer(dx.g),
     ];
-    let kernel = match vector {
-        4 => "max_pool_dgrad4",
-        _ => "max_pool_dgrad",
-    };
     let grid = [
         blocks(window.h as u64, tile) * tiles,
         blocks(c as u64, vector * lanes),
         n as u64,
     ];
-    cuda.launch(&POOL, kernel, grid, shared(lanes) as u32, &args)?;
+    cuda.launch(program, "max_pool_dgrad", grid, shared(lanes) as u32, &args)?;
     let rows = Rows {
         pixels: geometry.pixels_in(),
         c,
@@ -105,12 +98,9 @@ pub(super) fn global_avg_fprop<D: Driver>(
         args::u32(c),
         args::buffer(y),
     ];
-    let (kernel, vector) = match vector(c) {
-        4 => ("global_avg_pool_fprop4", 4),
-        _ => ("global_avg_pool_fprop", 1),
-    };
-    let grid = [blocks(len, vector * POOL.threads), 1, 1];
-    cuda.launch(&POOL, kernel, grid, 0, &args)
+    let program = by_channels(&POOL, c);
+    let grid = [blocks(len, program.vector * program.threads), 1, 1];
+    cuda.launch(program, "global_avg_pool_fprop", grid, 0, &args)
 }
 
 pub(super) fn global_avg_dgrad<D: Driver>(
@@ -131,11 +121,9 @@ pub(super) fn global_avg_dgrad<D: Driver>(
         args::u32(usize::from(dx.accumulate)),
         args::buffer(dx.g),
     ];
-    let (kernel, vector) = match vector(c) {
-        4 => ("global_avg_pool_dgrad4", 4),
-        _ => ("global_avg_pool_dgrad", 1),
-    };
-    let grid = [blocks(rows.len() as u64, vector * POOL.threads), 1, 1];
-    cuda.launch(&POOL, kernel, grid, 0, &args)?;
+    let program = by_channels(&POOL, c);
+    let tile = program.vector * program.threads;
+    let grid = [blocks(rows.len() as u64, tile), 1, 1];
+    cuda.launch(program, "global_avg_pool_dgrad", grid, 0, &args)?;
     close_grad::finish(cuda, rows, dx)
 }

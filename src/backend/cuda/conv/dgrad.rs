@@ -1,14 +1,12 @@
 //! dX, phase by phase of the stride, then its finish.
 
-use super::{Kernels, Tiling, check, is_aligned};
+use super::{Tiling, check, is_aligned};
 use crate::Result;
 use crate::backend::Conv2dDgrad;
 use crate::backend::cuda::driver::Driver;
 use crate::backend::cuda::tiles::{CONV_DGRAD, CONV_DGRAD_SMALL};
 use crate::backend::cuda::{Buffer, Cuda, args, close_grad};
 use crate::backend::geometry::Rows;
-
-const KERNELS: Kernels = ["conv_dgrad", "conv_dgrad4"];
 
 pub(in crate::backend::cuda) fn dgrad<D: Driver>(
     cuda: &mut Cuda<D>,
@@ -30,10 +28,9 @@ pub(in crate::backend::cuda) fn dgrad<D: Driver>(
     // The phase of the first pixel is the largest.
     let phase = geometry.n * window.h.div_ceil(window.stride) * window.w.div_ceil(window.stride);
     let programs = [&CONV_DGRAD, &CONV_DGRAD_SMALL];
-    let tiling = Tiling::new(programs, phase as u64, rows.c as u64);
     let weights = params.at(filter.weights);
-    let vector =
-        geometry.c.is_multiple_of(4) && geometry.k.is_multiple_of(4) && is_aligned(weights);
+    let wide = geometry.c.is_multiple_of(4) && geometry.k.is_multiple_of(4) && is_aligned(weights);
+    let tiling = Tiling::new(programs, wide, phase as u64, rows.c as u64);
     let args = [
         args::conv2d(geometry),
         args::pending_grad(&dy),
@@ -42,6 +39,6 @@ pub(in crate::backend::cuda) fn dgrad<D: Driver>(
         args::buffer(dx.g),
     ];
     let grid = [tiling.tiles, (window.stride * window.stride) as u64, 1];
-    cuda.launch(tiling.program, KERNELS[usize::from(vector)], grid, 0, &args)?;
+    cuda.launch(tiling.program, "conv_dgrad", grid, 0, &args)?;
     close_grad::finish(cuda, rows, dx)
 }

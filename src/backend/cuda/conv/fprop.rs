@@ -1,14 +1,12 @@
 //! y = conv(x, w) (+ bias), then the epilogue.
 
-use super::{Kernels, Tiling, check, is_aligned};
+use super::{Tiling, check, is_aligned};
 use crate::Result;
 use crate::backend::Conv2dFprop;
 use crate::backend::cuda::driver::Driver;
-use crate::backend::cuda::tiles::{CONV_FPROP, CONV_FPROP_SMALL};
+use crate::backend::cuda::tiles::{CONV_FPROP, CONV_FPROP_SMALL, REDUCE};
 use crate::backend::cuda::{Buffer, Cuda, args, blocks, epilogue};
 use crate::backend::geometry::Rows;
-
-const KERNELS: Kernels = ["conv_fprop", "conv_fprop4"];
 
 pub(in crate::backend::cuda) fn fprop<D: Driver>(
     cuda: &mut Cuda<D>,
@@ -29,14 +27,14 @@ pub(in crate::backend::cuda) fn fprop<D: Driver>(
     };
     let terms = geometry.window.r * geometry.window.s * geometry.c;
     let programs = [&CONV_FPROP, &CONV_FPROP_SMALL];
-    let tiling = Tiling::new(programs, rows.pixels as u64, rows.c as u64);
+    let weights = params.at(filter.weights);
+    let wide = geometry.c.is_multiple_of(4) && is_aligned(weights);
+    let tiling = Tiling::new(programs, wide, rows.pixels as u64, rows.c as u64);
     let split = tiling.split(terms as u64);
     let partials = match split.splits {
         1 => 0,
         splits => cuda.scratch(splits * rows.len())?,
     };
-    let weights = params.at(filter.weights);
-    let vector = geometry.c.is_multiple_of(4) && is_aligned(weights);
     let finish = epilogue::arg(&epilogue, params, filter);
     let args = [
         args::conv2d(geometry),
@@ -48,7 +46,7 @@ pub(in crate::backend::cuda) fn fprop<D: Driver>(
         args::address(partials),
     ];
     let grid = [tiling.tiles, split.splits as u64, 1];
-    cuda.launch(tiling.program, KERNELS[usize::from(vector)], grid, 0, &args)?;
+    cuda.launch(tiling.program, "conv_fprop", grid, 0, &args)?;
     if split.splits > 1 {
         let args = [
             args::address(partials),
@@ -58,8 +56,8 @@ pub(in crate::backend::cuda) fn fprop<D: Driver>(
             finish,
             args::buffer(y),
         ];
-        let grid = [blocks(rows.len() as u64, tiling.program.threads), 1, 1];
-        cuda.launch(tiling.program, "conv_fprop_finish", grid, 0, &args)?;
+        let grid = [blocks(rows.len() as u64, REDUCE.threads), 1, 1];
+        cuda.launch(&REDUCE, "conv_fprop_finish", grid, 0, &args)?;
     }
     epilogue::finish(cuda, rows, y, epilogue)
 }

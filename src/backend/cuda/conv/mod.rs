@@ -12,7 +12,7 @@ pub(super) use fprop::fprop;
 pub(super) use wgrad::wgrad;
 
 use super::blocks;
-use super::tiles::Program;
+use super::tiles::{ByVector, Program};
 use crate::backend::geometry::Window;
 use crate::{Error, Result};
 
@@ -21,9 +21,6 @@ const BLOCKS: u64 = 512;
 
 /// Steps of a split at least, so that starting and adding up the splits costs little against them.
 const SPLIT_STEPS: u64 = 16;
-
-/// Kernels of one direction, scalar and with 16-byte access.
-type Kernels = [&'static str; 2];
 
 /// The tiles of an M x N result.
 #[derive(Clone, Copy)]
@@ -34,8 +31,9 @@ struct Tiling {
 }
 
 impl Tiling {
-    /// The first or the second program, whichever does less work, tails counted.
-    fn new([large, small]: [&'static Program; 2], m: u64, n: u64) -> Self {
+    /// Of the programs with the large and the small tile the one that does less work, tails counted. `wide`: rows of the
+    /// operands can be read 16 bytes at a time.
+    fn new([large, small]: [&'static ByVector; 2], wide: bool, m: u64, n: u64) -> Self {
         let tiling = |program: &'static Program| Tiling {
             program,
             tiles: blocks(m, program.constant("TILE_M")) * blocks(n, program.constant("TILE_N")),
@@ -45,7 +43,7 @@ impl Tiling {
             let [m, n] = ["TILE_M", "TILE_N"].map(|c| u64::from(tiling.program.constant(c)));
             tiling.tiles * m * n * of_product
         };
-        let (large, small) = (tiling(large), tiling(small));
+        let [large, small] = [large, small].map(|programs| tiling(&programs[usize::from(wide)]));
         if cost(small, 5) < cost(large, 4) {
             small
         } else {

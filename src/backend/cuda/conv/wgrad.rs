@@ -1,13 +1,11 @@
 //! dW and dbias, the sum over pixels split over blocks.
 
-use super::{Kernels, Tiling, check};
+use super::{Tiling, check};
 use crate::Result;
 use crate::backend::Conv2dWgrad;
 use crate::backend::cuda::driver::Driver;
 use crate::backend::cuda::tiles::{CONV_WGRAD, CONV_WGRAD_SMALL};
 use crate::backend::cuda::{Buffer, Cuda, args, reduce};
-
-const KERNELS: Kernels = ["conv_wgrad", "conv_wgrad4"];
 
 pub(in crate::backend::cuda) fn wgrad<D: Driver>(
     cuda: &mut Cuda<D>,
@@ -23,7 +21,8 @@ pub(in crate::backend::cuda) fn wgrad<D: Driver>(
     check(geometry.n, &geometry.window, geometry.c, geometry.k)?;
     let (k, len) = (geometry.k, geometry.filter_len());
     let programs = [&CONV_WGRAD, &CONV_WGRAD_SMALL];
-    let tiling = Tiling::new(programs, (len / k) as u64, k as u64);
+    let wide = geometry.c.is_multiple_of(4) && k.is_multiple_of(4);
+    let tiling = Tiling::new(programs, wide, (len / k) as u64, k as u64);
     let split = tiling.split(geometry.pixels_out() as u64);
     let dw = grads.at(filter.weights);
     let dbias = filter.bias.map(|bias| grads.at(bias));
@@ -36,7 +35,6 @@ pub(in crate::backend::cuda) fn wgrad<D: Driver>(
             (partials, dbias.map(|_| bias_partials))
         }
     };
-    let vector = geometry.c.is_multiple_of(4) && k.is_multiple_of(4);
     let args = [
         args::conv2d(geometry),
         args::pending_grad(&dy),
@@ -46,7 +44,7 @@ pub(in crate::backend::cuda) fn wgrad<D: Driver>(
         args::address(bias_partials.unwrap_or(0)),
     ];
     let grid = [tiling.tiles, split.splits as u64, 1];
-    cuda.launch(tiling.program, KERNELS[usize::from(vector)], grid, 0, &args)?;
+    cuda.launch(tiling.program, "conv_wgrad", grid, 0, &args)?;
     if split.splits > 1 {
         reduce::sum_tiles(cuda, partials, split.splits, len, dw)?;
         if let (Some(partials), Some(dbias)) = (bias_partials, dbias) {

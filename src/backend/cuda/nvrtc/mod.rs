@@ -118,7 +118,7 @@ impl<'a> Source<'a> {
                     program.name, program.file
                 ))
             })?;
-        let constants = (program.constants.iter()).map(|(name, value)| format!("-D{name}={value}"));
+        let defines = (program.defines()).map(|(name, value)| format!("-D{name}={value}"));
         Ok(Source {
             file,
             text,
@@ -128,8 +128,7 @@ impl<'a> Source<'a> {
                 .copied()
                 .collect(),
             options: (OPTIONS.iter().map(|option| (*option).to_owned()))
-                .chain([format!("-DTHREADS={}", program.threads)])
-                .chain(constants)
+                .chain(defines)
                 .collect(),
         })
     }
@@ -498,8 +497,8 @@ mod tests {
     fn the_report_is_read_kernel_by_kernel() {
         let log = "\
 ptxas info    : 0 bytes gmem
-ptxas info    : Compiling entry function 'add_dgrad4' for 'sm_80'
-ptxas info    : Function properties for add_dgrad4
+ptxas info    : Compiling entry function 'add_dgrad' for 'sm_80'
+ptxas info    : Function properties for add_dgrad
 ptxas         .     16 bytes stack frame, 8 bytes spill stores, 12 bytes spill loads
 ptxas info    : Used 27 registers, used 0 barriers, 16 bytes cumulative stack size, 400 bytes cmem[0]
 ptxas info    : Compile time = 7.759 ms
@@ -512,10 +511,7 @@ ptxas info    : Used 40 registers, used 1 barriers, 3072 bytes smem
             image: Vec::new(),
             log: log.to_owned(),
         };
-        let expected = [
-            ("add_dgrad4", 27, 0, 16, 20),
-            ("close_grad", 40, 3072, 0, 0),
-        ];
+        let expected = [("add_dgrad", 27, 0, 16, 20), ("close_grad", 40, 3072, 0, 0)];
         let expected = expected.map(|(kernel, registers, shared, stack, spills)| Resources {
             kernel: kernel.to_owned(),
             registers,
