@@ -21,11 +21,9 @@ typedef unsigned long long u64;
 #define WARPS (THREADS / WARP)
 #define FULL_MASK 0xffffffffu
 
-// What happens to a value as it is read, after the affine map.
-enum ActivationCode : u32 { IDENTITY = 0, RELU = 1, RELU6 = 2, PRELU = 3 };
-
 // A value as its consumers see it: activation(scale[c] raw + shift[c]). `affine` holds scale (C), shift (C), mean (C) and
 // rstd (C), or is null; `slope` holds PReLU's C slopes.
+// `activation` is IDENTITY, RELU, RELU6 or PRELU, which the host defines (src/backend/cuda/tiles.rs).
 struct Pending {
     const float* raw;
     const float* affine;

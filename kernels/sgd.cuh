@@ -4,10 +4,8 @@
 
 #include "common.cuh"
 
-// SgdForm of src/backend/mod.rs, in its order.
-enum SgdFormCode : u32 { KERAS = 0, KERAS_NESTEROV = 1, TORCH = 2, TORCH_NESTEROV = 3 };
-
-// `g` is the gradient, clip and decay included; w and its momentum v move. (conventions: the trait's SgdForm)
+// `g` is the gradient, clip and decay included; w and its momentum v move. `form` is a rule of the
+// trait's SgdForm: KERAS, KERAS_NESTEROV, TORCH or TORCH_NESTEROV, which the host defines (src/backend/cuda/tiles.rs).
 __device__ __forceinline__ void sgd_step(u32 form, float lr, float mu, float g, float& w, float& v) {
     switch (form) {
         case KERAS:

@@ -2,6 +2,7 @@
 
 use super::Buffer;
 use super::driver::Memory;
+use super::tiles::code;
 use crate::backend::geometry::{self, Window};
 use crate::backend::{self, Activation, View};
 
@@ -157,10 +158,10 @@ pub(super) fn null() -> Arg {
 /// (code, address of the slopes) of an activation.
 pub(super) fn activation<M: Memory>(activation: &Activation<View<'_, Buffer<M>>>) -> (usize, u64) {
     match activation {
-        Activation::Identity => (0, 0),
-        Activation::Relu => (1, 0),
-        Activation::Relu6 => (2, 0),
-        Activation::PRelu(slope) => (3, slope.buffer.at(slope.offset)),
+        Activation::Identity => (const { code("IDENTITY") }, 0),
+        Activation::Relu => (const { code("RELU") }, 0),
+        Activation::Relu6 => (const { code("RELU6") }, 0),
+        Activation::PRelu(slope) => (const { code("PRELU") }, slope.buffer.at(slope.offset)),
     }
 }
 

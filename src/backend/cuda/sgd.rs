@@ -1,7 +1,7 @@
 //! Norms of the gradient slab, and one step of the parameter slab.
 
 use super::driver::{Driver, Memory};
-use super::tiles::SGD;
+use super::tiles::{SGD, code};
 use super::{Buffer, Cuda, Staging, args, blocks};
 use crate::Result;
 use crate::backend::{Segment, SgdForm, SgdNorms, SgdUpdate};
@@ -115,12 +115,12 @@ pub(super) fn update<D: Driver>(
     cuda.launch(&SGD, "sgd_update", [blocks, 1, 1], 0, &args)
 }
 
-/// `enum SgdFormCode`.
+/// The code of a rule.
 pub(super) fn form(form: SgdForm) -> usize {
     match form {
-        SgdForm::Keras => 0,
-        SgdForm::KerasNesterov => 1,
-        SgdForm::Torch => 2,
-        SgdForm::TorchNesterov => 3,
+        SgdForm::Keras => const { code("KERAS") },
+        SgdForm::KerasNesterov => const { code("KERAS_NESTEROV") },
+        SgdForm::Torch => const { code("TORCH") },
+        SgdForm::TorchNesterov => const { code("TORCH_NESTEROV") },
     }
 }

@@ -44,6 +44,26 @@ pub(super) fn by_channels(programs: &'static ByVector, c: usize) -> &'static Pro
 /// Threads that run in step.
 pub(super) const WARP: u32 = 32;
 
+/// What both sides know by name and every source is given: codes of activations, and of the rules of gradient descent.
+const CODES: [(&str, u32); 8] = [
+    ("IDENTITY", 0),
+    ("RELU", 1),
+    ("RELU6", 2),
+    ("PRELU", 3),
+    ("KERAS", 0),
+    ("KERAS_NESTEROV", 1),
+    ("TORCH", 2),
+    ("TORCH_NESTEROV", 3),
+];
+
+/// The number that a kernel knows by this name.
+///
+/// # Panics
+/// If there is no such code.
+pub(super) const fn code(name: &str) -> usize {
+    value(&CODES, name) as usize
+}
+
 /// Most tiles of pixels that a sum over the pixels, each channel by itself, is cut into: enough for a large card, few
 /// enough that merging them costs little.
 pub(super) const CHANNEL_TILES: u32 = 1024;
@@ -294,10 +314,10 @@ pub static PROGRAMS: LazyLock<Vec<&Program>> = LazyLock::new(|| {
 });
 
 impl Program {
-    /// All constants of its source, by name.
+    /// All constants of its source, by name: its own, and what every source is given.
     pub(super) fn defines(&self) -> impl Iterator<Item = (&'static str, u32)> {
         let common = [("THREADS", self.threads), ("VECTOR", self.vector)];
-        common.into_iter().chain(self.constants.iter().copied())
+        (common.into_iter().chain(CODES)).chain(self.constants.iter().copied())
     }
 
     /// A constant's value.
@@ -305,16 +325,21 @@ impl Program {
     /// # Panics
     /// If the program has no such constant.
     pub(super) const fn constant(&self, name: &str) -> u32 {
-        let mut i = 0;
-        while i < self.constants.len() {
-            let (known, value) = self.constants[i];
-            if same(known, name) {
-                return value;
-            }
-            i += 1;
-        }
-        panic!("a program's constants are those of its definition")
+        value(self.constants, name)
     }
+}
+
+/// The number of this name.
+const fn value(numbers: &[(&str, u32)], name: &str) -> u32 {
+    let mut i = 0;
+    while i < numbers.len() {
+        let (known, value) = numbers[i];
+        if same(known, name) {
+            return value;
+        }
+        i += 1;
+    }
+    panic!("the names of constants are those of their definition")
 }
 
 /// String equality, for constants.
