@@ -50,6 +50,15 @@ impl<'a, B: Backend> Embedder<'a, B> {
     /// # Errors
     /// A picture without pixels, a device that fails.
     pub fn embed(&mut self, images: &[Image]) -> Result<Vec<f32>> {
+        let pixels = self.pixels(images)?;
+        self.embed_pixels(&pixels)
+    }
+
+    /// The pixels of pictures of any size, resized to the network's input: N x H x W x 3.
+    ///
+    /// # Errors
+    /// A picture without pixels.
+    pub fn pixels(&self, images: &[Image]) -> Result<Vec<u8>> {
         let size = self.image_size();
         let mut pixels = Vec::with_capacity(images.len() * size * size * 3);
         for image in images {
@@ -64,7 +73,7 @@ impl<'a, B: Backend> Embedder<'a, B> {
                 pixels.extend_from_slice(&resize(image, size, size).pixels);
             }
         }
-        self.embed_pixels(&pixels)
+        Ok(pixels)
     }
 
     /// Embeds RGB pixels, N x H x W x 3 of the network's input size: N x D, not normalised.

@@ -125,7 +125,7 @@ impl OnDevice for Task {
             (Some(data), _) if args.all => open(data, &args, &weights)?.into(),
             (Some(data), _) => {
                 let dataset = open(data, &args, &weights)?;
-                let embedded = identities(&mut embedder, data, &*dataset, &args)?;
+                let embedded = identities(&mut embedder, data, dataset.into(), &args)?;
                 let means = embedded.save(&args.out, &fingerprint, args.tta)?;
                 say_means(means);
                 say(format!(
@@ -246,7 +246,7 @@ fn say_means(means: Means) {
 fn identities<B: Backend>(
     embedder: &mut Embedder<'_, B>,
     data: &Path,
-    dataset: &dyn Dataset,
+    dataset: Arc<dyn Dataset>,
     args: &Args,
 ) -> Result<Embedded> {
     let selection = Selection {

@@ -1,16 +1,15 @@
 //! Every picture of a data set, in order: decoded on all cores ahead of the network, memory bounded by a few batches.
 
+use super::batches::each_batch;
 use super::folder::Origin;
 use super::partial::{Begun, Partial};
 use super::state::{Format, Job};
 use super::stored::Stored;
-use super::{embed_pixels, label_numbers, one_line};
+use super::{label_numbers, one_line};
 use crate::backend::Backend;
 use crate::base::fnv::Fnv;
 use crate::data::Dataset;
 use crate::data::fingerprint::Fingerprint;
-use crate::data::loader::{Batch, Loader, LoaderOptions};
-use crate::data::picture::augment::Augment;
 use crate::embedder::Embedder;
 use crate::verification::Tta;
 use crate::{Error, Result};
@@ -170,50 +169,6 @@ pub fn embed_in_memory<B: Backend>(
     })?;
     stored.labels = Some(labels);
     Ok(stored)
-}
-
-/// Calls `take` with each batch and its rows, from picture `first` on, which begins a batch.
-fn each_batch<B: Backend>(
-    embedder: &mut Embedder<'_, B>,
-    dataset: &Arc<dyn Dataset>,
-    first: usize,
-    tta: Tta,
-    skip_bad: bool,
-    take: &mut dyn FnMut(&Batch, &[f32]) -> Result<()>,
-) -> Result<()> {
-    if first >= dataset.len() {
-        return Ok(());
-    }
-    let options = LoaderOptions {
-        batch: embedder.max_batch(),
-        augment: Augment::default(),
-        // Nothing but the resize.
-        changes_on_device: true,
-        size: embedder.image_size(),
-        skip_bad,
-        shuffle: false,
-        ..LoaderOptions::default()
-    };
-    let step = (first / embedder.max_batch()) as u64;
-    let mut loader = Loader::new(Arc::clone(dataset), options, 0, step)?;
-    while let Some(batch) = loader.next() {
-        let mut batch = batch?;
-        let rows = match batch.indices.is_empty() {
-            true => Vec::new(),
-            false => {
-                let mut pixels = std::mem::take(&mut batch.pixels);
-                let rows = embed_pixels(embedder, &mut pixels, tta).map_err(|e| {
-                    let first = dataset.describe(batch.indices[0] as usize);
-                    Error::Invalid(format!("embedding the batch that begins with {first}: {e}"))
-                })?;
-                batch.pixels = pixels;
-                rows
-            }
-        };
-        take(&batch, &rows)?;
-        loader.recycle(batch);
-    }
-    Ok(())
 }
 
 /// Tells one list of pictures from another: by labels and content, and by where they lie.
