@@ -4,7 +4,7 @@
 mod support;
 
 use arcface_cu::backend::cuda::Architecture;
-use arcface_cu::backend::cuda::SIGNATURES;
+use arcface_cu::backend::cuda::launch::{KERNELS, KernelEntry};
 use arcface_cu::backend::cuda::tiles::{PROGRAMS, Program};
 use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -85,15 +85,14 @@ fn every_program_compiles_for_every_architecture_within_its_budget() {
 
 /// Kernels of a program by the launch table.
 fn declared(program: &Program) -> BTreeSet<&'static str> {
-    let signatures = SIGNATURES.iter().filter(|s| s.file == program.file);
-    signatures.map(|s| s.kernel).collect()
+    let kernels = KERNELS.iter().filter(|entry| entry.file == program.file);
+    kernels.map(|entry| entry.kernel).collect()
 }
 
 #[test]
 fn every_kernel_belongs_to_a_program_and_every_program_has_a_name_of_its_own() {
     let files: BTreeSet<&str> = PROGRAMS.iter().map(|p| p.file).collect();
-    for signature in SIGNATURES {
-        let (file, kernel) = (signature.file, signature.kernel);
+    for KernelEntry { file, kernel, .. } in KERNELS {
         assert!(files.contains(file), "{file}: {kernel} is in no program");
     }
     let names: BTreeSet<&str> = PROGRAMS.iter().map(|p| p.name).collect();

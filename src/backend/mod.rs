@@ -21,9 +21,6 @@ pub use pending::{Close, GradTarget, Pending, PendingGrad, View, sums};
 
 use crate::Result;
 
-/// The CUDA kernels' sources, embedded by the build script: (file name, text).
-pub const KERNELS: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
-
 /// The fused operations that a device offers. Every method writes into buffers that it is given; scratch space
 /// is the device's own, grown once and kept. A buffer may be longer than the tensor in it (tensors share slots, and a
 /// batch may be smaller than the largest): only the first elements count, and the rest stays as it is.

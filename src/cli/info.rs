@@ -4,11 +4,12 @@ use super::device::Gpus;
 use super::environment::{cache_folder, variable};
 use super::output::{say, size};
 use crate::Result;
+use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
+use crate::backend::cuda::SOURCES;
 use crate::backend::cuda::gpu::Found;
 use crate::backend::cuda::tiles::PROGRAMS;
 use crate::backend::cuda::{Architecture, Cache, Nvrtc, Prebuilt, Search};
-use crate::backend::{Backend, KERNELS};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {}
@@ -85,7 +86,7 @@ pub(super) fn run(_args: Args, gpus: &impl Gpus) -> Result<()> {
     say(format!(
         "kernels: {} programs of {} source files, in this binary",
         PROGRAMS.len(),
-        KERNELS.len()
+        SOURCES.len()
     ));
     say(match gpus.open(0) {
         Ok(_) => "--device auto takes cuda:0".to_owned(),

@@ -9,7 +9,7 @@ use ptx_emulator::conformance::{Case, ENTRY, cases};
 fn run(gpu: &mut Gpu, case: &Case) -> Result<(), String> {
     let mut output = vec![0; case.expected.len()];
     let mut on_gpu = || {
-        let module = gpu.load_ptx(&case.name, &case.ptx(), &[ENTRY])?;
+        let kernels = gpu.load_ptx(&case.name, &case.ptx(), &[ENTRY])?;
         let mut from = gpu.alloc(case.input.len())?;
         let mut to = gpu.alloc(output.len())?;
         gpu.upload(&case.input, &mut from, 0)?;
@@ -20,8 +20,8 @@ fn run(gpu: &mut Gpu, case: &Case) -> Result<(), String> {
             shared: 0,
         };
         let args = [&from, &to].map(|memory| memory.address().to_ne_bytes());
-        gpu.launch(&module, ENTRY, launch, &[&args[0], &args[1]])?;
-        gpu.download(&mut [(&to, 0, &mut output)])
+        gpu.launch(&kernels[0], launch, &[&args[0], &args[1]])?;
+        gpu.download([(&to, 0, &mut output[..])].into_iter())
     };
     on_gpu().map_err(|error| format!("{}: {error}", case.name))?;
     case.check(&output)

@@ -1,11 +1,18 @@
 //! What a training step asks of the driver: a device that computes nothing, and counts.
 
+use crate::allocations::allocations;
 use crate::support::Pictures;
 use arcface_cu::Result;
-use arcface_cu::backend::Backend;
 use arcface_cu::backend::cuda::Cuda;
 use arcface_cu::backend::cuda::driver::{Driver, Launch, Memory, Properties};
+use arcface_cu::backend::cuda::launch::KERNELS;
 use arcface_cu::backend::cuda::tiles::Program;
+use arcface_cu::backend::margin::Margin;
+use arcface_cu::backend::{Augmented, Backend, InputTransform, SgdForm, SgdStep};
+use arcface_cu::base::changes::Changes;
+use arcface_cu::graph::train::TrainGraph;
+use arcface_cu::head::{ArcFace, ClassInit, Distribution};
+use arcface_cu::models::{self, Embedding};
 use arcface_cu::recipe::config::Config;
 use arcface_cu::train::{DataOptions, Trainer};
 use std::cell::Cell;
@@ -66,7 +73,7 @@ impl Counting {
 
 impl Driver for Counting {
     type Memory = Nowhere;
-    type Module = ();
+    type Kernel = ();
     type Event = ();
 
     fn properties(&self) -> &Properties {
@@ -94,7 +101,10 @@ impl Driver for Counting {
         Ok(())
     }
 
-    fn download(&mut self, parts: &mut [(&Nowhere, usize, &mut [u8])]) -> Result<()> {
+    fn download<'a>(
+        &mut self,
+        parts: impl Iterator<Item = (&'a Nowhere, usize, &'a mut [u8])>,
+    ) -> Result<()> {
         self.count(|c| c.waits += 1);
         for (_, _, to) in parts {
             for number in to.chunks_exact_mut(4) {
@@ -104,11 +114,12 @@ impl Driver for Counting {
         Ok(())
     }
 
-    fn load(&mut self, _: &'static Program) -> Result<()> {
-        Ok(())
+    fn load(&mut self, program: &'static Program) -> Result<Vec<()>> {
+        let kernels = KERNELS.iter().filter(|entry| entry.file == program.file);
+        Ok(kernels.map(|_| ()).collect())
     }
 
-    fn launch(&mut self, (): &(), _: &'static str, _: Launch, _: &[&[u8]]) -> Result<()> {
+    fn launch(&mut self, (): &(), _: Launch, _: &[&[u8]]) -> Result<()> {
         self.count(|c| c.launches += 1);
         Ok(())
     }
@@ -164,4 +175,79 @@ fn memory_that_is_not_aligned_as_promised_is_refused() {
     driver.next.set(256 + 128);
     let error = Cuda::new(driver).alloc(4).unwrap_err().to_string();
     assert!(error.contains("0x180") && error.contains("256"), "{error}");
+}
+
+/// What the network, the head and the backend allocate on the host while they work on a batch.
+#[test]
+fn after_the_first_step_nothing_is_allocated_on_the_host() {
+    let embedding = Embedding::PoolDropoutDense {
+        size: 64,
+        dropout: 0.5,
+    };
+    let models = [
+        models::resnet50(112, embedding).unwrap(),
+        models::mobilenet_v2(112, embedding).unwrap(),
+        models::iresnet18(112, embedding).unwrap(),
+    ];
+    for model in models {
+        let mut cuda = Cuda::new(Counting::new());
+        let mut graph = TrainGraph::new(&mut cuda, &model, 1, BATCH).unwrap();
+        let margin = Margin::arcface(64.0, 0.5);
+        let init = ClassInit {
+            distribution: Distribution::Normal(0.01),
+            seed: 1,
+            index: 0,
+        };
+        let mut head = ArcFace::new(&mut cuda, 10, 64, BATCH, margin, init).unwrap();
+        let segments = graph.segments(|_| 5e-4);
+        let sgd = SgdStep {
+            form: SgdForm::Torch,
+            lr: 0.1,
+            momentum: 0.9,
+            clip: None,
+        };
+        let transform = InputTransform {
+            scale: [1.0; 3],
+            shift: [0.0; 3],
+        };
+        let unchanged = Changes {
+            crop: [0; 2],
+            shift: [0; 2],
+            flip: false,
+            brightness: 0.0,
+            hue: 0.0,
+            contrast: 1.0,
+            saturation: 1.0,
+            grey: false,
+            erase: None,
+        };
+        let pixels = vec![0; BATCH * 112 * 112 * 3];
+        let changes = vec![unchanged; BATCH];
+        let mut step = |number: u64| {
+            let pictures = Augmented {
+                pixels: &pixels,
+                side: 112,
+                size: 112,
+                changes: &changes,
+            };
+            let labels = [0, 1, number as u32];
+            graph
+                .forward_augmented(&mut cuda, pictures, &transform, number)
+                .unwrap();
+            let (x, dx) = graph.embeddings();
+            head.forward(&mut cuda, x, &labels).unwrap();
+            head.backward(&mut cuda, x, &labels, &sgd, 5e-4, dx)
+                .unwrap();
+            graph.backward(&mut cuda).unwrap();
+            graph.measure(&mut cuda, &segments).unwrap();
+            graph.update(&mut cuda, &segments, &sgd).unwrap();
+            cuda.download_all(&mut [head.reading(), graph.reading()])
+                .unwrap();
+        };
+        step(1);
+        let before = allocations();
+        step(2);
+        step(3);
+        assert_eq!(allocations() - before, 0, "{}", model.nodes()[1].name);
+    }
 }

@@ -6,6 +6,7 @@ mod oracles;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod allocations;
 mod conformance;
 mod cuda_step;
 mod fold;

@@ -2,6 +2,7 @@
 
 use arcface_cu::backend::cuda::Compiler;
 use arcface_cu::backend::cuda::driver::{Driver, Launch, Memory, Properties};
+use arcface_cu::backend::cuda::launch::{KERNELS, KernelEntry};
 use arcface_cu::backend::cuda::tiles::Program;
 use arcface_cu::{Error, Result};
 use ptx_emulator::{Counters, Machine, Options};
@@ -19,12 +20,15 @@ pub(crate) struct Emulator {
     properties: Properties,
     /// What was launched since the list was last taken, if it is kept.
     launches: Option<Vec<Launched>>,
+    /// A fault to plant in every launch of a kernel.
+    swap: Option<Swap>,
 }
 
-/// A program on the made-up card.
-pub(crate) struct Module {
+/// A kernel of a program on the made-up card.
+pub(crate) struct Kernel {
     program: &'static Program,
-    module: ptx_emulator::Module,
+    name: &'static str,
+    module: Arc<ptx_emulator::Module>,
 }
 
 /// A launch, and what it did.
@@ -64,6 +68,14 @@ impl Emulator {
         Self::build(compiler, "compute_90a", options)
     }
 
+    /// A card that exchanges two arguments of a kernel.
+    pub(crate) fn swapping(compiler: &'static Compiler, swap: Swap) -> Self {
+        Emulator {
+            swap: Some(swap),
+            ..Self::with(compiler, "compute_80", false)
+        }
+    }
+
     fn build(compiler: &'static Compiler, architecture: &'static str, options: Options) -> Self {
         let options = Options {
             memory: MEMORY,
@@ -85,12 +97,34 @@ impl Emulator {
             architecture,
             properties,
             launches: None,
+            swap: None,
         }
     }
 
     /// The launches since the last call; the first call begins the list.
     pub(crate) fn launches(&mut self) -> Vec<Launched> {
         self.launches.replace(Vec::new()).unwrap_or_default()
+    }
+}
+
+/// A planted fault: two numbers among a kernel's arguments exchanged, each given by its argument and its first byte there.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Swap {
+    pub(crate) kernel: &'static str,
+    pub(crate) places: [(usize, usize); 2],
+    /// Bytes of each number.
+    pub(crate) bytes: usize,
+}
+
+impl Swap {
+    fn apply(&self, args: &[&[u8]]) -> Vec<Vec<u8>> {
+        let mut swapped: Vec<Vec<u8>> = args.iter().map(|arg| arg.to_vec()).collect();
+        let [a, b] = self.places;
+        for ((arg, byte), (from, first)) in [(a, b), (b, a)] {
+            let number = &args[from][first..][..self.bytes];
+            swapped[arg][byte..][..self.bytes].copy_from_slice(number);
+        }
+        swapped
     }
 }
 
@@ -122,7 +156,7 @@ impl Drop for Allocation {
 
 impl Driver for Emulator {
     type Memory = Allocation;
-    type Module = Module;
+    type Kernel = Kernel;
     type Event = Instant;
 
     fn properties(&self) -> &Properties {
@@ -151,43 +185,56 @@ impl Driver for Emulator {
         self.machine.write(address, src).map_err(fault)
     }
 
-    fn download(&mut self, parts: &mut [(&Allocation, usize, &mut [u8])]) -> Result<()> {
+    fn download<'a>(
+        &mut self,
+        parts: impl Iterator<Item = (&'a Allocation, usize, &'a mut [u8])>,
+    ) -> Result<()> {
         for (src, offset, dst) in parts {
-            let address = src.address + *offset as u64;
+            let address = src.address + offset as u64;
             self.machine.read(address, dst).map_err(fault)?;
         }
         Ok(())
     }
 
-    fn load(&mut self, program: &'static Program) -> Result<Module> {
+    fn load(&mut self, program: &'static Program) -> Result<Vec<Kernel>> {
         let compiled = self.compiler.compile(program, self.architecture)?;
         let text = String::from_utf8_lossy(&compiled.image);
         let module = self.machine.load(&text);
         let module = module.map_err(|error| fault(format!("{}: {error}", program.file)))?;
-        Ok(Module { program, module })
+        let module = Arc::new(module);
+        let kernels = KERNELS.iter().filter(|entry| entry.file == program.file);
+        let kernel = |entry: &KernelEntry| Kernel {
+            program,
+            name: entry.kernel,
+            module: module.clone(),
+        };
+        Ok(kernels.map(kernel).collect())
     }
 
-    fn launch(
-        &mut self,
-        module: &Module,
-        kernel: &'static str,
-        launch: Launch,
-        args: &[&[u8]],
-    ) -> Result<()> {
+    fn launch(&mut self, kernel: &Kernel, launch: Launch, args: &[&[u8]]) -> Result<()> {
         let Launch {
             grid,
             block,
             shared,
         } = launch;
-        let Module { program, module } = module;
+        let Kernel {
+            program,
+            name,
+            module,
+        } = kernel;
+        let swap = self.swap.filter(|swap| swap.kernel == *name);
+        let swapped = swap.map(|swap| swap.apply(args));
+        let swapped: Option<Vec<&[u8]>> =
+            (swapped.as_ref()).map(|args| args.iter().map(Vec::as_slice).collect());
+        let args = swapped.as_deref().unwrap_or(args);
         let counters = self
             .machine
-            .launch(module, kernel, grid, [block, 1, 1], shared, args)
+            .launch(module, name, grid, [block, 1, 1], shared, args)
             .map_err(fault)?;
         if let Some(launches) = &mut self.launches {
             launches.push(Launched {
                 program,
-                kernel,
+                kernel: name,
                 launch,
                 counters,
             });

@@ -1,8 +1,9 @@
 //! Addition of residual branches, storing of pending values, and the passing on of gradients.
 
 use super::driver::Driver;
+use super::launch::{self, word};
 use super::tiles::{ADD, Program, by_channels};
-use super::{Buffer, Cuda, Grid, args, blocks, close_grad};
+use super::{Buffer, Cuda, Grid, blocks, close_grad};
 use crate::Result;
 use crate::backend::geometry::Rows;
 use crate::backend::{AddDgrad, AddFprop};
@@ -25,18 +26,18 @@ pub(super) fn fprop<D: Driver>(
         activation,
         y,
     } = op;
-    let (code, slope) = args::activation(&activation);
-    let args = [
-        args::pending(&a),
-        b.map_or_else(args::no_pending, |b| args::pending(&b)),
-        args::u32(code),
-        args::address(slope),
-        args::u64(rows.len() as u64),
-        args::u32(rows.c),
-        args::buffer(y),
-    ];
     let (program, grid) = plan(rows);
-    cuda.launch(program, "add_fprop", grid, 0, &args)
+    let (activation, slope) = launch::activation(activation);
+    let kernel = launch::AddFprop {
+        a: a.into(),
+        b: b.map_or(launch::Pending::NONE, Into::into),
+        activation,
+        slope,
+        len: rows.len() as u64,
+        channels: word(rows.c),
+        y: y.at(0),
+    };
+    cuda.launch(program, grid, 0, kernel)
 }
 
 pub(super) fn dgrad<D: Driver>(
@@ -44,14 +45,14 @@ pub(super) fn dgrad<D: Driver>(
     op: AddDgrad<'_, Buffer<D::Memory>>,
 ) -> Result<()> {
     let AddDgrad { rows, dy, dx } = op;
-    let args = [
-        args::pending_grad(&dy),
-        args::u64(rows.len() as u64),
-        args::u32(rows.c),
-        args::u32(usize::from(dx.accumulate)),
-        args::buffer(dx.g),
-    ];
     let (program, grid) = plan(rows);
-    cuda.launch(program, "add_dgrad", grid, 0, &args)?;
+    let kernel = launch::AddDgrad {
+        dy: dy.into(),
+        len: rows.len() as u64,
+        channels: word(rows.c),
+        accumulate: dx.accumulate.into(),
+        dx: dx.g.at(0),
+    };
+    cuda.launch(program, grid, 0, kernel)?;
     close_grad::finish(cuda, rows, dx)
 }

@@ -4,12 +4,12 @@
 //! with respect to the cosines of one stretch of classes ([`GRADIENTS`], 16 MB, or N x COLUMNS where that is more), and up
 //! to [`SPLITS`] partial d_x, which are 16 MB or less, or one N x D where that is more.
 
-// The trait's own argument lists.
-#![allow(clippy::too_many_arguments)]
-
-use super::args::{self, Arg};
 use super::driver::{Driver, Memory};
-use super::tiles::{ARCFACE, ARCFACE_PRODUCT, Program, WARP, by_channels};
+use super::launch::{self, Address, word};
+use super::tiles::{
+    ARCFACE, ARCFACE_PRODUCT, HEAD_COLUMNS, HEAD_DEPTH, HEAD_NORM_ROWS, HEAD_ROWS, Program, WARP,
+    by_channels,
+};
 use super::{Buffer, Cuda, Staging, blocks, bytes_of, sgd};
 use crate::Result;
 use crate::backend::geometry::HeadShard;
@@ -40,8 +40,7 @@ impl Walk {
         let HeadShard { n, d, .. } = *shard;
         let classes = shard.classes();
         assert!(n > 0 && d > 0 && classes > 0, "an empty head: {shard:?}");
-        let [rows, columns, depth] =
-            ["ROWS", "COLUMNS", "DEPTH"].map(|name| ARCFACE.constant(name) as usize);
+        let [rows, columns, depth] = [HEAD_ROWS, HEAD_COLUMNS, HEAD_DEPTH].map(|v| v as usize);
         let stretch =
             (GRADIENTS / n / columns * columns).clamp(columns, classes.next_multiple_of(columns));
         let tiles = n.div_ceil(rows) * d.div_ceil(columns);
@@ -57,13 +56,12 @@ impl Walk {
     }
 
     fn row_tiles(&self) -> usize {
-        self.n.div_ceil(ARCFACE.constant("ROWS") as usize)
+        self.n.div_ceil(HEAD_ROWS as usize)
     }
 
     /// Blocks of ROWS x COLUMNS that cover a matrix.
     fn tiles(rows: usize, columns: usize) -> u64 {
-        blocks(rows as u64, ARCFACE.constant("ROWS"))
-            * blocks(columns as u64, ARCFACE.constant("COLUMNS"))
+        blocks(rows as u64, HEAD_ROWS) * blocks(columns as u64, HEAD_COLUMNS)
     }
 
     /// The program of the matrix products for rows of D numbers.
@@ -72,28 +70,30 @@ impl Walk {
     }
 }
 
-/// `struct HeadMargin`.
-fn margin_arg(margin: &Margin) -> Arg {
-    let Margin {
-        scale,
-        m1,
-        m2,
-        m3,
-        pi_guard,
-        clamp,
-        gradient,
-        normalise,
-    } = *margin;
-    let arg = [scale, m1, m2, m3, clamp, margin.offset()]
-        .into_iter()
-        .fold(Arg::of("HeadMargin"), Arg::f32);
-    [
-        pi_guard == PiGuard::Linear,
-        gradient == MarginGradient::StraightThrough,
-        normalise,
-    ]
-    .into_iter()
-    .fold(arg, |arg, flag| arg.u32(usize::from(flag)))
+impl From<&Margin> for launch::HeadMargin {
+    fn from(margin: &Margin) -> Self {
+        let Margin {
+            scale,
+            m1,
+            m2,
+            m3,
+            pi_guard,
+            clamp,
+            gradient,
+            normalise,
+        } = *margin;
+        launch::HeadMargin {
+            scale,
+            m1,
+            m2,
+            m3,
+            clamp,
+            offset: margin.offset(),
+            guarded: (pi_guard == PiGuard::Linear).into(),
+            straight: (gradient == MarginGradient::StraightThrough).into(),
+            normalise: normalise.into(),
+        }
+    }
 }
 
 /// The batch's labels on the device. They are uploaded only when they differ from the last ones: the backward pass uses
@@ -110,7 +110,7 @@ impl<D: Driver> Labels<D> {
     };
 
     /// Their address.
-    fn address(&mut self, driver: &mut D, labels: &[u32]) -> Result<u64> {
+    fn address(&mut self, driver: &mut D, labels: &[u32]) -> Result<Address> {
         if self.labels != labels {
             // Forget the old labels first: a failed upload must not look like a finished one.
             self.labels.clear();
@@ -118,7 +118,7 @@ impl<D: Driver> Labels<D> {
             driver.upload(bytes_of(labels), memory, 0)?;
             self.labels.extend_from_slice(labels);
         }
-        Ok(self.memory.reserve(driver, 0)?.address())
+        Ok(Address(self.memory.reserve(driver, 0)?.address()))
     }
 }
 
@@ -158,71 +158,71 @@ pub(super) fn fprop<D: Driver>(
     let Walk {
         n, d, classes: v, ..
     } = walk;
-    let labels = args::address(cuda.labels.address(&mut cuda.driver, labels)?);
-    let tiles = blocks(v as u64, ARCFACE.constant("COLUMNS"));
-    let square_tiles = blocks(v as u64, ARCFACE.constant("NORM_ROWS"));
+    let labels = cuda.labels.address(&mut cuda.driver, labels)?;
+    let tiles = blocks(v as u64, HEAD_COLUMNS);
+    let square_tiles = blocks(v as u64, HEAD_NORM_ROWS);
     let per_tile = tiles as usize * n;
     let sums = cuda.scratch(2 * per_tile + square_tiles as usize)?;
-    let largest = sums + 4 * per_tile as u64;
-    let squares = largest + 4 * per_tile as u64;
-    let margin_arg = margin_arg(margin);
+    let largest = sums.floats(per_tile);
+    let squares = largest.floats(per_tile);
+    let head_margin = margin.into();
 
-    let args = [
-        args::buffer(classes),
-        args::u32(v),
-        args::u32(d),
-        args::u32(usize::from(margin.normalise)),
-        args::buffer(inverse_norms),
-        args::address(squares),
-    ];
-    cuda.launch(&ARCFACE, "arcface_norms", [square_tiles, 1, 1], 0, &args)?;
+    let kernel = launch::ArcfaceNorms {
+        classes: classes.at(0),
+        v: word(v),
+        d: word(d),
+        normalise: margin.normalise.into(),
+        inverse_norms: inverse_norms.at(0),
+        squares,
+    };
+    cuda.launch(&ARCFACE, [square_tiles, 1, 1], 0, kernel)?;
 
-    let args = [
-        args::buffer(x),
-        args::buffer(classes),
+    let kernel = launch::ArcfaceTargets {
+        x: x.at(0),
+        classes: classes.at(0),
         labels,
-        margin_arg,
-        args::u32(n),
-        args::u32(d),
-        args::u32(shard.first),
-        args::u32(v),
-        args::buffer(rows),
-    ];
+        margin: head_margin,
+        n: word(n),
+        d: word(d),
+        first: word(shard.first),
+        v: word(v),
+        rows: rows.at(0),
+    };
     let grid = [blocks(n as u64, ARCFACE.threads / WARP), 1, 1];
-    cuda.launch(&ARCFACE, "arcface_targets", grid, 0, &args)?;
+    cuda.launch(&ARCFACE, grid, 0, kernel)?;
 
-    let args = [
-        args::buffer(x),
-        args::buffer(classes),
+    let kernel = launch::ArcfaceFprop {
+        x: x.at(0),
+        classes: classes.at(0),
         labels,
-        args::buffer(rows),
-        args::buffer(inverse_norms),
-        margin_arg,
-        args::u32(n),
-        args::u32(d),
-        args::u32(shard.first),
-        args::u32(v),
-        args::address(sums),
-        args::address(largest),
-    ];
+        rows: rows.at(0),
+        inverse_norms: inverse_norms.at(0),
+        margin: head_margin,
+        n: word(n),
+        d: word(d),
+        first: word(shard.first),
+        v: word(v),
+        sums,
+        largest,
+    };
     let grid = [Walk::tiles(n, v), 1, 1];
-    cuda.launch(walk.product(), "arcface_fprop", grid, 0, &args)?;
+    cuda.launch(walk.product(), grid, 0, kernel)?;
 
-    let args = [
-        args::address(sums),
-        args::address(largest),
-        args::address(squares),
+    let kernel = launch::ArcfaceRows {
+        sums,
+        largest,
+        squares,
         labels,
-        margin_arg,
-        args::u32(n),
-        args::u32(tiles as usize),
-        args::u32(square_tiles as usize),
-        args::u32(shard.first),
-        args::u32(v),
-        args::buffer(rows),
-    ];
+        margin: head_margin,
+        n: word(n),
+        tiles: tiles as u32,
+        square_tiles: square_tiles as u32,
+        first: word(shard.first),
+        v: word(v),
+        rows: rows.at(0),
+    };
     let grid = [blocks(n as u64, WARP) + 1, 1, 1];
-    cuda.launch(&ARCFACE, "arcface_rows", grid, 0, &args)
+    cuda.launch(&ARCFACE, grid, 0, kernel)
 }
 
 pub(super) fn bprop<D: Driver>(
@@ -249,13 +249,13 @@ pub(super) fn bprop<D: Driver>(
     } = walk;
     assert!(momentum.len >= v * d, "momentum");
     assert!(dx.len >= n * d, "d_x: {} floats, not {n} x {d}", dx.len);
-    let labels = args::address(cuda.labels.address(&mut cuda.driver, labels)?);
+    let labels = cuda.labels.address(&mut cuda.driver, labels)?;
     // The vectors that are read 16 bytes at a time come first: their lengths are multiples of 4.
     let mut end = 0;
     let mut place = |len: usize| {
         let begin = end;
         end += len;
-        4 * begin as u64
+        begin
     };
     let [gradient, partials, q_parts, factors, targets, refused] = [
         n * walk.stretch,
@@ -268,90 +268,89 @@ pub(super) fn bprop<D: Driver>(
     .map(&mut place);
     let scratch = cuda.scratch(end)?;
     let [gradient, partials, q_parts, factors, targets, refused] =
-        [gradient, partials, q_parts, factors, targets, refused]
-            .map(|at| args::address(scratch + at));
-    let (margin_arg, normalise) = (margin_arg(margin), usize::from(margin.normalise));
+        [gradient, partials, q_parts, factors, targets, refused].map(|at| scratch.floats(at));
+    let (head_margin, normalise) = (margin.into(), margin.normalise.into());
 
-    let args = [
-        args::buffer(rows),
-        margin_arg,
-        args::u32(n),
+    let kernel = launch::ArcfaceFactors {
+        rows: rows.at(0),
+        margin: head_margin,
+        n: word(n),
         factors,
         targets,
         refused,
-    ];
-    cuda.launch(&ARCFACE, "arcface_factors", [1, 1, 1], 0, &args)?;
+    };
+    cuda.launch(&ARCFACE, [1, 1, 1], 0, kernel)?;
 
     for begin in (0..v).step_by(walk.stretch) {
         let count = walk.stretch.min(v - begin);
-        let stretch_classes = args::address(classes.at(begin * d));
-        let args = [
-            args::buffer(x),
-            stretch_classes,
+        let stretch_classes = classes.at(begin * d);
+        let kernel = launch::ArcfaceGradients {
+            x: x.at(0),
+            classes: stretch_classes,
             labels,
-            args::buffer(rows),
-            args::address(inverse_norms.at(begin)),
-            margin_arg,
+            rows: rows.at(0),
+            inverse_norms: inverse_norms.at(begin),
+            margin: head_margin,
             factors,
             targets,
             refused,
-            args::u32(n),
-            args::u32(d),
-            args::u32(shard.first + begin),
-            args::u32(count),
-            args::u32(walk.stretch),
+            n: word(n),
+            d: word(d),
+            first: word(shard.first + begin),
+            count: word(count),
+            stride: word(walk.stretch),
             gradient,
             q_parts,
-        ];
+        };
         let grid = [Walk::tiles(n, count), 1, 1];
-        cuda.launch(walk.product(), "arcface_gradients", grid, 0, &args)?;
+        cuda.launch(walk.product(), grid, 0, kernel)?;
 
-        let args = [
+        let kernel = launch::ArcfaceDx {
             gradient,
-            stretch_classes,
+            classes: stretch_classes,
             refused,
-            args::u32(n),
-            args::u32(d),
-            args::u32(count),
-            args::u32(walk.stretch),
-            args::u32(walk.chunk),
-            args::u32(usize::from(begin == 0)),
+            n: word(n),
+            d: word(d),
+            count: word(count),
+            stride: word(walk.stretch),
+            chunk: word(walk.chunk),
+            begins: (begin == 0).into(),
             partials,
-        ];
+        };
         let grid = [Walk::tiles(n, d), walk.splits as u64, 1];
-        cuda.launch(walk.product(), "arcface_dx", grid, 0, &args)?;
+        cuda.launch(walk.product(), grid, 0, kernel)?;
 
-        let args = [
+        let kernel = launch::ArcfaceUpdate {
             gradient,
-            args::buffer(x),
+            x: x.at(0),
             q_parts,
             refused,
-            args::u32(normalise),
-            args::u32(n),
-            args::u32(d),
-            args::u32(count),
-            args::u32(walk.stretch),
-            args::f32(decay),
-            args::u32(sgd::form(step.form)),
-            args::f32(step.lr),
-            args::f32(step.momentum),
-            stretch_classes,
-            args::address(momentum.at(begin * d)),
-        ];
+            normalise,
+            n: word(n),
+            d: word(d),
+            count: word(count),
+            stride: word(walk.stretch),
+            decay,
+            form: sgd::form(step.form),
+            lr: step.lr,
+            mu: step.momentum,
+            classes: stretch_classes,
+            momentum: momentum.at(begin * d),
+        };
         let grid = [Walk::tiles(count, d), 1, 1];
-        cuda.launch(walk.product(), "arcface_update", grid, 0, &args)?;
+        cuda.launch(walk.product(), grid, 0, kernel)?;
     }
 
-    let args = [
+    let kernel = launch::ArcfaceFinish {
         partials,
-        args::buffer(x),
-        args::buffer(rows),
+        x: x.at(0),
+        rows: rows.at(0),
         refused,
-        args::u32(normalise),
-        args::u32(n),
-        args::u32(d),
-        args::u32(walk.splits),
-        args::buffer(dx),
-    ];
-    cuda.launch(&ARCFACE, "arcface_finish", [n as u64, 1, 1], 0, &args)
+        normalise,
+        n: word(n),
+        d: word(d),
+        splits: word(walk.splits),
+        out: dx.at(0),
+    };
+    cuda.launch(&ARCFACE, [n as u64, 1, 1], 0, kernel)
 }

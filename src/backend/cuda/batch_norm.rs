@@ -2,8 +2,9 @@
 
 use super::columns::Columns;
 use super::driver::Driver;
-use super::tiles::{BATCH_NORM, BATCH_NORM_MOMENTS, WARP, by_channels};
-use super::{Buffer, Cuda, Grid, args, blocks};
+use super::launch::{self, Address, word};
+use super::tiles::{BATCH_NORM, BATCH_NORM_MOMENTS, MOMENTS_CHUNK, WARP, by_channels};
+use super::{Buffer, Cuda, Grid, blocks};
 use crate::Result;
 use crate::backend::{BatchNormBprop, BatchNormFprop, BatchNormMoments, PReluBprop, bn};
 
@@ -21,20 +22,24 @@ pub(super) fn moments<D: Driver>(
         return Ok(());
     }
     let program = by_channels(&BATCH_NORM_MOMENTS, rows.c);
-    let columns = Columns::new(rows, program, program.constant("CHUNK"));
+    let columns = Columns::new(rows, program, MOMENTS_CHUNK);
     let tiles = columns.tiles();
-    let partials = args::address(cuda.scratch(tiles * bn::moments_len(rows.c))?);
-    let walk = [columns.arg(), args::buffer(x), partials];
-    cuda.launch(program, "batch_norm_moments", columns.grid(), 0, &walk)?;
-    let merge = [
-        columns.arg(),
-        args::buffer(x),
+    let partials = cuda.scratch(tiles * bn::moments_len(rows.c))?;
+    let kernel = launch::BatchNormMoments {
+        columns: columns.into(),
+        x: x.at(0),
         partials,
-        args::u32(tiles),
-        args::buffer(moments),
-    ];
+    };
+    cuda.launch(program, columns.grid(), 0, kernel)?;
+    let kernel = launch::BatchNormMerge {
+        columns: columns.into(),
+        x: x.at(0),
+        partials,
+        tiles: word(tiles),
+        moments: moments.at(0),
+    };
     let grid = [blocks(rows.c as u64, WARP), 1, 1];
-    cuda.launch(&BATCH_NORM, "batch_norm_merge", grid, 0, &merge)
+    cuda.launch(&BATCH_NORM, grid, 0, kernel)
 }
 
 pub(super) fn fprop<D: Driver>(
@@ -49,21 +54,19 @@ pub(super) fn fprop<D: Driver>(
         statistics,
         forward,
     } = op;
-    let param = |at: Option<usize>| at.map_or_else(args::null, |at| args::address(params.at(at)));
-    let unbias = rows.pixels as f32 / (rows.pixels.max(2) - 1) as f32;
-    let args = [
-        args::buffer(moments),
-        args::u32(rows.c),
-        args::f32(unbias),
-        args::f32(at.epsilon),
-        args::f32(at.momentum),
-        param(at.gamma),
-        param(at.beta),
-        args::address(statistics.at(at.statistics)),
-        args::buffer(forward),
-    ];
-    let grid = per_channel(rows.c);
-    cuda.launch(&BATCH_NORM, "batch_norm_fprop", grid, 0, &args)
+    let param = |at: Option<usize>| at.map_or(Address::NULL, |at| params.at(at));
+    let kernel = launch::BatchNormFprop {
+        moments: moments.at(0),
+        channels: word(rows.c),
+        unbias: rows.pixels as f32 / (rows.pixels.max(2) - 1) as f32,
+        epsilon: at.epsilon,
+        momentum: at.momentum,
+        gamma: param(at.gamma),
+        beta: param(at.beta),
+        statistics: statistics.at(at.statistics),
+        forward: forward.at(0),
+    };
+    cuda.launch(&BATCH_NORM, per_channel(rows.c), 0, kernel)
 }
 
 pub(super) fn bprop<D: Driver>(
@@ -78,18 +81,17 @@ pub(super) fn bprop<D: Driver>(
         at,
         backward,
     } = op;
-    let grad = |at: Option<usize>| at.map_or_else(args::null, |at| args::address(grads.at(at)));
-    let args = [
-        args::buffer(sums),
-        args::buffer(forward),
-        args::u32(rows.c),
-        args::f32(rows.pixels as f32),
-        grad(at.gamma),
-        grad(at.beta),
-        args::buffer(backward),
-    ];
-    let grid = per_channel(rows.c);
-    cuda.launch(&BATCH_NORM, "batch_norm_bprop", grid, 0, &args)
+    let grad = |at: Option<usize>| at.map_or(Address::NULL, |at| grads.at(at));
+    let kernel = launch::BatchNormBprop {
+        sums: sums.at(0),
+        forward: forward.at(0),
+        channels: word(rows.c),
+        pixels: rows.pixels as f32,
+        d_gamma: grad(at.gamma),
+        d_beta: grad(at.beta),
+        backward: backward.at(0),
+    };
+    cuda.launch(&BATCH_NORM, per_channel(rows.c), 0, kernel)
 }
 
 pub(super) fn prelu_bprop<D: Driver>(
@@ -102,10 +104,10 @@ pub(super) fn prelu_bprop<D: Driver>(
         grads,
         slope_at,
     } = op;
-    let args = [
-        args::buffer(sums),
-        args::u32(c),
-        args::address(grads.at(slope_at)),
-    ];
-    cuda.launch(&BATCH_NORM, "prelu_bprop", per_channel(c), 0, &args)
+    let kernel = launch::PreluBprop {
+        sums: sums.at(0),
+        channels: word(c),
+        d_slope: grads.at(slope_at),
+    };
+    cuda.launch(&BATCH_NORM, per_channel(c), 0, kernel)
 }

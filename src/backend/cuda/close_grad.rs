@@ -2,8 +2,9 @@
 
 use super::columns::Columns;
 use super::driver::Driver;
-use super::tiles::{CLOSE_GRAD, REDUCE, WARP, by_channels};
-use super::{Buffer, Cuda, args, blocks};
+use super::launch::{self, Address, word};
+use super::tiles::{CLOSE_GRAD, CLOSE_GRAD_UNROLL, REDUCE, WARP, by_channels};
+use super::{Buffer, Cuda, blocks};
 use crate::Result;
 use crate::backend::geometry::Rows;
 use crate::backend::{CloseGrad, GradTarget, sums};
@@ -14,31 +15,32 @@ pub(super) fn close<D: Driver>(
 ) -> Result<()> {
     let CloseGrad { rows, g, close } = op;
     let program = by_channels(&CLOSE_GRAD, rows.c);
-    let columns = Columns::new(rows, program, program.constant("UNROLL"));
+    let columns = Columns::new(rows, program, CLOSE_GRAD_UNROLL);
     let tiles = columns.tiles();
     let partials = match close.sums {
-        Some(_) => args::address(cuda.scratch(tiles * sums::len(rows.c))?),
-        None => args::null(),
+        Some(_) => cuda.scratch(tiles * sums::len(rows.c))?,
+        None => Address::NULL,
     };
-    let walk = [
-        columns.arg(),
-        args::pending(&close.value),
-        args::buffer(g),
+    let normalised = close.value.affine.is_some();
+    let kernel = launch::CloseGrad {
+        columns: columns.into(),
+        value: close.value.into(),
+        g: g.at(0),
         partials,
-    ];
-    cuda.launch(program, "close_grad", columns.grid(), 0, &walk)?;
+    };
+    cuda.launch(program, columns.grid(), 0, kernel)?;
     let Some(sums) = close.sums else {
         return Ok(());
     };
-    let merge = [
+    let kernel = launch::CloseGradSums {
         partials,
-        args::u32(tiles),
-        args::u32(rows.c),
-        args::u32(usize::from(close.value.affine.is_some())),
-        args::buffer(sums),
-    ];
+        tiles: word(tiles),
+        channels: word(rows.c),
+        normalised: normalised.into(),
+        sums: sums.at(0),
+    };
     let grid = [blocks(rows.c as u64, WARP), 3, 1];
-    cuda.launch(&REDUCE, "close_grad_sums", grid, 0, &merge)
+    cuda.launch(&REDUCE, grid, 0, kernel)
 }
 
 /// What every operation does with a gradient it has just written: the finish, if it was the last to contribute.
@@ -47,15 +49,13 @@ pub(super) fn finish<D: Driver>(
     rows: Rows,
     dx: GradTarget<'_, Buffer<D::Memory>>,
 ) -> Result<()> {
-    match dx.close {
-        Some(finish) => close(
-            cuda,
-            CloseGrad {
-                rows,
-                g: dx.g,
-                close: finish,
-            },
-        ),
-        None => Ok(()),
-    }
+    let Some(finish) = dx.close else {
+        return Ok(());
+    };
+    let op = CloseGrad {
+        rows,
+        g: dx.g,
+        close: finish,
+    };
+    close(cuda, op)
 }

@@ -1,6 +1,6 @@
 //! How the operations that sum over pixels, each channel by itself, are cut (`kernels/columns.cuh`).
 
-use super::args::Arg;
+use super::launch::{self, word};
 use super::tiles::{CHANNEL_TILES, Program, WARP};
 use super::{Grid, blocks};
 use crate::backend::geometry::Rows;
@@ -45,15 +45,17 @@ impl Columns {
         let channels = blocks(self.rows.c as u64, self.vector * self.lanes);
         [channels, self.tiles() as u64, 1]
     }
+}
 
-    /// `struct Columns`.
-    pub(super) fn arg(&self) -> Arg {
-        Arg::of("Columns")
-            .u64(self.rows.pixels as u64)
-            .u32(self.rows.c)
-            .u32(self.lanes as usize)
-            .u32(self.tile as usize)
-            .padded()
+impl From<Columns> for launch::Columns {
+    fn from(columns: Columns) -> Self {
+        launch::Columns {
+            pixels: columns.rows.pixels as u64,
+            channels: word(columns.rows.c),
+            lanes: columns.lanes,
+            rows: columns.tile,
+            padding: 0,
+        }
     }
 }
 

@@ -1,8 +1,9 @@
 //! Depthwise convolution: the choice of programs, and how wgrad's sum over pixels is cut into tiles.
 
 use super::driver::Driver;
+use super::launch::{self, Address};
 use super::tiles::{CONV_DEPTHWISE, Program, RUN, WARP};
-use super::{Buffer, Cuda, args, blocks, close_grad, conv, epilogue, reduce};
+use super::{Buffer, Cuda, blocks, close_grad, conv, epilogue, reduce};
 use crate::Result;
 use crate::backend::geometry::{PerChannel, Rows};
 use crate::backend::{DepthwiseDgrad, DepthwiseFprop, DepthwiseWgrad};
@@ -44,27 +45,27 @@ pub(super) fn fprop<D: Driver>(
     op: DepthwiseFprop<'_, Buffer<D::Memory>>,
 ) -> Result<()> {
     let DepthwiseFprop {
-        ref geometry,
+        geometry,
         x,
         params,
         filter,
         y,
         epilogue,
     } = op;
-    let PerChannel { n, c, window } = *geometry;
+    let PerChannel { n, c, window } = geometry;
     conv::check(n, &window, c, c)?;
     let weights = params.at(filter.weights);
-    let choice = choose(geometry, conv::is_aligned(weights));
-    let args = [
-        args::per_channel(geometry),
-        args::pending(&x),
-        args::address(weights),
-        epilogue::arg(&epilogue, params, filter),
-        args::buffer(y),
-    ];
+    let choice = choose(&geometry, conv::is_aligned(weights));
+    let kernel = launch::DepthwiseFprop {
+        g: geometry.into(),
+        x: x.into(),
+        w: weights,
+        epilogue: epilogue::in_kernel(&epilogue, params, filter),
+        y: y.at(0),
+    };
     let threads = choice.lanes * blocks(window.q as u64, RUN) * window.p as u64;
     let grid = [blocks(threads, choice.program.threads), n as u64, 1];
-    cuda.launch(choice.program, "depthwise_fprop", grid, 0, &args)?;
+    cuda.launch(choice.program, grid, 0, kernel)?;
     let rows = Rows {
         pixels: geometry.pixels_out(),
         c,
@@ -77,29 +78,29 @@ pub(super) fn dgrad<D: Driver>(
     op: DepthwiseDgrad<'_, Buffer<D::Memory>>,
 ) -> Result<()> {
     let DepthwiseDgrad {
-        ref geometry,
+        geometry,
         dy,
         params,
         filter,
         dx,
     } = op;
-    let PerChannel { n, c, window } = *geometry;
+    let PerChannel { n, c, window } = geometry;
     conv::check(n, &window, c, c)?;
     let weights = params.at(filter.weights);
-    let choice = choose(geometry, conv::is_aligned(weights));
-    let args = [
-        args::per_channel(geometry),
-        args::pending_grad(&dy),
-        args::address(weights),
-        args::u32(usize::from(dx.accumulate)),
-        args::buffer(dx.g),
-    ];
+    let choice = choose(&geometry, conv::is_aligned(weights));
+    let kernel = launch::DepthwiseDgrad {
+        g: geometry.into(),
+        dy: dy.into(),
+        w: weights,
+        accumulate: dx.accumulate.into(),
+        dx: dx.g.at(0),
+    };
     // Runs begin at multiples of RUN in the padded row.
     let left = window.pad.left as u64;
     let runs = blocks(window.w as u64 + left, RUN) - left / u64::from(RUN);
     let threads = choice.lanes * runs * window.h as u64;
     let grid = [blocks(threads, choice.program.threads), n as u64, 1];
-    cuda.launch(choice.program, "depthwise_dgrad", grid, 0, &args)?;
+    cuda.launch(choice.program, grid, 0, kernel)?;
     let rows = Rows {
         pixels: geometry.pixels_in(),
         c,
@@ -112,16 +113,16 @@ pub(super) fn wgrad<D: Driver>(
     op: DepthwiseWgrad<'_, Buffer<D::Memory>>,
 ) -> Result<()> {
     let DepthwiseWgrad {
-        ref geometry,
+        geometry,
         dy,
         x,
         grads,
         filter,
     } = op;
-    let PerChannel { n, c, window } = *geometry;
+    let PerChannel { n, c, window } = geometry;
     conv::check(n, &window, c, c)?;
     // The gradients are written element by element, wherever they are.
-    let choice = choose(geometry, true);
+    let choice = choose(&geometry, true);
     let lanes = choice.lanes.next_power_of_two().min(u64::from(WARP));
     let slots = u64::from(choice.program.threads) / lanes;
     let runs = (n * window.p) as u64 * blocks(window.q as u64, RUN);
@@ -138,21 +139,21 @@ pub(super) fn wgrad<D: Driver>(
         1 => (dw, dbias),
         _ => {
             let partials = cuda.scratch(tiles * (len + c))?;
-            let bias_partials = partials + 4 * (tiles * len) as u64;
+            let bias_partials = partials.floats(tiles * len);
             (partials, dbias.map(|_| bias_partials))
         }
     };
-    let args = [
-        args::per_channel(geometry),
-        args::pending_grad(&dy),
-        args::pending(&x),
-        args::u32(lanes as usize),
-        args::u32(runs_a_tile as usize),
-        args::address(partials),
-        args::address(bias_partials.unwrap_or(0)),
-    ];
+    let kernel = launch::DepthwiseWgrad {
+        g: geometry.into(),
+        dy: dy.into(),
+        x: x.into(),
+        lanes: lanes as u32,
+        runs_a_tile: runs_a_tile as u32,
+        dw: partials,
+        dbias: bias_partials.unwrap_or(Address::NULL),
+    };
     let grid = [across, tiles as u64, choice.taps];
-    cuda.launch(choice.program, "depthwise_wgrad", grid, 0, &args)?;
+    cuda.launch(choice.program, grid, 0, kernel)?;
     if tiles > 1 {
         reduce::sum_tiles(cuda, partials, tiles, len, dw)?;
         if let (Some(partials), Some(dbias)) = (bias_partials, dbias) {

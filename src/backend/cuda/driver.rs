@@ -58,8 +58,8 @@ pub trait Memory: Send + Sync + std::fmt::Debug {
 pub trait Driver: Send {
     /// Device memory.
     type Memory: Memory;
-    /// A compiled program, ready to launch.
-    type Module: Send;
+    /// A kernel of a loaded program, ready to launch.
+    type Kernel: Send;
     /// A place in the queue whose time is taken.
     type Event;
 
@@ -91,25 +91,24 @@ pub trait Driver: Send {
     ///
     /// # Errors
     /// A device that fails, here or in an earlier launch.
-    fn download(&mut self, parts: &mut [(&Self::Memory, usize, &mut [u8])]) -> Result<()>;
+    fn download<'a>(
+        &mut self,
+        parts: impl Iterator<Item = (&'a Self::Memory, usize, &'a mut [u8])>,
+    ) -> Result<()>
+    where
+        Self: 'a;
 
-    /// Compiles and loads a program.
+    /// Compiles and loads a program: its file's kernels, in the order of [`KERNELS`](super::launch::KERNELS).
     ///
     /// # Errors
     /// No compiler, or a program that does not compile.
-    fn load(&mut self, program: &'static Program) -> Result<Self::Module>;
+    fn load(&mut self, program: &'static Program) -> Result<Vec<Self::Kernel>>;
 
-    /// Queues a kernel. `args` holds each parameter's bytes, in order, checked against the kernel's signature.
+    /// Queues a kernel. `args` holds the bytes of each parameter, in order.
     ///
     /// # Errors
     /// A launch that the device refuses.
-    fn launch(
-        &mut self,
-        module: &Self::Module,
-        kernel: &'static str,
-        launch: Launch,
-        args: &[&[u8]],
-    ) -> Result<()>;
+    fn launch(&mut self, kernel: &Self::Kernel, launch: Launch, args: &[&[u8]]) -> Result<()>;
 
     /// Waits until everything queued is done.
     ///

@@ -1,7 +1,7 @@
-//! Dropout; the mask is the CPU's, bit for bit.
+//! Dropout: the numbers that the mask is drawn from.
 
-use super::args::{self, Arg};
 use super::driver::Driver;
+use super::launch::{self, word};
 use super::tiles::{DROPOUT, by_channels};
 use super::{Buffer, Cuda, blocks, close_grad};
 use crate::backend::geometry::Rows;
@@ -9,8 +9,7 @@ use crate::backend::{Dropout, DropoutDgrad, DropoutFprop, Pending};
 use crate::base::random::Purpose;
 use crate::{Error, Result};
 
-/// `struct Mask`.
-fn mask(dropout: Dropout) -> Result<Arg> {
+fn mask(dropout: Dropout) -> Result<launch::Mask> {
     let Dropout {
         rate,
         seed,
@@ -22,21 +21,17 @@ fn mask(dropout: Dropout) -> Result<Arg> {
             "dropout with rate {rate} in layer {layer}: the rate must be in [0, 1), the layer below 2^24"
         )));
     }
-    let [seed, step] = [seed, step].map(|v| [v as u32, (v >> 32) as u32]);
-    // word * 2^-24 >= rate exactly where word >= rate * 2^24, rounded up; the product is exact.
-    let threshold = (rate * 16_777_216.0).ceil() as usize;
-    let words = [
-        seed[0],
-        seed[1],
-        layer << 8 | Purpose::Dropout as u32,
-        step[0],
-        step[1],
-    ];
-    Ok(words
-        .into_iter()
-        .fold(Arg::of("Mask"), |arg, word| arg.u32(word as usize))
-        .u32(threshold)
-        .f32(1.0 / (1.0 - rate)))
+    let [low, high] = [|v: u64| v as u32, |v: u64| (v >> 32) as u32];
+    Ok(launch::Mask {
+        key_low: low(seed),
+        key_high: high(seed),
+        layer: layer << 8 | Purpose::Dropout as u32,
+        step_low: low(step),
+        step_high: high(step),
+        // word * 2^-24 >= rate exactly where word >= rate * 2^24, rounded up; the product is exact.
+        threshold: (rate * 16_777_216.0).ceil() as u32,
+        scale: 1.0 / (1.0 - rate),
+    })
 }
 
 /// y = dropout of x, or y += that.
@@ -54,17 +49,17 @@ fn apply<D: Driver>(
             "dropout of {len} elements: its counter reaches 2^34; use a smaller batch"
         )));
     }
-    let args = [
-        args::pending(&x),
-        mask(dropout)?,
-        args::u64(len),
-        args::u32(rows.c),
-        args::u32(usize::from(accumulate)),
-        args::buffer(y),
-    ];
     let program = by_channels(&DROPOUT, rows.c);
+    let kernel = launch::Dropout {
+        x: x.into(),
+        mask: mask(dropout)?,
+        len,
+        channels: word(rows.c),
+        accumulate: accumulate.into(),
+        y: y.at(0),
+    };
     let grid = [blocks(len, 4 * program.threads), 1, 1];
-    cuda.launch(program, "dropout", grid, 0, &args)
+    cuda.launch(program, grid, 0, kernel)
 }
 
 pub(super) fn fprop<D: Driver>(

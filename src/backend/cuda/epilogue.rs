@@ -1,34 +1,33 @@
 //! What a convolution does with its output: the kernels' part, and the moments that follow.
 
-use super::args::{self, Arg};
 use super::driver::{Driver, Memory};
+use super::launch::{self, Address};
 use super::{Buffer, Cuda, batch_norm};
 use crate::Result;
 use crate::backend::geometry::Rows;
-use crate::backend::{BatchNormMoments, Epilogue, FilterAt};
+use crate::backend::{Activation, BatchNormMoments, Epilogue, FilterAt};
 
-/// `struct Epilogue`: what the kernel applies as it writes.
-pub(super) fn arg<M: Memory>(
+/// What the kernel applies as it writes.
+pub(super) fn in_kernel<M: Memory>(
     epilogue: &Epilogue<'_, Buffer<M>>,
     params: &Buffer<M>,
     filter: FilterAt,
-) -> Arg {
-    let (residual, (code, slope)) = match epilogue {
-        Epilogue::Raw | Epilogue::Moments(_) => (0, (0, 0)),
+) -> launch::Epilogue {
+    let (residual, activation) = match epilogue {
+        Epilogue::Raw | Epilogue::Moments(_) => (None, Activation::Identity),
         Epilogue::Activate {
             residual,
             activation,
-        } => (
-            residual.map_or(0, |residual| residual.at(0)),
-            args::activation(activation),
-        ),
+        } => (*residual, *activation),
     };
-    Arg::of("Epilogue")
-        .u64(filter.bias.map_or(0, |bias| params.at(bias)))
-        .u64(residual)
-        .u64(slope)
-        .u32(code)
-        .padded()
+    let (activation, slope) = launch::activation(activation);
+    launch::Epilogue {
+        bias: filter.bias.map_or(Address::NULL, |bias| params.at(bias)),
+        residual: residual.map_or(Address::NULL, |residual| residual.at(0)),
+        slope,
+        activation,
+        padding: 0,
+    }
 }
 
 /// What is left to do when `y` is written.
@@ -39,10 +38,14 @@ pub(super) fn finish<D: Driver>(
     epilogue: Epilogue<'_, Buffer<D::Memory>>,
 ) -> Result<()> {
     match epilogue {
-        Epilogue::Moments(moments) => {
-            let x = y;
-            batch_norm::moments(cuda, BatchNormMoments { rows, x, moments })
-        }
+        Epilogue::Moments(moments) => batch_norm::moments(
+            cuda,
+            BatchNormMoments {
+                rows,
+                x: y,
+                moments,
+            },
+        ),
         Epilogue::Raw | Epilogue::Activate { .. } => Ok(()),
     }
 }

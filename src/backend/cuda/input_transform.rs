@@ -1,23 +1,29 @@
-//! Pixels 0..255 to the network's numbers, with or without the changes of augmentation.
+//! Pixels to the network's numbers, after the changes of augmentation where they are the device's.
 
-use super::args::{self, Arg};
 use super::driver::{Driver, Memory};
+use super::launch::{self, Address, word};
 use super::tiles::INPUT_TRANSFORM;
-use super::{Buffer, Cuda, blocks};
+use super::{Buffer, Cuda, blocks, bytes_of};
 use crate::backend::{Augmented, InputTransform, InputTransformAugmented, InputTransformFprop};
 use crate::base::changes::Changes;
 use crate::{Error, Result};
 
-/// `struct Transform`.
-fn transform_arg(transform: &InputTransform) -> Arg {
-    let InputTransform { scale, shift } = transform;
-    [scale, shift]
-        .into_iter()
-        .flatten()
-        .fold(Arg::of("Transform"), |arg, v| arg.f32(*v))
+impl From<&InputTransform> for launch::Transform {
+    fn from(transform: &InputTransform) -> Self {
+        let [red, green, blue] = transform.scale;
+        let [red_shift, green_shift, blue_shift] = transform.shift;
+        launch::Transform {
+            red,
+            green,
+            blue,
+            red_shift,
+            green_shift,
+            blue_shift,
+        }
+    }
 }
 
-pub(super) fn apply<D: Driver>(
+pub(super) fn fprop<D: Driver>(
     cuda: &mut Cuda<D>,
     op: InputTransformFprop<'_, Buffer<D::Memory>>,
 ) -> Result<()> {
@@ -28,18 +34,17 @@ pub(super) fn apply<D: Driver>(
     } = op;
     let memory = cuda.pixels.reserve(&mut cuda.driver, pixels.len())?;
     cuda.driver.upload(pixels, memory, 0)?;
-    let args = [
-        args::address(memory.address()),
-        transform_arg(transform),
-        args::u64(pixels.len() as u64),
-        args::buffer(y),
-    ];
+    let kernel = launch::InputTransform {
+        pixels: Address(memory.address()),
+        t: transform.into(),
+        len: pixels.len() as u64,
+        y: y.at(0),
+    };
     let blocks = blocks(pixels.len() as u64, 4 * INPUT_TRANSFORM.threads);
-    let grid = [blocks, 1, 1];
-    cuda.launch(&INPUT_TRANSFORM, "input_transform", grid, 0, &args)
+    cuda.launch(&INPUT_TRANSFORM, [blocks, 1, 1], 0, kernel)
 }
 
-pub(super) fn apply_augmented<D: Driver>(
+pub(super) fn augmented<D: Driver>(
     cuda: &mut Cuda<D>,
     op: InputTransformAugmented<'_, Buffer<D::Memory>>,
 ) -> Result<()> {
@@ -63,20 +68,23 @@ pub(super) fn apply_augmented<D: Driver>(
     }
     // The changes lie behind the pixels.
     let at = pixels.len().next_multiple_of(16);
-    let bytes: Vec<u8> = changes.iter().flat_map(pack).collect();
+    cuda.changes.clear();
+    cuda.changes
+        .extend(changes.iter().map(launch::Changes::from));
+    let bytes = bytes_of(&cuda.changes);
     let memory = cuda.pixels.reserve(&mut cuda.driver, at + bytes.len())?;
     cuda.driver.upload(pixels, memory, 0)?;
-    cuda.driver.upload(&bytes, memory, at)?;
-    let args = [
-        args::address(memory.address()),
-        args::address(memory.address() + at as u64),
-        transform_arg(transform),
-        args::u32(side),
-        args::u32(size),
-        args::buffer(y),
-    ];
-    let grid = [n as u64, 1, 1];
-    cuda.launch(&INPUT_TRANSFORM, "augmented_input", grid, 0, &args)
+    cuda.driver.upload(bytes, memory, at)?;
+    let pixels = Address(memory.address());
+    let kernel = launch::AugmentedInput {
+        pixels,
+        changes: pixels.plus(at),
+        t: transform.into(),
+        side: word(side),
+        size: word(size),
+        y: y.at(0),
+    };
+    cuda.launch(&INPUT_TRANSFORM, [n as u64, 1, 1], 0, kernel)
 }
 
 /// Whether the crop is not inside the picture.
@@ -84,29 +92,25 @@ fn outside(changes: &Changes, side: usize, size: usize) -> bool {
     changes.crop.iter().any(|at| at + size > side)
 }
 
-/// `struct Changes`.
-fn pack(changes: &Changes) -> [u8; 60] {
-    let [erase_left, erase_top, width, height] = changes.erase.unwrap_or([0; 4]);
-    let words = [
-        changes.crop[0] as u32,
-        changes.crop[1] as u32,
-        changes.shift[0] as u32,
-        changes.shift[1] as u32,
-        u32::from(changes.flip),
-        u32::from(changes.colours()),
-        u32::from(changes.grey),
-        changes.brightness.to_bits(),
-        changes.hue.to_bits(),
-        changes.contrast.to_bits(),
-        changes.saturation.to_bits(),
-        erase_left as u32,
-        erase_top as u32,
-        (erase_left + width) as u32,
-        (erase_top + height) as u32,
-    ];
-    let mut bytes = [0; 60];
-    for (to, word) in bytes.as_chunks_mut::<4>().0.iter_mut().zip(words) {
-        *to = word.to_ne_bytes();
+impl From<&Changes> for launch::Changes {
+    fn from(changes: &Changes) -> Self {
+        let [left, top, width, height] = changes.erase.unwrap_or([0; 4]);
+        launch::Changes {
+            crop_left: word(changes.crop[0]),
+            crop_top: word(changes.crop[1]),
+            right: changes.shift[0] as u32,
+            down: changes.shift[1] as u32,
+            flip: changes.flip.into(),
+            colours: changes.colours().into(),
+            grey: changes.grey.into(),
+            brightness: changes.brightness,
+            hue: changes.hue,
+            contrast: changes.contrast,
+            saturation: changes.saturation,
+            erase_left: word(left),
+            erase_top: word(top),
+            erase_right: word(left + width),
+            erase_bottom: word(top + height),
+        }
     }
-    bytes
 }

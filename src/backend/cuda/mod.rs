@@ -6,7 +6,6 @@
 
 mod add;
 mod arcface;
-mod args;
 mod batch_norm;
 mod close_grad;
 mod columns;
@@ -17,17 +16,17 @@ mod dropout;
 mod epilogue;
 pub mod gpu;
 mod input_transform;
+pub mod launch;
 pub mod nvrtc;
 mod pool;
 mod reduce;
 mod sgd;
 pub mod tiles;
 
-pub use args::{Param, SIGNATURES, Signature};
-pub use nvrtc::{Architecture, Cache, Compiler, Nvrtc, Prebuilt, Search};
+pub use nvrtc::{Architecture, Cache, Compiler, Nvrtc, Prebuilt, SOURCES, Search};
 
-use self::args::Arg;
 use self::driver::{Driver, Launch, Memory};
+use self::launch::{Address, Kernel, Plain};
 use self::tiles::Program;
 use super::{
     AddDgrad, AddFprop, ArcFaceBprop, ArcFaceFprop, Backend, BatchNormBprop, BatchNormFprop,
@@ -37,7 +36,6 @@ use super::{
     PReluBprop, SgdNorms, SgdUpdate,
 };
 use crate::{Error, Result};
-use std::collections::HashMap;
 
 /// Float32 elements on the device.
 #[derive(Debug)]
@@ -48,24 +46,32 @@ pub struct Buffer<M> {
 
 impl<M: Memory> Buffer<M> {
     /// The address of element `i`.
-    fn at(&self, i: usize) -> u64 {
-        self.memory.address() + 4 * i as u64
+    fn at(&self, i: usize) -> Address {
+        Address(self.memory.address()).floats(i)
     }
 }
 
 /// A GPU as a device, through a driver.
 pub struct Cuda<D: Driver> {
     driver: D,
-    /// Programs by name, compiled when they are first needed.
-    modules: HashMap<&'static str, D::Module>,
+    /// Programs, compiled when they are first needed.
+    programs: Vec<Loaded<D>>,
     /// Partial results of tiles. This buffer and those below grow once and are kept.
     scratch: Staging<D>,
     /// The batch's pixels.
     pixels: Staging<D>,
+    /// The changes of the batch's pictures on their way to the device.
+    changes: Vec<launch::Changes>,
     /// The batch's labels.
     labels: arcface::Labels<D>,
     /// The optimizer's segments.
     segments: sgd::Table<D>,
+}
+
+/// A program on the device, with its kernels in the order of their file.
+struct Loaded<D: Driver> {
+    program: &'static Program,
+    kernels: Vec<D::Kernel>,
 }
 
 /// Device memory that grows to what was asked of it and is kept.
@@ -133,9 +139,10 @@ impl<D: Driver> Cuda<D> {
     pub fn new(driver: D) -> Self {
         Cuda {
             driver,
-            modules: HashMap::new(),
+            programs: Vec::new(),
             scratch: Staging::EMPTY,
             pixels: Staging::EMPTY,
+            changes: Vec::new(),
             labels: arcface::Labels::EMPTY,
             segments: sgd::Table::EMPTY,
         }
@@ -147,32 +154,19 @@ impl<D: Driver> Cuda<D> {
     }
 
     /// Address of `len` floats for partial results. The next call may give the same ones: an operation asks once.
-    fn scratch(&mut self, len: usize) -> Result<u64> {
-        Ok(self.scratch.reserve(&mut self.driver, 4 * len)?.address())
+    fn scratch(&mut self, len: usize) -> Result<Address> {
+        let memory = self.scratch.reserve(&mut self.driver, 4 * len)?;
+        Ok(Address(memory.address()))
     }
 
-    /// Queues `kernel` of `program`. A grid without blocks is no launch.
-    ///
-    /// # Panics
-    /// If the arguments are not what the kernel declares: a mistake in this module.
-    fn launch(
+    /// Queues `kernel`, compiled as part of `program`. A grid without blocks is no launch.
+    fn launch<K: Kernel>(
         &mut self,
         program: &'static Program,
-        kernel: &'static str,
         grid: Grid,
         shared: u32,
-        args: &[Arg],
+        kernel: K,
     ) -> Result<()> {
-        let signature = SIGNATURES
-            .iter()
-            .find(|s| s.file == program.file && s.kernel == kernel)
-            .unwrap_or_else(|| panic!("{} has no kernel {kernel}", program.file));
-        let given: Vec<Param> = args.iter().map(Arg::param).collect();
-        assert_eq!(
-            given, signature.params,
-            "{}: {kernel} takes other arguments",
-            program.file
-        );
         if grid.contains(&0) {
             return Ok(());
         }
@@ -183,42 +177,46 @@ impl<D: Driver> Cuda<D> {
             .any(|(blocks, limit)| *blocks > limit)
         {
             return Err(Error::Invalid(format!(
-                "{kernel} would need a grid of {grid:?} blocks, and CUDA allows {LIMITS:?}: use a smaller batch"
+                "{} would need a grid of {grid:?} blocks, and CUDA allows {LIMITS:?}: use a smaller batch",
+                K::NAME
             )));
-        }
-        if !self.modules.contains_key(program.name) {
-            let module = self.driver.load(program)?;
-            self.modules.insert(program.name, module);
         }
         let launch = Launch {
             grid: grid.map(|blocks| blocks as u32),
             block: program.threads,
             shared,
         };
-        let args: Vec<&[u8]> = args.iter().map(Arg::bytes).collect();
-        self.driver
-            .launch(&self.modules[program.name], kernel, launch, &args)
+        let at = self.load::<K>(program)?;
+        let handle = &self.programs[at].kernels[K::INDEX];
+        kernel.with_args(|args| self.driver.launch(handle, launch, args))
+    }
+
+    /// The place of a program, which has the kernel K, among the loaded ones.
+    fn load<K: Kernel>(&mut self, program: &'static Program) -> Result<usize> {
+        let same = |loaded: &Loaded<D>| std::ptr::eq(loaded.program, program);
+        if let Some(at) = self.programs.iter().position(same) {
+            return Ok(at);
+        }
+        assert_eq!(program.file, K::FILE, "{} has no {}", program.name, K::NAME);
+        let kernels = self.driver.load(program)?;
+        self.programs.push(Loaded { program, kernels });
+        Ok(self.programs.len() - 1)
     }
 }
 
-/// The bytes of numbers.
-fn bytes_of<T: Plain>(numbers: &[T]) -> &[u8] {
+/// The bytes of values.
+fn bytes_of<T: Plain>(values: &[T]) -> &[u8] {
     // SAFETY: `Plain` types have no padding, and every byte of theirs is initialised; u8 needs no alignment.
-    unsafe { std::slice::from_raw_parts(numbers.as_ptr().cast(), std::mem::size_of_val(numbers)) }
+    unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
 }
 
 /// The bytes of numbers, to be overwritten.
-fn bytes_of_mut<T: Plain>(numbers: &mut [T]) -> &mut [u8] {
+fn bytes_of_mut(numbers: &mut [f32]) -> &mut [u8] {
     // SAFETY: as in `bytes_of`; any bytes are a valid number.
     unsafe {
         std::slice::from_raw_parts_mut(numbers.as_mut_ptr().cast(), std::mem::size_of_val(numbers))
     }
 }
-
-/// Numbers without padding, for which any bytes are valid.
-trait Plain {}
-impl Plain for f32 {}
-impl Plain for u32 {}
 
 impl<D: Driver> Backend for Cuda<D> {
     type Buffer = Buffer<D::Memory>;
@@ -253,31 +251,28 @@ impl<D: Driver> Backend for Cuda<D> {
         &mut self,
         parts: &mut [(&Buffer<D::Memory>, usize, &mut [f32])],
     ) -> Result<()> {
-        let mut parts: Vec<(&D::Memory, usize, &mut [u8])> = parts
-            .iter_mut()
-            .map(|(src, offset, dst)| {
-                assert!(
-                    *offset + dst.len() <= src.len,
-                    "a download within its buffer"
-                );
-                (&src.memory, 4 * *offset, bytes_of_mut(dst))
-            })
-            .collect();
-        self.driver.download(&mut parts)
+        let parts = parts.iter_mut().map(|(src, offset, dst)| {
+            assert!(
+                *offset + dst.len() <= src.len,
+                "a download within its buffer"
+            );
+            (&src.memory, 4 * *offset, bytes_of_mut(dst))
+        });
+        self.driver.download(parts)
     }
 
     fn input_transform_fprop(
         &mut self,
         op: InputTransformFprop<'_, Buffer<D::Memory>>,
     ) -> Result<()> {
-        input_transform::apply(self, op)
+        input_transform::fprop(self, op)
     }
 
     fn input_transform_augmented(
         &mut self,
         op: InputTransformAugmented<'_, Buffer<D::Memory>>,
     ) -> Result<()> {
-        input_transform::apply_augmented(self, op)
+        input_transform::augmented(self, op)
     }
 
     fn conv2d_fprop(&mut self, op: Conv2dFprop<'_, Buffer<D::Memory>>) -> Result<()> {

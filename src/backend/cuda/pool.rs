@@ -2,8 +2,9 @@
 
 use super::columns::lanes;
 use super::driver::Driver;
-use super::tiles::{POOL, by_channels};
-use super::{Buffer, Cuda, args, blocks, close_grad};
+use super::launch::{self, word};
+use super::tiles::{POOL, POOL_TILE, by_channels};
+use super::{Buffer, Cuda, blocks, close_grad};
 use crate::backend::geometry::{GlobalPool, PerChannel, Rows};
 use crate::backend::{GlobalAvgPoolDgrad, GlobalAvgPoolFprop, MaxPoolDgrad, MaxPoolFprop};
 use crate::{Error, Result};
@@ -15,22 +16,22 @@ pub(super) fn max_fprop<D: Driver>(
     cuda: &mut Cuda<D>,
     op: MaxPoolFprop<'_, Buffer<D::Memory>>,
 ) -> Result<()> {
-    let MaxPoolFprop { ref geometry, x, y } = op;
-    let PerChannel { n, c, window } = *geometry;
+    let MaxPoolFprop { geometry, x, y } = op;
+    let PerChannel { n, c, window } = geometry;
     let program = by_channels(&POOL, c);
     let lanes = lanes(c, program.vector);
-    let args = [
-        args::per_channel(geometry),
-        args::pending(&x),
-        args::u32(lanes as usize),
-        args::buffer(y),
-    ];
+    let kernel = launch::MaxPoolFprop {
+        g: geometry.into(),
+        x: x.into(),
+        lanes,
+        y: y.at(0),
+    };
     let grid = [
         blocks((window.p * window.q) as u64, program.threads / lanes),
         blocks(c as u64, program.vector * lanes),
         n as u64,
     ];
-    cuda.launch(program, "max_pool_fprop", grid, 0, &args)
+    cuda.launch(program, grid, 0, kernel)
 }
 
 pub(super) fn max_dgrad<D: Driver>(
@@ -38,17 +39,16 @@ pub(super) fn max_dgrad<D: Driver>(
     op: MaxPoolDgrad<'_, Buffer<D::Memory>>,
 ) -> Result<()> {
     let MaxPoolDgrad {
-        ref geometry,
+        geometry,
         dy,
         x,
         dx,
     } = op;
-    let PerChannel { n, c, window } = *geometry;
+    let PerChannel { n, c, window } = geometry;
     let program = by_channels(&POOL, c);
     let vector = program.vector;
-    let tile = program.constant("TILE");
     // Windows along an axis that can touch a tile.
-    let across = (window.r.max(window.s) + tile as usize - 2) / window.stride + 1;
+    let across = (window.r.max(window.s) + POOL_TILE as usize - 2) / window.stride + 1;
     let shared = |lanes: u32| across * across * (lanes * vector) as usize * size_of::<u16>();
     let mut lanes = lanes(c, vector);
     while shared(lanes) > SHARED && lanes > 1 {
@@ -60,23 +60,23 @@ pub(super) fn max_dgrad<D: Driver>(
             window.r, window.s
         )));
     }
-    let tiles = blocks(window.w as u64, tile);
-    let args = [
-        args::per_channel(geometry),
-        args::pending(&x),
-        args::buffer(dy),
-        args::u32(lanes as usize),
-        args::u32(tiles as usize),
-        args::u32(across),
-        args::u32(usize::from(dx.accumulate)),
-        args::buffer(dx.g),
-    ];
+    let tiles = blocks(window.w as u64, POOL_TILE);
+    let kernel = launch::MaxPoolDgrad {
+        g: geometry.into(),
+        x: x.into(),
+        dy: dy.at(0),
+        lanes,
+        tiles: tiles as u32,
+        across: word(across),
+        accumulate: dx.accumulate.into(),
+        dx: dx.g.at(0),
+    };
     let grid = [
-        blocks(window.h as u64, tile) * tiles,
+        blocks(window.h as u64, POOL_TILE) * tiles,
         blocks(c as u64, vector * lanes),
         n as u64,
     ];
-    cuda.launch(program, "max_pool_dgrad", grid, shared(lanes) as u32, &args)?;
+    cuda.launch(program, grid, shared(lanes) as u32, kernel)?;
     let rows = Rows {
         pixels: geometry.pixels_in(),
         c,
@@ -91,16 +91,16 @@ pub(super) fn global_avg_fprop<D: Driver>(
     let GlobalAvgPoolFprop { geometry, x, y } = op;
     let GlobalPool { n, pixels, c } = geometry;
     let len = (n * c) as u64;
-    let args = [
-        args::pending(&x),
-        args::u64(len),
-        args::u32(pixels),
-        args::u32(c),
-        args::buffer(y),
-    ];
     let program = by_channels(&POOL, c);
+    let kernel = launch::GlobalAvgPoolFprop {
+        x: x.into(),
+        len,
+        pixels: word(pixels),
+        channels: word(c),
+        y: y.at(0),
+    };
     let grid = [blocks(len, program.vector * program.threads), 1, 1];
-    cuda.launch(program, "global_avg_pool_fprop", grid, 0, &args)
+    cuda.launch(program, grid, 0, kernel)
 }
 
 pub(super) fn global_avg_dgrad<D: Driver>(
@@ -113,17 +113,17 @@ pub(super) fn global_avg_dgrad<D: Driver>(
         pixels: n * pixels,
         c,
     };
-    let args = [
-        args::buffer(dy),
-        args::u64(rows.len() as u64),
-        args::u32(pixels),
-        args::u32(c),
-        args::u32(usize::from(dx.accumulate)),
-        args::buffer(dx.g),
-    ];
     let program = by_channels(&POOL, c);
+    let kernel = launch::GlobalAvgPoolDgrad {
+        dy: dy.at(0),
+        len: rows.len() as u64,
+        pixels: word(pixels),
+        channels: word(c),
+        accumulate: dx.accumulate.into(),
+        dx: dx.g.at(0),
+    };
     let tile = program.vector * program.threads;
     let grid = [blocks(rows.len() as u64, tile), 1, 1];
-    cuda.launch(program, "global_avg_pool_dgrad", grid, 0, &args)?;
+    cuda.launch(program, grid, 0, kernel)?;
     close_grad::finish(cuda, rows, dx)
 }

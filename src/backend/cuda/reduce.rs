@@ -1,7 +1,7 @@
-//! Sums of tiles' partial results, in tile order.
+//! Sums of tiles' partial results.
 
-use super::args;
 use super::driver::Driver;
+use super::launch::{self, Address, word};
 use super::tiles::REDUCE;
 use super::{Cuda, blocks};
 use crate::Result;
@@ -9,17 +9,17 @@ use crate::Result;
 /// `out[i] = sum over tiles of partials[tile][i]` for i < len, both by address.
 pub(super) fn sum_tiles<D: Driver>(
     cuda: &mut Cuda<D>,
-    partials: u64,
+    partials: Address,
     tiles: usize,
     len: usize,
-    out: u64,
+    out: Address,
 ) -> Result<()> {
-    let args = [
-        args::address(partials),
-        args::u32(tiles),
-        args::u64(len as u64),
-        args::address(out),
-    ];
+    let kernel = launch::SumTiles {
+        partials,
+        tiles: word(tiles),
+        len: len as u64,
+        out,
+    };
     let grid = [blocks(len as u64, REDUCE.threads), 1, 1];
-    cuda.launch(&REDUCE, "sum_tiles", grid, 0, &args)
+    cuda.launch(&REDUCE, grid, 0, kernel)
 }

@@ -1,8 +1,9 @@
-//! Norms of the gradient slab, and one step of the parameter slab.
+//! SGD: the segments' table, and the launches over it.
 
 use super::driver::{Driver, Memory};
-use super::tiles::{SGD, code};
-use super::{Buffer, Cuda, Staging, args, blocks};
+use super::launch::{self, Address, word};
+use super::tiles::{SGD, SGD_CHUNK, code};
+use super::{Buffer, Cuda, Staging, blocks, bytes_of};
 use crate::Result;
 use crate::backend::{Segment, SgdForm, SgdNorms, SgdUpdate};
 
@@ -22,45 +23,49 @@ impl<D: Driver> Table<D> {
 }
 
 /// The segments' address and number, and the blocks of all of them.
-fn table<D: Driver>(cuda: &mut Cuda<D>, segments: &[Segment]) -> Result<(u64, usize, u64)> {
+fn table<D: Driver>(cuda: &mut Cuda<D>, segments: &[Segment]) -> Result<(Address, u32, u64)> {
     let table = &mut cuda.segments;
     if table.segments != segments {
         // Forgotten first: an upload that fails must not look like one that was done.
         table.segments.clear();
-        let (bytes, blocks) = pack(segments);
+        let (packed, blocks) = pack(segments);
+        let bytes = bytes_of(&packed);
         let memory = table.memory.reserve(&mut cuda.driver, bytes.len())?;
-        cuda.driver.upload(&bytes, memory, 0)?;
+        cuda.driver.upload(bytes, memory, 0)?;
         table.blocks = blocks;
         table.segments.extend_from_slice(segments);
     }
     let address = table.memory.reserve(&mut cuda.driver, 0)?.address();
-    Ok((address, segments.len(), table.blocks))
+    Ok((Address(address), word(segments.len()), table.blocks))
 }
 
-/// `struct Segment` of each, and the blocks of all of them.
-fn pack(segments: &[Segment]) -> (Vec<u8>, u64) {
-    let (mut bytes, mut first) = (Vec::new(), 0);
-    for segment in segments {
+/// The segments as the kernels take them, and the blocks of all of them.
+fn pack(segments: &[Segment]) -> (Vec<launch::Segment>, u64) {
+    let mut first = 0;
+    let packed = segments.iter().map(|segment| {
         let Segment {
             offset,
             len,
             decay,
             lr_multiplier,
         } = *segment;
-        bytes.extend((offset as u64).to_ne_bytes());
-        bytes.extend((len as u64).to_ne_bytes());
-        // A launch with more blocks than 32 bits count is refused.
-        bytes.extend((first as u32).to_ne_bytes());
-        bytes.extend(decay.to_ne_bytes());
-        bytes.extend(lr_multiplier.to_ne_bytes());
-        bytes.extend([0; 4]);
+        let packed = launch::Segment {
+            offset: offset as u64,
+            len: len as u64,
+            // A launch with more blocks than 32 bits count is refused.
+            first_block: first as u32,
+            decay,
+            lr_multiplier,
+            padding: 0,
+        };
         // From a multiple of 4, where the kernel's chunks begin.
         first += match len {
             0 => 0,
-            len => blocks((offset % 4 + len) as u64, SGD.constant("CHUNK")),
+            len => blocks((offset % 4 + len) as u64, SGD_CHUNK),
         };
-    }
-    (bytes, first)
+        packed
+    });
+    (packed.collect(), first)
 }
 
 pub(super) fn norms<D: Driver>(
@@ -74,17 +79,21 @@ pub(super) fn norms<D: Driver>(
         norms,
     } = op;
     let (segments, count, blocks) = table(cuda, segments)?;
-    let partials = args::address(cuda.scratch(2 * blocks as usize)?);
-    let sums = [
-        args::address(segments),
-        args::u32(count),
-        args::buffer(params),
-        args::buffer(grads),
+    let partials = cuda.scratch(2 * blocks as usize)?;
+    let kernel = launch::SgdNorms {
+        segments,
+        count,
+        params: params.at(0),
+        grads: grads.at(0),
         partials,
-    ];
-    cuda.launch(&SGD, "sgd_norms", [blocks, 1, 1], 0, &sums)?;
-    let merge = [partials, args::u32(blocks as usize), args::buffer(norms)];
-    cuda.launch(&SGD, "sgd_norms_merge", [1, 1, 1], 0, &merge)
+    };
+    cuda.launch(&SGD, [blocks, 1, 1], 0, kernel)?;
+    let kernel = launch::SgdNormsMerge {
+        partials,
+        blocks: blocks as u32,
+        norms: norms.at(0),
+    };
+    cuda.launch(&SGD, [1, 1, 1], 0, kernel)
 }
 
 pub(super) fn update<D: Driver>(
@@ -92,7 +101,7 @@ pub(super) fn update<D: Driver>(
     op: SgdUpdate<'_, Buffer<D::Memory>>,
 ) -> Result<()> {
     let SgdUpdate {
-        ref step,
+        step,
         segments,
         grads,
         norms,
@@ -100,23 +109,23 @@ pub(super) fn update<D: Driver>(
         momentum,
     } = op;
     let (segments, count, blocks) = table(cuda, segments)?;
-    let args = [
-        args::address(segments),
-        args::u32(count),
-        args::u32(form(step.form)),
-        args::f32(step.lr),
-        args::f32(step.momentum),
-        args::f32(step.clip.unwrap_or(f32::INFINITY)),
-        args::buffer(grads),
-        args::buffer(norms),
-        args::buffer(params),
-        args::buffer(momentum),
-    ];
-    cuda.launch(&SGD, "sgd_update", [blocks, 1, 1], 0, &args)
+    let kernel = launch::SgdUpdate {
+        segments,
+        count,
+        form: form(step.form),
+        lr: step.lr,
+        mu: step.momentum,
+        clip: step.clip.unwrap_or(f32::INFINITY),
+        grads: grads.at(0),
+        norms: norms.at(0),
+        params: params.at(0),
+        momentum: momentum.at(0),
+    };
+    cuda.launch(&SGD, [blocks, 1, 1], 0, kernel)
 }
 
 /// The code of a rule.
-pub(super) fn form(form: SgdForm) -> usize {
+pub(super) fn form(form: SgdForm) -> u32 {
     match form {
         SgdForm::Keras => const { code("KERAS") },
         SgdForm::KerasNesterov => const { code("KERAS_NESTEROV") },

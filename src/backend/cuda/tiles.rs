@@ -60,8 +60,8 @@ const CODES: [(&str, u32); 8] = [
 ///
 /// # Panics
 /// If there is no such code.
-pub(super) const fn code(name: &str) -> usize {
-    value(&CODES, name) as usize
+pub(super) const fn code(name: &str) -> u32 {
+    value(&CODES, name)
 }
 
 /// Most tiles of pixels that a sum over the pixels, each channel by itself, is cut into: enough for a large card, few
@@ -86,19 +86,25 @@ pub(super) static ADD: ByVector = by_vector!("add",
     registers: 64,
 );
 
-/// The finish of a gradient; UNROLL pixels of a thread at once.
+/// Pixels of a thread at once.
+pub(super) const CLOSE_GRAD_UNROLL: u32 = 2;
+
+/// The finish of a gradient.
 pub(super) static CLOSE_GRAD: ByVector = by_vector!("close_grad",
     file: "close_grad.cu",
     threads: 256,
-    constants: &[("UNROLL", 2)],
+    constants: &[("UNROLL", CLOSE_GRAD_UNROLL)],
     registers: 80,
 );
 
-/// Batch norm's moments of tiles, CHUNK pixels of a thread at once.
+/// Pixels of a thread at once.
+pub(super) const MOMENTS_CHUNK: u32 = 8;
+
+/// Batch norm's moments of tiles.
 pub(super) static BATCH_NORM_MOMENTS: ByVector = by_vector!("batch_norm_moments",
     file: "batch_norm_moments.cu",
     threads: 256,
-    constants: &[("CHUNK", 8)],
+    constants: &[("CHUNK", MOMENTS_CHUNK)],
     registers: 64,
 );
 
@@ -112,11 +118,14 @@ pub(super) static BATCH_NORM: Program = Program {
     registers: 64,
 };
 
-/// Max and average pooling; a tile of max pooling's gradient is TILE x TILE pixels.
+/// A tile of max pooling's gradient is so many pixels high and wide.
+pub(super) const POOL_TILE: u32 = 8;
+
+/// Max and average pooling.
 pub(super) static POOL: ByVector = by_vector!("pool",
     file: "pool.cu",
     threads: 256,
-    constants: &[("TILE", 8)],
+    constants: &[("TILE", POOL_TILE)],
     registers: 64,
 );
 
@@ -138,23 +147,34 @@ pub(super) static INPUT_TRANSFORM: Program = Program {
     registers: 64,
 };
 
-/// Steps of the parameter slab, CHUNK elements a block: a multiple of VECTOR THREADS.
+/// Elements of the parameter slab that a block takes: a multiple of VECTOR THREADS.
+pub(super) const SGD_CHUNK: u32 = 4096;
+
+/// Steps of the parameter slab.
 pub(super) static SGD: Program = Program {
     name: "sgd",
     file: "sgd.cu",
     threads: 256,
     vector: 4,
-    constants: &[("CHUNK", 4096)],
+    constants: &[("CHUNK", SGD_CHUNK)],
     registers: 64,
 };
 
-/// The ArcFace head: products in tiles of ROWS x COLUMNS, DEPTH terms at a time; NORM_ROWS class rows a block of norms.
-/// The other constants place the vectors of [`head_rows`].
+/// The head's matrix products are cut into tiles of so many rows and columns.
+pub(super) const HEAD_ROWS: u32 = 64;
+/// See [`HEAD_ROWS`].
+pub(super) const HEAD_COLUMNS: u32 = 128;
+/// Terms of the head's products that are read at a time.
+pub(super) const HEAD_DEPTH: u32 = 8;
+/// Class rows whose norms a block computes.
+pub(super) const HEAD_NORM_ROWS: u32 = 64;
+
+/// The constants of the ArcFace head: its tiles, and the places of the vectors of [`head_rows`].
 const HEAD: &[(&str, u32)] = &[
-    ("ROWS", 64),
-    ("COLUMNS", 128),
-    ("DEPTH", 8),
-    ("NORM_ROWS", 64),
+    ("ROWS", HEAD_ROWS),
+    ("COLUMNS", HEAD_COLUMNS),
+    ("DEPTH", HEAD_DEPTH),
+    ("NORM_ROWS", HEAD_NORM_ROWS),
     ("INVERSE_NORM", head_rows::INVERSE_NORM as u32),
     ("TARGET_COS", head_rows::TARGET_COS as u32),
     ("TARGET_LOGIT", head_rows::TARGET_LOGIT as u32),
@@ -183,73 +203,123 @@ pub(super) static ARCFACE_PRODUCT: ByVector = by_vector!("arcface_product",
     registers: 160,
 );
 
-/// Tiles of the implicit matrix products: TILE_M x TILE_N results a block, THREAD_M x THREAD_N a thread, TILE_K terms a
-/// step.
-const LARGE_TILE: &[(&str, u32)] = &[
-    ("TILE_M", 128),
-    ("TILE_N", 64),
-    ("TILE_K", 16),
-    ("THREAD_M", 8),
-    ("THREAD_N", 8),
-];
+/// Tiles of the implicit matrix products.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ProductTile {
+    /// Rows of results of a block.
+    pub(super) m: u32,
+    /// Columns of results of a block.
+    pub(super) n: u32,
+    /// Terms of a step.
+    pub(super) k: u32,
+    /// Rows of results of a thread.
+    thread_m: u32,
+    /// Columns of results of a thread.
+    thread_n: u32,
+}
+
+impl ProductTile {
+    const fn constants(self) -> [(&'static str, u32); 5] {
+        [
+            ("TILE_M", self.m),
+            ("TILE_N", self.n),
+            ("TILE_K", self.k),
+            ("THREAD_M", self.thread_m),
+            ("THREAD_N", self.thread_n),
+        ]
+    }
+}
+
+/// For large products.
+const LARGE_TILE: ProductTile = ProductTile {
+    m: 128,
+    n: 64,
+    k: 16,
+    thread_m: 8,
+    thread_n: 8,
+};
 
 /// For few rows or few columns.
-const SMALL_TILE: &[(&str, u32)] = &[
-    ("TILE_M", 64),
-    ("TILE_N", 32),
-    ("TILE_K", 16),
-    ("THREAD_M", 8),
-    ("THREAD_N", 4),
+const SMALL_TILE: ProductTile = ProductTile {
+    m: 64,
+    n: 32,
+    k: 16,
+    thread_m: 8,
+    thread_n: 4,
+};
+
+/// The programs of a product with one size of tile.
+pub(super) struct Tiled {
+    pub(super) tile: ProductTile,
+    pub(super) programs: ByVector,
+}
+
+/// Convolution, forward: with large tiles, and with small ones.
+pub(super) static CONV_FPROP: [Tiled; 2] = [
+    Tiled {
+        tile: LARGE_TILE,
+        programs: by_vector!("conv_fprop",
+            file: "conv_fprop.cu",
+            threads: 128,
+            constants: &LARGE_TILE.constants(),
+            registers: 255,
+        ),
+    },
+    Tiled {
+        tile: SMALL_TILE,
+        programs: by_vector!("conv_fprop_small",
+            file: "conv_fprop.cu",
+            threads: 64,
+            constants: &SMALL_TILE.constants(),
+            registers: 208,
+        ),
+    },
 ];
 
-/// Convolution, forward.
-pub(super) static CONV_FPROP: ByVector = by_vector!("conv_fprop",
-    file: "conv_fprop.cu",
-    threads: 128,
-    constants: LARGE_TILE,
-    registers: 255,
-);
+/// Convolution, gradient to the data: with large tiles, and with small ones.
+pub(super) static CONV_DGRAD: [Tiled; 2] = [
+    Tiled {
+        tile: LARGE_TILE,
+        programs: by_vector!("conv_dgrad",
+            file: "conv_dgrad.cu",
+            threads: 128,
+            constants: &LARGE_TILE.constants(),
+            registers: 255,
+        ),
+    },
+    Tiled {
+        tile: SMALL_TILE,
+        programs: by_vector!("conv_dgrad_small",
+            file: "conv_dgrad.cu",
+            threads: 64,
+            constants: &SMALL_TILE.constants(),
+            registers: 208,
+        ),
+    },
+];
 
-/// Convolution, forward, small tiles.
-pub(super) static CONV_FPROP_SMALL: ByVector = by_vector!("conv_fprop_small",
-    file: "conv_fprop.cu",
-    threads: 64,
-    constants: SMALL_TILE,
-    registers: 208,
-);
-
-/// Convolution, gradient to the data.
-pub(super) static CONV_DGRAD: ByVector = by_vector!("conv_dgrad",
-    file: "conv_dgrad.cu",
-    threads: 128,
-    constants: LARGE_TILE,
-    registers: 255,
-);
-
-/// Convolution, gradient to the data, small tiles.
-pub(super) static CONV_DGRAD_SMALL: ByVector = by_vector!("conv_dgrad_small",
-    file: "conv_dgrad.cu",
-    threads: 64,
-    constants: SMALL_TILE,
-    registers: 208,
-);
-
-/// Convolution, gradient to the weights.
-pub(super) static CONV_WGRAD: ByVector = by_vector!("conv_wgrad",
-    file: "conv_wgrad.cu",
-    threads: 128,
-    constants: LARGE_TILE,
-    registers: 255,
-);
-
-/// Convolution, gradient to the weights, small tiles.
-pub(super) static CONV_WGRAD_SMALL: ByVector = by_vector!("conv_wgrad_small",
-    file: "conv_wgrad.cu",
-    threads: 64,
-    constants: SMALL_TILE,
-    // Four blocks a multiprocessor, as with fewer down to 204; Turing's scalar kernel takes 213.
-    registers: 216,
-);
+/// Convolution, gradient to the weights: with large tiles, and with small ones.
+pub(super) static CONV_WGRAD: [Tiled; 2] = [
+    Tiled {
+        tile: LARGE_TILE,
+        programs: by_vector!("conv_wgrad",
+            file: "conv_wgrad.cu",
+            threads: 128,
+            constants: &LARGE_TILE.constants(),
+            registers: 255,
+        ),
+    },
+    Tiled {
+        tile: SMALL_TILE,
+        programs: by_vector!("conv_wgrad_small",
+            file: "conv_wgrad.cu",
+            threads: 64,
+            constants: &SMALL_TILE.constants(),
+            // Four blocks a multiprocessor, as with fewer down to 204; Turing's scalar kernel takes 213.
+            registers: 216,
+        ),
+    },
+];
 
 /// Pixels of a row that a thread of a depthwise convolution takes.
 pub(super) const RUN: u32 = 4;
@@ -298,12 +368,12 @@ pub static PROGRAMS: LazyLock<Vec<&Program>> = LazyLock::new(|| {
         &BATCH_NORM_MOMENTS,
         &CLOSE_GRAD,
         &CONV_DEPTHWISE,
-        &CONV_DGRAD,
-        &CONV_DGRAD_SMALL,
-        &CONV_FPROP,
-        &CONV_FPROP_SMALL,
-        &CONV_WGRAD,
-        &CONV_WGRAD_SMALL,
+        &CONV_DGRAD[0].programs,
+        &CONV_DGRAD[1].programs,
+        &CONV_FPROP[0].programs,
+        &CONV_FPROP[1].programs,
+        &CONV_WGRAD[0].programs,
+        &CONV_WGRAD[1].programs,
         &DROPOUT,
         from_ref(&INPUT_TRANSFORM),
         &POOL,
@@ -318,14 +388,6 @@ impl Program {
     pub(super) fn defines(&self) -> impl Iterator<Item = (&'static str, u32)> {
         let common = [("THREADS", self.threads), ("VECTOR", self.vector)];
         (common.into_iter().chain(CODES)).chain(self.constants.iter().copied())
-    }
-
-    /// A constant's value.
-    ///
-    /// # Panics
-    /// If the program has no such constant.
-    pub(super) const fn constant(&self, name: &str) -> u32 {
-        value(self.constants, name)
     }
 }
 

@@ -4,8 +4,8 @@ use super::{Tiling, check, is_aligned};
 use crate::Result;
 use crate::backend::Conv2dDgrad;
 use crate::backend::cuda::driver::Driver;
-use crate::backend::cuda::tiles::{CONV_DGRAD, CONV_DGRAD_SMALL};
-use crate::backend::cuda::{Buffer, Cuda, args, close_grad};
+use crate::backend::cuda::tiles::CONV_DGRAD;
+use crate::backend::cuda::{Buffer, Cuda, close_grad, launch};
 use crate::backend::geometry::Rows;
 
 pub(in crate::backend::cuda) fn dgrad<D: Driver>(
@@ -13,7 +13,7 @@ pub(in crate::backend::cuda) fn dgrad<D: Driver>(
     op: Conv2dDgrad<'_, Buffer<D::Memory>>,
 ) -> Result<()> {
     let Conv2dDgrad {
-        ref geometry,
+        geometry,
         dy,
         params,
         filter,
@@ -27,18 +27,17 @@ pub(in crate::backend::cuda) fn dgrad<D: Driver>(
     let window = geometry.window;
     // The phase of the first pixel is the largest.
     let phase = geometry.n * window.h.div_ceil(window.stride) * window.w.div_ceil(window.stride);
-    let programs = [&CONV_DGRAD, &CONV_DGRAD_SMALL];
     let weights = params.at(filter.weights);
     let wide = geometry.c.is_multiple_of(4) && geometry.k.is_multiple_of(4) && is_aligned(weights);
-    let tiling = Tiling::new(programs, wide, phase as u64, rows.c as u64);
-    let args = [
-        args::conv2d(geometry),
-        args::pending_grad(&dy),
-        args::address(weights),
-        args::u32(usize::from(dx.accumulate)),
-        args::buffer(dx.g),
-    ];
+    let tiling = Tiling::new(&CONV_DGRAD, wide, phase as u64, rows.c as u64);
+    let kernel = launch::ConvDgrad {
+        g: geometry.into(),
+        dy: dy.into(),
+        w: weights,
+        accumulate: dx.accumulate.into(),
+        dx: dx.g.at(0),
+    };
     let grid = [tiling.tiles, (window.stride * window.stride) as u64, 1];
-    cuda.launch(tiling.program, "conv_dgrad", grid, 0, &args)?;
+    cuda.launch(tiling.program, grid, 0, kernel)?;
     close_grad::finish(cuda, rows, dx)
 }

@@ -12,7 +12,8 @@ pub(super) use fprop::fprop;
 pub(super) use wgrad::wgrad;
 
 use super::blocks;
-use super::tiles::{ByVector, Program};
+use super::launch::Address;
+use super::tiles::{ProductTile, Program, Tiled};
 use crate::backend::geometry::Window;
 use crate::{Error, Result};
 
@@ -26,6 +27,7 @@ const SPLIT_STEPS: u64 = 16;
 #[derive(Clone, Copy)]
 struct Tiling {
     program: &'static Program,
+    tile: ProductTile,
     /// Tiles in all.
     tiles: u64,
 }
@@ -33,17 +35,17 @@ struct Tiling {
 impl Tiling {
     /// Of the programs with the large and the small tile the one that does less work, tails counted. `wide`: rows of the
     /// operands can be read 16 bytes at a time.
-    fn new([large, small]: [&'static ByVector; 2], wide: bool, m: u64, n: u64) -> Self {
-        let tiling = |program: &'static Program| Tiling {
-            program,
-            tiles: blocks(m, program.constant("TILE_M")) * blocks(n, program.constant("TILE_N")),
+    fn new([large, small]: &'static [Tiled; 2], wide: bool, m: u64, n: u64) -> Self {
+        let tiling = |of: &'static Tiled| Tiling {
+            program: &of.programs[usize::from(wide)],
+            tile: of.tile,
+            tiles: blocks(m, of.tile.m) * blocks(n, of.tile.n),
         };
         // A product of the small tile costs more: its fragments are read again for half as many products.
         let cost = |tiling: Tiling, of_product: u64| {
-            let [m, n] = ["TILE_M", "TILE_N"].map(|c| u64::from(tiling.program.constant(c)));
-            tiling.tiles * m * n * of_product
+            tiling.tiles * u64::from(tiling.tile.m * tiling.tile.n) * of_product
         };
-        let [large, small] = [large, small].map(|programs| tiling(&programs[usize::from(wide)]));
+        let (large, small) = (tiling(large), tiling(small));
         if cost(small, 5) < cost(large, 4) {
             small
         } else {
@@ -53,7 +55,7 @@ impl Tiling {
 
     /// Cuts a sum of `terms` over blocks.
     fn split(&self, terms: u64) -> Split {
-        let steps = blocks(terms, self.program.constant("TILE_K"));
+        let steps = blocks(terms, self.tile.k);
         let wanted = (BLOCKS / self.tiles.max(1)).clamp(1, (steps / SPLIT_STEPS).max(1));
         let steps_a_split = steps.div_ceil(wanted).max(1);
         Split {
@@ -94,6 +96,6 @@ pub(super) fn check(n: usize, window: &Window, c: usize, k: usize) -> Result<()>
 }
 
 /// Whether rows of floats at `address` that are multiples of 4 long can be read 16 bytes at a time.
-pub(super) fn is_aligned(address: u64) -> bool {
-    address.is_multiple_of(16)
+pub(super) fn is_aligned(address: Address) -> bool {
+    address.0.is_multiple_of(16)
 }

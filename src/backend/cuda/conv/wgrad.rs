@@ -4,15 +4,16 @@ use super::{Tiling, check};
 use crate::Result;
 use crate::backend::Conv2dWgrad;
 use crate::backend::cuda::driver::Driver;
-use crate::backend::cuda::tiles::{CONV_WGRAD, CONV_WGRAD_SMALL};
-use crate::backend::cuda::{Buffer, Cuda, args, reduce};
+use crate::backend::cuda::launch::{Address, word};
+use crate::backend::cuda::tiles::CONV_WGRAD;
+use crate::backend::cuda::{Buffer, Cuda, launch, reduce};
 
 pub(in crate::backend::cuda) fn wgrad<D: Driver>(
     cuda: &mut Cuda<D>,
     op: Conv2dWgrad<'_, Buffer<D::Memory>>,
 ) -> Result<()> {
     let Conv2dWgrad {
-        ref geometry,
+        geometry,
         dy,
         x,
         grads,
@@ -20,9 +21,8 @@ pub(in crate::backend::cuda) fn wgrad<D: Driver>(
     } = op;
     check(geometry.n, &geometry.window, geometry.c, geometry.k)?;
     let (k, len) = (geometry.k, geometry.filter_len());
-    let programs = [&CONV_WGRAD, &CONV_WGRAD_SMALL];
     let wide = geometry.c.is_multiple_of(4) && k.is_multiple_of(4);
-    let tiling = Tiling::new(programs, wide, (len / k) as u64, k as u64);
+    let tiling = Tiling::new(&CONV_WGRAD, wide, (len / k) as u64, k as u64);
     let split = tiling.split(geometry.pixels_out() as u64);
     let dw = grads.at(filter.weights);
     let dbias = filter.bias.map(|bias| grads.at(bias));
@@ -31,20 +31,20 @@ pub(in crate::backend::cuda) fn wgrad<D: Driver>(
         1 => (dw, dbias),
         splits => {
             let partials = cuda.scratch(splits * (len + k))?;
-            let bias_partials = partials + 4 * (splits * len) as u64;
+            let bias_partials = partials.floats(splits * len);
             (partials, dbias.map(|_| bias_partials))
         }
     };
-    let args = [
-        args::conv2d(geometry),
-        args::pending_grad(&dy),
-        args::pending(&x),
-        args::u32(split.steps_a_split),
-        args::address(partials),
-        args::address(bias_partials.unwrap_or(0)),
-    ];
+    let kernel = launch::ConvWgrad {
+        g: geometry.into(),
+        dy: dy.into(),
+        x: x.into(),
+        steps_a_split: word(split.steps_a_split),
+        dw: partials,
+        dbias: bias_partials.unwrap_or(Address::NULL),
+    };
     let grid = [tiling.tiles, split.splits as u64, 1];
-    cuda.launch(tiling.program, "conv_wgrad", grid, 0, &args)?;
+    cuda.launch(tiling.program, grid, 0, kernel)?;
     if split.splits > 1 {
         reduce::sum_tiles(cuda, partials, split.splits, len, dw)?;
         if let (Some(partials), Some(dbias)) = (bias_partials, dbias) {

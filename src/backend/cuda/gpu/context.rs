@@ -348,11 +348,14 @@ impl Staging {
     }
 
     /// Copies (address, destination) to the host and waits: only once if one piece holds all of them.
-    pub(super) fn download(&mut self, parts: Vec<(u64, &mut [u8])>) -> Result<()> {
+    pub(super) fn download<'a>(
+        &mut self,
+        parts: impl Iterator<Item = (u64, &'a mut [u8])>,
+    ) -> Result<()> {
         self.context.bind()?;
         let Context { api, stream, .. } = *self.context;
         let mut used = 0;
-        let mut staged: Vec<(usize, &mut [u8])> = Vec::with_capacity(parts.len());
+        let mut staged: Vec<(usize, &mut [u8])> = Vec::new();
         for (mut src, mut dst) in parts {
             while !dst.is_empty() {
                 if used == Self::PIECE {

@@ -11,8 +11,8 @@ pub use context::{Block, Mark};
 
 use self::context::{Context, Staging};
 use self::library::Library;
-use super::SIGNATURES;
 use super::driver::{Driver, Launch, Memory, Properties};
+use super::launch::{KERNELS, MOST_PARAMS};
 use super::nvrtc::{Architecture, Cache, Compiled, Compiler, Prebuilt, Search};
 use super::tiles::Program;
 use crate::{Error, Result};
@@ -146,18 +146,21 @@ impl Gpu {
     ///
     /// # Errors
     /// PTX that the driver refuses, or that lacks one of `kernels`.
-    pub fn load_ptx(&self, name: &str, ptx: &str, kernels: &[&'static str]) -> Result<Module> {
-        self.module(name, terminated(ptx.into()), kernels.iter().copied())
+    pub fn load_ptx(&self, name: &str, ptx: &str, kernels: &[&'static str]) -> Result<Vec<Kernel>> {
+        self.kernels(name, terminated(ptx.into()), kernels.iter().copied())
     }
 
-    fn module(
+    fn kernels(
         &self,
         name: &str,
         image: Vec<u8>,
         kernels: impl Iterator<Item = &'static str>,
-    ) -> Result<Module> {
+    ) -> Result<Vec<Kernel>> {
+        let module = Arc::new(Module::new(&self.context, name, &image)?);
         let shared = self.properties.shared_per_block;
-        Module::new(&self.context, name, &image, kernels, shared)
+        kernels
+            .map(|kernel| Kernel::new(&module, kernel, shared))
+            .collect()
     }
 }
 
@@ -169,56 +172,29 @@ fn terminated(mut ptx: Vec<u8>) -> Vec<u8> {
 
 /// A program on the device.
 #[derive(Debug)]
-pub struct Module {
+struct Module {
     context: Arc<Context>,
     module: CUmodule,
-    functions: HashMap<&'static str, CUfunction>,
 }
 
-// SAFETY: the driver takes modules and functions from any thread.
+// SAFETY: the driver takes modules from any thread.
 unsafe impl Send for Module {}
+// SAFETY: as above; nothing of it changes.
+unsafe impl Sync for Module {}
 
 impl Module {
-    /// `image` is a whole cubin, or PTX that ends in a zero byte; `shared` is what the card allows a block.
-    fn new(
-        context: &Arc<Context>,
-        name: &str,
-        image: &[u8],
-        kernels: impl Iterator<Item = &'static str>,
-        shared: u32,
-    ) -> Result<Self> {
+    /// `image` is a whole cubin, or PTX that ends in a zero byte.
+    fn new(context: &Arc<Context>, name: &str, image: &[u8]) -> Result<Self> {
         context.bind()?;
         let api = context.api();
-        let check = |status| api.check(status, format_args!("loading {name} on the GPU"));
-        let mut handle = null_mut();
+        let mut module = null_mut();
         // SAFETY: a cubin's own header tells its length, and a zero byte ends PTX; it is copied.
-        check(unsafe { (api.module_load_data)(&mut handle, image.as_ptr().cast()) })?;
-        let mut module = Module {
+        let status = unsafe { (api.module_load_data)(&mut module, image.as_ptr().cast()) };
+        api.check(status, format_args!("loading {name} on the GPU"))?;
+        Ok(Module {
             context: context.clone(),
-            module: handle,
-            functions: HashMap::new(),
-        };
-        for kernel in kernels {
-            let name = CString::new(kernel)
-                .map_err(|_| Error::Device("a kernel's name holds a zero byte".to_owned()))?;
-            let mut function = null_mut();
-            // SAFETY: the module is loaded, and the function lives as long as it.
-            check(unsafe {
-                (api.module_get_function)(&mut function, module.module, name.as_ptr())
-            })?;
-            // Allow all shared memory that the card gives a block, less the kernel's static part. The default limit is
-            // lower.
-            let fixed = CUfunction_attribute::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES;
-            let dynamic = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-            let mut bytes = 0;
-            // SAFETY: the function is alive, and the integer outlives the call.
-            check(unsafe { (api.func_get_attribute)(&mut bytes, fixed, function) })?;
-            let allowed = (shared as i32).saturating_sub(bytes);
-            // SAFETY: the function is alive.
-            check(unsafe { (api.func_set_attribute)(function, dynamic, allowed) })?;
-            module.functions.insert(kernel, function);
-        }
-        Ok(module)
+            module,
+        })
     }
 }
 
@@ -232,9 +208,49 @@ impl Drop for Module {
     }
 }
 
+/// A kernel of a program on the device.
+#[derive(Debug)]
+pub struct Kernel {
+    name: &'static str,
+    function: CUfunction,
+    /// The function lives as long as its module.
+    _module: Arc<Module>,
+}
+
+// SAFETY: the driver takes functions from any thread.
+unsafe impl Send for Kernel {}
+
+impl Kernel {
+    /// `shared` is what the card allows a block.
+    fn new(module: &Arc<Module>, name: &'static str, shared: u32) -> Result<Self> {
+        let api = module.context.api();
+        let check = |status| api.check(status, format_args!("loading {name} on the GPU"));
+        let c_name = CString::new(name)
+            .map_err(|_| Error::Device("a kernel's name holds a zero byte".to_owned()))?;
+        let mut function = null_mut();
+        // SAFETY: the module is loaded, and the function lives as long as it.
+        check(unsafe { (api.module_get_function)(&mut function, module.module, c_name.as_ptr()) })?;
+        // Allow all shared memory that the card gives a block, less the kernel's static part. The default limit is
+        // lower.
+        let fixed = CUfunction_attribute::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES;
+        let dynamic = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        let mut bytes = 0;
+        // SAFETY: the function is alive, and the integer outlives the call.
+        check(unsafe { (api.func_get_attribute)(&mut bytes, fixed, function) })?;
+        let allowed = (shared as i32).saturating_sub(bytes);
+        // SAFETY: the function is alive.
+        check(unsafe { (api.func_set_attribute)(function, dynamic, allowed) })?;
+        Ok(Kernel {
+            name,
+            function,
+            _module: module.clone(),
+        })
+    }
+}
+
 impl Driver for Gpu {
     type Memory = Block;
-    type Module = Module;
+    type Kernel = Kernel;
     type Event = Mark;
 
     fn properties(&self) -> &Properties {
@@ -258,13 +274,15 @@ impl Driver for Gpu {
         self.staging.upload(src, dst.address() + offset as u64)
     }
 
-    fn download(&mut self, parts: &mut [(&Block, usize, &mut [u8])]) -> Result<()> {
-        let parts = parts.iter_mut();
-        let parts = parts.map(|(src, offset, dst)| (src.address() + *offset as u64, &mut **dst));
-        self.staging.download(parts.collect())
+    fn download<'a>(
+        &mut self,
+        parts: impl Iterator<Item = (&'a Block, usize, &'a mut [u8])>,
+    ) -> Result<()> {
+        let parts = parts.map(|(src, offset, dst)| (src.address() + offset as u64, dst));
+        self.staging.download(parts)
     }
 
-    fn load(&mut self, program: &'static Program) -> Result<Module> {
+    fn load(&mut self, program: &'static Program) -> Result<Vec<Kernel>> {
         let name = self.architecture.name();
         let all = match &mut self.compiled {
             Some(all) => all,
@@ -279,40 +297,29 @@ impl Driver for Gpu {
             true => terminated(compiled.image),
             false => compiled.image,
         };
-        let signatures = SIGNATURES.iter().filter(|s| s.file == program.file);
-        self.module(program.name, image, signatures.map(|s| s.kernel))
+        let kernels = KERNELS.iter().filter(|entry| entry.file == program.file);
+        self.kernels(program.name, image, kernels.map(|entry| entry.kernel))
     }
 
-    fn launch(
-        &mut self,
-        module: &Module,
-        kernel: &'static str,
-        launch: Launch,
-        args: &[&[u8]],
-    ) -> Result<()> {
+    fn launch(&mut self, kernel: &Kernel, launch: Launch, args: &[&[u8]]) -> Result<()> {
         self.context.bind()?;
         let Launch {
             grid,
             block,
             shared,
         } = launch;
-        let function = module.functions.get(kernel).ok_or_else(|| {
-            Error::Device(format!(
-                "{kernel} is not part of the program that was loaded"
-            ))
-        })?;
-        let mut params: Vec<*mut c_void> = args
-            .iter()
-            .map(|arg| arg.as_ptr().cast_mut().cast())
-            .collect();
+        let mut params: [*mut c_void; MOST_PARAMS] = [null_mut(); _];
+        for (param, arg) in params[..args.len()].iter_mut().zip(args) {
+            *param = arg.as_ptr().cast_mut().cast();
+        }
         let api = self.context.api();
         let [x, y, z] = grid;
         let stream = self.context.stream();
         // SAFETY: the function is alive with its module. The parameters have the number and the sizes that the kernel
-        // declares (the caller checks them), and are copied before the call returns; the driver does not write them.
+        // declares (the build script wrote them from its source), and are copied before the call returns; the driver does not write them.
         let status = unsafe {
             (api.launch_kernel)(
-                *function,
+                kernel.function,
                 x,
                 y,
                 z,
@@ -328,7 +335,8 @@ impl Driver for Gpu {
         api.check(
             status,
             format_args!(
-                "launching {kernel}, {grid:?} blocks of {block} threads with {shared} bytes of shared memory"
+                "launching {}, {grid:?} blocks of {block} threads with {shared} bytes of shared memory",
+                kernel.name
             ),
         )
     }

@@ -22,12 +22,14 @@ pub use find::Search;
 pub use prebuilt::Prebuilt;
 
 use super::tiles::Program;
-use crate::backend::KERNELS;
 use crate::{Error, Result};
 use libloading::Library;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::path::{Path, PathBuf};
 use std::ptr::null_mut;
+
+/// The kernels' sources, embedded by the build script: (file name, text).
+pub const SOURCES: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 
 /// What all programs are compiled with, besides the architecture and their constants.
 const OPTIONS: [&str; 4] = [
@@ -109,7 +111,7 @@ struct Source<'a> {
 
 impl<'a> Source<'a> {
     fn of(program: &Program) -> Result<Source<'static>> {
-        let (file, text) = KERNELS
+        let (file, text) = SOURCES
             .iter()
             .find(|(file, _)| *file == program.file)
             .ok_or_else(|| {
@@ -122,7 +124,7 @@ impl<'a> Source<'a> {
         Ok(Source {
             file,
             text,
-            headers: KERNELS
+            headers: SOURCES
                 .iter()
                 .filter(|(file, _)| file.ends_with(".cuh"))
                 .copied()
