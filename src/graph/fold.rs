@@ -5,9 +5,9 @@
 //! folding it into the *next* convolution would change what the zero padding means.
 
 use super::params::{At, ParamTable};
-use super::program::{Act, After, BatchNormLayer, Instruction, Program, Value, ValueId};
+use super::program::{After, BatchNormLayer, Instruction, Program, Value, ValueId};
 use super::{Model, Op, fuse};
-use crate::backend::{BatchNormAt, FilterAt, bn};
+use crate::backend::{Activation, BatchNormAt, FilterAt, bn};
 
 /// What the folded slab is made of, layer by layer.
 #[derive(Clone, Debug)]
@@ -161,22 +161,15 @@ impl Folder<'_> {
                 let x = input(0);
                 self.batch_norm(index, x, sole_reader)
             }
-            Op::Relu => {
+            Op::Activation(activation) => {
                 let x = input(0);
-                self.activation(x, Act::Relu, sole_reader, &node.name)
-            }
-            Op::Relu6 => {
-                let x = input(0);
-                self.activation(x, Act::Relu6, sole_reader, &node.name)
-            }
-            Op::PRelu => {
-                let At::Slope(source) = self.table.at(index) else {
-                    unreachable!("PReLU has slopes")
-                };
-                let x = input(0);
-                let target = self.place(node.shape.c);
-                self.folding.slopes.push((source, target, node.shape.c));
-                self.activation(x, Act::PRelu(target), sole_reader, &node.name)
+                let act = activation.map(|()| {
+                    let target = self.place(node.shape.c);
+                    let source = fuse::slope_at(self.table, index);
+                    self.folding.slopes.push((source, target, node.shape.c));
+                    target
+                });
+                self.activation(x, act, sole_reader, &node.name)
             }
             Op::Add => {
                 let (a, b) = (input(0), input(1));
@@ -253,7 +246,7 @@ impl Folder<'_> {
                 y,
                 after: After::Activate {
                     residual: None,
-                    act: Act::Identity,
+                    act: Activation::Identity,
                 },
             })
     }
@@ -282,7 +275,7 @@ impl Folder<'_> {
                     after:
                         After::Activate {
                             residual: None,
-                            act: Act::Identity,
+                            act: Activation::Identity,
                         },
                     ..
                 } if y == value.tensor => Some((layer, instruction)),
@@ -311,7 +304,13 @@ impl Folder<'_> {
         self.program.new_value(value)
     }
 
-    fn activation(&mut self, x: ValueId, act: Act, sole_reader: bool, name: &str) -> ValueId {
+    fn activation(
+        &mut self,
+        x: ValueId,
+        act: Activation<usize>,
+        sole_reader: bool,
+        name: &str,
+    ) -> ValueId {
         let value = self.program.values[x];
         if sole_reader && value.is_plain() && self.has_written_channels(x) {
             let written = self
@@ -326,7 +325,7 @@ impl Folder<'_> {
                         ..
                     }
                     | Instruction::Add { y, act, .. }
-                        if *y == value.tensor && *act == Act::Identity =>
+                        if *y == value.tensor && *act == Activation::Identity =>
                     {
                         Some(act)
                     }
@@ -337,7 +336,7 @@ impl Folder<'_> {
                 return x;
             }
         }
-        if sole_reader && value.act == Act::Identity {
+        if sole_reader && value.act == Activation::Identity {
             self.program.values[x].act = act;
             return x;
         }
@@ -378,7 +377,7 @@ impl Folder<'_> {
         {
             *after = After::Activate {
                 residual: Some(early),
-                act: Act::Identity,
+                act: Activation::Identity,
             };
             return late;
         }
@@ -386,7 +385,7 @@ impl Folder<'_> {
         self.program.instruction(shape, name, |y| Instruction::Add {
             a,
             b: Some(b),
-            act: Act::Identity,
+            act: Activation::Identity,
             y,
         })
     }

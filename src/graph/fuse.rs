@@ -11,9 +11,10 @@
 
 use super::params::{At, ParamTable};
 use super::program::{
-    Act, After, BatchNormLayer, Instruction, Layer, Program, Target, TensorId, Value, ValueId,
+    After, BatchNormLayer, Instruction, Layer, Program, Target, TensorId, Value, ValueId,
 };
 use super::{Model, Op};
+use crate::backend::Activation;
 use crate::backend::geometry::{Padding, Window};
 
 /// The tensor of the network's input.
@@ -74,6 +75,14 @@ pub(super) fn layer_of(model: &Model, table: &ParamTable, index: usize) -> Optio
     })
 }
 
+/// Where a PReLU's slopes are.
+pub(super) fn slope_at(table: &ParamTable, index: usize) -> usize {
+    let At::Slope(at) = table.at(index) else {
+        unreachable!("PReLU has slopes")
+    };
+    at
+}
+
 struct Fuser<'a> {
     model: &'a Model,
     table: &'a ParamTable,
@@ -124,20 +133,10 @@ impl Fuser<'_> {
                 let x = input(0);
                 self.batch_norm(index, x, sole_reader)
             }
-            Op::Relu => {
+            Op::Activation(activation) => {
+                let act = activation.map(|()| slope_at(self.table, index));
                 let x = input(0);
-                self.activation(x, Act::Relu, sole_reader, &node.name)
-            }
-            Op::Relu6 => {
-                let x = input(0);
-                self.activation(x, Act::Relu6, sole_reader, &node.name)
-            }
-            Op::PRelu => {
-                let At::Slope(at) = self.table.at(index) else {
-                    unreachable!("PReLU has slopes")
-                };
-                let x = input(0);
-                self.activation(x, Act::PRelu(at), sole_reader, &node.name)
+                self.activation(x, act, sole_reader, &node.name)
             }
             Op::Add => {
                 let (a, b) = (input(0), Some(input(1)));
@@ -145,7 +144,7 @@ impl Fuser<'_> {
                     .instruction(node.shape, &node.name, |y| Instruction::Add {
                         a,
                         b,
-                        act: Act::Identity,
+                        act: Activation::Identity,
                         y,
                     })
             }
@@ -239,18 +238,24 @@ impl Fuser<'_> {
             .push(Instruction::BatchNorm { batch_norm });
         self.program.new_value(Value {
             batch_norm: Some(batch_norm),
-            stored_act: Act::Identity,
+            stored_act: Activation::Identity,
             ..value
         })
     }
 
-    fn activation(&mut self, x: ValueId, act: Act, sole_reader: bool, name: &str) -> ValueId {
+    fn activation(
+        &mut self,
+        x: ValueId,
+        act: Activation<usize>,
+        sole_reader: bool,
+        name: &str,
+    ) -> ValueId {
         let value = self.program.values[x];
         // The network's input has no gradient, and so nothing to take that of slopes from.
         let is_input = value.tensor == INPUT && value.batch_norm.is_none();
-        let free = value.act == Act::Identity
-            && value.stored_act == Act::Identity
-            && !(is_input && matches!(act, Act::PRelu(_)));
+        let free = value.act == Activation::Identity
+            && value.stored_act == Activation::Identity
+            && !(is_input && matches!(act, Activation::PRelu(_)));
         let x = if sole_reader && free {
             x
         } else {
@@ -262,7 +267,7 @@ impl Fuser<'_> {
         if let Some(Instruction::Add { act: stored, y, .. }) = self.program.instructions.last_mut()
             && *y == value.tensor
             && value.is_plain()
-            && !matches!(act, Act::PRelu(_))
+            && !matches!(act, Activation::PRelu(_))
         {
             *stored = act;
             value.stored_act = act;

@@ -4,16 +4,16 @@ use super::Model;
 use super::fuse;
 use super::params::{Param, ParamTable};
 use super::plan::MemoryPlan;
-use super::program::{Act, After, Instruction, LayerGeometry, Program, Target, Value, ValueId};
+use super::program::{After, Instruction, LayerGeometry, Program, Target, Value, ValueId};
 use super::storage::{Slots, Vectors, activation, pending, pending_grad, vectors_len};
 use crate::backend::geometry::PerChannel;
 use crate::backend::{
-    AddDgrad, AddFprop, Augmented, Backend, BatchNormBprop, BatchNormFprop, BatchNormMoments,
-    Close, CloseGrad, Conv2dDgrad, Conv2dFprop, Conv2dWgrad, DepthwiseDgrad, DepthwiseFprop,
-    DepthwiseWgrad, Dropout, DropoutDgrad, DropoutFprop, Epilogue, GlobalAvgPoolDgrad,
-    GlobalAvgPoolFprop, GradTarget, InputTransform, InputTransformAugmented, InputTransformFprop,
-    MaxPoolDgrad, MaxPoolFprop, PReluBprop, Pending, PendingGrad, Segment, SgdNorms, SgdStep,
-    SgdUpdate,
+    Activation, AddDgrad, AddFprop, Augmented, Backend, BatchNormBprop, BatchNormFprop,
+    BatchNormMoments, Close, CloseGrad, Conv2dDgrad, Conv2dFprop, Conv2dWgrad, DepthwiseDgrad,
+    DepthwiseFprop, DepthwiseWgrad, Dropout, DropoutDgrad, DropoutFprop, Epilogue,
+    GlobalAvgPoolDgrad, GlobalAvgPoolFprop, GradTarget, InputTransform, InputTransformAugmented,
+    InputTransformFprop, MaxPoolDgrad, MaxPoolFprop, PReluBprop, Pending, PendingGrad, Segment,
+    SgdNorms, SgdStep, SgdUpdate,
 };
 use crate::{Error, Result};
 
@@ -512,7 +512,7 @@ impl<B: Backend> TrainGraph<B> {
 
     /// A value as its gradient's finish sees it: an activation that was applied before storing is read off the output.
     fn closing(&self, value: &Value) -> Pending<'_, B::Buffer> {
-        let act = if value.stored_act == Act::Identity {
+        let act = if value.stored_act == Activation::Identity {
             value.act
         } else {
             value.stored_act
@@ -531,7 +531,7 @@ impl<B: Backend> TrainGraph<B> {
                 let rows = self.value(value).rows(n);
                 let sums = self.vectors.sums[value].as_ref();
                 let sums = sums.expect("a value with batch norm or slopes has its sums");
-                if let Act::PRelu(at) = act {
+                if let Activation::PRelu(at) = act {
                     backend.prelu_bprop(PReluBprop {
                         c: rows.c,
                         sums,
