@@ -1,12 +1,12 @@
 //! The layer graph: what a model is, before anything runs.
 //!
 //! A [`Model`] is a static list of nodes, built by `models::*` through the [`Builder`] with the parameter names of the
-//! framework that the network comes from. [`fuse`] turns it into a [`program`] of fused instructions over pending
+//! framework that the network comes from. [`lower`] turns it into a [`program`] of fused instructions over pending
 //! values, [`plan`] gives the instructions' tensors their memory, and [`train`] and [`infer`] run them on a backend.
 
-pub mod fold;
-pub mod fuse;
+pub mod folding;
 pub mod infer;
+pub mod lower;
 pub mod params;
 pub mod plan;
 pub mod program;

@@ -205,6 +205,20 @@ pub(crate) enum Instruction {
     },
 }
 
+impl Instruction {
+    /// The tensor that a forward instruction writes, if it writes one.
+    pub(crate) fn output(&self) -> Option<TensorId> {
+        match *self {
+            Instruction::Conv { y, .. }
+            | Instruction::Add { y, .. }
+            | Instruction::MaxPool { y, .. }
+            | Instruction::GlobalAvgPool { y, .. }
+            | Instruction::Dropout { y, .. } => Some(y),
+            _ => None,
+        }
+    }
+}
+
 /// A model made ready to run.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Program {
@@ -257,12 +271,19 @@ impl Program {
 
     /// A tensor of its own for what `x` is read as.
     pub(crate) fn stored_copy(&mut self, x: ValueId, name: &str) -> ValueId {
-        self.instruction(self.values[x].shape, name, |y| Instruction::Add {
-            a: x,
-            b: None,
-            act: Activation::Identity,
-            y,
-        })
+        self.add(x, None, Activation::Identity, name)
+    }
+
+    /// The sum of one or two values, activated before it is stored.
+    pub(crate) fn add(
+        &mut self,
+        a: ValueId,
+        b: Option<ValueId>,
+        act: Activation<usize>,
+        name: &str,
+    ) -> ValueId {
+        let shape = self.values[a].shape;
+        self.instruction(shape, name, |y| Instruction::Add { a, b, act, y })
     }
 
     /// The forward half.

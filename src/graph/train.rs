@@ -1,7 +1,7 @@
 //! The training executor: owns parameters, gradients, momentum and activations, and walks the program.
 
 use super::Model;
-use super::fuse;
+use super::lower;
 use super::params::{Param, ParamTable};
 use super::plan::MemoryPlan;
 use super::program::{After, Instruction, LayerGeometry, Program, Target, Value, ValueId};
@@ -55,7 +55,7 @@ pub struct Norms {
 /// The memory that training `model` takes, planned without a device; the head beside it takes `head_bytes`.
 pub fn memory_plan(model: &Model, head_bytes: u64) -> MemoryPlan {
     let table = ParamTable::new(model);
-    let program = fuse::training(model, &table);
+    let program = lower::training(model, &table);
     plan_for(&table, &program, head_bytes)
 }
 
@@ -87,7 +87,7 @@ impl<B: Backend> TrainGraph<B> {
         head_bytes: u64,
     ) -> Result<Self> {
         let table = ParamTable::new(model);
-        let program = fuse::training(model, &table);
+        let program = lower::training(model, &table);
         let plan = plan_for(&table, &program, head_bytes);
         let available = backend.memory_available();
         if plan.bytes(max_batch) > available {

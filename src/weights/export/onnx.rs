@@ -18,7 +18,7 @@
 use crate::backend::geometry::{Padding, Window};
 use crate::backend::{Activation, FilterAt, InputTransform};
 use crate::base::files;
-use crate::graph::fold::scale_and_shift;
+use crate::graph::folding::scale_and_shift;
 use crate::graph::params::{At, ParamTable};
 use crate::graph::{Model, Op, Shape};
 use crate::weights::checkpoint::Weights;
