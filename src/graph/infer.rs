@@ -149,15 +149,11 @@ impl<B: Backend> InferGraph<B> {
     }
 
     fn instruction(&mut self, backend: &mut B, n: usize, instruction: &Instruction) -> Result<()> {
-        let (y, write): (usize, _) = match *instruction {
-            Instruction::Conv { y, .. }
-            | Instruction::Add { y, .. }
-            | Instruction::MaxPool { y, .. }
-            | Instruction::GlobalAvgPool { y, .. } => (y, *instruction),
-            _ => unreachable!("the inference program holds no training instructions"),
-        };
+        let y = instruction
+            .output()
+            .expect("every inference instruction writes a tensor");
         let mut out = self.slots.take(y);
-        let done = self.write(backend, n, &write, &mut out);
+        let done = self.write(backend, n, instruction, &mut out);
         self.slots.put(y, out);
         done
     }

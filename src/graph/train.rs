@@ -284,14 +284,7 @@ impl<B: Backend> TrainGraph<B> {
             .program
             .forward()
             .iter()
-            .filter_map(|instruction| match *instruction {
-                Instruction::Conv { y, .. }
-                | Instruction::Add { y, .. }
-                | Instruction::MaxPool { y, .. }
-                | Instruction::GlobalAvgPool { y, .. }
-                | Instruction::Dropout { y, .. } => Some(y),
-                _ => None,
-            })
+            .filter_map(Instruction::output)
             .collect();
         for y in &outputs {
             last_writer[self.slots.slot(*y)] = Some(*y);
