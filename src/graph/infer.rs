@@ -1,6 +1,7 @@
 //! The inference executor: folded parameters, no gradients, tensors that die as soon as they are read.
 
-use super::fold::{self, Folding};
+use super::folding::{self, Folding};
+use super::lower;
 use super::params::ParamTable;
 use super::plan::MemoryPlan;
 use super::program::{After, Instruction, LayerGeometry, Program};
@@ -29,7 +30,7 @@ pub struct InferGraph<B: Backend> {
 
 /// The memory that embedding with `model` takes, planned without a device.
 pub fn memory_plan(model: &Model) -> MemoryPlan {
-    let (program, folding) = fold::inference(model, &ParamTable::new(model));
+    let (program, folding) = lower::inference(model, &ParamTable::new(model));
     MemoryPlan::new(&program, folding.len())
 }
 
@@ -45,7 +46,7 @@ impl<B: Backend> InferGraph<B> {
         statistics: &[f32],
         max_batch: usize,
     ) -> Result<Self> {
-        let (program, folding) = fold::inference(model, &ParamTable::new(model));
+        let (program, folding) = lower::inference(model, &ParamTable::new(model));
         let plan = MemoryPlan::new(&program, folding.len());
         let available = backend.memory_available();
         if plan.bytes(max_batch) > available {
@@ -56,7 +57,7 @@ impl<B: Backend> InferGraph<B> {
                 plan.largest_batch(available)
             )));
         }
-        let coefficients = |layer| fold::frozen(layer, params, statistics);
+        let coefficients = |layer| folding::frozen(layer, params, statistics);
         let forward: Vec<Vec<f32>> = program.batch_norms.iter().map(coefficients).collect();
         let mut graph = InferGraph {
             params: backend.alloc(folding.len())?,
@@ -148,15 +149,11 @@ impl<B: Backend> InferGraph<B> {
     }
 
     fn instruction(&mut self, backend: &mut B, n: usize, instruction: &Instruction) -> Result<()> {
-        let (y, write): (usize, _) = match *instruction {
-            Instruction::Conv { y, .. }
-            | Instruction::Add { y, .. }
-            | Instruction::MaxPool { y, .. }
-            | Instruction::GlobalAvgPool { y, .. } => (y, *instruction),
-            _ => unreachable!("the inference program holds no training instructions"),
-        };
+        let y = instruction
+            .output()
+            .expect("every inference instruction writes a tensor");
         let mut out = self.slots.take(y);
-        let done = self.write(backend, n, &write, &mut out);
+        let done = self.write(backend, n, instruction, &mut out);
         self.slots.put(y, out);
         done
     }

@@ -1,18 +1,19 @@
 //! The layer graph: what a model is, before anything runs.
 //!
 //! A [`Model`] is a static list of nodes, built by `models::*` through the [`Builder`] with the parameter names of the
-//! framework that the network comes from. [`fuse`] turns it into a [`program`] of fused instructions over pending
+//! framework that the network comes from. [`lower`] turns it into a [`program`] of fused instructions over pending
 //! values, [`plan`] gives the instructions' tensors their memory, and [`train`] and [`infer`] run them on a backend.
 
-pub mod fold;
-pub mod fuse;
+pub mod folding;
 pub mod infer;
+pub mod lower;
 pub mod params;
 pub mod plan;
 pub mod program;
 mod storage;
 pub mod train;
 
+use crate::backend::Activation;
 use crate::backend::geometry::{Padding, Window};
 use crate::{Error, Result};
 use params::Init;
@@ -76,12 +77,8 @@ pub enum Op {
     },
     /// Batch normalisation over N, H and W.
     BatchNorm(BatchNorm),
-    /// max(x, 0).
-    Relu,
-    /// min(max(x, 0), 6).
-    Relu6,
-    /// x where positive, a learnt slope a channel times x elsewhere; slopes start at 0.25.
-    PRelu,
+    /// An activation other than the identity; PReLU's slopes, one per channel, are learnt and start at 0.25.
+    Activation(Activation),
     /// The sum of two nodes of the same shape.
     Add,
     /// Largest value of each window.
@@ -311,12 +308,12 @@ impl Builder {
         self.push(name, Op::BatchNorm(batch_norm), &[x], self.shape(x))
     }
 
-    /// ReLU, ReLU6, PReLU.
-    pub fn activation(&mut self, name: &str, x: NodeId, op: Op) -> NodeId {
-        if !matches!(op, Op::Relu | Op::Relu6 | Op::PRelu) {
-            self.fail(name, "is not an activation");
+    /// ReLU, ReLU6 or PReLU.
+    pub fn activation(&mut self, name: &str, x: NodeId, activation: Activation) -> NodeId {
+        if activation.is_identity() {
+            self.fail(name, "the identity needs no layer: leave it out");
         }
-        self.push(name, op, &[x], self.shape(x))
+        self.push(name, Op::Activation(activation), &[x], self.shape(x))
     }
 
     /// The sum of two nodes.
@@ -421,6 +418,15 @@ impl Builder {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_identity_is_refused_as_a_layer() {
+        let (mut builder, x) = Builder::new(4, 4);
+        let pool = builder.global_avg_pool("pool", x);
+        builder.activation("none", pool, Activation::Identity);
+        let error = builder.finish().unwrap_err().to_string();
+        assert!(error.contains("layer none: the identity"), "{error}");
+    }
 
     #[test]
     fn a_node_that_nobody_reads_is_refused() {

@@ -4,7 +4,7 @@
 //! devices.
 
 use super::{Model, Node, Op};
-use crate::backend::{BatchNormAt, FilterAt, Segment};
+use crate::backend::{Activation, BatchNormAt, FilterAt, Segment};
 use crate::base::random::{Purpose, Random};
 use crate::optim::Role;
 use crate::{Error, Result};
@@ -192,7 +192,9 @@ impl ParamTable {
                     momentum: batch_norm.momentum,
                 })
             }
-            Op::PRelu => At::Slope(self.push(node, "alpha", vec![c], Role::Slope, constant(0.25))),
+            Op::Activation(Activation::PRelu(_)) => {
+                At::Slope(self.push(node, "alpha", vec![c], Role::Slope, constant(0.25)))
+            }
             _ => At::None,
         }
     }

@@ -167,7 +167,7 @@ fn lives(program: &Program) -> Vec<Option<(usize, usize)>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::graph::{fuse, params::ParamTable};
+    use crate::graph::{lower, params::ParamTable};
     use crate::models::{self, Embedding};
 
     /// No two tensors that live at the same time share a slot, and sharing saves memory.
@@ -175,7 +175,7 @@ mod tests {
     fn slots_never_overlap_in_time() {
         let model = models::mobilefacenet(112, Embedding::GlobalDepthwise { size: 128 }).unwrap();
         let table = ParamTable::new(&model);
-        let program = fuse::training(&model, &table);
+        let program = lower::training(&model, &table);
         let plan = MemoryPlan::new(&program, 0);
         let lives = lives(&program);
         for a in 0..lives.len() {
@@ -195,8 +195,8 @@ mod tests {
     fn inference_needs_far_less_than_training() {
         let model = models::resnet50(112, Embedding::pool_dropout_dense(256)).unwrap();
         let table = ParamTable::new(&model);
-        let training = MemoryPlan::new(&fuse::training(&model, &table), 0);
-        let (inference, _) = crate::graph::fold::inference(&model, &table);
+        let training = MemoryPlan::new(&lower::training(&model, &table), 0);
+        let (inference, _) = lower::inference(&model, &table);
         let inference = MemoryPlan::new(&inference, 0);
         assert!(inference.bytes_an_image() * 4 < training.bytes_an_image());
     }

@@ -16,9 +16,6 @@ pub(crate) type BatchNormId = usize;
 /// A layer's place in [`Program::layers`].
 pub(crate) type LayerId = usize;
 
-/// An activation, with the place of PReLU's slopes in the parameter slab.
-pub(crate) type Act = Activation<usize>;
-
 /// A tensor as its consumers see it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Value {
@@ -28,10 +25,10 @@ pub(crate) struct Value {
     pub(crate) shape: Shape,
     /// Applied as it is read.
     pub(crate) batch_norm: Option<BatchNormId>,
-    /// Applied as it is read, after the batch norm.
-    pub(crate) act: Act,
+    /// Applied as it is read, after the batch norm; slopes by their place in the parameter slab.
+    pub(crate) act: Activation<usize>,
     /// Was applied before the tensor was stored; its derivative can be read off the output.
-    pub(crate) stored_act: Act,
+    pub(crate) stored_act: Activation<usize>,
     /// The tensor of the gradient, where one is computed.
     pub(crate) grad: Option<TensorId>,
 }
@@ -42,25 +39,25 @@ impl Value {
             tensor,
             shape,
             batch_norm: None,
-            act: Act::Identity,
-            stored_act: Act::Identity,
+            act: Activation::Identity,
+            stored_act: Activation::Identity,
             grad: None,
         }
     }
 
     /// Whether consumers may read the stored tensor as it is.
     pub(crate) fn is_plain(&self) -> bool {
-        self.batch_norm.is_none() && self.act == Act::Identity
+        self.batch_norm.is_none() && self.act == Activation::Identity
     }
 
     /// Whether the finished gradient needs channel sums.
     pub(crate) fn needs_sums(&self) -> bool {
-        self.batch_norm.is_some() || matches!(self.act, Act::PRelu(_))
+        self.batch_norm.is_some() || matches!(self.act, Activation::PRelu(_))
     }
 
     /// Whether the activation changes the gradient.
     pub(crate) fn needs_mask(&self) -> bool {
-        self.act != Act::Identity || self.stored_act != Act::Identity
+        self.act != Activation::Identity || self.stored_act != Activation::Identity
     }
 
     pub(crate) fn rows(&self, n: usize) -> Rows {
@@ -125,7 +122,7 @@ pub(crate) enum After {
     /// Inference.
     Activate {
         residual: Option<ValueId>,
-        act: Act,
+        act: Activation<usize>,
     },
 }
 
@@ -150,7 +147,7 @@ pub(crate) enum Instruction {
     Add {
         a: ValueId,
         b: Option<ValueId>,
-        act: Act,
+        act: Activation<usize>,
         y: TensorId,
     },
     MaxPool {
@@ -208,6 +205,20 @@ pub(crate) enum Instruction {
     },
 }
 
+impl Instruction {
+    /// The tensor that a forward instruction writes, if it writes one.
+    pub(crate) fn output(&self) -> Option<TensorId> {
+        match *self {
+            Instruction::Conv { y, .. }
+            | Instruction::Add { y, .. }
+            | Instruction::MaxPool { y, .. }
+            | Instruction::GlobalAvgPool { y, .. }
+            | Instruction::Dropout { y, .. } => Some(y),
+            _ => None,
+        }
+    }
+}
+
 /// A model made ready to run.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Program {
@@ -260,12 +271,19 @@ impl Program {
 
     /// A tensor of its own for what `x` is read as.
     pub(crate) fn stored_copy(&mut self, x: ValueId, name: &str) -> ValueId {
-        self.instruction(self.values[x].shape, name, |y| Instruction::Add {
-            a: x,
-            b: None,
-            act: Act::Identity,
-            y,
-        })
+        self.add(x, None, Activation::Identity, name)
+    }
+
+    /// The sum of one or two values, activated before it is stored.
+    pub(crate) fn add(
+        &mut self,
+        a: ValueId,
+        b: Option<ValueId>,
+        act: Activation<usize>,
+        name: &str,
+    ) -> ValueId {
+        let shape = self.values[a].shape;
+        self.instruction(shape, name, |y| Instruction::Add { a, b, act, y })
     }
 
     /// The forward half.

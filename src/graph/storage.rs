@@ -1,7 +1,7 @@
 //! What the executors keep on the device: tensors in their slots, channel vectors, and the views the backend takes.
 
 use super::plan::MemoryPlan;
-use super::program::{Act, Program, Value};
+use super::program::{Program, Value};
 use crate::Result;
 use crate::backend::{Activation, Backend, Pending, PendingGrad, View, bn, sums};
 
@@ -89,7 +89,7 @@ impl<B: Backend> Vectors<B> {
 }
 
 /// An activation as the backend takes it.
-pub(super) fn activation<T>(act: Act, params: &T) -> Activation<View<'_, T>> {
+pub(super) fn activation<T>(act: Activation<usize>, params: &T) -> Activation<View<'_, T>> {
     act.map(|offset| View {
         buffer: params,
         offset,

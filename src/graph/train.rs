@@ -1,19 +1,19 @@
 //! The training executor: owns parameters, gradients, momentum and activations, and walks the program.
 
 use super::Model;
-use super::fuse;
+use super::lower;
 use super::params::{Param, ParamTable};
 use super::plan::MemoryPlan;
-use super::program::{Act, After, Instruction, LayerGeometry, Program, Target, Value, ValueId};
+use super::program::{After, Instruction, LayerGeometry, Program, Target, Value, ValueId};
 use super::storage::{Slots, Vectors, activation, pending, pending_grad, vectors_len};
 use crate::backend::geometry::PerChannel;
 use crate::backend::{
-    AddDgrad, AddFprop, Augmented, Backend, BatchNormBprop, BatchNormFprop, BatchNormMoments,
-    Close, CloseGrad, Conv2dDgrad, Conv2dFprop, Conv2dWgrad, DepthwiseDgrad, DepthwiseFprop,
-    DepthwiseWgrad, Dropout, DropoutDgrad, DropoutFprop, Epilogue, GlobalAvgPoolDgrad,
-    GlobalAvgPoolFprop, GradTarget, InputTransform, InputTransformAugmented, InputTransformFprop,
-    MaxPoolDgrad, MaxPoolFprop, PReluBprop, Pending, PendingGrad, Segment, SgdNorms, SgdStep,
-    SgdUpdate,
+    Activation, AddDgrad, AddFprop, Augmented, Backend, BatchNormBprop, BatchNormFprop,
+    BatchNormMoments, Close, CloseGrad, Conv2dDgrad, Conv2dFprop, Conv2dWgrad, DepthwiseDgrad,
+    DepthwiseFprop, DepthwiseWgrad, Dropout, DropoutDgrad, DropoutFprop, Epilogue,
+    GlobalAvgPoolDgrad, GlobalAvgPoolFprop, GradTarget, InputTransform, InputTransformAugmented,
+    InputTransformFprop, MaxPoolDgrad, MaxPoolFprop, PReluBprop, Pending, PendingGrad, Segment,
+    SgdNorms, SgdStep, SgdUpdate,
 };
 use crate::{Error, Result};
 
@@ -55,7 +55,7 @@ pub struct Norms {
 /// The memory that training `model` takes, planned without a device; the head beside it takes `head_bytes`.
 pub fn memory_plan(model: &Model, head_bytes: u64) -> MemoryPlan {
     let table = ParamTable::new(model);
-    let program = fuse::training(model, &table);
+    let program = lower::training(model, &table);
     plan_for(&table, &program, head_bytes)
 }
 
@@ -87,7 +87,7 @@ impl<B: Backend> TrainGraph<B> {
         head_bytes: u64,
     ) -> Result<Self> {
         let table = ParamTable::new(model);
-        let program = fuse::training(model, &table);
+        let program = lower::training(model, &table);
         let plan = plan_for(&table, &program, head_bytes);
         let available = backend.memory_available();
         if plan.bytes(max_batch) > available {
@@ -284,14 +284,7 @@ impl<B: Backend> TrainGraph<B> {
             .program
             .forward()
             .iter()
-            .filter_map(|instruction| match *instruction {
-                Instruction::Conv { y, .. }
-                | Instruction::Add { y, .. }
-                | Instruction::MaxPool { y, .. }
-                | Instruction::GlobalAvgPool { y, .. }
-                | Instruction::Dropout { y, .. } => Some(y),
-                _ => None,
-            })
+            .filter_map(Instruction::output)
             .collect();
         for y in &outputs {
             last_writer[self.slots.slot(*y)] = Some(*y);
@@ -512,7 +505,7 @@ impl<B: Backend> TrainGraph<B> {
 
     /// A value as its gradient's finish sees it: an activation that was applied before storing is read off the output.
     fn closing(&self, value: &Value) -> Pending<'_, B::Buffer> {
-        let act = if value.stored_act == Act::Identity {
+        let act = if value.stored_act == Activation::Identity {
             value.act
         } else {
             value.stored_act
@@ -531,7 +524,7 @@ impl<B: Backend> TrainGraph<B> {
                 let rows = self.value(value).rows(n);
                 let sums = self.vectors.sums[value].as_ref();
                 let sums = sums.expect("a value with batch norm or slopes has its sums");
-                if let Act::PRelu(at) = act {
+                if let Activation::PRelu(at) = act {
                     backend.prelu_bprop(PReluBprop {
                         c: rows.c,
                         sums,

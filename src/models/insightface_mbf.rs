@@ -10,9 +10,10 @@
 
 use super::Embedding;
 use crate::Result;
+use crate::backend::Activation;
 use crate::backend::geometry::Padding;
 use crate::graph::params::Init;
-use crate::graph::{BatchNorm, Builder, Model, NodeId, Op};
+use crate::graph::{BatchNorm, Builder, Model, NodeId};
 
 const NORM: BatchNorm = BatchNorm {
     epsilon: 1e-5,
@@ -86,7 +87,7 @@ fn depthwise(
 /// What follows a convolution in a block called `block`: parts 1 and 2.
 fn norm_prelu(g: &mut Builder, block: &str, x: NodeId) -> NodeId {
     let x = g.batch_norm(&format!("{block}.1"), x, NORM);
-    g.activation(&format!("{block}.2"), x, Op::PRelu)
+    g.activation(&format!("{block}.2"), x, Activation::PRelu(()))
 }
 
 /// 1x1 to `hidden` channels, 3x3 depthwise with the stride, 1x1 to `filters` channels without an activation.

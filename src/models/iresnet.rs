@@ -6,9 +6,10 @@
 
 use super::Embedding;
 use crate::Result;
+use crate::backend::Activation;
 use crate::backend::geometry::Padding;
 use crate::graph::params::Init;
-use crate::graph::{BatchNorm, Builder, Model, NodeId, Op};
+use crate::graph::{BatchNorm, Builder, Model, NodeId};
 
 const NORM: BatchNorm = BatchNorm {
     epsilon: 1e-5,
@@ -53,7 +54,7 @@ fn iresnet(size: usize, blocks: [usize; 4], embedding: Embedding) -> Result<Mode
     let (mut g, input) = Builder::new(size, size);
     let x = conv(&mut g, "conv1", input, 64, (3, 1));
     let x = g.batch_norm("bn1", x, NORM);
-    let mut x = g.activation("prelu", x, Op::PRelu);
+    let mut x = g.activation("prelu", x, Activation::PRelu(()));
     for (stage, (blocks, filters)) in blocks.into_iter().zip([64, 128, 256, 512]).enumerate() {
         for block in 0..blocks {
             let name = format!("layer{}.{block}", stage + 1);
@@ -83,7 +84,7 @@ fn basic_block(g: &mut Builder, name: &str, x: NodeId, filters: usize, first: bo
     let y = g.batch_norm(&name("bn1"), x, NORM);
     let y = conv(g, &name("conv1"), y, filters, (3, 1));
     let y = g.batch_norm(&name("bn2"), y, NORM);
-    let y = g.activation(&name("prelu"), y, Op::PRelu);
+    let y = g.activation(&name("prelu"), y, Activation::PRelu(()));
     let y = conv(g, &name("conv2"), y, filters, (3, stride));
     let y = g.batch_norm(&name("bn3"), y, NORM);
     let shortcut = if first {

@@ -4,9 +4,10 @@
 
 use super::Embedding;
 use crate::Result;
+use crate::backend::Activation;
 use crate::backend::geometry::Padding;
 use crate::graph::params::Init;
-use crate::graph::{BatchNorm, Builder, Model, NodeId, Op, Shape};
+use crate::graph::{BatchNorm, Builder, Model, NodeId, Shape};
 
 const NORM: BatchNorm = BatchNorm {
     epsilon: 1e-5,
@@ -109,7 +110,7 @@ fn pointwise(g: &mut Builder, name: &str, x: NodeId, filters: usize) -> NodeId {
 
 fn norm_prelu(g: &mut Builder, name: &str, x: NodeId) -> NodeId {
     let x = g.batch_norm(&format!("{name}_bn"), x, NORM);
-    g.activation(&format!("{name}_prelu"), x, Op::PRelu)
+    g.activation(&format!("{name}_prelu"), x, Activation::PRelu(()))
 }
 
 fn bottleneck(g: &mut Builder, name: &str, x: NodeId, stage: Stage, stride: usize) -> NodeId {

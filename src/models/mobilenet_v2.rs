@@ -5,9 +5,10 @@
 
 use super::Embedding;
 use crate::Result;
+use crate::backend::Activation;
 use crate::backend::geometry::Padding;
 use crate::graph::params::Init;
-use crate::graph::{BatchNorm, Builder, Model, NodeId, Op, Shape};
+use crate::graph::{BatchNorm, Builder, Model, NodeId, Shape};
 
 const NORM: BatchNorm = BatchNorm {
     epsilon: 1e-3,
@@ -36,7 +37,7 @@ pub fn mobilenet_v2(size: usize, embedding: Embedding) -> Result<Model> {
     let pad = Padding::keras_strided(size, size, 3);
     let x = g.conv2d("Conv1", input, 32, 3, 2, pad, false, INIT);
     let x = g.batch_norm("bn_Conv1", x, NORM);
-    let mut x = g.activation("Conv1_relu", x, Op::Relu6);
+    let mut x = g.activation("Conv1_relu", x, Activation::Relu6);
     let mut block = 0;
     for (expansion, filters, repeats, stride) in STAGES {
         for repeat in 0..repeats {
@@ -47,7 +48,7 @@ pub fn mobilenet_v2(size: usize, embedding: Embedding) -> Result<Model> {
     }
     let x = g.conv2d("Conv_1", x, 1280, 1, 1, Padding::default(), false, INIT);
     let x = g.batch_norm("Conv_1_bn", x, NORM);
-    let x = g.activation("out_relu", x, Op::Relu6);
+    let x = g.activation("out_relu", x, Activation::Relu6);
     embedding.append(&mut g, x, NORM, INIT);
     g.finish()
 }
@@ -71,7 +72,7 @@ fn inverted_residual(
     if block > 0 {
         y = g.conv2d(&name("expand"), y, expansion * c, 1, 1, none, false, INIT);
         y = g.batch_norm(&name("expand_BN"), y, NORM);
-        y = g.activation(&name("expand_relu"), y, Op::Relu6);
+        y = g.activation(&name("expand_relu"), y, Activation::Relu6);
     }
     let pad = if stride == 2 {
         Padding::keras_strided(h, w, 3)
@@ -80,7 +81,7 @@ fn inverted_residual(
     };
     y = g.depthwise(&name("depthwise"), y, 3, stride, pad, INIT);
     y = g.batch_norm(&name("depthwise_BN"), y, NORM);
-    y = g.activation(&name("depthwise_relu"), y, Op::Relu6);
+    y = g.activation(&name("depthwise_relu"), y, Activation::Relu6);
     y = g.conv2d(&name("project"), y, filters, 1, 1, none, false, INIT);
     y = g.batch_norm(&name("project_BN"), y, NORM);
     if c == filters && stride == 1 {

@@ -5,9 +5,10 @@
 
 use super::Embedding;
 use crate::Result;
+use crate::backend::Activation;
 use crate::backend::geometry::Padding;
 use crate::graph::params::Init;
-use crate::graph::{BatchNorm, Builder, Model, NodeId, Op};
+use crate::graph::{BatchNorm, Builder, Model, NodeId};
 
 const NORM: BatchNorm = BatchNorm {
     epsilon: 1.001e-5,
@@ -43,7 +44,7 @@ pub fn resnet152(size: usize, embedding: Embedding) -> Result<Model> {
 fn resnet(size: usize, blocks: [usize; 4], embedding: Embedding) -> Result<Model> {
     let (mut g, input) = Builder::new(size, size);
     let x = conv(&mut g, "conv1", input, 64, (7, 2, 3));
-    let x = g.activation("conv1_relu", x, Op::Relu);
+    let x = g.activation("conv1_relu", x, Activation::Relu);
     // Keras pads with zeros and pools "valid"; after a ReLU a zero never exceeds a pixel, so padding that never wins
     // gives the same numbers, and the same gradients, since a zero's gradient ends at the ReLU.
     let mut x = g.max_pool("pool1_pool", x, 3, 2, Padding::same(1));
@@ -94,12 +95,12 @@ fn bottleneck(
         x
     };
     let x = conv(g, &format!("{name}_1"), x, filters, (1, stride, 0));
-    let x = g.activation(&format!("{name}_1_relu"), x, Op::Relu);
+    let x = g.activation(&format!("{name}_1_relu"), x, Activation::Relu);
     let x = conv(g, &format!("{name}_2"), x, filters, (3, 1, 1));
-    let x = g.activation(&format!("{name}_2_relu"), x, Op::Relu);
+    let x = g.activation(&format!("{name}_2_relu"), x, Activation::Relu);
     let x = conv(g, &format!("{name}_3"), x, 4 * filters, (1, 1, 0));
     let x = g.add(&format!("{name}_add"), shortcut, x);
-    g.activation(&format!("{name}_out"), x, Op::Relu)
+    g.activation(&format!("{name}_out"), x, Activation::Relu)
 }
 
 #[cfg(test)]

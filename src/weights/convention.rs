@@ -18,6 +18,7 @@
 //! `models/insightface_mbf.rs`). They are one `layer.weight`, C 2 R S, under Torch's convention: filter k's slice j is of
 //! the first where j is k's lowest bit, else of the second. The fixed filter that swaps has no name there.
 
+use crate::backend::Activation;
 use crate::graph::params::ParamTable;
 use crate::graph::{Model, Node, NodeId, Op, Shape};
 use crate::optim::Role;
@@ -321,7 +322,7 @@ fn layout(
         (Op::Linear { .. }, Convention::Torch) if is_kernel => {
             theirs = shape.to_vec();
         }
-        (Op::PRelu, Convention::Keras) => theirs = vec![1, 1, axes[0]],
+        (Op::Activation(Activation::PRelu(_)), Convention::Keras) => theirs = vec![1, 1, axes[0]],
         _ => {}
     }
     (axes, order, theirs)
@@ -356,7 +357,7 @@ mod tests {
             gamma: true,
         };
         let x = g.conv2d("conv", x, 6, 3, 1, Padding::same(1), true, init);
-        let x = g.activation("prelu", x, Op::PRelu);
+        let x = g.activation("prelu", x, Activation::PRelu(()));
         let x = g.depthwise("dw", x, 3, 2, Padding::same(1), init);
         let x = g.batch_norm("bn", x, norm);
         let x = g.dropout("dropout", x, 0.1);

@@ -5,10 +5,10 @@
 use crate::support::devices::on_each_device;
 use arcface_cu::backend::cpu::Cpu;
 use arcface_cu::backend::geometry::Padding;
-use arcface_cu::backend::{Backend, InputTransform, Segment, SgdForm, SgdStep};
+use arcface_cu::backend::{Activation, Backend, InputTransform, Segment, SgdForm, SgdStep};
 use arcface_cu::graph::params::{Init, ParamTable};
 use arcface_cu::graph::train::TrainGraph;
-use arcface_cu::graph::{BatchNorm, Builder, Model, NodeId, Op};
+use arcface_cu::graph::{BatchNorm, Builder, Model, NodeId};
 use arcface_cu::head::{ArcFace, ClassInit, Distribution, Margin, MarginGradient, PiGuard};
 use safetensors::{Dtype, SafeTensors};
 
@@ -61,8 +61,8 @@ impl Net {
         self.g.batch_norm(name, x, self.norm)
     }
 
-    fn act(&mut self, name: &str, x: NodeId, op: Op) -> NodeId {
-        self.g.activation(name, x, op)
+    fn act(&mut self, name: &str, x: NodeId, activation: Activation) -> NodeId {
+        self.g.activation(name, x, activation)
     }
 }
 
@@ -76,7 +76,7 @@ fn resnet() -> Model {
         net.bn(&format!("{name}_bn"), x)
     };
     let x = conv(&mut net, "conv1", x, 8, (7, 2, 3));
-    let x = net.act("conv1_relu", x, Op::Relu);
+    let x = net.act("conv1_relu", x, Activation::Relu);
     let mut x = net.g.max_pool("pool1_pool", x, 3, 2, Padding::same(1));
     for (name, filters, stride, project) in [
         ("conv2_block1", 4, 1, true),
@@ -90,12 +90,12 @@ fn resnet() -> Model {
             x
         };
         let y = conv(&mut net, &part(1), x, filters, (1, stride, 0));
-        let y = net.act(&format!("{name}_1_relu"), y, Op::Relu);
+        let y = net.act(&format!("{name}_1_relu"), y, Activation::Relu);
         let y = conv(&mut net, &part(2), y, filters, (3, 1, 1));
-        let y = net.act(&format!("{name}_2_relu"), y, Op::Relu);
+        let y = net.act(&format!("{name}_2_relu"), y, Activation::Relu);
         let y = conv(&mut net, &part(3), y, 4 * filters, (1, 1, 0));
         let y = net.g.add(&format!("{name}_add"), shortcut, y);
-        x = net.act(&format!("{name}_out"), y, Op::Relu);
+        x = net.act(&format!("{name}_out"), y, Activation::Relu);
     }
     let x = net.g.global_avg_pool("avg_pool", x);
     let x = net.g.dropout("dropout", x, 0.0);
@@ -112,7 +112,7 @@ fn mobilenet_v2() -> Model {
     let pad = keras(&net, x);
     let x = net.conv("Conv1", x, 8, (3, 2, pad));
     let x = net.bn("bn_Conv1", x);
-    let mut x = net.act("Conv1_relu", x, Op::Relu6);
+    let mut x = net.act("Conv1_relu", x, Activation::Relu6);
     let blocks = [(1, 4, 1), (6, 6, 2), (6, 6, 1), (6, 6, 1), (6, 8, 2)];
     for (block, (expansion, filters, stride)) in blocks.into_iter().enumerate() {
         let name = |layer: &str| match block {
@@ -123,7 +123,7 @@ fn mobilenet_v2() -> Model {
         if block > 0 {
             y = net.pointwise(&name("expand"), y, expansion * c);
             y = net.bn(&name("expand_BN"), y);
-            y = net.act(&name("expand_relu"), y, Op::Relu6);
+            y = net.act(&name("expand_relu"), y, Activation::Relu6);
         }
         let pad = if stride == 2 {
             keras(&net, y)
@@ -132,7 +132,7 @@ fn mobilenet_v2() -> Model {
         };
         y = net.g.depthwise(&name("depthwise"), y, 3, stride, pad, INIT);
         y = net.bn(&name("depthwise_BN"), y);
-        y = net.act(&name("depthwise_relu"), y, Op::Relu6);
+        y = net.act(&name("depthwise_relu"), y, Activation::Relu6);
         y = net.pointwise(&name("project"), y, filters);
         y = net.bn(&name("project_BN"), y);
         x = if stride == 1 && c == filters {
@@ -143,7 +143,7 @@ fn mobilenet_v2() -> Model {
     }
     let x = net.pointwise("Conv_1", x, 24);
     let x = net.bn("Conv_1_bn", x);
-    let x = net.act("out_relu", x, Op::Relu6);
+    let x = net.act("out_relu", x, Activation::Relu6);
     net.norm.momentum = 0.99;
     let x = net.bn("batch_normalization", x);
     let x = net.g.dropout("dropout", x, 0.0);
@@ -158,7 +158,7 @@ fn mobilefacenet() -> Model {
     let one = Padding::same(1);
     let norm_prelu = |net: &mut Net, name: &str, x: NodeId| {
         let x = net.bn(&format!("{name}_bn"), x);
-        net.act(&format!("{name}_prelu"), x, Op::PRelu)
+        net.act(&format!("{name}_prelu"), x, Activation::PRelu(()))
     };
     let x = net.conv("conv1", x, 8, (3, 2, one));
     let x = norm_prelu(&mut net, "conv1", x);
@@ -195,7 +195,7 @@ fn iresnet() -> Model {
     let one = Padding::same(1);
     let x = net.conv("conv1", x, 6, (3, 1, one));
     let x = net.bn("bn1", x);
-    let mut x = net.act("prelu", x, Op::PRelu);
+    let mut x = net.act("prelu", x, Activation::PRelu(()));
     for (block, filters, stride) in [
         ("layer1.0", 6, 2),
         ("layer1.1", 6, 1),
@@ -206,7 +206,7 @@ fn iresnet() -> Model {
         let y = net.bn(&name("bn1"), x);
         let y = net.conv(&name("conv1"), y, filters, (3, 1, one));
         let y = net.bn(&name("bn2"), y);
-        let y = net.act(&name("prelu"), y, Op::PRelu);
+        let y = net.act(&name("prelu"), y, Activation::PRelu(()));
         let y = net.conv(&name("conv2"), y, filters, (3, stride, one));
         let y = net.bn(&name("bn3"), y);
         if stride > 1 {

@@ -1,10 +1,11 @@
 //! Small models whose shapes are hard on fusion: values with several readers, batch norms that follow no convolution,
 //! additions of additions. And random ones, for the shapes that nobody thought of.
 
+use arcface_cu::backend::Activation;
 use arcface_cu::backend::geometry::Padding;
 use arcface_cu::base::random::{Purpose, Random};
 use arcface_cu::graph::params::Init;
-use arcface_cu::graph::{BatchNorm, Builder, Model, NodeId, Op};
+use arcface_cu::graph::{BatchNorm, Builder, Model, NodeId};
 
 const INIT: Init = Init::HeFanOut;
 
@@ -444,21 +445,21 @@ impl Net {
         self.builder.batch_norm(&name, x, fixed)
     }
 
-    fn activation(&mut self, x: NodeId, op: Op) -> NodeId {
+    fn activation(&mut self, x: NodeId, activation: Activation) -> NodeId {
         let name = self.name("activation");
-        self.builder.activation(&name, x, op)
+        self.builder.activation(&name, x, activation)
     }
 
     fn relu(&mut self, x: NodeId) -> NodeId {
-        self.activation(x, Op::Relu)
+        self.activation(x, Activation::Relu)
     }
 
     fn relu6(&mut self, x: NodeId) -> NodeId {
-        self.activation(x, Op::Relu6)
+        self.activation(x, Activation::Relu6)
     }
 
     fn prelu(&mut self, x: NodeId) -> NodeId {
-        self.activation(x, Op::PRelu)
+        self.activation(x, Activation::PRelu(()))
     }
 
     fn add(&mut self, a: NodeId, b: NodeId) -> NodeId {

@@ -1,6 +1,7 @@
 //! A model's nodes evaluated one after the other in f64, each by its definition: no fusion, no folding, no pending
 //! values. What the graph's two executors must agree with.
 
+use arcface_cu::backend::Activation;
 use arcface_cu::backend::geometry::Window;
 use arcface_cu::base::random::{Purpose, philox};
 use arcface_cu::graph::params::ParamTable;
@@ -106,9 +107,10 @@ pub fn forward(model: &Model, params: &[f64], mode: Mode<'_>, input: &[f64], n: 
                     gamma.map_or(1.0, |gamma| gamma[i]) * normalised + beta[i]
                 })
             }
-            Op::Relu => by_channel(x, c, |x, _| x.max(0.0)),
-            Op::Relu6 => by_channel(x, c, |x, _| x.clamp(0.0, 6.0)),
-            Op::PRelu => {
+            Op::Activation(Activation::Identity) => unreachable!("the builder refuses it"),
+            Op::Activation(Activation::Relu) => by_channel(x, c, |x, _| x.max(0.0)),
+            Op::Activation(Activation::Relu6) => by_channel(x, c, |x, _| x.clamp(0.0, 6.0)),
+            Op::Activation(Activation::PRelu(())) => {
                 let slope = param("alpha").expect("slopes");
                 by_channel(x, c, |x, i| if x > 0.0 { x } else { slope[i] * x })
             }

@@ -16,9 +16,9 @@
 //! | `input_scale`, `input_shift` | three numbers each, for R, G, B |
 
 use crate::backend::geometry::{Padding, Window};
-use crate::backend::{FilterAt, InputTransform};
+use crate::backend::{Activation, FilterAt, InputTransform};
 use crate::base::files;
-use crate::graph::fold::scale_and_shift;
+use crate::graph::folding::scale_and_shift;
 use crate::graph::params::{At, ParamTable};
 use crate::graph::{Model, Op, Shape};
 use crate::weights::checkpoint::Weights;
@@ -173,31 +173,9 @@ impl Exporter<'_> {
                 let x = x(0);
                 self.batch_norm(index, x)
             }
-            Op::Relu => {
+            Op::Activation(activation) => {
                 let x = x(0);
-                Ok(self.push(Node::new("Relu", &node.name, &[&x.name], ""), x))
-            }
-            Op::Relu6 => {
-                let x = x(0);
-                for (name, limit) in [("relu6/min", 0.0), ("relu6/max", 6.0)] {
-                    if !self.graph.initializers.iter().any(|t| t.name == name) {
-                        self.constant(name, vec![], vec![limit]);
-                    }
-                }
-                let inputs = [&x.name, "relu6/min", "relu6/max"];
-                Ok(self.push(Node::new("Clip", &node.name, &inputs, ""), x))
-            }
-            Op::PRelu => {
-                let x = x(0);
-                self.refuse_map(index, &x)?;
-                let At::Slope(at) = self.table.at(index) else {
-                    unreachable!("PReLU has slopes")
-                };
-                let c = node.shape.c;
-                let shape = if x.flat { vec![c] } else { vec![c, 1, 1] };
-                let slope = format!("{}.weight", node.name);
-                self.constant(&slope, shape, self.params[at..][..c].to_vec());
-                Ok(self.push(Node::new("PRelu", &node.name, &[&x.name, &slope], ""), x))
+                self.activation(index, *activation, x)
             }
             Op::Add => {
                 let (mut a, mut b) = (x(0), x(1));
@@ -230,6 +208,35 @@ impl Exporter<'_> {
                 })
             }
         }
+    }
+
+    fn activation(&mut self, index: usize, activation: Activation, x: Given) -> Result<Given> {
+        let node = &self.model.nodes()[index];
+        let node = match activation {
+            Activation::Identity => return Ok(x),
+            Activation::Relu => Node::new("Relu", &node.name, &[&x.name], ""),
+            Activation::Relu6 => {
+                for (name, limit) in [("relu6/min", 0.0), ("relu6/max", 6.0)] {
+                    if !self.graph.initializers.iter().any(|t| t.name == name) {
+                        self.constant(name, vec![], vec![limit]);
+                    }
+                }
+                let inputs = [&x.name, "relu6/min", "relu6/max"];
+                Node::new("Clip", &node.name, &inputs, "")
+            }
+            Activation::PRelu(()) => {
+                self.refuse_map(index, &x)?;
+                let At::Slope(at) = self.table.at(index) else {
+                    unreachable!("PReLU has slopes")
+                };
+                let c = node.shape.c;
+                let shape = if x.flat { vec![c] } else { vec![c, 1, 1] };
+                let slope = format!("{}.weight", node.name);
+                self.constant(&slope, shape, self.params[at..][..c].to_vec());
+                Node::new("PRelu", &node.name, &[&x.name, &slope], "")
+            }
+        };
+        Ok(self.push(node, x))
     }
 
     fn input(&mut self, inside: Option<&InputTransform>) -> Given {

@@ -3,7 +3,7 @@
 use super::flow::{Floats, Layout, Use, View};
 use super::{Found, Matcher, Unfit};
 use crate::backend::geometry::{Padding, Window};
-use crate::backend::{BatchNormAt, FilterAt};
+use crate::backend::{Activation, BatchNormAt, FilterAt};
 use crate::graph::params::At;
 use crate::graph::{Op, Shape};
 use crate::weights::convention::{batch_norm_behind, filter_before, stands_for_pair};
@@ -322,22 +322,27 @@ impl<'a> Matcher<'a> {
         self.statistics[at.statistics + c..][..c].copy_from_slice(variance);
     }
 
-    pub(super) fn activation(&mut self, index: usize, x: Found<'a>) -> Result<Found<'a>, String> {
-        let node = &self.model.nodes()[index];
-        let c = node.shape.c;
-        let wanted = match node.op {
-            Op::Relu => "a Relu".to_owned(),
-            Op::Relu6 => "a Clip from 0 to 6".to_owned(),
-            _ => format!("a PRelu of {c} slopes"),
+    pub(super) fn activation(
+        &mut self,
+        index: usize,
+        activation: Activation,
+        x: Found<'a>,
+    ) -> Result<Found<'a>, String> {
+        let c = self.model.nodes()[index].shape.c;
+        let wanted = match activation {
+            Activation::Identity => unreachable!("the builder refuses it"),
+            Activation::Relu => "a Relu".to_owned(),
+            Activation::Relu6 => "a Clip from 0 to 6".to_owned(),
+            Activation::PRelu(()) => format!("a PRelu of {c} slopes"),
         };
         let (taken, slopes) = self.find(index, &wanted, x.root, |reader| {
             let graph_node = &self.graph.nodes[reader.node];
             if !reader.view.is_bare() {
                 return Err(Unfit::because("reads a padded image"));
             }
-            match (&node.op, &graph_node.op[..]) {
-                (Op::Relu, "Relu") => Ok(None),
-                (Op::Relu6, "Clip") => {
+            match (activation, &graph_node.op[..]) {
+                (Activation::Relu, "Relu") => Ok(None),
+                (Activation::Relu6, "Clip") => {
                     let limit = |name, i| match graph_node.attribute(name) {
                         Some(Attribute::Float(limit)) => Some(*limit),
                         _ => self.flow.scalar(graph_node, i),
@@ -356,7 +361,9 @@ impl<'a> Matcher<'a> {
                         }
                     }
                 }
-                (Op::PRelu, "PRelu") => self.slopes(reader, graph_node, c, x.map).map(Some),
+                (Activation::PRelu(()), "PRelu") => {
+                    self.slopes(reader, graph_node, c, x.map).map(Some)
+                }
                 _ => Err(Unfit::other()),
             }
         })?;
@@ -438,7 +445,9 @@ impl<'a> Matcher<'a> {
             match (&node.op, &graph_node.op[..]) {
                 (Op::MaxPool(window), "MaxPool") => {
                     same_window(graph_node, view, window)?;
-                    let never_negative = matches!(self.model.node(before).op, Op::Relu | Op::Relu6);
+                    let before = &self.model.node(before).op;
+                    let never_negative =
+                        matches!(before, Op::Activation(Activation::Relu | Activation::Relu6));
                     let wins = !(view.filling == 0.0 && never_negative || view.filling <= f32::MIN);
                     if !view.is_bare() && wins {
                         let why = format!("pools an image padded with {}", view.filling);

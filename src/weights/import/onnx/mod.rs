@@ -243,7 +243,7 @@ impl<'a> Matcher<'a> {
                 self.filter(index, &x)
             }
             Op::BatchNorm(_) => self.batch_norm(index, x),
-            Op::Relu | Op::Relu6 | Op::PRelu => self.activation(index, x),
+            Op::Activation(activation) => self.activation(index, *activation, x),
             Op::Add => {
                 let b = self.found[node.inputs[1].0].clone();
                 self.add(index, x, &b)
