@@ -3,5 +3,4 @@
 pub(crate) mod framing;
 pub mod npy;
 pub(crate) mod pickle;
-pub(crate) mod protobuf;
 pub(crate) mod zip;

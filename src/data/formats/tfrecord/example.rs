@@ -1,8 +1,7 @@
 //! `tf.train.Example` in the three schemas that ArcFace projects write: read and made.
 
 use crate::data::formats::labels;
-use crate::encoding::protobuf::{Malformed, Message, Value, put_bytes, put_varint, varint};
-use std::borrow::Cow;
+use prost::Message as _;
 
 /// The features of an image, as the projects call them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,34 +25,121 @@ impl Schema {
     }
 }
 
+/// The messages of `tensorflow/core/example/example.proto` and `feature.proto`. A map is a list of entries.
+mod proto {
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Example {
+        #[prost(message, optional, tag = "1")]
+        pub(super) features: Option<Features>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Features {
+        #[prost(message, repeated, tag = "1")]
+        pub(super) feature: Vec<Entry>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Entry {
+        #[prost(string, tag = "1")]
+        pub(super) key: String,
+        #[prost(message, optional, tag = "2")]
+        pub(super) value: Option<Feature>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Feature {
+        #[prost(oneof = "Kind", tags = "1, 2, 3")]
+        pub(super) kind: Option<Kind>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Oneof)]
+    pub(super) enum Kind {
+        #[prost(message, tag = "1")]
+        Bytes(BytesList),
+        #[prost(message, tag = "2")]
+        Float(FloatList),
+        #[prost(message, tag = "3")]
+        Int64(Int64List),
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct BytesList {
+        #[prost(bytes = "vec", repeated, tag = "1")]
+        pub(super) value: Vec<Vec<u8>>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct FloatList {
+        #[prost(float, repeated, tag = "1")]
+        pub(super) value: Vec<f32>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Int64List {
+        #[prost(int64, repeated, tag = "1")]
+        pub(super) value: Vec<i64>,
+    }
+}
+
+use proto::{BytesList, Entry, Feature, Features, Int64List, Kind};
+
 /// Where the picture is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Picture<'a> {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Picture {
     /// Here: an image file.
-    Encoded(&'a [u8]),
+    Encoded(Vec<u8>),
     /// In the file of this name.
-    Path(&'a str),
+    Path(String),
 }
 
 /// What is read of an example.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Example<'a> {
+pub(crate) struct Example {
     /// A number in decimal digits, or a name.
-    pub(crate) label: Cow<'a, str>,
-    pub(crate) picture: Picture<'a>,
+    pub(crate) label: String,
+    pub(crate) picture: Picture,
+}
+
+/// What is wrong with a record: where (in bytes from its start), what was expected, what found.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Malformed {
+    pub(crate) at: usize,
+    pub(crate) expected: String,
+    pub(crate) found: String,
+}
+
+impl Malformed {
+    fn new(at: usize, expected: impl Into<String>, found: impl Into<String>) -> Self {
+        Malformed {
+            at,
+            expected: expected.into(),
+            found: found.into(),
+        }
+    }
 }
 
 /// The first value of a feature.
-#[derive(Clone, Copy)]
-enum First<'a> {
-    Bytes(Message<'a>),
+enum First {
+    Bytes(Vec<u8>),
     Int(i64),
     Float,
     Nothing,
 }
 
-impl First<'_> {
-    fn what(self) -> &'static str {
+impl First {
+    fn of(feature: Option<Feature>) -> Self {
+        let kind = feature.and_then(|feature| feature.kind);
+        let first = match kind {
+            None => None,
+            Some(Kind::Bytes(list)) => list.value.into_iter().next().map(First::Bytes),
+            Some(Kind::Float(list)) => list.value.first().map(|_| First::Float),
+            Some(Kind::Int64(list)) => list.value.first().copied().map(First::Int),
+        };
+        first.unwrap_or(First::Nothing)
+    }
+
+    fn what(&self) -> &'static str {
         match self {
             First::Bytes(_) => "bytes",
             First::Int(_) => "an int64",
@@ -63,46 +149,41 @@ impl First<'_> {
     }
 }
 
-/// Reads the record `bytes`, which begins `at` bytes into the file.
-pub(crate) fn parse(bytes: &[u8], at: u64) -> Result<Example<'_>, Malformed> {
-    let mut example = Message { bytes, at };
+/// Reads a record.
+pub(crate) fn parse(bytes: &[u8]) -> Result<Example, Malformed> {
+    let mut rest = bytes;
+    let example = proto::Example::decode(&mut rest).map_err(|why| {
+        let at = bytes.len() - rest.len();
+        Malformed::new(at, "a tf.train.Example", why.to_string())
+    })?;
     let (mut label, mut picture) = (None, None);
     let mut keys = Vec::new();
-    while let Some((number, value)) = example.field()? {
-        let (1, Value::Bytes(mut features)) = (number, value) else {
-            continue;
-        };
-        while let Some((number, value)) = features.field()? {
-            let (1, Value::Bytes(entry)) = (number, value) else {
-                continue;
-            };
-            let (key, feature) = read_entry(entry)?;
-            match key {
-                "label" | "image/source_id" => label = Some(read_label(key, feature)?),
-                "image_raw" | "image/encoded" => {
-                    picture = Some(match first(feature)? {
-                        First::Bytes(file) => Picture::Encoded(file.bytes),
-                        other => return Err(wrong(key, "an image file as bytes", feature, other)),
-                    });
-                }
-                "image/img_path" => {
-                    picture = Some(match first(feature)? {
-                        First::Bytes(path) => Picture::Path(text(path, "a path in UTF-8")?),
-                        other => return Err(wrong(key, "a path as bytes", feature, other)),
-                    });
-                }
-                _ => {}
+    for Entry { key, value } in example.features.unwrap_or_default().feature {
+        match &key[..] {
+            "label" | "image/source_id" => label = Some(read_label(&key, First::of(value))?),
+            "image_raw" | "image/encoded" => {
+                picture = Some(match First::of(value) {
+                    First::Bytes(file) => Picture::Encoded(file),
+                    other => return Err(wrong(&key, "an image file as bytes", &other)),
+                });
             }
-            // Only named in a message; a record may have any number.
-            if keys.len() < 20 {
-                keys.push(key);
+            "image/img_path" => {
+                picture = Some(match First::of(value) {
+                    First::Bytes(path) => Picture::Path(text(path, "a path in UTF-8")?),
+                    other => return Err(wrong(&key, "a path as bytes", &other)),
+                });
             }
+            _ => {}
+        }
+        // Only named in a message; a record may have any number.
+        if keys.len() < 20 {
+            keys.push(key);
         }
     }
     match (label, picture) {
         (Some(label), Some(picture)) => Ok(Example { label, picture }),
         (label, _) => Err(Malformed::new(
-            at,
+            0,
             if label.is_none() {
                 "an example with the feature label or image/source_id"
             } else {
@@ -116,112 +197,63 @@ pub(crate) fn parse(bytes: &[u8], at: u64) -> Result<Example<'_>, Malformed> {
     }
 }
 
-fn wrong(key: &str, expected: &str, feature: Message<'_>, found: First<'_>) -> Malformed {
-    Malformed::new(
-        feature.at,
-        format!("{expected} in the feature {key}"),
-        found.what(),
-    )
+fn wrong(key: &str, expected: &str, found: &First) -> Malformed {
+    let expected = format!("{expected} in the feature {key}");
+    Malformed::new(0, expected, found.what())
 }
 
-fn text<'a>(message: Message<'a>, expected: &str) -> Result<&'a str, Malformed> {
-    std::str::from_utf8(message.bytes).map_err(|_| {
-        let shown = &message.bytes[..message.bytes.len().min(40)];
-        Malformed::new(
-            message.at,
-            expected,
-            format!("{:?}", String::from_utf8_lossy(shown)),
-        )
+fn text(bytes: Vec<u8>, expected: &str) -> Result<String, Malformed> {
+    String::from_utf8(bytes).map_err(|why| {
+        let bytes = why.as_bytes();
+        let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(40)]);
+        Malformed::new(0, expected, format!("{shown:?}"))
     })
 }
 
-/// Key and feature of an entry of the map.
-fn read_entry(mut entry: Message<'_>) -> Result<(&str, Message<'_>), Malformed> {
-    let empty = Message {
-        bytes: &[],
-        at: entry.at,
-    };
-    let (mut key, mut feature) = ("", empty);
-    while let Some((number, value)) = entry.field()? {
-        match (number, value) {
-            (1, Value::Bytes(name)) => key = text(name, "a feature's name in UTF-8")?,
-            (2, Value::Bytes(message)) => feature = message,
-            _ => {}
-        }
-    }
-    Ok((key, feature))
-}
-
-/// The first value in the list that a feature is.
-fn first(mut feature: Message<'_>) -> Result<First<'_>, Malformed> {
-    let mut found = First::Nothing;
-    while let Some((kind, value)) = feature.field()? {
-        let Value::Bytes(mut list) = value else {
-            continue;
-        };
-        while let Some((number, value)) = list.field()? {
-            let value = match (kind, number, value) {
-                (1, 1, Value::Bytes(bytes)) => First::Bytes(bytes),
-                (2, 1, _) => First::Float,
-                (3, 1, Value::Varint(value)) => First::Int(value as i64),
-                (3, 1, Value::Bytes(mut packed)) if !packed.bytes.is_empty() => {
-                    First::Int(varint(&mut packed)? as i64)
-                }
-                _ => continue,
-            };
-            if matches!(found, First::Nothing) {
-                found = value;
-            }
-        }
-    }
-    Ok(found)
-}
-
-fn read_label<'a>(key: &str, feature: Message<'a>) -> Result<Cow<'a, str>, Malformed> {
-    match first(feature)? {
-        First::Int(label) if label >= 0 => Ok(label.to_string().into()),
+fn read_label(key: &str, first: First) -> Result<String, Malformed> {
+    match first {
+        First::Int(label) if label >= 0 => Ok(label.to_string()),
         First::Int(label) => Err(Malformed::new(
-            feature.at,
+            0,
             format!("a label of 0 or above in the feature {key}"),
             label.to_string(),
         )),
         First::Bytes(name) => {
-            let name = labels::check(text(name, "a label in UTF-8")?);
+            let name = text(name, "a label in UTF-8")?;
             let expected = format!("a label of 0 or above, or a name, in the feature {key}");
-            name.map(Cow::Borrowed)
-                .map_err(|found| Malformed::new(feature.at, expected, found))
+            labels::check(&name)
+                .map(str::to_owned)
+                .map_err(|found| Malformed::new(0, expected, found))
         }
-        other => Err(wrong(key, "an int64 or a text", feature, other)),
+        other => Err(wrong(key, "an int64 or a text", &other)),
     }
 }
 
 /// An example in the bytes that TensorFlow reads: `image` is the image file, or its path.
 pub(crate) fn encode(schema: Schema, label: u32, name: &str, image: &[u8]) -> Vec<u8> {
     let (label_key, name_key, image_key) = schema.keys();
-    let mut features = Vec::with_capacity(image.len() + name.len() + 120);
-    let mut entry = |key: &str, kind: u64, list: &[u8]| {
-        let mut feature = Vec::with_capacity(list.len() + 10);
-        put_bytes(&mut feature, kind, list);
-        let mut entry = Vec::with_capacity(feature.len() + key.len() + 20);
-        put_bytes(&mut entry, 1, key.as_bytes());
-        put_bytes(&mut entry, 2, &feature);
-        put_bytes(&mut features, 1, &entry);
+    let entry = |key: &str, kind: Kind| Entry {
+        key: key.to_owned(),
+        value: Some(Feature { kind: Some(kind) }),
     };
-    let list = |bytes: &[u8]| {
-        let mut list = Vec::with_capacity(bytes.len() + 10);
-        put_bytes(&mut list, 1, bytes);
-        list
+    let bytes = |bytes: &[u8]| {
+        Kind::Bytes(BytesList {
+            value: vec![bytes.to_vec()],
+        })
     };
-    let mut packed = Vec::new();
-    put_varint(&mut packed, label.into());
-    entry(label_key, 3, &list(&packed));
-    if let Some(key) = name_key {
-        entry(key, 1, &list(name.as_bytes()));
+    let label = Kind::Int64(Int64List {
+        value: vec![label.into()],
+    });
+    let feature = std::iter::once(entry(label_key, label))
+        .chain(name_key.map(|key| entry(key, bytes(name.as_bytes()))))
+        .chain([entry(image_key, bytes(image))]);
+    let features = Features {
+        feature: feature.collect(),
+    };
+    proto::Example {
+        features: Some(features),
     }
-    entry(image_key, 1, &list(image));
-    let mut example = Vec::with_capacity(features.len() + 10);
-    put_bytes(&mut example, 1, &features);
-    example
+    .encode_to_vec()
 }
 
 #[cfg(test)]
@@ -235,20 +267,18 @@ mod tests {
 
     #[test]
     fn an_example_by_hand() {
-        let example = parse(BY_HAND, 0).unwrap();
+        let example = parse(BY_HAND).unwrap();
         assert_eq!(example.label, "3");
-        assert_eq!(example.picture, Picture::Encoded(b"\xff\xd8"));
+        assert_eq!(example.picture, Picture::Encoded(b"\xff\xd8".to_vec()));
         for length in 0..BY_HAND.len() {
-            assert!(parse(&BY_HAND[..length], 0).is_err(), "{length}");
+            assert!(parse(&BY_HAND[..length]).is_err(), "{length}");
         }
         // A list that is one byte longer than what is in it.
         let mut longer = BY_HAND.to_vec();
         longer[18] += 1;
-        let error = parse(&longer, 100).unwrap_err();
-        assert_eq!(
-            (error.at, &error.found[..]),
-            (119, "4 bytes to the end of its message")
-        );
+        let error = parse(&longer).unwrap_err();
+        assert!(error.at <= longer.len(), "{error:?}");
+        assert!(error.found.contains("Example.features"), "{error:?}");
     }
 
     #[test]
@@ -260,28 +290,34 @@ mod tests {
             (Schema::ArcfaceTf2Paths, b"images/a b/\xc3\xb6.jpg"),
         ] {
             let bytes = encode(schema, 85_741, "0001.jpg", image);
-            let example = parse(&bytes, 0).unwrap();
+            let example = parse(&bytes).unwrap();
             assert_eq!(example.label, "85741");
             let picture = match schema {
-                Schema::ArcfaceTf2Paths => Picture::Path("images/a b/ö.jpg"),
-                _ => Picture::Encoded(image),
+                Schema::ArcfaceTf2Paths => Picture::Path("images/a b/ö.jpg".into()),
+                _ => Picture::Encoded(image.to_vec()),
             };
             assert_eq!(example.picture, picture);
         }
     }
 
+    /// The label that is read where the feature `label` has these bytes.
     fn with(label: &[u8], image_key: &str) -> String {
         let mut features = Vec::new();
         for (key, feature) in [("label", label), (image_key, b"\x0a\x02\x0a\x00")] {
-            let mut entry = Vec::new();
-            put_bytes(&mut entry, 1, key.as_bytes());
-            put_bytes(&mut entry, 2, feature);
-            put_bytes(&mut features, 1, &entry);
+            let entry = [
+                b"\x0a",
+                &[key.len() as u8],
+                key.as_bytes(),
+                b"\x12",
+                &[feature.len() as u8],
+                feature,
+            ];
+            let entry = entry.concat();
+            features.extend([b"\x0a", &[entry.len() as u8], &entry[..]].concat());
         }
-        let mut example = Vec::new();
-        put_bytes(&mut example, 1, &features);
-        match parse(&example, 0) {
-            Ok(example) => example.label.into_owned(),
+        let example = [b"\x0a", &[features.len() as u8], &features[..]].concat();
+        match parse(&example) {
+            Ok(example) => example.label,
             Err(e) => format!("{}, found {}", e.expected, e.found),
         }
     }

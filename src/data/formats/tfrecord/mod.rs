@@ -12,7 +12,7 @@ pub(crate) mod example;
 
 pub use example::Schema;
 
-use self::example::{Example, Picture};
+use self::example::{Example, Malformed, Picture};
 use crate::base::files::read_whole;
 use crate::data::formats::index::{Format, IndexBuilder};
 use crate::data::formats::sharded::{Found, Sharded};
@@ -20,10 +20,8 @@ use crate::data::formats::shards;
 use crate::data::picture;
 use crate::data::{Dataset, Encoded, Image, Opening};
 use crate::encoding::framing::{HEAD, TAIL, masked};
-use crate::encoding::protobuf::Malformed;
 use crate::{Error, Result};
 use rayon::prelude::*;
-use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 /// Records that are checked at the same time, and the bytes of them that are walked over before that.
@@ -56,14 +54,14 @@ impl TfRecord {
     }
 
     /// The bytes of the image file of record `index`.
-    fn body(&self, index: usize) -> Result<Cow<'_, [u8]>> {
+    fn body(&self, index: usize) -> Result<Vec<u8>> {
         let found = self.records.record(index);
         let Example { picture, .. } = read_data(&found)?;
         match picture {
-            Picture::Encoded(bytes) => Ok(Cow::Borrowed(bytes)),
+            Picture::Encoded(bytes) => Ok(bytes),
             Picture::Path(path) => {
                 // An absolute path replaces the folder.
-                read_whole(&self.folder(found.path).join(path)).map(Cow::Owned)
+                read_whole(&self.folder(found.path).join(path))
             }
         }
     }
@@ -78,7 +76,7 @@ impl TfRecord {
 }
 
 /// The example in a record's data and the CRC behind it.
-fn read_data<'a>(found: &Found<'a>) -> Result<Example<'a>> {
+fn read_data(found: &Found<'_>) -> Result<Example> {
     let Some((data, crc)) = found.bytes.split_last_chunk::<TAIL>() else {
         return Err(Error::data(
             found.path,
@@ -86,18 +84,14 @@ fn read_data<'a>(found: &Found<'a>) -> Result<Example<'a>> {
         ));
     };
     check_crc(found.path, data, *crc, found.offset, "the data")?;
-    example::parse(data, found.offset).map_err(|e| malformed(found.path, e))
-}
-
-fn malformed(
-    path: &Path,
-    Malformed {
-        at,
-        expected,
-        found,
-    }: Malformed,
-) -> Error {
-    Error::malformed(path, at, expected, found)
+    example::parse(data).map_err(|malformed| {
+        let Malformed {
+            at,
+            expected,
+            found: was,
+        } = malformed;
+        Error::malformed(found.path, found.offset + at as u64, expected, was)
+    })
 }
 
 fn check_crc(path: &Path, data: &[u8], crc: [u8; 4], at: u64, what: &str) -> Result<()> {
@@ -136,7 +130,7 @@ fn walk(path: &Path, bytes: &[u8], builder: &mut IndexBuilder, passed: &dyn Fn(u
             at = found.offset as usize + found.bytes.len();
             block.push(found);
         }
-        let labels: Vec<Result<Cow<'_, str>>> = block
+        let labels: Vec<Result<String>> = block
             .par_iter()
             .map(|found| read_data(found).map(|example| example.label))
             .collect();
@@ -230,7 +224,7 @@ impl Dataset for TfRecord {
     }
 
     fn encoded(&self, index: usize) -> Result<Option<Encoded>> {
-        Ok(Some(Encoded::new(self.body(index)?.into_owned())))
+        Ok(Some(Encoded::new(self.body(index)?)))
     }
 
     fn class_name(&self, label: u32) -> String {
