@@ -1,13 +1,14 @@
 //! The layer graph: what a model is, before anything runs.
 //!
 //! A [`Model`] is a static list of nodes, built by `models::*` through the [`Builder`] with the parameter names of the
-//! framework that the network comes from. [`lower`] turns it into a
+//! framework that the network comes from; [`layers`] is the list as a file holds it. [`lower`] turns it into a
 //! [`program`] of fused instructions over pending values, [`plan`] gives the instructions' tensors their memory, and
 //! [`train`] and [`infer`] run them on a backend.
 
 mod builder;
 pub mod folding;
 pub mod infer;
+pub mod layers;
 pub mod lower;
 pub mod params;
 pub mod plan;
@@ -19,6 +20,7 @@ use crate::backend::Activation;
 use crate::backend::geometry::Window;
 pub use builder::Builder;
 use params::Init;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// Height, width and channels of one image's activations.
@@ -114,7 +116,8 @@ pub enum Op {
 }
 
 /// A batch norm's constants.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct BatchNorm {
     /// Added to the variance.
     pub epsilon: f32,
@@ -122,6 +125,17 @@ pub struct BatchNorm {
     pub momentum: f32,
     /// Whether gamma is learnt; otherwise it is 1.
     pub gamma: bool,
+}
+
+impl Default for BatchNorm {
+    /// PyTorch's: epsilon 1e-5, 0.9 of the running statistics kept.
+    fn default() -> Self {
+        BatchNorm {
+            epsilon: 1e-5,
+            momentum: 0.9,
+            gamma: true,
+        }
+    }
 }
 
 /// One node.
