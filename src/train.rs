@@ -1,6 +1,41 @@
 //! Training: a network with an ArcFace head, fitted to a data set step by step.
+//!
+//! The network is a preset's, or any other that a [`Builder`](crate::graph::Builder) makes. Its layers are part of
+//! every file that is saved, so `--weights` takes such a file, too.
+//!
+//! ```
+//! # use arcface_cu::{backend::{Activation, cpu::Cpu, geometry::Padding}, data::{Dataset, Image}};
+//! # use arcface_cu::demo::faces::{FacesOptions, GeneratedFaces};
+//! # use arcface_cu::graph::{BatchNorm, Builder, params::Init};
+//! # use arcface_cu::{recipe::config::Config, train::{DataOptions, Trainer}, weights::checkpoint::Checkpoint};
+//! # let faces = FacesOptions { identities: 4, per_identity: 6, ..FacesOptions::default() };
+//! # let faces = std::sync::Arc::new(GeneratedFaces::new(faces)?);
+//! # let mut face = Image::default();
+//! # faces.read(0, &mut face)?;
+//! # let folder = tempfile::tempdir().expect("a folder");
+//! # let path = folder.path().join("checkpoint.safetensors");
+//! # let data = DataOptions::default();
+//! let (mut net, x) = Builder::new(64, 64);
+//! let x = net.conv2d("conv1", x, 16, 3, 2, Padding::same(1), false, Init::HeFanOut);
+//! let x = net.batch_norm("bn1", x, BatchNorm::default());
+//! let x = net.activation("prelu1", x, Activation::PRelu(()));
+//! let x = net.global_avg_pool("pool", x);
+//! net.linear("embedding", x, 32, true, Init::GlorotUniform);
+//! // Head, optimizer and schedule are the preset's; its network is replaced.
+//! let settings = ["train.batch_size=8".to_owned()];
+//! let config = Config::load("demo", None, &settings)?.with_network(&net.finish()?)?;
+//!
+//! let mut trainer = Trainer::new(Cpu::new(), config, faces.clone(), data)?;
+//! trainer.step()?;
+//! trainer.checkpoint()?.save(&path)?;
+//!
+//! let mut trainer = Trainer::resume(Cpu::new(), &Checkpoint::load(&path)?, faces, data)?;
+//! trainer.fit(|step| println!("step {}: loss {:.3}", step.step, step.loss))?;
+//! assert_eq!(trainer.embedder(1)?.embed(&[face])?.len(), 32);
+//! # Ok::<(), arcface_cu::Error>(())
+//! ```
 
-use crate::backend::{Augmented, Backend, Segment};
+use crate::backend::{Augmented, Backend, InputTransform, Segment};
 use crate::data::fingerprint::Fingerprint;
 use crate::data::loader::{Batch, Loader, LoaderOptions};
 use crate::data::picture::augment::Augment;
@@ -9,7 +44,7 @@ use crate::embedder::Embedder;
 use crate::graph::train::TrainGraph;
 use crate::head::{ArcFace, ClassInit, expected_initial_loss};
 use crate::optim::Role;
-use crate::recipe::config::{Config, IMAGE_SIZE};
+use crate::recipe::config::Config;
 use crate::report::StepReport;
 use crate::weights::checkpoint::{Checkpoint, Weights};
 use crate::weights::import::Start;
@@ -40,6 +75,8 @@ pub struct Trainer<B: Backend> {
     /// The file that the weights began with.
     imported_from: Option<String>,
     steps_done: u64,
+    /// Width and height of the network's input.
+    image_size: usize,
     /// How many pictures of the next step's batch are kept.
     keep: usize,
     /// Those that were kept.
@@ -47,7 +84,8 @@ pub struct Trainer<B: Backend> {
 }
 
 impl<B: Backend> Trainer<B> {
-    /// A new run on `dataset`.
+    /// A new run on `dataset`, with the network, head and optimizer of `config`
+    /// ([`Config::with_network`] gives it a network of one's own).
     ///
     /// # Errors
     /// Settings that make no sense, fewer images than a batch, not enough memory.
@@ -126,6 +164,7 @@ impl<B: Backend> Trainer<B> {
     ) -> Result<Self> {
         config.validate()?;
         let model = config.model.build()?;
+        let image_size = model.input_shape().h;
         let batch = config.train.batch_size;
         let (images, classes) = (dataset.len(), dataset.classes());
         let seed = config.train.seed;
@@ -143,7 +182,7 @@ impl<B: Backend> Trainer<B> {
             augment: config.augment.clone(),
             threads: data.threads,
             ahead: 0,
-            size: IMAGE_SIZE,
+            size: image_size,
             skip_bad: data.skip_bad,
             shuffle: true,
         };
@@ -172,6 +211,7 @@ impl<B: Backend> Trainer<B> {
             trained_on,
             imported_from: None,
             steps_done,
+            image_size,
             keep: 0,
             kept: Vec::new(),
         })
@@ -250,8 +290,9 @@ impl<B: Backend> Trainer<B> {
         let (steps_per_epoch, epochs) = (self.loader.steps_per_epoch(), self.config.train.epochs);
         let total = steps_per_epoch * epochs;
         let sgd = self.config.optimizer.step(step, steps_per_epoch, total);
+        let input = (&self.config.model.input, self.image_size);
 
-        forward(backend, &mut self.graph, &self.config, &batch, step)?;
+        forward(backend, &mut self.graph, input, &batch, step)?;
         let (x, dx) = self.graph.embeddings();
         self.head.forward(backend, x, &batch.labels)?;
         self.head
@@ -265,7 +306,7 @@ impl<B: Backend> Trainer<B> {
         let (output, norms) = (self.head.output(), self.graph.norms());
         if !output.loss.is_finite() {
             // The backward pass has used the activations' memory again; from the same parameters come the same ones.
-            forward(backend, &mut self.graph, &self.config, &batch, step)?;
+            forward(backend, &mut self.graph, input, &batch, step)?;
             return Err(Error::NotFinite {
                 step: step + 1,
                 what: "the loss",
@@ -284,7 +325,7 @@ impl<B: Backend> Trainer<B> {
         let images = batch.labels.len();
         let kept = std::mem::take(&mut self.keep).min(images);
         self.kept
-            .extend((0..kept).map(|i| batch.picture(i, IMAGE_SIZE)));
+            .extend((0..kept).map(|i| batch.picture(i, self.image_size)));
         self.loader.recycle(batch);
         Ok(StepReport {
             epoch: step / steps_per_epoch + 1,
@@ -367,18 +408,17 @@ impl<B: Backend> Trainer<B> {
 fn forward<B: Backend>(
     backend: &mut B,
     graph: &mut TrainGraph<B>,
-    config: &Config,
+    (input, image_size): (&InputTransform, usize),
     batch: &Batch,
     step: u64,
 ) -> Result<()> {
-    let input = &config.model.input;
     if batch.changes.is_empty() {
         return graph.forward(backend, &batch.pixels, input, step);
     }
     let pictures = Augmented {
         pixels: &batch.pixels,
         side: batch.side,
-        size: IMAGE_SIZE,
+        size: image_size,
         changes: &batch.changes,
     };
     graph.forward_augmented(backend, pictures, input, step)

@@ -76,7 +76,7 @@ fn open(path: PathBuf, options: &ImportOptions) -> Imported {
     assert_eq!(imported.report.missing, []);
     assert_eq!(imported.report.unused, []);
     assert_eq!(imported.weights.config.preset, "seed-mobilenetv2");
-    assert_eq!(imported.weights.config.model.embedding.size(), 256);
+    assert_eq!(imported.weights.config.model.embedding_size().unwrap(), 256);
     // The dense layer is `features` there.
     let of = |from: &str| {
         imported
@@ -105,7 +105,7 @@ fn genuine_networks_give_what_keras_gave() {
     ] {
         let path = keras.join(folder).join(file);
         let imported = open(path, &ImportOptions::default());
-        let d = imported.weights.config.model.embedding.size();
+        let d = imported.weights.config.model.embedding_size().unwrap();
         let rows = imported.class_rows.as_ref();
         assert_eq!(rows.map(|rows| rows.len() / d), classes);
         for kind in ["real", "random"] {
@@ -229,7 +229,7 @@ fn network(preset: &str, settings: &[&str], classes: usize) -> (Weights, Vec<f32
     for (i, value) in statistics.iter_mut().enumerate() {
         *value += i as f32 * 1e-5;
     }
-    let d = config.model.embedding.size();
+    let d = config.model.embedding_size().unwrap();
     let weights = Weights {
         config,
         classes,

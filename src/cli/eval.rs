@@ -105,11 +105,12 @@ impl OnDevice for Task {
             ccrop: args.ccrop,
             channel_order: args.channel_order,
         };
-        let mut report = args.report.as_ref().map(|_| {
+        let report = args.report.as_ref().map(|_| {
             let device = backend.describe();
             let (file, data) = (&args.weights.file, &args.data);
-            Report::new(Settings::new(file, &self.weights, data, device, &options))
+            Settings::new(file, &self.weights, data, device, &options).map(Report::new)
         });
+        let mut report = report.transpose()?;
         let mut embedder =
             Embedder::new(&mut backend, &self.weights, usize::from(args.batch_size))?;
         let several = self.sets.len() > 1;

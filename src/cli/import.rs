@@ -53,7 +53,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         class_rows: true,
     };
     let imported = import::open(&args.file, &options)?;
-    say(weights::describe(&imported));
+    say(weights::describe(&imported)?);
     tell(&imported.report);
     let rows = imported.class_rows.as_deref();
     imported.weights.save_with_classes(&args.out, rows)?;

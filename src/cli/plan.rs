@@ -60,7 +60,7 @@ pub(super) fn run(args: Args, gpus: &impl Gpus) -> Result<()> {
     let d = model.embedding_size();
     say(format!(
         "network: {}, {d}-d embedding, {} parameters, {:.3} GMAC an image forward{}",
-        config.model.network.name(),
+        config.model.network_name(),
         grouped(ParamTable::new(&model).count() as u64),
         model.macs() as f64 / 1e9,
         if args.infer {

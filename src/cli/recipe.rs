@@ -69,6 +69,9 @@ pub(super) fn presets_table() -> String {
         let Ok(c) = presets::get(name) else {
             continue;
         };
+        let Ok(d) = c.model.embedding_size() else {
+            continue;
+        };
         let (o, margin) = (&c.optimizer, &c.head.margin);
         text += &format!(
             "  {name:23}  {:<5}  {:<6}  {:<5}  {:<8}  {:<6}  {:<5}  {:<6}  {:<9}  {}\n",
@@ -79,7 +82,7 @@ pub(super) fn presets_table() -> String {
             o.decay.value,
             margin.scale,
             margin.m2,
-            c.model.embedding.size(),
+            d,
             c.train.seed,
         );
     }

@@ -183,7 +183,7 @@ mod tests {
         let config = Config::load("demo", None, &[]).unwrap();
         let table = ParamTable::new(&config.model.build().unwrap());
         let (params, statistics) = table.init(3);
-        let d = config.model.embedding.size();
+        let d = config.model.embedding_size().unwrap();
         Checkpoint {
             momentum: params.clone(),
             class_rows: vec![0.25; 3 * d],

@@ -141,7 +141,7 @@ pub(super) fn run(args: Args, gpus: &impl Gpus) -> Result<()> {
                 tta: args.tta,
             };
             let network = Kind {
-                dim: (args.tta).row_length(weights.config.model.embedding.size()),
+                dim: (args.tta).row_length(weights.config.model.embedding_size()?),
                 origin: Some(&origin),
             };
             if let Some(query) = &query {

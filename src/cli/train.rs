@@ -499,7 +499,7 @@ fn describe_network(config: &Config) -> Result<String> {
     let table = crate::graph::params::ParamTable::new(&model);
     Ok(format!(
         "network: {}, {}-d embedding, {} parameters, {:.3} GMAC an image",
-        config.model.network.name(),
+        config.model.network_name(),
         model.embedding_size(),
         grouped(table.count() as u64),
         model.macs() as f64 / 1e9

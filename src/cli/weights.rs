@@ -37,12 +37,15 @@ pub(super) fn load(path: &Path, class_rows: bool) -> Result<Imported> {
         ..ImportOptions::default()
     };
     let imported = import::open(path, &options)?;
-    say(describe(&imported));
+    say(describe(&imported)?);
     Ok(imported)
 }
 
 /// `network: mobilefacenet, 128-d embedding (preset small), takes RGB as x/127.5 - 1; trained on ...`
-pub(super) fn describe(imported: &Imported) -> String {
+///
+/// # Errors
+/// Weights of no network.
+pub(super) fn describe(imported: &Imported) -> Result<String> {
     let Weights {
         config,
         classes,
@@ -52,8 +55,8 @@ pub(super) fn describe(imported: &Imported) -> String {
     } = &imported.weights;
     let mut text = format!(
         "network: {}, {}-d embedding (preset {}), takes RGB as {}{}",
-        config.model.network.name(),
-        config.model.embedding.size(),
+        config.model.network_name(),
+        config.model.embedding_size()?,
         config.preset,
         describe_input(&config.model.input),
         match imported.input {
@@ -82,7 +85,7 @@ pub(super) fn describe(imported: &Imported) -> String {
         (InputOrigin::File, Some(file), None) => text += &format!("; imported from {file}"),
         (_, Some(file), _) => text += &format!("; {} from {file}", imported.kind),
     }
-    text
+    Ok(text)
 }
 
 /// An input transform by its name, or by its numbers.

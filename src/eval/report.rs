@@ -66,15 +66,18 @@ pub struct Settings {
 
 impl Settings {
     /// Of `weights`, which were read from `file`, evaluated on the sets in `data` by `device`.
+    ///
+    /// # Errors
+    /// Weights of no network.
     pub fn new(
         file: &Path,
         weights: &Weights,
         data: &Path,
         device: String,
         options: &EvalOptions,
-    ) -> Self {
+    ) -> Result<Self> {
         let config = &weights.config;
-        Settings {
+        Ok(Settings {
             program: format!("arcface-cu {}", env!("CARGO_PKG_VERSION")),
             weights_file: file
                 .file_name()
@@ -83,8 +86,8 @@ impl Settings {
                 .into_owned(),
             weights: weights.fingerprint(),
             preset: config.preset.clone(),
-            network: config.model.network.name().to_owned(),
-            embedding_size: config.model.embedding.size(),
+            network: config.model.network_name().to_owned(),
+            embedding_size: config.model.embedding_size()?,
             classes: weights.classes,
             data: data.display().to_string(),
             device,
@@ -93,7 +96,7 @@ impl Settings {
             channel_order: options.channel_order,
             confidence: CONFIDENCE,
             interval: "Wilson score, without continuity correction",
-        }
+        })
     }
 }
 

@@ -8,9 +8,11 @@ use crate::backend::{Activation, BatchNormAt, FilterAt, Segment};
 use crate::base::random::{Purpose, Random};
 use crate::optim::Role;
 use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
 
 /// How a kernel starts.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Init {
     /// Uniform in +-sqrt(6 / (fan in + fan out)) (Glorot and Bengio 2010), Keras's default.
     GlorotUniform,

@@ -6,6 +6,7 @@ use crate::backend::InputTransform;
 use crate::backend::margin::Margin;
 use crate::data::picture::augment::Augment;
 use crate::graph::Model;
+use crate::graph::layers::Layers;
 use crate::head::Distribution;
 use crate::models::{self, Embedding, Network};
 use crate::optim::Optimizer;
@@ -15,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use toml::{Table, Value};
 
-/// Width and height of the network's input, in pixels.
+/// Width and height of the input of the presets' networks, in pixels.
 pub const IMAGE_SIZE: usize = 112;
 
 /// Everything that determines a run's numbers, except the data.
@@ -38,17 +39,89 @@ pub struct Config {
 
 /// The network and its input.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(try_from = "ModelFields", into = "ModelFields")]
 pub struct ModelConfig {
+    /// Its layers.
+    pub network: NetworkConfig,
+    /// From pixels 0..255 to the network's numbers.
+    pub input: InputTransform,
+}
+
+/// The layers of a network.
+#[derive(Clone, Debug, PartialEq)]
+pub enum NetworkConfig {
+    /// One of the networks here.
+    Known(KnownNetwork),
+    /// Any other.
+    Custom(Layers),
+}
+
+/// One of the networks here.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct KnownNetwork {
     /// The backbone.
-    pub network: Network,
+    pub backbone: Network,
     /// The layers that make the embedding.
     pub embedding: Embedding,
     /// The fraction of batch norm's running statistics that a step keeps; absent: the network's own.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
     pub batch_norm_momentum: Option<f32>,
-    /// From pixels 0..255 to the network's numbers.
-    pub input: InputTransform,
+}
+
+/// A [`ModelConfig`] as files hold it.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ModelFields {
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    network: Option<Network>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    embedding: Option<Embedding>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    batch_norm_momentum: Option<f32>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    layers: Option<Layers>,
+    input: InputTransform,
+}
+
+impl TryFrom<ModelFields> for ModelConfig {
+    type Error = &'static str;
+
+    fn try_from(fields: ModelFields) -> Result<Self, &'static str> {
+        let ModelFields {
+            network,
+            embedding,
+            batch_norm_momentum,
+            layers,
+            input,
+        } = fields;
+        let network = match (network, embedding, batch_norm_momentum, layers) {
+            (Some(backbone), Some(embedding), batch_norm_momentum, None) => {
+                NetworkConfig::Known(KnownNetwork {
+                    backbone,
+                    embedding,
+                    batch_norm_momentum,
+                })
+            }
+            (None, None, None, Some(layers)) => NetworkConfig::Custom(layers),
+            _ => return Err("model takes network and embedding, or layers"),
+        };
+        Ok(ModelConfig { network, input })
+    }
+}
+
+impl From<ModelConfig> for ModelFields {
+    fn from(ModelConfig { network, input }: ModelConfig) -> Self {
+        let (known, layers) = match network {
+            NetworkConfig::Known(known) => (Some(known), None),
+            NetworkConfig::Custom(layers) => (None, Some(layers)),
+        };
+        ModelFields {
+            network: known.map(|known| known.backbone),
+            embedding: known.map(|known| known.embedding),
+            batch_norm_momentum: known.and_then(|known| known.batch_norm_momentum),
+            layers,
+            input,
+        }
+    }
 }
 
 /// The ArcFace layer.
@@ -78,12 +151,60 @@ pub struct TrainConfig {
 }
 
 impl ModelConfig {
+    /// One of the networks here.
+    pub fn known(backbone: Network, embedding: Embedding, input: InputTransform) -> Self {
+        ModelConfig {
+            network: NetworkConfig::Known(KnownNetwork {
+                backbone,
+                embedding,
+                batch_norm_momentum: None,
+            }),
+            input,
+        }
+    }
+
     /// Builds the network.
     ///
     /// # Errors
     /// Settings that make no sense together.
     pub fn build(&self) -> Result<Model> {
-        let model = models::build(self.network, IMAGE_SIZE, self.embedding)?;
+        match &self.network {
+            NetworkConfig::Known(known) => known.build(),
+            NetworkConfig::Custom(layers) => layers.build(),
+        }
+    }
+
+    /// Embedding size D.
+    ///
+    /// # Errors
+    /// As [`ModelConfig::build`].
+    pub fn embedding_size(&self) -> Result<usize> {
+        Ok(self.build()?.embedding_size())
+    }
+
+    /// Gives the embedding of one of the networks here another size; any other network keeps its own.
+    pub fn set_embedding_size(&mut self, d: usize) {
+        if let NetworkConfig::Known(known) = &mut self.network {
+            known.embedding = known.embedding.with_size(d);
+        }
+    }
+
+    /// The name of the network, if it is one of those here; "custom" otherwise.
+    pub fn network_name(&self) -> &'static str {
+        match &self.network {
+            NetworkConfig::Known(known) => known.backbone.name(),
+            NetworkConfig::Custom(_) => "custom",
+        }
+    }
+}
+
+impl KnownNetwork {
+    /// Builds the network.
+    ///
+    /// # Errors
+    /// Settings that make no sense together.
+    pub fn build(&self) -> Result<Model> {
+        let model = models::build(self.backbone, IMAGE_SIZE, self.embedding)?;
         match self.batch_norm_momentum {
             None => Ok(model),
             Some(kept) if (0.0..1.0).contains(&kept) => Ok(model.with_batch_norm_momentum(kept)),
@@ -114,6 +235,15 @@ impl Config {
         Ok(config)
     }
 
+    /// This recipe for a network of one's own.
+    ///
+    /// # Errors
+    /// The network's input is not square.
+    pub fn with_network(mut self, model: &Model) -> Result<Self> {
+        self.model.network = NetworkConfig::Custom(Layers::of(model)?);
+        Ok(self)
+    }
+
     /// Checks what types cannot.
     ///
     /// # Errors
@@ -122,8 +252,8 @@ impl Config {
         let usage = |error: Error| Error::Usage(error.to_string());
         self.head.margin.validate().map_err(usage)?;
         self.optimizer.validate().map_err(usage)?;
-        self.augment.check(IMAGE_SIZE).map_err(usage)?;
-        self.model.build().map_err(usage)?;
+        let model = self.model.build().map_err(usage)?;
+        self.augment.check(model.input_shape().h).map_err(usage)?;
         let positive = [
             ("train.batch_size", self.train.batch_size as u64),
             ("train.epochs", self.train.epochs),
@@ -220,6 +350,12 @@ fn read_table(path: &Path) -> Result<Table> {
 /// Lays `over` on `base`: tables are merged, everything else replaces. A table that names another `kind` or another
 /// variant replaces as well, since its fields are others.
 fn merge(base: &mut Table, over: Table) {
+    if over.contains_key("layers") {
+        // A list of layers stands in the place of a network by name.
+        for key in ["network", "embedding", "batch_norm_momentum"] {
+            base.remove(key);
+        }
+    }
     for (key, value) in over {
         match (base.get_mut(&key), value) {
             (Some(Value::Table(old)), Value::Table(new)) if compatible(&key, old, &new) => {
@@ -288,8 +424,11 @@ mod tests {
         ])
         .unwrap();
         assert_eq!(config.optimizer.lr, 0.25);
-        assert_eq!(config.model.network, Network::Resnet50);
-        assert_eq!(config.model.embedding.size(), 32);
+        let NetworkConfig::Known(known) = config.model.network else {
+            panic!("a network by name");
+        };
+        assert_eq!(known.backbone, Network::Resnet50);
+        assert_eq!(known.embedding.size(), 32);
         assert_eq!(config.optimizer.schedule.course, Course::Constant);
         assert_eq!(config.train.epochs, 3);
     }

@@ -144,12 +144,11 @@ pub fn get(name: &str) -> Result<Config> {
 fn small() -> Config {
     Config {
         preset: String::new(),
-        model: ModelConfig {
-            network: Network::Mobilefacenet,
-            embedding: Embedding::GlobalDepthwise { size: 128 },
-            batch_norm_momentum: None,
-            input: SYMMETRIC_INPUT,
-        },
+        model: ModelConfig::known(
+            Network::Mobilefacenet,
+            Embedding::GlobalDepthwise { size: 128 },
+            SYMMETRIC_INPUT,
+        ),
         // Pictures of one person often come from one event, in one light: without changes of colour the network
         // learns the light.
         augment: Augment {
@@ -196,11 +195,11 @@ fn small() -> Config {
 fn demo() -> Config {
     let small = small();
     Config {
-        model: ModelConfig {
-            network: Network::MobilefacenetTiny,
-            embedding: Embedding::GlobalDepthwise { size: 64 },
-            ..small.model
-        },
+        model: ModelConfig::known(
+            Network::MobilefacenetTiny,
+            Embedding::GlobalDepthwise { size: 64 },
+            small.model.input,
+        ),
         augment: Augment {
             shift: 4,
             flip: true,
@@ -231,12 +230,7 @@ fn demo() -> Config {
 fn seed(network: Network) -> Config {
     Config {
         preset: String::new(),
-        model: ModelConfig {
-            network,
-            embedding: Embedding::pool_dropout_dense(256),
-            batch_norm_momentum: None,
-            input: UNIT_INPUT,
-        },
+        model: ModelConfig::known(network, Embedding::pool_dropout_dense(256), UNIT_INPUT),
         augment: Augment::seed(),
         head: HeadConfig {
             margin: Margin::arcface(30.0, 0.5),
@@ -274,10 +268,11 @@ fn seed(network: Network) -> Config {
 fn arcface_tf2(network: Network) -> Config {
     let seed = seed(network);
     Config {
-        model: ModelConfig {
-            embedding: Embedding::batch_norm_dropout_flatten_dense(512),
-            ..seed.model
-        },
+        model: ModelConfig::known(
+            network,
+            Embedding::batch_norm_dropout_flatten_dense(512),
+            seed.model.input,
+        ),
         augment: Augment {
             flip: true,
             ..Augment::default()
@@ -319,12 +314,7 @@ fn arcface_tf2(network: Network) -> Config {
 fn insightface(network: Network) -> Config {
     Config {
         preset: String::new(),
-        model: ModelConfig {
-            network,
-            embedding: Embedding::insightface_e(512),
-            batch_norm_momentum: None,
-            input: SYMMETRIC_INPUT,
-        },
+        model: ModelConfig::known(network, Embedding::insightface_e(512), SYMMETRIC_INPUT),
         augment: Augment {
             flip: true,
             ..Augment::default()
@@ -364,8 +354,10 @@ fn insightface(network: Network) -> Config {
 
 /// The same with what `configs/ms1mv3_mbf.py` changes: decay 1e-4 and 40 epochs. (Its rate, 0.1, is for several GPUs.)
 fn insightface_mbf() -> Config {
-    let mut config = insightface(Network::InsightfaceMbf);
-    config.model.embedding = Embedding::InsightfaceGdc { size: 512 };
+    let network = Network::InsightfaceMbf;
+    let mut config = insightface(network);
+    let embedding = Embedding::InsightfaceGdc { size: 512 };
+    config.model = ModelConfig::known(network, embedding, config.model.input);
     config.optimizer.decay.value = 1e-4;
     config.train.epochs = 40;
     config

@@ -7,8 +7,8 @@
 //! | key | what |
 //! |---|---|
 //! | `format` | 1 |
-//! | `config` | the whole configuration: preset, network, embedding, input transform, ... |
-//! | `input_size`, `channel_order`, `embedding_size` | 112, "rgb" (always: what is imported is turned), D; for whoever reads the file |
+//! | `config` | the whole configuration: preset, network and embedding (or the list of [`layers`](crate::graph::layers)), input transform, ... |
+//! | `input_size`, `channel_order`, `embedding_size` | 112 (a list's own), "rgb" (always: what is imported is turned), D; for whoever reads the file |
 //! | `classes` | V; 0 where unknown |
 //! | `trained_on` | the training data's fingerprint, where known |
 //! | `imported_from` | the file that the weights come from, or that their training began with |
@@ -40,7 +40,7 @@ const CHANNEL_ORDER: &str = "rgb";
 struct Metadata {
     format: u32,
     config: Config,
-    #[serde(default = "image_size")]
+    #[serde(default = "default_input_size")]
     input_size: usize,
     #[serde(default = "channel_order")]
     channel_order: String,
@@ -56,7 +56,7 @@ struct Metadata {
     progress: Option<Progress>,
 }
 
-fn image_size() -> usize {
+fn default_input_size() -> usize {
     IMAGE_SIZE
 }
 
@@ -127,12 +127,12 @@ impl Weights {
     /// # Errors
     /// The file cannot be written.
     pub fn save_with_classes(&self, path: &Path, class_rows: Option<&[f32]>) -> Result<()> {
-        let table = ParamTable::new(&self.model()?);
-        let mut tensors = self.tensors(&table);
+        let model = self.model()?;
+        let mut tensors = self.tensors(&ParamTable::new(&model));
         if let Some(rows) = class_rows {
-            tensors.push(Tensor::new(CLASSES.into(), self.head_shape(), rows));
+            tensors.push(Tensor::new(CLASSES.into(), self.head_shape(&model), rows));
         }
-        save(path, &tensors, &self.metadata(None))
+        save(path, &tensors, &self.metadata(&model, None))
     }
 
     /// As [`Weights::load`], with the class rows (V x D), if there are any.
@@ -141,17 +141,17 @@ impl Weights {
     /// As [`Weights::load`].
     pub fn load_with_classes(path: &Path) -> Result<(Self, Option<Vec<f32>>)> {
         let file = Opened::read(path)?;
-        let (weights, _) = file.weights()?;
+        let (weights, model, _) = file.weights()?;
         let tensors = file.tensors()?;
         let rows = match tensors.names().contains(&CLASSES) {
-            true => Some(file.tensor(&tensors, CLASSES, &weights.head_shape())?),
+            true => Some(file.tensor(&tensors, CLASSES, &weights.head_shape(&model))?),
             false => None,
         };
         Ok((weights, rows))
     }
 
-    fn head_shape(&self) -> Vec<usize> {
-        vec![self.classes, self.config.model.embedding.size()]
+    fn head_shape(&self, model: &Model) -> Vec<usize> {
+        vec![self.classes, model.embedding_size()]
     }
 
     /// Reads a weights file or the weights in a checkpoint.
@@ -175,13 +175,13 @@ impl Weights {
         format!("{:032x}", hash.0)
     }
 
-    fn metadata(&self, progress: Option<Progress>) -> Metadata {
+    fn metadata(&self, model: &Model, progress: Option<Progress>) -> Metadata {
         Metadata {
             format: FORMAT,
             config: self.config.clone(),
-            input_size: image_size(),
+            input_size: model.input_shape().h,
             channel_order: channel_order(),
-            embedding_size: self.config.model.embedding.size(),
+            embedding_size: model.embedding_size(),
             classes: self.classes,
             trained_on: self.trained_on.clone(),
             imported_from: self.imported_from.clone(),
@@ -205,10 +205,11 @@ impl Checkpoint {
     /// # Errors
     /// The file cannot be written.
     pub fn save(&self, path: &Path) -> Result<()> {
-        let table = ParamTable::new(&self.weights.model()?);
+        let model = self.weights.model()?;
+        let table = ParamTable::new(&model);
         let mut tensors = self.weights.tensors(&table);
         tensors.extend(slab(MOMENTUM, &table, &self.momentum));
-        let rows = self.weights.head_shape();
+        let rows = self.weights.head_shape(&model);
         tensors.push(Tensor::new(CLASSES.into(), rows.clone(), &self.class_rows));
         tensors.push(Tensor::new(
             CLASS_MOMENTUM.into(),
@@ -219,7 +220,11 @@ impl Checkpoint {
             steps_done: self.steps_done,
             images: self.images,
         };
-        save(path, &tensors, &self.weights.metadata(Some(progress)))
+        save(
+            path,
+            &tensors,
+            &self.weights.metadata(&model, Some(progress)),
+        )
     }
 
     /// Reads the file.
@@ -228,7 +233,7 @@ impl Checkpoint {
     /// Not a checkpoint, a tensor that is missing, of another shape or not finite.
     pub fn load(path: &Path) -> Result<Self> {
         let file = Opened::read(path)?;
-        let (weights, progress) = file.weights()?;
+        let (weights, model, progress) = file.weights()?;
         let progress = progress.ok_or_else(|| {
             Error::data(
                 path,
@@ -236,10 +241,10 @@ impl Checkpoint {
             )
         })?;
         let tensors = file.tensors()?;
-        let table = ParamTable::new(&weights.model()?);
-        let rows = weights.head_shape();
+        let table = ParamTable::new(&model);
+        let rows = weights.head_shape(&model);
         Ok(Checkpoint {
-            momentum: file.slab(&tensors, MOMENTUM, &table)?,
+            momentum: file.params(&tensors, MOMENTUM, &table)?,
             class_rows: file.tensor(&tensors, CLASSES, &rows)?,
             class_momentum: file.tensor(&tensors, CLASS_MOMENTUM, &rows)?,
             images: progress.images,
@@ -283,7 +288,8 @@ pub(crate) fn is_own(path: &Path) -> Result<bool> {
 pub(crate) fn network(path: &Path) -> Result<(Config, TensorFile)> {
     let config = Opened::read(path)?.metadata()?.config;
     let mut file = formats::safetensors::open(path)?;
-    let besides = |name: &str| name.starts_with(MOMENTUM) || name.starts_with("head/");
+    let besides =
+        |name: &str| name.starts_with(MOMENTUM) || [CLASSES, CLASS_MOMENTUM].contains(&name);
     file.tensors.retain(|tensor| !besides(&tensor.name));
     Ok((config, file))
 }
@@ -392,53 +398,89 @@ impl Opened {
                 ),
             });
         }
-        let (side, order) = (metadata.input_size, &metadata.channel_order);
-        if side != IMAGE_SIZE || order != CHANNEL_ORDER {
-            return Err(Error::Unsupported {
-                path: self.path.clone(),
-                what: format!(
-                    "a network for pictures of {side} pixels with channels in the order {order} (this version takes {IMAGE_SIZE} and {CHANNEL_ORDER})"
-                ),
-            });
-        }
         Ok(metadata)
     }
 
-    fn weights(&self) -> Result<(Weights, Option<Progress>)> {
-        let metadata = self.metadata()?;
-        let table = ParamTable::new(&metadata.config.model.build()?);
-        let tensors = self.tensors()?;
-        let mut statistics = vec![0.0; table.statistics_len()];
-        for s in table.statistics() {
-            let values = self.tensor(&tensors, &s.name, &[s.len])?;
-            statistics[s.offset..][..s.len].copy_from_slice(&values);
+    /// The header's network.
+    fn model(&self, metadata: &Metadata) -> Result<Model> {
+        let model = metadata.config.model.build();
+        let model = model.map_err(|e| Error::data(&self.path, e.to_string()))?;
+        let (side, order) = (metadata.input_size, &metadata.channel_order);
+        let takes = model.input_shape().h;
+        if side != takes || order != CHANNEL_ORDER {
+            return Err(Error::Unsupported {
+                path: self.path.clone(),
+                what: format!(
+                    "a network for pictures of {side} pixels with channels in the order {order} (this version takes {takes} and {CHANNEL_ORDER})"
+                ),
+            });
         }
+        Ok(model)
+    }
+
+    fn weights(&self) -> Result<(Weights, Model, Option<Progress>)> {
+        let metadata = self.metadata()?;
+        let model = self.model(&metadata)?;
+        let table = ParamTable::new(&model);
+        let tensors = self.tensors()?;
+        let statistics = table.statistics().iter();
+        let statistics = statistics.map(|s| (s.name.clone(), s.offset, vec![s.len]));
         let weights = Weights {
-            params: self.slab(&tensors, "", &table)?,
-            statistics,
+            params: self.params(&tensors, "", &table)?,
+            statistics: self.slab(&tensors, table.statistics_len(), statistics)?,
             config: metadata.config,
             classes: metadata.classes,
             trained_on: metadata.trained_on,
             imported_from: metadata.imported_from,
         };
-        Ok((weights, metadata.progress))
+        Ok((weights, model, metadata.progress))
     }
 
-    fn slab(
+    fn params(
         &self,
         tensors: &SafeTensors<'_>,
         prefix: &str,
         table: &ParamTable,
     ) -> Result<Vec<f32>> {
-        let mut slab = vec![0.0; table.params_len()];
-        for p in table.params() {
-            let values = self.tensor(tensors, &format!("{prefix}{}", p.name), &p.shape)?;
-            slab[p.offset..][..p.len()].copy_from_slice(&values);
+        let params = table.params().iter();
+        let params = params.map(|p| (format!("{prefix}{}", p.name), p.offset, p.shape.clone()));
+        self.slab(tensors, table.params_len(), params)
+    }
+
+    /// A slab of `len` elements with the tensors of these names, offsets and shapes. It is allocated when all of them
+    /// are found, so that it is no larger than the file, whatever the header says of the network.
+    fn slab(
+        &self,
+        tensors: &SafeTensors<'_>,
+        len: usize,
+        parts: impl Iterator<Item = (String, usize, Vec<usize>)>,
+    ) -> Result<Vec<f32>> {
+        let find = |(name, offset, shape): (String, usize, Vec<usize>)| {
+            let words = self.find(tensors, &name, &shape)?;
+            Ok((name, offset, words))
+        };
+        let parts: Vec<_> = parts.map(find).collect::<Result<_>>()?;
+        let mut slab = vec![0.0; len];
+        for (name, offset, words) in parts {
+            self.read_into(&mut slab[offset..][..words.len()], &name, words)?;
         }
         Ok(slab)
     }
 
     fn tensor(&self, tensors: &SafeTensors<'_>, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        let words = self.find(tensors, name, shape)?;
+        let mut values = vec![0.0; words.len()];
+        self.read_into(&mut values, name, words)?;
+        Ok(values)
+    }
+
+    /// A tensor's numbers as they lie in the file, of the expected type and shape.
+    fn find<'a>(
+        &self,
+        tensors: &SafeTensors<'a>,
+        name: &str,
+        shape: &[usize],
+    ) -> Result<&'a [[u8; 4]]> {
         let tensor = tensors
             .tensor(name)
             .map_err(|_| Error::data(&self.path, format!("has no tensor {name}")))?;
@@ -452,15 +494,18 @@ impl Opened {
                 ),
             ));
         }
-        let words = tensor.data().as_chunks::<4>().0;
-        let values: Vec<f32> = words.iter().map(|w| f32::from_le_bytes(*w)).collect();
-        match values.iter().position(|v| !v.is_finite()) {
-            Some(i) => Err(Error::data(
-                &self.path,
-                format!("tensor {name}: element {i} is {}", values[i]),
-            )),
-            None => Ok(values),
+        Ok(tensor.data().as_chunks::<4>().0)
+    }
+
+    fn read_into(&self, values: &mut [f32], name: &str, words: &[[u8; 4]]) -> Result<()> {
+        for (i, (value, word)) in values.iter_mut().zip(words).enumerate() {
+            *value = f32::from_le_bytes(*word);
+            if !value.is_finite() {
+                let problem = format!("tensor {name}: element {i} is {value}");
+                return Err(Error::data(&self.path, problem));
+            }
         }
+        Ok(())
     }
 }
 
@@ -473,7 +518,7 @@ mod tests {
         let config = Config::load("demo", None, &settings).unwrap();
         let table = ParamTable::new(&config.model.build().unwrap());
         let (params, statistics) = table.init(3);
-        let d = config.model.embedding.size();
+        let d = config.model.embedding_size().unwrap();
         // Gaps between parameters are not stored, so they stay zero.
         let momentum = params.iter().map(|p| -p).collect();
         Checkpoint {

@@ -22,6 +22,7 @@ use crate::backend::Activation;
 use crate::graph::params::ParamTable;
 use crate::graph::{Model, Node, NodeId, Op, Shape};
 use crate::optim::Role;
+use crate::{Error, Result};
 
 /// Whose names and layouts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -206,23 +207,46 @@ pub fn foreign(model: &Model, table: &ParamTable, convention: Convention) -> Vec
 
 /// Whether a node is the half of a pair that reads swapped channels.
 fn swapped(model: &Model, node: &Node) -> bool {
-    let fixed =
-        |id: &NodeId| matches!(&model.node(*id).op, Op::Conv2d { init, .. } if !init.is_learnt());
-    matches!(node.op, Op::DepthwiseConv2d { .. }) && node.inputs.iter().any(fixed)
+    let mut inputs = node.inputs.iter().map(|id| model.node(*id));
+    matches!(node.op, Op::DepthwiseConv2d { .. }) && inputs.any(is_swap)
 }
 
 /// Whether the four nodes from `index` on are a convolution in groups of two channels: the swap, the depthwise convolution
 /// that has the whole filter under Torch's convention, the one on swapped channels, and their sum.
 pub(crate) fn pair_begins(model: &Model, index: usize) -> bool {
     let nodes = model.nodes();
-    let swap = matches!(&nodes[index].op, Op::Conv2d { init, .. } if !init.is_learnt());
-    match nodes.get(index + 1..index + 4) {
-        Some([own, other, sum]) => {
-            swap && matches!(own.op, Op::DepthwiseConv2d { .. })
-                && swapped(model, other)
-                && sum.inputs == [NodeId(index + 1), NodeId(index + 2)]
-        }
-        _ => false,
+    if !is_swap(&nodes[index]) {
+        return false;
+    }
+    let [swap, own, other, sum] = [0, 1, 2, 3].map(|i| NodeId(index + i));
+    let read_once = |id: NodeId| model.readers(id).count() == 1;
+    sum.0 < nodes.len()
+        && matches!(model.node(own).op, Op::DepthwiseConv2d { .. })
+        && model.node(own).op == model.node(other).op
+        && model.node(own).inputs == model.node(swap).inputs
+        && model.node(other).inputs == [swap]
+        && model.node(sum).inputs == [own, other]
+        && [swap, own, other].into_iter().all(read_once)
+}
+
+fn is_swap(node: &Node) -> bool {
+    matches!(&node.op, Op::Conv2d { init, .. } if !init.is_learnt())
+}
+
+/// Checks that a network has channels swapped only in convolutions in groups of two, the only place that PyTorch and ONNX
+/// have for it.
+///
+/// # Errors
+/// A layer that swaps them elsewhere.
+pub(crate) fn check_pairs(model: &Model) -> Result<()> {
+    let nodes = model.nodes().iter().enumerate();
+    let mut stray = nodes.filter(|(i, node)| is_swap(node) && !pair_begins(model, *i));
+    match stray.next() {
+        None => Ok(()),
+        Some((_, node)) => Err(Error::Invalid(format!(
+            "layer {} swaps channels outside a convolution in groups of two, which PyTorch and ONNX have no layer for",
+            node.name
+        ))),
     }
 }
 

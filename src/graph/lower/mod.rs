@@ -1,7 +1,7 @@
 //! From a model's nodes to a program of fused instructions.
 //!
 //! One walk serves training and inference. A node becomes an instruction, or it changes how the value before it is
-//! read: Conv -> BN -> activation is one convolution and one pending value. A [`Policy`] decides where the two programs
+//! read: Conv -> BN -> activation is one convolution and one pending value. A policy decides where the two programs
 //! differ. What cannot be read pending is stored first, by an addition with one operand.
 
 mod backward;

@@ -16,6 +16,7 @@ use crate::base::files;
 use crate::graph::params::ParamTable;
 use crate::graph::{Model, Op};
 use crate::models::{Embedding, Network};
+use crate::recipe::config::{KnownNetwork, NetworkConfig};
 use crate::weights::checkpoint::Weights;
 use crate::weights::convention::{Convention, Foreign, Place, foreign};
 use crate::weights::formats::keras::{Layer, encode};
@@ -39,12 +40,9 @@ pub fn layers(weights: &Weights, class_rows: Option<&[f32]>) -> Result<Vec<Layer
     let model = weights.model()?;
     let all = foreign(&model, &ParamTable::new(&model), Convention::Keras);
     let order = keras_order(&model);
-    let mut layers = match weights.config.model.embedding {
-        Embedding::BatchNormDropoutFlattenDense { .. } => nested(weights, &model, &all, &order),
-        embedding => {
-            let features = matches!(embedding, Embedding::PoolDropoutDense { .. });
-            flat(weights, &model, &all, &order, features)
-        }
+    let mut layers = match nested_backbone(weights) {
+        Some(backbone) => nested(weights, backbone, &model, &all, &order),
+        None => flat(weights, &model, &all, &order),
     };
     if let Some(rows) = class_rows {
         layers.push(arcface_layer(weights, rows)?);
@@ -52,14 +50,27 @@ pub fn layers(weights: &Weights, class_rows: Option<&[f32]>) -> Result<Vec<Layer
     Ok(layers)
 }
 
+/// The backbone that is a layer of its own in arcface-tf2's models.
+fn nested_backbone(weights: &Weights) -> Option<Network> {
+    match weights.config.model.network {
+        NetworkConfig::Known(KnownNetwork {
+            backbone,
+            embedding: Embedding::BatchNormDropoutFlattenDense { .. },
+            ..
+        }) => Some(backbone),
+        _ => None,
+    }
+}
+
 /// A layer a node.
-fn flat(
-    weights: &Weights,
-    model: &Model,
-    all: &[Foreign],
-    order: &[usize],
-    features: bool,
-) -> Vec<Layer> {
+fn flat(weights: &Weights, model: &Model, all: &[Foreign], order: &[usize]) -> Vec<Layer> {
+    let features = matches!(
+        weights.config.model.network,
+        NetworkConfig::Known(KnownNetwork {
+            embedding: Embedding::PoolDropoutDense { .. },
+            ..
+        })
+    );
     let layer = |&node: &usize| {
         let node = &model.nodes()[node];
         let name = match (&node.op, node.name.as_str()) {
@@ -77,13 +88,18 @@ fn flat(
 }
 
 /// The backbone is a layer, and so is what makes the embedding of its map.
-fn nested(weights: &Weights, model: &Model, all: &[Foreign], order: &[usize]) -> Vec<Layer> {
-    let network = weights.config.model.network;
-    let backbone = match network {
+fn nested(
+    weights: &Weights,
+    backbone: Network,
+    model: &Model,
+    all: &[Foreign],
+    order: &[usize],
+) -> Vec<Layer> {
+    let backbone = match backbone {
         // So named when it starts from ImageNet, as it does there unless told otherwise.
         Network::MobilenetV2 => "mobilenetv2_1.00_224",
         // Keras's names are ours.
-        _ => network.name(),
+        _ => backbone.name(),
     };
     let output = |node: &usize| model.nodes()[*node].name == "batch_normalization";
     let at = order.iter().position(output).unwrap_or(order.len());
@@ -143,7 +159,7 @@ fn tensors<'a>(
 
 /// The ArcFace layer of the model's project: a D x V matrix.
 fn arcface_layer(weights: &Weights, rows: &[f32]) -> Result<Layer> {
-    let d = weights.config.model.embedding.size();
+    let d = weights.config.model.embedding_size()?;
     let classes = rows.len() / d;
     if classes * d != rows.len() {
         return Err(Error::Invalid(format!(
@@ -151,13 +167,9 @@ fn arcface_layer(weights: &Weights, rows: &[f32]) -> Result<Layer> {
             rows.len()
         )));
     }
-    let nested = matches!(
-        weights.config.model.embedding,
-        Embedding::BatchNormDropoutFlattenDense { .. }
-    );
-    let (name, weight) = match nested {
-        true => ("ArcHead", "arc_margin_penalty_logists/weights:0"),
-        false => ("arc_face_layer", "arc_face_layer/w:0"),
+    let (name, weight) = match nested_backbone(weights) {
+        Some(_) => ("ArcHead", "arc_margin_penalty_logists/weights:0"),
+        None => ("arc_face_layer", "arc_face_layer/w:0"),
     };
     let column = |i: usize| rows[i..].iter().step_by(d);
     Ok(Layer {

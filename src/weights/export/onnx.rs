@@ -23,7 +23,8 @@ use crate::graph::params::{At, ParamTable};
 use crate::graph::{Model, Op, Shape};
 use crate::weights::checkpoint::Weights;
 use crate::weights::convention::{
-    Convention, Foreign, batch_norm_behind, filter_before, foreign, pair_begins, stands_for_pair,
+    Convention, Foreign, batch_norm_behind, check_pairs, filter_before, foreign, pair_begins,
+    stands_for_pair,
 };
 use crate::weights::formats::onnx::{Attribute, Axis, Graph, Node, Tensor, ValueInfo};
 use crate::{Error, Result};
@@ -60,7 +61,6 @@ pub fn graph(weights: &Weights, options: OnnxOptions) -> Result<Graph> {
     let inside = options.transform_inside.then_some(&config.model.input);
     let model = weights.model()?;
     let mut graph = network(&model, slabs, options.keep_batch_norm, inside)?;
-    let network = serde_json::to_value(config.model.network).unwrap_or_default();
     let three = |values: [f32; 3]| values.map(|x| x.to_string()).join(" ");
     let place = if inside.is_some() {
         "inside"
@@ -69,7 +69,7 @@ pub fn graph(weights: &Weights, options: OnnxOptions) -> Result<Graph> {
     };
     let notes = [
         ("preset", config.preset.clone()),
-        ("network", network.as_str().unwrap_or_default().to_owned()),
+        ("network", config.model.network_name().to_owned()),
         ("colour_order", "RGB".to_owned()),
         ("embedding_size", model.embedding_size().to_string()),
         ("input_transform", place.to_owned()),
@@ -90,6 +90,7 @@ pub fn network(
     keep_batch_norm: bool,
     inside: Option<&InputTransform>,
 ) -> Result<Graph> {
+    check_pairs(model)?;
     let Shape { h, w, .. } = model.input_shape();
     let batch = || Axis::Any("N".into());
     let value = |name: &str, shape| ValueInfo {
@@ -190,11 +191,13 @@ impl Exporter<'_> {
             }
             Op::MaxPool(window) => {
                 let x = x(0);
+                self.refuse_flat(index, &x)?;
                 let pool = Node::new("MaxPool", &node.name, &[&x.name], "");
                 Ok(self.push(windowed(pool, window), x))
             }
             Op::GlobalAvgPool => {
                 let x = x(0);
+                self.refuse_flat(index, &x)?;
                 let pool = Node::new("GlobalAveragePool", &node.name, &[&x.name], "");
                 Ok(self.push(pool, x))
             }
@@ -309,6 +312,17 @@ impl Exporter<'_> {
         }
     }
 
+    /// A vector has no rows and columns for a window there.
+    fn refuse_flat(&self, index: usize, x: &Given) -> Result<()> {
+        match x.flat {
+            false => Ok(()),
+            true => Err(Error::Invalid(format!(
+                "layer {} moves a window over a vector, which ONNX does not; a linear layer can be exported there",
+                self.model.nodes()[index].name
+            ))),
+        }
+    }
+
     /// The batch norm that is folded into filter layer `index`.
     fn folds(&self, index: usize) -> Option<usize> {
         batch_norm_behind(self.model, index).filter(|_| !self.keep_batch_norm)
@@ -359,7 +373,13 @@ impl Exporter<'_> {
             Op::Conv2d { window, .. } | Op::DepthwiseConv2d { window, .. } => Some(*window),
             _ => None,
         };
-        let x = if window.is_none() { self.flat(x) } else { x };
+        let x = match window {
+            None => self.flat(x),
+            Some(_) => {
+                self.refuse_flat(index, &x)?;
+                x
+            }
+        };
         let mut inputs = vec![&x.name[..], &weight];
         if let Some(values) = bias {
             self.constant(&offset, vec![k], values);

@@ -7,7 +7,7 @@
 use crate::base::files;
 use crate::graph::params::ParamTable;
 use crate::weights::checkpoint::Weights;
-use crate::weights::convention::{Convention, Foreign, foreign};
+use crate::weights::convention::{Convention, Foreign, check_pairs, foreign};
 use crate::weights::formats::tensors::NamedTensor;
 use crate::{Error, Result};
 use safetensors::tensor::{Dtype, TensorView};
@@ -17,9 +17,10 @@ use std::path::Path;
 /// The state dict of a network.
 ///
 /// # Errors
-/// A configuration that makes no sense.
+/// A configuration that makes no sense, a layer that PyTorch has no layer for.
 pub fn state_dict(weights: &Weights) -> Result<Vec<NamedTensor>> {
     let model = weights.model()?;
+    check_pairs(&model)?;
     let all = foreign(&model, &ParamTable::new(&model), Convention::Torch);
     let tensor = |foreign: &Foreign| NamedTensor {
         name: foreign.name.clone(),
@@ -32,7 +33,7 @@ pub fn state_dict(weights: &Weights) -> Result<Vec<NamedTensor>> {
 /// Writes the state dict of a network to `path`.
 ///
 /// # Errors
-/// A configuration that makes no sense, or a file that cannot be written.
+/// As [`state_dict`]; a file that cannot be written.
 pub fn write(path: &Path, weights: &Weights) -> Result<()> {
     let tensors = state_dict(weights)?;
     let bytes: Vec<Vec<u8>> = tensors

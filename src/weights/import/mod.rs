@@ -25,10 +25,10 @@ use crate::base::files::start_of;
 use crate::graph::params::ParamTable;
 use crate::graph::{Model, NodeId, Op};
 use crate::models::Network;
-use crate::recipe::config::Config;
+use crate::recipe::config::{Config, KnownNetwork, NetworkConfig};
 use crate::recipe::presets;
 use crate::weights::checkpoint::{self, Weights};
-use crate::weights::convention::Convention;
+use crate::weights::convention::{Convention, check_pairs};
 use crate::weights::formats::tensors::TensorFile;
 use crate::weights::formats::{self, onnx::Graph};
 use crate::{Error, Result};
@@ -200,7 +200,7 @@ fn foreign_file(
         }
         Content::Own => unreachable!("read by `own`"),
     };
-    let d = config.model.embedding.size();
+    let d = config.model.embedding_size()?;
     let rows = class_rows.as_ref().map_or(0, Vec::len);
     Ok(Imported {
         weights: Weights {
@@ -258,7 +258,11 @@ fn composed(inner: InputTransform, outer: InputTransform) -> InputTransform {
 /// The file cannot be read, or gives less than half of the network's tensors: then it is another network's.
 pub fn start(path: &Path, config: &Config, seed: u64) -> Result<Start> {
     let model = config.model.build()?;
-    let (fitted, input) = match read(path)?.1.unprefixed(std::slice::from_ref(&model)) {
+    let content = read(path)?.1.unprefixed(std::slice::from_ref(&model));
+    if !matches!(content, Content::Own) {
+        check_pairs(&model)?;
+    }
+    let (fitted, input) = match content {
         Content::Own => {
             let (theirs, file) = checkpoint::network(path)?;
             let fitted = fit(&model, Convention::Own, &file, seed);
@@ -274,7 +278,7 @@ pub fn start(path: &Path, config: &Config, seed: u64) -> Result<Start> {
         }
         Content::Graph(graph) => {
             let (found, fitted, input) = by_structure(path, &graph, std::slice::from_ref(config))?;
-            let (theirs, ours) = (found.model.embedding.size(), model.embedding_size());
+            let (theirs, ours) = (found.model.embedding_size()?, model.embedding_size());
             if theirs != ours {
                 return Err(Error::data(
                     path,
@@ -294,7 +298,7 @@ pub fn start(path: &Path, config: &Config, seed: u64) -> Result<Start> {
             format!(
                 "gives {given} of the {} tensors of {}: this is another network; `arcface-cu import` tells which",
                 given + missing,
-                config.model.network.name()
+                config.model.network_name()
             ),
         ));
     }
@@ -363,17 +367,23 @@ fn candidates(options: &ImportOptions) -> Result<Vec<Config>> {
         .map(|name| Config::load(name, None, &options.settings))
         .collect::<Result<_>>()?;
     let mut all: Vec<Config> = Vec::new();
+    let known = |config: &Config| match config.model.network {
+        NetworkConfig::Known(known) => Some(known),
+        NetworkConfig::Custom(_) => None,
+    };
     let others = own.iter().flat_map(|config| {
-        Network::ALL.into_iter().map(|network| {
-            let mut config = config.clone();
-            config.model.network = network;
-            config
+        let known = known(config).into_iter();
+        known.flat_map(move |known| {
+            Network::ALL.map(|backbone| {
+                let mut config = config.clone();
+                config.model.network = NetworkConfig::Known(KnownNetwork { backbone, ..known });
+                config
+            })
         })
     });
     for config in own.iter().cloned().chain(others) {
         let model = |config: &Config| {
-            let kind = std::mem::discriminant(&config.model.embedding);
-            (config.model.network, kind)
+            known(config).map(|known| (known.backbone, std::mem::discriminant(&known.embedding)))
         };
         let new = all.iter().all(|known| model(known) != model(&config));
         if new && config.model.build().is_ok() {
@@ -400,7 +410,7 @@ fn by_name(
             if let Some(d) = names.embedding_size(&model, convention)
                 && d != model.embedding_size()
             {
-                config.model.embedding = config.model.embedding.with_size(d);
+                config.model.set_embedding_size(d);
                 let Ok(other) = config.model.build() else {
                     continue;
                 };
@@ -447,7 +457,7 @@ fn not_ours(path: &Path, config: &Config, missing: &[Missing], given: usize) -> 
         path,
         format!(
             "is none of the networks here. The nearest is {} as in preset {}, of whose {all} tensors these are missing:\n{}{more}",
-            config.model.network.name(),
+            config.model.network_name(),
             config.preset,
             first.join("\n")
         ),

@@ -23,7 +23,7 @@ pub(super) fn by_structure(
     for config in candidates {
         let mut config = config.clone();
         if let Some(d) = d {
-            config.model.embedding = config.model.embedding.with_size(d);
+            config.model.set_embedding_size(d);
         }
         let Ok(model) = config.model.build() else {
             continue;
@@ -66,7 +66,7 @@ pub(super) fn by_structure(
         match nearest {
             Some((mismatch, config)) => format!(
                 "is none of the networks here. It is like {} (preset {}) up to this: {mismatch}",
-                config.model.network.name(),
+                config.model.network_name(),
                 config.preset
             ),
             None => "there is no network to compare it with".into(),
