@@ -6,7 +6,7 @@
 //! ```
 //! # use arcface_cu::{backend::{Activation, cpu::Cpu, geometry::Padding}, data::{Dataset, Image}};
 //! # use arcface_cu::demo::faces::{FacesOptions, GeneratedFaces};
-//! # use arcface_cu::graph::{BatchNorm, Builder, params::Init};
+//! # use arcface_cu::graph::{BatchNorm, Builder, Square, params::Init};
 //! # use arcface_cu::{recipe::config::Config, train::{DataOptions, Trainer}, weights::checkpoint::Checkpoint};
 //! # let faces = FacesOptions { identities: 4, per_identity: 6, ..FacesOptions::default() };
 //! # let faces = std::sync::Arc::new(GeneratedFaces::new(faces)?);
@@ -16,7 +16,7 @@
 //! # let path = folder.path().join("checkpoint.safetensors");
 //! # let data = DataOptions::default();
 //! let (mut net, x) = Builder::new(64, 64);
-//! let x = net.conv2d("conv1", x, 16, 3, 2, Padding::same(1), false, Init::HeFanOut);
+//! let x = net.conv2d("conv1", x, 16, Square::new(3, 2, Padding::same(1)), false, Init::HeFanOut);
 //! let x = net.batch_norm("bn1", x, BatchNorm::default());
 //! let x = net.activation("prelu1", x, Activation::PRelu(()));
 //! let x = net.global_avg_pool("pool", x);

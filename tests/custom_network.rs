@@ -11,7 +11,7 @@ use arcface_cu::backend::geometry::Padding;
 use arcface_cu::embedder::Embedder;
 use arcface_cu::graph::layers::Layers;
 use arcface_cu::graph::params::{Init, ParamTable};
-use arcface_cu::graph::{BatchNorm, Builder, Model};
+use arcface_cu::graph::{BatchNorm, Builder, Model, Square};
 use arcface_cu::models::{self, Embedding, Network};
 use arcface_cu::recipe::config::Config;
 use arcface_cu::train::{DataOptions, Trainer};
@@ -39,15 +39,22 @@ fn network() -> Model {
 fn build(swapped: bool) -> Model {
     let (mut g, x) = Builder::new(40, 40);
     let (none, one, norm) = (Padding::default(), Padding::same(1), BatchNorm::default());
-    let x = g.conv2d("stem", x, 8, 3, 2, one, false, INIT);
+    let x = g.conv2d("stem", x, 8, Square::new(3, 2, one), false, INIT);
     let x = g.batch_norm("stem_bn", x, norm);
     let x = g.activation("stem_relu", x, Activation::Relu);
-    let x = g.max_pool("pool", x, 3, 2, Padding { top: 0, ..one });
+    let x = g.max_pool("pool", x, Square::new(3, 2, Padding { top: 0, ..one }));
     let y = match swapped {
-        true => g.conv2d("swap", x, 8, 1, 1, none, false, Init::SwapPairs),
+        true => g.conv2d(
+            "swap",
+            x,
+            8,
+            Square::new(1, 1, none),
+            false,
+            Init::SwapPairs,
+        ),
         false => x,
     };
-    let y = g.depthwise("dw", y, 3, 1, one, Init::Normal(0.2));
+    let y = g.depthwise("dw", y, Square::new(3, 1, one), Init::Normal(0.2));
     let fixed = BatchNorm {
         gamma: false,
         momentum: 0.75,
@@ -56,7 +63,14 @@ fn build(swapped: bool) -> Model {
     let y = g.batch_norm("dw_bn", y, fixed);
     let y = g.activation("dw_relu6", y, Activation::Relu6);
     let x = g.add("add", x, y);
-    let x = g.conv2d("last", x, 12, 1, 1, none, true, Init::FanInUniform);
+    let x = g.conv2d(
+        "last",
+        x,
+        12,
+        Square::new(1, 1, none),
+        true,
+        Init::FanInUniform,
+    );
     let x = g.activation("prelu", x, Activation::PRelu(()));
     let side = g.global_avg_pool("mean", x);
     let side = g.linear("side", side, 6, false, INIT);
@@ -377,7 +391,14 @@ fn as_an_onnx_graph_it_has_the_same_parameters() {
     // A convolution on what is flat already has no place there.
     let (mut g, x) = Builder::new(4, 4);
     let x = g.flatten("flatten", x);
-    g.conv2d("conv", x, 2, 1, 1, Padding::default(), false, INIT);
+    g.conv2d(
+        "conv",
+        x,
+        2,
+        Square::new(1, 1, Padding::default()),
+        false,
+        INIT,
+    );
     let model = g.finish().unwrap();
     let (params, statistics) = ParamTable::new(&model).init(5);
     let weights = Weights {

@@ -12,7 +12,7 @@ use arcface_cu::base::random::{Purpose, Random};
 use arcface_cu::encoding::npy::{self, Elements, Npy};
 use arcface_cu::graph::infer::InferGraph;
 use arcface_cu::graph::params::{Init, ParamTable};
-use arcface_cu::graph::{Builder, Model, Op};
+use arcface_cu::graph::{Builder, Model, Op, Square};
 use arcface_cu::models::{self, Embedding, Network};
 use arcface_cu::recipe::config::Config;
 use arcface_cu::recipe::presets;
@@ -447,7 +447,7 @@ fn nodes_that_the_embedding_does_not_need_are_listed() {
 fn layouts_pads_and_separate_biases_are_seen_through() {
     let (mut g, x) = Builder::new(6, 6);
     let pad = Padding::keras_strided(6, 6, 3);
-    let x = g.conv2d("conv", x, 2, 3, 2, pad, true, Init::HeFanOut);
+    let x = g.conv2d("conv", x, 2, Square::new(3, 2, pad), true, Init::HeFanOut);
     let x = g.global_avg_pool("pool", x);
     g.linear("dense", x, 4, true, Init::HeFanOut);
     let model = g.finish().unwrap();
@@ -525,9 +525,7 @@ fn a_flatten_is_taken_in_either_order() {
         "conv",
         x,
         4,
-        1,
-        1,
-        Padding::default(),
+        Square::new(1, 1, Padding::default()),
         false,
         Init::HeFanOut,
     );

@@ -29,6 +29,28 @@ fn product(sides: &[usize]) -> Option<usize> {
     (product <= LARGEST).then_some(product)
 }
 
+/// How a square window moves over an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Square {
+    /// Its height and width.
+    pub kernel: usize,
+    /// The step between its places, down and to the right.
+    pub stride: usize,
+    /// The zeros around the image.
+    pub pad: Padding,
+}
+
+impl Square {
+    /// A window of `kernel` x `kernel` pixels.
+    pub fn new(kernel: usize, stride: usize, pad: Padding) -> Self {
+        Square {
+            kernel,
+            stride,
+            pad,
+        }
+    }
+}
+
 /// Builds a [`Model`] node by node. A shape that does not fit is an error of the model's author and comes back from
 /// [`Builder::finish`], naming the first node concerned.
 #[derive(Debug)]
@@ -89,14 +111,12 @@ impl Builder {
             .get_or_insert_with(|| Error::Invalid(format!("layer {name}: {problem}")));
     }
 
-    fn window(
-        &mut self,
-        name: &str,
-        x: NodeId,
-        kernel: usize,
-        stride: usize,
-        pad: Padding,
-    ) -> Window {
+    fn window(&mut self, name: &str, x: NodeId, square: Square) -> Window {
+        let Square {
+            kernel,
+            stride,
+            pad,
+        } = square;
         let Shape { h, w, .. } = self.shape(x);
         let Padding {
             top,
@@ -129,20 +149,17 @@ impl Builder {
         }
     }
 
-    /// A square convolution.
-    #[allow(clippy::too_many_arguments)]
+    /// A convolution.
     pub fn conv2d(
         &mut self,
         name: &str,
         x: NodeId,
         filters: usize,
-        kernel: usize,
-        stride: usize,
-        pad: Padding,
+        square: Square,
         bias: bool,
         init: Init,
     ) -> NodeId {
-        let window = self.window(name, x, kernel, stride, pad);
+        let window = self.window(name, x, square);
         let shape = Shape {
             h: window.p,
             w: window.q,
@@ -165,17 +182,9 @@ impl Builder {
         self.push(name, op, &[x], shape)
     }
 
-    /// A square depthwise convolution without bias.
-    pub fn depthwise(
-        &mut self,
-        name: &str,
-        x: NodeId,
-        kernel: usize,
-        stride: usize,
-        pad: Padding,
-        init: Init,
-    ) -> NodeId {
-        let window = self.window(name, x, kernel, stride, pad);
+    /// A depthwise convolution without bias.
+    pub fn depthwise(&mut self, name: &str, x: NodeId, square: Square, init: Init) -> NodeId {
+        let window = self.window(name, x, square);
         let c = self.shape(x).c;
         let shape = Shape {
             h: window.p,
@@ -223,16 +232,9 @@ impl Builder {
         self.push(name, Op::Add, &[a, b], self.shape(a))
     }
 
-    /// Max pooling with a square window.
-    pub fn max_pool(
-        &mut self,
-        name: &str,
-        x: NodeId,
-        kernel: usize,
-        stride: usize,
-        pad: Padding,
-    ) -> NodeId {
-        let window = self.window(name, x, kernel, stride, pad);
+    /// Max pooling.
+    pub fn max_pool(&mut self, name: &str, x: NodeId, square: Square) -> NodeId {
+        let window = self.window(name, x, square);
         let shape = Shape {
             h: window.p,
             w: window.q,
@@ -341,11 +343,17 @@ mod tests {
             (|g, x| conv(g, x, 1, HUGE, HUGE - 1), "layer y: the window"),
             (|g, x| conv(g, x, 0, 1, 0), "layer y: the output is empty"),
             (
-                |g, x| g.max_pool("y", x, 1 << 30, 1, Padding::same((1 << 30) - 1)),
+                |g, x| {
+                    g.max_pool(
+                        "y",
+                        x,
+                        Square::new(1 << 30, 1, Padding::same((1 << 30) - 1)),
+                    )
+                },
                 "layer y: an output of",
             ),
             (
-                |g, x| g.max_pool("y", x, 5, 1, Padding::default()),
+                |g, x| g.max_pool("y", x, Square::new(5, 1, Padding::default())),
                 "layer y: a 5x5 window does not fit",
             ),
             (
@@ -353,9 +361,7 @@ mod tests {
                     g.depthwise(
                         "y",
                         x,
-                        1 << 20,
-                        1,
-                        Padding::same((1 << 20) - 1),
+                        Square::new(1 << 20, 1, Padding::same((1 << 20) - 1)),
                         Init::HeFanOut,
                     )
                 },
@@ -375,9 +381,7 @@ mod tests {
                 "y",
                 x,
                 filters,
-                kernel,
-                1,
-                Padding::same(pad),
+                Square::new(kernel, 1, Padding::same(pad)),
                 false,
                 Init::HeFanOut,
             )
@@ -393,7 +397,7 @@ mod tests {
         }
         for (h, w) in [(0, 4), (HUGE, HUGE), (1 << 16, 1 << 16)] {
             let (mut g, x) = Builder::new(h, w);
-            g.max_pool("pool", x, 2, 1, Padding::same(1));
+            g.max_pool("pool", x, Square::new(2, 1, Padding::same(1)));
             let error = g.finish().unwrap_err().to_string();
             assert!(error.starts_with("layer input: "), "{error}");
         }

@@ -16,7 +16,7 @@
 //! ```
 
 use super::params::Init;
-use super::{BatchNorm, Builder, Model, Node, NodeId, Op, Shape};
+use super::{BatchNorm, Builder, Model, Node, NodeId, Op, Shape, Square};
 use crate::backend::Activation;
 use crate::backend::geometry::{Padding, Window};
 use crate::{Error, Result};
@@ -213,13 +213,20 @@ impl Layer {
                 pad,
                 bias,
                 init,
-            } => g.conv2d(name, x, filters, kernel, stride, padding(pad), bias, init),
+            } => g.conv2d(
+                name,
+                x,
+                filters,
+                Square::new(kernel, stride, padding(pad)),
+                bias,
+                init,
+            ),
             LayerOp::DepthwiseConv2d {
                 kernel,
                 stride,
                 pad,
                 init,
-            } => g.depthwise(name, x, kernel, stride, padding(pad), init),
+            } => g.depthwise(name, x, Square::new(kernel, stride, padding(pad)), init),
             LayerOp::BatchNorm(batch_norm) => g.batch_norm(name, x, batch_norm),
             LayerOp::Relu => g.activation(name, x, Activation::Relu),
             LayerOp::Relu6 => g.activation(name, x, Activation::Relu6),
@@ -228,7 +235,7 @@ impl Layer {
                 kernel,
                 stride,
                 pad,
-            } => g.max_pool(name, x, kernel, stride, padding(pad)),
+            } => g.max_pool(name, x, Square::new(kernel, stride, padding(pad))),
             LayerOp::GlobalAvgPool => g.global_avg_pool(name, x),
             LayerOp::Linear { units, bias, init } => g.linear(name, x, units, bias, init),
             LayerOp::Dropout { rate } => g.dropout(name, x, rate),

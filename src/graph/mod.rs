@@ -18,7 +18,7 @@ pub mod train;
 
 use crate::backend::Activation;
 use crate::backend::geometry::Window;
-pub use builder::Builder;
+pub use builder::{Builder, Square};
 use params::Init;
 use serde::{Deserialize, Serialize};
 use std::fmt;

@@ -13,7 +13,7 @@ use crate::Result;
 use crate::backend::Activation;
 use crate::backend::geometry::Padding;
 use crate::graph::params::Init;
-use crate::graph::{BatchNorm, Builder, Model, NodeId};
+use crate::graph::{BatchNorm, Builder, Model, NodeId, Square};
 
 const NORM: BatchNorm = BatchNorm {
     epsilon: 1e-5,
@@ -29,7 +29,14 @@ const INIT: Init = Init::HeFanOut;
 pub fn insightface_mbf(size: usize, embedding: Embedding) -> Result<Model> {
     let (mut g, input) = Builder::new(size, size);
     let one = Padding::same(1);
-    let x = g.conv2d("layers.0.layers.0", input, 128, 3, 2, one, false, INIT);
+    let x = g.conv2d(
+        "layers.0.layers.0",
+        input,
+        128,
+        Square::new(3, 2, one),
+        false,
+        INIT,
+    );
     let x = norm_prelu(&mut g, "layers.0.layers", x);
     let x = paired(&mut g, x);
     let x = norm_prelu(&mut g, "layers.1.layers", x);
@@ -61,14 +68,28 @@ fn paired(g: &mut Builder, x: NodeId) -> NodeId {
     let (one, none) = (Padding::same(1), Padding::default());
     let c = g.shape(x).c;
     let swapped = "layers.1.layers.0.swap";
-    let swapped = g.conv2d(swapped, x, c, 1, 1, none, false, Init::SwapPairs);
+    let swapped = g.conv2d(
+        swapped,
+        x,
+        c,
+        Square::new(1, 1, none),
+        false,
+        Init::SwapPairs,
+    );
     let own = depthwise(g, "layers.1.layers.0", x, (3, 1), one);
     let other = depthwise(g, "layers.1.layers.0.other", swapped, (3, 1), one);
     g.add("layers.1.layers.0.add", own, other)
 }
 
 fn pointwise(g: &mut Builder, name: &str, x: NodeId, filters: usize) -> NodeId {
-    g.conv2d(name, x, filters, 1, 1, Padding::default(), false, INIT)
+    g.conv2d(
+        name,
+        x,
+        filters,
+        Square::new(1, 1, Padding::default()),
+        false,
+        INIT,
+    )
 }
 
 /// `(kernel, stride)`. PyTorch counts the fan out of a depthwise filter as if it were a full one.
@@ -81,7 +102,7 @@ fn depthwise(
 ) -> NodeId {
     let fan_out = g.shape(x).c * kernel * kernel;
     let init = Init::Normal((2.0 / fan_out as f32).sqrt());
-    g.depthwise(name, x, kernel, stride, pad, init)
+    g.depthwise(name, x, Square::new(kernel, stride, pad), init)
 }
 
 /// What follows a convolution in a block called `block`: parts 1 and 2.

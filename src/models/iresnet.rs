@@ -9,7 +9,7 @@ use crate::Result;
 use crate::backend::Activation;
 use crate::backend::geometry::Padding;
 use crate::graph::params::Init;
-use crate::graph::{BatchNorm, Builder, Model, NodeId};
+use crate::graph::{BatchNorm, Builder, Model, NodeId, Square};
 
 const NORM: BatchNorm = BatchNorm {
     epsilon: 1e-5,
@@ -74,7 +74,14 @@ fn conv(
     (kernel, stride): (usize, usize),
 ) -> NodeId {
     let pad = Padding::same(kernel / 2);
-    g.conv2d(name, x, filters, kernel, stride, pad, false, INIT)
+    g.conv2d(
+        name,
+        x,
+        filters,
+        Square::new(kernel, stride, pad),
+        false,
+        INIT,
+    )
 }
 
 /// A block; the first of a stage halves the size, and its shortcut is a convolution.

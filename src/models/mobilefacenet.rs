@@ -7,7 +7,7 @@ use crate::Result;
 use crate::backend::Activation;
 use crate::backend::geometry::Padding;
 use crate::graph::params::Init;
-use crate::graph::{BatchNorm, Builder, Model, NodeId, Shape};
+use crate::graph::{BatchNorm, Builder, Model, NodeId, Shape, Square};
 
 const NORM: BatchNorm = BatchNorm {
     epsilon: 1e-5,
@@ -77,9 +77,9 @@ fn build(
 ) -> Result<Model> {
     let (mut g, input) = Builder::new(size, size);
     let one = Padding::same(1);
-    let x = g.conv2d("conv1", input, stem, 3, 2, one, false, INIT);
+    let x = g.conv2d("conv1", input, stem, Square::new(3, 2, one), false, INIT);
     let x = norm_prelu(&mut g, "conv1", x);
-    let x = g.depthwise("conv2_dw", x, 3, 1, one, INIT);
+    let x = g.depthwise("conv2_dw", x, Square::new(3, 1, one), INIT);
     let mut x = norm_prelu(&mut g, "conv2_dw", x);
     let mut block = 0;
     for stage in stages {
@@ -98,14 +98,26 @@ fn build(
 /// The embedding layers: the global depthwise convolution and a linear 1x1, each with its batch norm.
 pub(super) fn embed(g: &mut Builder, x: NodeId, d: usize) {
     let side = g.shape(x).h;
-    let x = g.depthwise("conv_global_dw", x, side, 1, Padding::default(), INIT);
+    let x = g.depthwise(
+        "conv_global_dw",
+        x,
+        Square::new(side, 1, Padding::default()),
+        INIT,
+    );
     let x = g.batch_norm("conv_global_dw_bn", x, NORM);
     let x = pointwise(g, "embedding", x, d);
     g.batch_norm("embedding_bn", x, NORM);
 }
 
 fn pointwise(g: &mut Builder, name: &str, x: NodeId, filters: usize) -> NodeId {
-    g.conv2d(name, x, filters, 1, 1, Padding::default(), false, INIT)
+    g.conv2d(
+        name,
+        x,
+        filters,
+        Square::new(1, 1, Padding::default()),
+        false,
+        INIT,
+    )
 }
 
 fn norm_prelu(g: &mut Builder, name: &str, x: NodeId) -> NodeId {
@@ -119,7 +131,12 @@ fn bottleneck(g: &mut Builder, name: &str, x: NodeId, stage: Stage, stride: usiz
     let y = pointwise(g, &expand, x, stage.expansion * c);
     let y = norm_prelu(g, &expand, y);
     let depthwise = format!("{name}_dw");
-    let y = g.depthwise(&depthwise, y, 3, stride, Padding::same(1), INIT);
+    let y = g.depthwise(
+        &depthwise,
+        y,
+        Square::new(3, stride, Padding::same(1)),
+        INIT,
+    );
     let y = norm_prelu(g, &depthwise, y);
     let y = pointwise(g, &format!("{name}_project"), y, stage.filters);
     let y = g.batch_norm(&format!("{name}_project_bn"), y, NORM);

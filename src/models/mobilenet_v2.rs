@@ -8,7 +8,7 @@ use crate::Result;
 use crate::backend::Activation;
 use crate::backend::geometry::Padding;
 use crate::graph::params::Init;
-use crate::graph::{BatchNorm, Builder, Model, NodeId, Shape};
+use crate::graph::{BatchNorm, Builder, Model, NodeId, Shape, Square};
 
 const NORM: BatchNorm = BatchNorm {
     epsilon: 1e-3,
@@ -35,7 +35,7 @@ const STAGES: [(usize, usize, usize, usize); 7] = [
 pub fn mobilenet_v2(size: usize, embedding: Embedding) -> Result<Model> {
     let (mut g, input) = Builder::new(size, size);
     let pad = Padding::keras_strided(size, size, 3);
-    let x = g.conv2d("Conv1", input, 32, 3, 2, pad, false, INIT);
+    let x = g.conv2d("Conv1", input, 32, Square::new(3, 2, pad), false, INIT);
     let x = g.batch_norm("bn_Conv1", x, NORM);
     let mut x = g.activation("Conv1_relu", x, Activation::Relu6);
     let mut block = 0;
@@ -46,7 +46,14 @@ pub fn mobilenet_v2(size: usize, embedding: Embedding) -> Result<Model> {
             block += 1;
         }
     }
-    let x = g.conv2d("Conv_1", x, 1280, 1, 1, Padding::default(), false, INIT);
+    let x = g.conv2d(
+        "Conv_1",
+        x,
+        1280,
+        Square::new(1, 1, Padding::default()),
+        false,
+        INIT,
+    );
     let x = g.batch_norm("Conv_1_bn", x, NORM);
     let x = g.activation("out_relu", x, Activation::Relu6);
     embedding.append(&mut g, x, NORM, INIT);
@@ -70,7 +77,14 @@ fn inverted_residual(
     let none = Padding::default();
     let mut y = x;
     if block > 0 {
-        y = g.conv2d(&name("expand"), y, expansion * c, 1, 1, none, false, INIT);
+        y = g.conv2d(
+            &name("expand"),
+            y,
+            expansion * c,
+            Square::new(1, 1, none),
+            false,
+            INIT,
+        );
         y = g.batch_norm(&name("expand_BN"), y, NORM);
         y = g.activation(&name("expand_relu"), y, Activation::Relu6);
     }
@@ -79,10 +93,17 @@ fn inverted_residual(
     } else {
         Padding::same(1)
     };
-    y = g.depthwise(&name("depthwise"), y, 3, stride, pad, INIT);
+    y = g.depthwise(&name("depthwise"), y, Square::new(3, stride, pad), INIT);
     y = g.batch_norm(&name("depthwise_BN"), y, NORM);
     y = g.activation(&name("depthwise_relu"), y, Activation::Relu6);
-    y = g.conv2d(&name("project"), y, filters, 1, 1, none, false, INIT);
+    y = g.conv2d(
+        &name("project"),
+        y,
+        filters,
+        Square::new(1, 1, none),
+        false,
+        INIT,
+    );
     y = g.batch_norm(&name("project_BN"), y, NORM);
     if c == filters && stride == 1 {
         g.add(&name("add"), x, y)

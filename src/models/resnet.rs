@@ -8,7 +8,7 @@ use crate::Result;
 use crate::backend::Activation;
 use crate::backend::geometry::Padding;
 use crate::graph::params::Init;
-use crate::graph::{BatchNorm, Builder, Model, NodeId};
+use crate::graph::{BatchNorm, Builder, Model, NodeId, Square};
 
 const NORM: BatchNorm = BatchNorm {
     epsilon: 1.001e-5,
@@ -47,7 +47,7 @@ fn resnet(size: usize, blocks: [usize; 4], embedding: Embedding) -> Result<Model
     let x = g.activation("conv1_relu", x, Activation::Relu);
     // Keras pads with zeros and pools "valid"; after a ReLU a zero never exceeds a pixel, so padding that never wins
     // gives the same numbers, and the same gradients, since a zero's gradient ends at the ReLU.
-    let mut x = g.max_pool("pool1_pool", x, 3, 2, Padding::same(1));
+    let mut x = g.max_pool("pool1_pool", x, Square::new(3, 2, Padding::same(1)));
     for (stage, (blocks, filters)) in blocks.into_iter().zip([64, 128, 256, 512]).enumerate() {
         for block in 0..blocks {
             let name = format!("conv{}_block{}", stage + 2, block + 1);
@@ -72,9 +72,7 @@ fn conv(
         &format!("{name}_conv"),
         x,
         filters,
-        kernel,
-        stride,
-        pad,
+        Square::new(kernel, stride, pad),
         true,
         INIT,
     );

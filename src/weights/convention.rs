@@ -370,7 +370,7 @@ mod tests {
     use super::*;
     use crate::backend::geometry::Padding;
     use crate::graph::params::Init;
-    use crate::graph::{BatchNorm, Builder};
+    use crate::graph::{BatchNorm, Builder, Square};
 
     fn model() -> Model {
         let (mut g, x) = Builder::new(5, 4);
@@ -380,9 +380,16 @@ mod tests {
             momentum: 0.9,
             gamma: true,
         };
-        let x = g.conv2d("conv", x, 6, 3, 1, Padding::same(1), true, init);
+        let x = g.conv2d(
+            "conv",
+            x,
+            6,
+            Square::new(3, 1, Padding::same(1)),
+            true,
+            init,
+        );
         let x = g.activation("prelu", x, Activation::PRelu(()));
-        let x = g.depthwise("dw", x, 3, 2, Padding::same(1), init);
+        let x = g.depthwise("dw", x, Square::new(3, 2, Padding::same(1)), init);
         let x = g.batch_norm("bn", x, norm);
         let x = g.dropout("dropout", x, 0.1);
         let x = g.flatten("flatten", x);

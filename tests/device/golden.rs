@@ -8,7 +8,7 @@ use arcface_cu::backend::geometry::Padding;
 use arcface_cu::backend::{Activation, Backend, InputTransform, Segment, SgdForm, SgdStep};
 use arcface_cu::graph::params::{Init, ParamTable};
 use arcface_cu::graph::train::TrainGraph;
-use arcface_cu::graph::{BatchNorm, Builder, Model, NodeId};
+use arcface_cu::graph::{BatchNorm, Builder, Model, NodeId, Square};
 use arcface_cu::head::{ArcFace, ClassInit, Distribution, Margin, MarginGradient, PiGuard};
 use safetensors::{Dtype, SafeTensors};
 
@@ -49,8 +49,14 @@ impl Net {
         filters: usize,
         (kernel, stride, pad): (usize, usize, Padding),
     ) -> NodeId {
-        self.g
-            .conv2d(name, x, filters, kernel, stride, pad, false, INIT)
+        self.g.conv2d(
+            name,
+            x,
+            filters,
+            Square::new(kernel, stride, pad),
+            false,
+            INIT,
+        )
     }
 
     fn pointwise(&mut self, name: &str, x: NodeId, filters: usize) -> NodeId {
@@ -70,14 +76,21 @@ fn resnet() -> Model {
     let (mut net, x) = Net::new((25, 19), 1.001e-5, 0.99);
     let conv = |net: &mut Net, name: &str, x, filters, (kernel, stride, pad)| {
         let (conv, pad) = (format!("{name}_conv"), Padding::same(pad));
-        let x = net
-            .g
-            .conv2d(&conv, x, filters, kernel, stride, pad, true, INIT);
+        let x = net.g.conv2d(
+            &conv,
+            x,
+            filters,
+            Square::new(kernel, stride, pad),
+            true,
+            INIT,
+        );
         net.bn(&format!("{name}_bn"), x)
     };
     let x = conv(&mut net, "conv1", x, 8, (7, 2, 3));
     let x = net.act("conv1_relu", x, Activation::Relu);
-    let mut x = net.g.max_pool("pool1_pool", x, 3, 2, Padding::same(1));
+    let mut x = net
+        .g
+        .max_pool("pool1_pool", x, Square::new(3, 2, Padding::same(1)));
     for (name, filters, stride, project) in [
         ("conv2_block1", 4, 1, true),
         ("conv2_block2", 4, 1, false),
@@ -130,7 +143,9 @@ fn mobilenet_v2() -> Model {
         } else {
             Padding::same(1)
         };
-        y = net.g.depthwise(&name("depthwise"), y, 3, stride, pad, INIT);
+        y = net
+            .g
+            .depthwise(&name("depthwise"), y, Square::new(3, stride, pad), INIT);
         y = net.bn(&name("depthwise_BN"), y);
         y = net.act(&name("depthwise_relu"), y, Activation::Relu6);
         y = net.pointwise(&name("project"), y, filters);
@@ -162,7 +177,7 @@ fn mobilefacenet() -> Model {
     };
     let x = net.conv("conv1", x, 8, (3, 2, one));
     let x = norm_prelu(&mut net, "conv1", x);
-    let x = net.g.depthwise("conv2_dw", x, 3, 1, one, INIT);
+    let x = net.g.depthwise("conv2_dw", x, Square::new(3, 1, one), INIT);
     let mut x = norm_prelu(&mut net, "conv2_dw", x);
     let blocks = [(2, 8, 2), (2, 8, 1), (4, 12, 2), (2, 12, 1), (2, 12, 1)];
     for (block, (expansion, filters, stride)) in blocks.into_iter().enumerate() {
@@ -170,7 +185,9 @@ fn mobilefacenet() -> Model {
         let c = net.g.shape(x).c;
         let y = net.pointwise(&name("expand"), x, expansion * c);
         let y = norm_prelu(&mut net, &name("expand"), y);
-        let y = net.g.depthwise(&name("dw"), y, 3, stride, one, INIT);
+        let y = net
+            .g
+            .depthwise(&name("dw"), y, Square::new(3, stride, one), INIT);
         let y = norm_prelu(&mut net, &name("dw"), y);
         let y = net.pointwise(&name("project"), y, filters);
         let y = net.bn(&name("project_bn"), y);
@@ -183,7 +200,9 @@ fn mobilefacenet() -> Model {
     let x = net.pointwise("conv_last", x, 24);
     let x = norm_prelu(&mut net, "conv_last", x);
     let (side, none) = (net.g.shape(x).h, Padding::default());
-    let x = net.g.depthwise("conv_global_dw", x, side, 1, none, INIT);
+    let x = net
+        .g
+        .depthwise("conv_global_dw", x, Square::new(side, 1, none), INIT);
     let x = net.bn("conv_global_dw_bn", x);
     let x = net.pointwise("embedding", x, 10);
     net.bn("embedding_bn", x);

@@ -5,7 +5,7 @@ use arcface_cu::backend::Activation;
 use arcface_cu::backend::geometry::Padding;
 use arcface_cu::base::random::{Purpose, Random};
 use arcface_cu::graph::params::Init;
-use arcface_cu::graph::{BatchNorm, Builder, Model, NodeId};
+use arcface_cu::graph::{BatchNorm, Builder, Model, NodeId, Square};
 
 const INIT: Init = Init::HeFanOut;
 
@@ -403,7 +403,7 @@ impl Net {
     fn filter(&mut self, x: NodeId, k: usize, kernel: usize, stride: usize, bias: bool) -> NodeId {
         let (name, pad) = (self.name("conv"), Padding::same(kernel / 2));
         self.builder
-            .conv2d(&name, x, k, kernel, stride, pad, bias, INIT)
+            .conv2d(&name, x, k, Square::new(kernel, stride, pad), bias, INIT)
     }
 
     fn conv(&mut self, x: NodeId, k: usize) -> NodeId {
@@ -421,14 +421,15 @@ impl Net {
     fn depthwise(&mut self, x: NodeId, stride: usize) -> NodeId {
         let name = self.name("depthwise");
         self.builder
-            .depthwise(&name, x, 3, stride, Padding::same(1), INIT)
+            .depthwise(&name, x, Square::new(3, stride, Padding::same(1)), INIT)
     }
 
     /// Pairs of channels exchanged by a filter that is not learnt.
     fn swap_pairs(&mut self, x: NodeId) -> NodeId {
         let (name, c) = (self.name("swap"), self.builder.shape(x).c);
         let (none, init) = (Padding::default(), Init::SwapPairs);
-        self.builder.conv2d(&name, x, c, 1, 1, none, false, init)
+        self.builder
+            .conv2d(&name, x, c, Square::new(1, 1, none), false, init)
     }
 
     fn norm(&mut self, x: NodeId) -> NodeId {
@@ -469,12 +470,14 @@ impl Net {
 
     fn max_pool(&mut self, x: NodeId) -> NodeId {
         let name = self.name("pool");
-        self.builder.max_pool(&name, x, 3, 2, Padding::same(1))
+        self.builder
+            .max_pool(&name, x, Square::new(3, 2, Padding::same(1)))
     }
 
     fn max_pool_same(&mut self, x: NodeId) -> NodeId {
         let name = self.name("pool");
-        self.builder.max_pool(&name, x, 3, 1, Padding::same(1))
+        self.builder
+            .max_pool(&name, x, Square::new(3, 1, Padding::same(1)))
     }
 
     fn global_pool(&mut self, x: NodeId) -> NodeId {
