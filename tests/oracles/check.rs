@@ -46,24 +46,20 @@ pub fn results<B: Backend>(
     case: &impl Case,
     given: Given<'_>,
 ) -> Vec<(&'static str, Vec<f32>)> {
-    let mut rig = Rig::new(backend).given(given);
-    case.run(&mut rig).expect("the operation");
-    let results = std::mem::take(&mut rig.results).into_iter();
-    let down = |(name, found)| (name, download(rig.backend, &found));
-    results.map(down).collect()
+    let results = Rig::new(backend).given(given).results(case);
+    let down = |(name, found)| (name, download(backend, &found));
+    results.into_iter().map(down).collect()
 }
 
 /// What a case leaves on the oracle.
 pub fn expected(case: &impl Case, given: Given<'_>) -> Vec<(&'static str, Vec<Number>)> {
     let mut oracle = Oracle;
-    let mut rig = Rig::new(&mut oracle).given(given);
-    case.run(&mut rig).expect("the oracle");
-    let results = std::mem::take(&mut rig.results).into_iter();
+    let results = Rig::new(&mut oracle).given(given).results(case);
     let without_guard = |(name, mut numbers): (_, Vec<Number>)| {
         numbers.truncate(numbers.len() - GUARD);
         (name, numbers)
     };
-    results.map(without_guard).collect()
+    results.into_iter().map(without_guard).collect()
 }
 
 /// Runs a case on the device and on the oracle and compares all that it wrote; `bound(result's name, element, what it

@@ -79,6 +79,8 @@ pub struct Rig<'a, B: Backend> {
     margin: usize,
     /// (operand, first element, numbers): numbers in place of the random ones.
     given: &'a [(&'a str, usize, &'a [f32])],
+    /// How many of them have found their operand.
+    found: usize,
     /// Runs the job.
     run: Box<dyn FnMut(&mut B, Job<'_, B>) -> Result<()> + 'a>,
     /// Bytes of all operands so far, without guard bands.
@@ -94,6 +96,7 @@ impl<'a, B: Backend> Rig<'a, B> {
             backend,
             margin: 5,
             given: &[],
+            found: 0,
             run: Box::new(|backend, job| job(backend)),
             bytes: 0,
             results: Vec::new(),
@@ -117,16 +120,31 @@ impl<'a, B: Backend> Rig<'a, B> {
         Rig { given, ..self }
     }
 
-    fn put(&self, name: &str, values: &mut [f32]) {
-        for (_, at, given) in self.given.iter().filter(|(to, ..)| *to == name) {
-            values[*at..][..given.len()].copy_from_slice(given);
+    /// What is given for an operand.
+    fn for_operand(&mut self, name: &str) -> Vec<(usize, &'a [f32])> {
+        let given = self.given.iter().filter(|(to, ..)| *to == name);
+        let given: Vec<_> = given.map(|(_, at, given)| (*at, *given)).collect();
+        self.found += given.len();
+        given
+    }
+
+    fn put(&mut self, name: &str, values: &mut [f32]) {
+        for (at, given) in self.for_operand(name) {
+            values[at..][..given.len()].copy_from_slice(given);
         }
     }
 
     /// Puts what is given into an operand that the device itself has made.
     pub fn give(&mut self, name: &str, buffer: &mut B::Buffer) -> Result<()> {
-        let mut given = self.given.iter().filter(|(to, ..)| *to == name);
-        given.try_for_each(|(_, at, given)| self.backend.upload(given, buffer, *at))
+        let mut given = self.for_operand(name).into_iter();
+        given.try_for_each(|(at, given)| self.backend.upload(given, buffer, at))
+    }
+
+    /// Runs a test's case once and takes what it wrote. Every number that is given must have found its operand.
+    pub fn results(mut self, case: &impl Case) -> Vec<(&'static str, B::Buffer)> {
+        case.run(&mut self).expect("the operation");
+        assert_eq!(self.found, self.given.len(), "operands of {case:?}");
+        self.results
     }
 
     /// An operand with these numbers.
