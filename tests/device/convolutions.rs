@@ -1,13 +1,13 @@
 //! The checks of convolutions of both kinds.
 
-use crate::oracles::check::{Given, assert_near, check, expected, results};
+use crate::oracles::check::{assert_near, check, expected, results};
 use crate::oracles::number::Number;
 use crate::oracles::{UNIT, sum_bound};
 use crate::rig::batch_norm::Moments;
 use crate::rig::conv::{Dgrad, End, Fprop, Geometry, Wgrad};
-use crate::rig::named;
 use crate::rig::pending::{ACTIVATIONS, Behind, To};
 use crate::rig::rows::Add;
+use crate::rig::{Given, named};
 use arcface_cu::backend::Backend;
 use arcface_cu::backend::geometry::Rows;
 

@@ -1,8 +1,9 @@
 //! Convolution against naive f64 loops: all three directions, everything that can be pending, all epilogues.
 
 use super::convolutions::{check_dgrad, check_fprop, check_moments, check_wgrad};
-use crate::oracles::check::{Given, assert_bits_depend_on_the_case_alone, expected, results};
+use crate::oracles::check::{assert_bits_depend_on_the_case_alone, expected, results};
 use crate::oracles::{UNIT, noise};
+use crate::rig::Given;
 use crate::rig::conv::{Dgrad, End, Fprop, Wgrad, window};
 use crate::rig::pending::{ACTIVATIONS, Behind, To};
 use crate::support::devices::on_each_device;

@@ -2,10 +2,11 @@
 
 use super::convolutions::{check_dgrad, check_fprop, check_wgrad};
 use crate::oracles::check::{
-    Given, assert_bits_depend_on_the_case_alone, check_given, expected, poison, results,
+    assert_bits_depend_on_the_case_alone, check_given, expected, poison, results,
 };
 use crate::oracles::number::Number;
 use crate::oracles::sum_bound;
+use crate::rig::Given;
 use crate::rig::conv::{Dgrad, End, Fprop, Wgrad, window};
 use crate::rig::pending::{ACTIVATIONS, Behind, To};
 use crate::support::devices::on_each_device;

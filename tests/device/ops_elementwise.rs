@@ -2,7 +2,7 @@
 
 use crate::oracles::backend::uniform;
 use crate::oracles::check::{
-    Given, assert_bits_depend_on_the_case_alone, check, check_given, results, roundings,
+    assert_bits_depend_on_the_case_alone, check, check_given, results, roundings,
 };
 use crate::oracles::number::Number;
 use crate::oracles::{UNIT, assert_close, download, noise, poisoned, sum_bound, upload};
@@ -11,7 +11,7 @@ use crate::rig::conv::window;
 use crate::rig::pending::{ACTIVATIONS, Behind, Sums, To};
 use crate::rig::pool::{Max, MaxDgrad, Mean, MeanDgrad};
 use crate::rig::rows::{Add, Finish, PassOn};
-use crate::rig::{dropout, input_transform};
+use crate::rig::{Given, dropout, input_transform};
 use crate::support::devices::on_each_device;
 use arcface_cu::backend::cpu::Cpu;
 use arcface_cu::backend::geometry::{GlobalPool, PerChannel, Rows};

@@ -3,7 +3,7 @@
 use super::backend::Oracle;
 use super::number::Number;
 use super::{UNIT, assert_all, download, excess};
-use crate::rig::{Case, GUARD, POISON, Rig};
+use crate::rig::{Case, GUARD, Given, POISON, Rig};
 use arcface_cu::backend::Backend;
 use arcface_cu::backend::cpu::Cpu;
 
@@ -36,9 +36,6 @@ pub fn assert_near(
         if same { 0.0 } else { f64::INFINITY }
     });
 }
-
-/// Numbers in place of the random ones: (operand, first element, numbers).
-pub type Given<'a> = &'a [(&'a str, usize, &'a [f32])];
 
 /// What a case leaves on a device, by name.
 pub fn results<B: Backend>(

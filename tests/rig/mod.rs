@@ -71,18 +71,22 @@ pub fn buffer<B: Backend>(backend: &mut B, values: &[f32]) -> Result<B::Buffer> 
 /// An operation on its operands, as often as it is called.
 pub type Job<'a, B> = &'a mut dyn FnMut(&mut B) -> Result<()>;
 
+/// Runs a job, once or again and again.
+type Runner<'a, B> = Box<dyn FnMut(&mut B, Job<'_, B>) -> Result<()> + 'a>;
+
+/// Numbers in place of the random ones: (operand, first element, numbers).
+pub type Given<'a> = &'a [(&'a str, usize, &'a [f32])];
+
 /// A device on which a case runs.
 pub struct Rig<'a, B: Backend> {
     /// The device.
     pub backend: &'a mut B,
     /// Elements around what lies inside a slab.
     margin: usize,
-    /// (operand, first element, numbers): numbers in place of the random ones.
-    given: &'a [(&'a str, usize, &'a [f32])],
+    given: Given<'a>,
     /// How many of them have found their operand.
     found: usize,
-    /// Runs the job.
-    run: Box<dyn FnMut(&mut B, Job<'_, B>) -> Result<()> + 'a>,
+    run: Runner<'a, B>,
     /// Bytes of all operands so far, without guard bands.
     pub bytes: u64,
     /// What the operation wrote, by name.
@@ -116,7 +120,7 @@ impl<'a, B: Backend> Rig<'a, B> {
     }
 
     /// Puts numbers into operands.
-    pub fn given(self, given: &'a [(&'a str, usize, &'a [f32])]) -> Self {
+    pub fn given(self, given: Given<'a>) -> Self {
         Rig { given, ..self }
     }
 

@@ -76,17 +76,21 @@ pub(super) fn write_grad(target: GradTarget<'_, Buffer>, rows: Rows, contributio
 pub(super) fn close(rows: Rows, g: &mut Buffer, close: Close<'_, Buffer>) {
     let (c, value) = (rows.c, close.value);
     let mut total = vec![Number::default(); sums::len(c)];
-    for i in 0..rows.len() {
+    for (i, g) in g.iter_mut().take(rows.len()).enumerate() {
         let (channel, v) = (i % c, before_activation(&value, c, i));
-        let slopes = matches!(value.activation, Activation::PRelu(_));
-        if slopes && !(v.value > 0.0) {
-            total[sums::SLOPE * c + channel] += g[i] * v;
+        if matches!(value.activation, Activation::PRelu(_)) {
+            let outside = if v.value > 0.0 {
+                Number::default()
+            } else {
+                *g * v
+            };
+            total[sums::SLOPE * c + channel] += outside;
         }
-        g[i] = derive(value.activation, channel, v.value, g[i]);
-        total[sums::G * c + channel] += g[i];
+        *g = derive(value.activation, channel, v.value, *g);
+        total[sums::G * c + channel] += *g;
         if let Some(f) = value.affine {
             let centred = value.raw[i].value - f[bn::MEAN * c + channel].value;
-            total[sums::G_NORMALISED * c + channel] += g[i] * (f[bn::RSTD * c + channel] * centred);
+            total[sums::G_NORMALISED * c + channel] += *g * (f[bn::RSTD * c + channel] * centred);
         }
     }
     let Some(to) = close.sums else { return };

@@ -38,11 +38,11 @@ pub(super) fn norms(op: SgdNorms<'_, Buffer>) {
 }
 
 pub(super) fn update(op: SgdUpdate<'_, Buffer>) {
-    let norm = op.norms[0].value.sqrt();
     // A device's norms are float32.
-    if !(norm * norm <= f64::from(f32::MAX)) {
+    if !(op.norms[0].value as f32).is_finite() {
         return;
     }
+    let norm = op.norms[0].value.sqrt();
     let clip = op.step.clip.map(|longest| f64::from(longest) / norm);
     let clip = clip.map_or(1.0, |clip| clip.min(1.0));
     for segment in op.segments {
