@@ -7,17 +7,19 @@
 //! follows.
 
 mod common;
+#[path = "../tests/rig/mod.rs"]
+mod rig;
 
 use arcface_cu::backend::cpu::Cpu;
 use arcface_cu::backend::geometry::Conv2d;
-use arcface_cu::backend::{
-    Backend, Conv2dDgrad, Conv2dFprop, Conv2dWgrad, Epilogue, FilterAt, GradTarget, Pending,
-    PendingGrad, SgdForm, SgdStep,
-};
+use arcface_cu::backend::{Backend, SgdForm, SgdStep};
 use arcface_cu::base::random::{Purpose, Random};
 use arcface_cu::head::{ArcFace, ClassInit, Distribution, Margin, expected_initial_loss};
 use arcface_cu::{Error, Result};
 use common::{Device, Record, gpu, quit};
+use rig::conv::{Dgrad, End, Fprop, Wgrad};
+use rig::pending::{Behind, To};
+use rig::{Case, Rig};
 use serde_json::json;
 use std::time::Instant;
 
@@ -110,70 +112,53 @@ fn measure<B: Backend>(
     }
 
     // The textbook's products: logits, d_x and d_w of a linear layer.
-    let linear = Conv2d::linear(n, d, classes);
-    let filter = FilterAt {
-        weights: 0,
-        bias: None,
+    let geometry = Conv2d::linear(n, d, classes);
+    let (x_read, batch_norm, bias) = (Behind::NOTHING, false, false);
+    let fprop = Fprop {
+        geometry,
+        x: x_read,
+        bias,
+        end: End::Raw,
     };
-    let mut logits = backend.alloc(n * classes)?;
-    let mut grads = backend.alloc(classes * d)?;
-
+    let dgrad = Dgrad {
+        geometry,
+        batch_norm,
+        to: To::REPLACE,
+    };
+    let wgrad = Wgrad {
+        geometry,
+        batch_norm,
+        x: x_read,
+        bias,
+    };
     let mut best = [f64::INFINITY; 4];
-    // Read a number back to the host, which waits for all queued work.
-    let wait = |backend: &mut B, dx: &B::Buffer| backend.download(dx, 0, &mut [0.0]);
-    for _ in 0..rounds {
-        let mut lap = Instant::now();
-        let mut record = |which: usize| {
-            let time: f64 = best[which];
-            best[which] = time.min(lap.elapsed().as_secs_f64());
-            lap = Instant::now();
-        };
-        head.forward(backend, &x, &labels)?;
-        wait(backend, &dx)?;
-        record(0);
-        head.backward(backend, &x, &labels, &step, 1e-3, &mut dx)?;
-        wait(backend, &dx)?;
-        record(1);
-        let epilogue = Epilogue::Raw;
-        backend.conv2d_fprop(Conv2dFprop {
-            geometry: linear,
-            x: Pending::plain(&x),
-            params: head.weights(),
-            filter,
-            y: &mut logits,
-            epilogue,
-        })?;
-        wait(backend, &dx)?;
-        record(2);
-        backend.conv2d_fprop(Conv2dFprop {
-            geometry: linear,
-            x: Pending::plain(&x),
-            params: head.weights(),
-            filter,
-            y: &mut logits,
-            epilogue: Epilogue::Raw,
-        })?;
-        backend.conv2d_dgrad(Conv2dDgrad {
-            geometry: linear,
-            dy: PendingGrad::plain(&logits),
-            params: head.weights(),
-            filter,
-            dx: GradTarget {
-                g: &mut dx,
-                accumulate: false,
-                close: None,
-            },
-        })?;
-        backend.conv2d_wgrad(Conv2dWgrad {
-            geometry: linear,
-            dy: PendingGrad::plain(&logits),
-            x: Pending::plain(&x),
-            grads: &mut grads,
-            filter,
-        })?;
-        wait(backend, &dx)?;
-        record(3);
-    }
+    fprop.run(&mut Rig::bench(backend, |backend, fprop| {
+        dgrad.run(&mut Rig::bench(backend, |backend, dgrad| {
+            wgrad.run(&mut Rig::bench(backend, |backend, wgrad| {
+                for _ in 0..rounds {
+                    let mut lap = Instant::now();
+                    // Read a number back to the host, which waits for all queued work.
+                    let mut record = |backend: &mut B, dx: &B::Buffer, which: usize| {
+                        backend.download(dx, 0, &mut [0.0])?;
+                        best[which] = lap.elapsed().as_secs_f64().min(best[which]);
+                        lap = Instant::now();
+                        Ok::<_, Error>(())
+                    };
+                    head.forward(backend, &x, &labels)?;
+                    record(backend, &dx, 0)?;
+                    head.backward(backend, &x, &labels, &step, 1e-3, &mut dx)?;
+                    record(backend, &dx, 1)?;
+                    fprop(backend)?;
+                    record(backend, &dx, 2)?;
+                    fprop(backend)?;
+                    dgrad(backend)?;
+                    wgrad(backend)?;
+                    record(backend, &dx, 3)?;
+                }
+                Ok(())
+            }))
+        }))
+    }))?;
     let flops = 2.0 * (n * d * classes) as f64;
     let device = backend.describe();
     println!("N {n}, D {d}, V {classes}, {device}");

@@ -16,6 +16,8 @@
 
 mod common;
 mod operations;
+#[path = "../tests/rig/mod.rs"]
+mod rig;
 #[path = "../tests/support/mod.rs"]
 mod support;
 
@@ -28,6 +30,7 @@ use common::{Device, Record, gpu, quit};
 use operations::{Operation, operations};
 use ptx_emulator::model::{self, CARDS, Card};
 use ptx_emulator::{Class, matrix::Operand};
+use rig::{Case, GUARD, Job, Rig};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use support::devices::compiler;
@@ -110,20 +113,40 @@ fn read_modelled(path: &str) -> HashMap<(String, u64), f64> {
     text.lines().map(line).collect()
 }
 
-/// Runs the operation once on the device, after `prepare`, and on the CPU, and compares every result.
+/// Runs the operation by `run` and reads the results. Returns the bytes of its operands, too, each counted once.
+fn results<B: Backend>(
+    operation: &Operation,
+    backend: &mut B,
+    run: impl FnMut(&mut B, Job<'_, B>) -> Result<()>,
+) -> Result<(Vec<Vec<f32>>, u64)> {
+    let mut rig = Rig::bench(backend, run);
+    operation.run(&mut rig)?;
+    let Rig {
+        backend,
+        results,
+        bytes,
+        ..
+    } = rig;
+    let read = |(_, result): (_, B::Buffer)| {
+        let mut values = vec![0.0; backend.len(&result) - GUARD];
+        backend.download(&result, 0, &mut values)?;
+        Ok(values)
+    };
+    Ok((results.into_iter().map(read).collect::<Result<_>>()?, bytes))
+}
+
+/// Runs the operation once on the device, after `prepare`, and on the CPU, and compares every result. Returns the bytes of
+/// the operands.
 fn check<D: Driver>(
     operation: &Operation,
     cuda: &mut Cuda<D>,
-    prepare: impl FnOnce(&mut Cuda<D>),
-) -> Result<()> {
-    let mut cpu = Cpu::new();
-    let mut operands = operation.operands(cuda)?;
-    prepare(cuda);
-    operation.run(cuda, &mut operands)?;
-    let found = operation.results(cuda, &operands)?;
-    let mut operands = operation.operands(&mut cpu)?;
-    operation.run(&mut cpu, &mut operands)?;
-    let expected = operation.results(&mut cpu, &operands)?;
+    prepare: impl Fn(&mut Cuda<D>),
+) -> Result<u64> {
+    let (found, bytes) = results(operation, cuda, |cuda, job| {
+        prepare(cuda);
+        job(cuda)
+    })?;
+    let (expected, _) = results(operation, &mut Cpu::new(), |cpu, job| job(cpu))?;
     for (result, (found, expected)) in found.iter().zip(&expected).enumerate() {
         let largest = expected
             .iter()
@@ -139,7 +162,7 @@ fn check<D: Driver>(
             }
         }
     }
-    Ok(())
+    Ok(bytes)
 }
 
 /// A GPU's own clock.
@@ -161,18 +184,18 @@ fn measured(
     );
     let mut whole = true;
     for operation in list {
-        let seconds =
-            check(operation, &mut cuda, |_| ()).and_then(|()| fastest(operation, &mut cuda));
-        let seconds = match seconds {
-            Ok(seconds) => seconds,
+        let measured = check(operation, &mut cuda, |_| ())
+            .and_then(|bytes| Ok((bytes, fastest(operation, &mut cuda)?)));
+        let (bytes, seconds) = match measured {
+            Ok(measured) => measured,
             Err(why) => {
                 println!("{:<46} failed: {why}", operation.name);
                 whole = false;
                 continue;
             }
         };
-        let gflops = 2.0 * operation.macs() as f64 / seconds / 1e9;
-        let gbytes = operation.bytes() as f64 / seconds / 1e9;
+        let gflops = 2.0 * operation.macs as f64 / seconds / 1e9;
+        let gbytes = bytes as f64 / seconds / 1e9;
         let model = modelled
             .get(&(operation.name.clone(), batch as u64))
             .copied();
@@ -198,20 +221,26 @@ fn measured(
 
 /// Seconds of the fastest round.
 fn fastest<D: Driver>(operation: &Operation, cuda: &mut Cuda<D>) -> Result<f64> {
-    let mut operands = operation.operands(cuda)?;
-    // Time as many runs between two marks as take about a millisecond. The host queues faster than the device works, so
-    // its own work before the first launch does not count.
-    let mut seconds = |runs: usize| -> Result<f64> {
-        let from = cuda.driver().record()?;
-        for _ in 0..runs {
-            operation.run(cuda, &mut operands)?;
+    let mut best = f64::INFINITY;
+    results(operation, cuda, |cuda, job| {
+        // Time as many runs between two marks as take about a millisecond. The host queues faster than the device works,
+        // so its own work before the first launch does not count.
+        let mut seconds = |runs: usize| -> Result<f64> {
+            let from = cuda.driver().record()?;
+            for _ in 0..runs {
+                job(cuda)?;
+            }
+            let to = cuda.driver().record()?;
+            Ok(cuda.driver().elapsed(&from, &to)? / runs as f64)
+        };
+        seconds(1)?;
+        let runs = (1e-3 / seconds(10)?).ceil().clamp(1.0, 1000.0) as usize;
+        for _ in 0..ROUNDS {
+            best = best.min(seconds(runs)?);
         }
-        let to = cuda.driver().record()?;
-        Ok(cuda.driver().elapsed(&from, &to)? / runs as f64)
-    };
-    seconds(1)?;
-    let runs = (1e-3 / seconds(10)?).ceil().clamp(1.0, 1000.0) as usize;
-    (0..ROUNDS).try_fold(f64::INFINITY, |best, _| Ok(best.min(seconds(runs)?)))
+        Ok(())
+    })?;
+    Ok(best)
 }
 
 /// Counts of the emulator, and the model's time.
@@ -241,11 +270,14 @@ fn emulated(list: &[Operation], batch: usize, card: &Card, record: &mut Record) 
     for operation in list {
         // Drop the launches that made the operands from the list.
         let checked = check(operation, &mut cuda, |cuda| drop(cuda.driver().launches()));
-        if let Err(why) = checked {
-            println!("{} failed: {why}", operation.name);
-            whole = false;
-            continue;
-        }
+        let operands = match checked {
+            Ok(bytes) => bytes,
+            Err(why) => {
+                println!("{} failed: {why}", operation.name);
+                whole = false;
+                continue;
+            }
+        };
         let launches = cuda.driver().launches();
         println!("{}", operation.name);
         let mut seconds = Some(0.0);
@@ -271,7 +303,7 @@ fn emulated(list: &[Operation], batch: usize, card: &Card, record: &mut Record) 
             }
             let known = &resources[&key];
             let bytes = if moved(launched) == most {
-                operation.bytes().min(most)
+                operands.min(most)
             } else {
                 moved(launched)
             };

@@ -3,11 +3,14 @@
 
 #[path = "../oracles/mod.rs"]
 mod oracles;
+#[path = "../rig/mod.rs"]
+mod rig;
 #[path = "../support/mod.rs"]
 mod support;
 
 mod allocations;
 mod conformance;
+mod convolutions;
 mod cuda_step;
 mod fold;
 mod golden;

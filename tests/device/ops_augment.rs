@@ -1,16 +1,14 @@
 //! Pictures changed by the device against pictures changed by the loader's code.
 
-use crate::oracles::{UNIT, assert_close, download, poisoned};
+use crate::oracles::UNIT;
+use crate::oracles::check::{assert_near, expected, results};
+use crate::oracles::number::Number;
+use crate::rig::input_transform::{Pictures, TRANSFORM};
 use crate::support::devices::on_each_device;
-use arcface_cu::backend::{Augmented, Backend, InputTransform, InputTransformAugmented};
+use arcface_cu::backend::Backend;
 use arcface_cu::base::changes::Changes;
 use arcface_cu::base::random::{Purpose, Random};
 use arcface_cu::data::picture::augment::Augment;
-
-const TRANSFORM: InputTransform = InputTransform {
-    scale: [1.0 / 128.0, 0.5, -2.0],
-    shift: [-0.5, 0.25, 3.0],
-};
 
 /// Colours of every saturation, grey pixels, and whole stretches of black and white.
 fn pictures(n: usize, side: usize) -> Vec<u8> {
@@ -30,53 +28,19 @@ fn pictures(n: usize, side: usize) -> Vec<u8> {
         .collect()
 }
 
-/// The numbers that the loader's pixels would become, and the step of a level.
-fn expected(pictures: Augmented<'_>) -> (Vec<f64>, [f64; 3]) {
-    let Augmented {
-        pixels,
-        side,
-        size,
-        changes,
-    } = pictures;
-    let mut out = vec![0; changes.len() * size * size * 3];
-    for (i, changes) in changes.iter().enumerate() {
-        let picture = &pixels[i * side * side * 3..][..side * side * 3];
-        let out = &mut out[i * size * size * 3..][..size * size * 3];
-        changes.apply(picture, side, size, out);
-    }
-    let scale = TRANSFORM.scale.map(f64::from);
-    let numbers = (out.iter().enumerate())
-        .map(|(i, v)| f64::from(*v) * scale[i % 3] + f64::from(TRANSFORM.shift[i % 3]))
-        .collect();
-    (numbers, scale.map(f64::abs))
-}
-
-fn run<B: Backend>(backend: &mut B, pictures: Augmented<'_>) -> Vec<f32> {
-    let mut y = poisoned(
-        backend,
-        pictures.changes.len() * pictures.size * pictures.size * 3,
-    );
-    backend
-        .input_transform_augmented(InputTransformAugmented {
-            pictures,
-            transform: &TRANSFORM,
-            y: &mut y,
-        })
-        .unwrap();
-    download(backend, &y)
-}
-
 /// Places are exact; colours may be rounded the other way where they lie on a tie but for the last bits.
-fn check<B: Backend>(backend: &mut B, what: &str, pictures: Augmented<'_>) {
-    let (expected, level) = expected(pictures);
-    let actual = run(backend, pictures);
+fn check<B: Backend>(backend: &mut B, what: &str, pictures: &Pictures) {
+    // The oracle's pictures are changed by the loader's code.
+    let expected = &expected(pictures, &[])[0].1;
+    let actual = &results(backend, pictures, &[])[0].1;
+    let level = TRANSFORM.scale.map(|scale| f64::from(scale).abs());
     let colours = pictures.changes.iter().any(Changes::colours);
-    let bound = |i: usize| 4.0 * UNIT * (expected[i].abs() + 4.0);
+    let bound = |e: Number| 4.0 * UNIT * (e.value.abs() + 4.0);
     let slack = |i: usize| if colours { level[i % 3] } else { 0.0 };
-    assert_close(what, &actual, &expected, |i| bound(i) + slack(i));
-    let off = (0..expected.len())
-        .filter(|i| (f64::from(actual[*i]) - expected[*i]).abs() > bound(*i))
-        .count();
+    assert_near(what, actual, expected, |i, e| bound(e) + slack(i));
+    let pairs = actual.iter().zip(expected);
+    let off = pairs.filter(|(a, e)| (f64::from(**a) - e.value).abs() > bound(**e));
+    let off = off.count();
     assert!(
         off * 500 <= expected.len(),
         "{what}: {off} of {} differ",
@@ -170,13 +134,13 @@ fn augmented_input<B: Backend>(backend: &mut B) {
             let changes: Vec<Changes> = (0..n as u32)
                 .map(|i| augment.decide((7, 2, i), size))
                 .collect();
-            let pictures = Augmented {
-                pixels: &pixels,
+            let pictures = Pictures {
+                pixels,
                 side,
                 size,
-                changes: &changes,
+                changes,
             };
-            check(backend, &format!("{name}, {size}"), pictures);
+            check(backend, &format!("{name}, {size}"), &pictures);
         }
     }
 }
@@ -184,21 +148,22 @@ fn augmented_input<B: Backend>(backend: &mut B) {
 /// A picture of the size that networks take, and no picture at all.
 fn augmented_input_of_a_face<B: Backend>(backend: &mut B) {
     let augment = Augment::seed();
-    let pixels = pictures(2, 128);
-    let changes = [0, 1].map(|i| augment.decide((1, 0, i), 112));
-    let both = Augmented {
-        pixels: &pixels,
+    let both = Pictures {
+        pixels: pictures(2, 128),
         side: 128,
         size: 112,
-        changes: &changes,
+        changes: vec![
+            augment.decide((1, 0, 0), 112),
+            augment.decide((1, 0, 1), 112),
+        ],
     };
-    check(backend, "a face", both);
-    let none = Augmented {
-        pixels: &[],
-        changes: &[],
+    check(backend, "a face", &both);
+    let none = Pictures {
+        pixels: Vec::new(),
+        changes: Vec::new(),
         ..both
     };
-    assert!(run(backend, none).is_empty());
+    check(backend, "no face", &none);
 }
 
 on_each_device! {

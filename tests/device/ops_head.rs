@@ -1,412 +1,164 @@
 //! The ArcFace head against a float64 oracle with every margin, and the oracle against finite differences.
 
+use crate::oracles::backend::{Oracle, margin_logit};
+use crate::oracles::check::{
+    assert_bits_depend_on_the_case_alone, assert_near, check_given, expected, results,
+};
+use crate::oracles::number::Number;
 use crate::oracles::{UNIT, assert_close, contents, download, noise, poisoned, upload};
+use crate::rig::arcface::{Bprop, Fprop};
+use crate::rig::sgd::FORMS;
 use crate::support::devices::on_each_device;
 use arcface_cu::backend::cpu::Cpu;
 use arcface_cu::backend::geometry::HeadShard;
 use arcface_cu::backend::head_rows::{
-    self, BEST_OTHER, INVERSE_NORM, OFFSET, SUM_EXP, TARGET_COS, TARGET_LOGIT, TARGET_SLOPE,
+    self, BEST_OTHER, INVERSE_NORM, OFFSET, SQUARES, SUM_EXP, TARGET_COS, TARGET_LOGIT,
+    TARGET_SLOPE,
 };
 use arcface_cu::backend::margin::{Margin, MarginGradient, PiGuard};
-use arcface_cu::backend::{ArcFaceBprop, ArcFaceFprop, Backend, SgdForm, SgdStep};
+use arcface_cu::backend::{ArcFaceFprop, Backend, SgdForm, SgdStep};
 use arcface_cu::head::{ArcFace, ClassInit, Distribution, HeadOutput, expected_initial_loss};
-
-/// A head's inputs.
-struct Case {
-    n: usize,
-    d: usize,
-    v: usize,
-    margin: Margin,
-    x: Vec<f32>,
-    w: Vec<f32>,
-    labels: Vec<u32>,
-}
-
-impl Case {
-    fn new(n: usize, d: usize, v: usize, margin: Margin) -> Self {
-        let mut x = noise(n * d, 1);
-        let mut w = noise(v * d, 2);
-        // Lengths from 0.5 to several: normalisation must matter.
-        for (i, x) in x.chunks_mut(d).enumerate() {
-            x.iter_mut().for_each(|x| *x *= 0.5 + i as f32 * 0.1);
-        }
-        for (i, w) in w.chunks_mut(d).enumerate() {
-            w.iter_mut().for_each(|w| *w *= 0.1 + (i % 5) as f32 * 0.2);
-        }
-        // The first, the last, one class twice.
-        let labels: Vec<u32> = (0..n)
-            .map(|i| match i {
-                0 => v as u32 - 1,
-                1 => 0,
-                _ => (i / 2 * 37 % v) as u32,
-            })
-            .collect();
-        // Some near their class, one opposite to it (guard and clamp act there).
-        for (i, label) in labels.iter().enumerate() {
-            let w = &w[*label as usize * d..][..d];
-            let pull = [0.0, 2.0, -9.0, 0.5, 30.0][i % 5];
-            for (x, w) in x[i * d..][..d].iter_mut().zip(w) {
-                *x += pull * w;
-            }
-        }
-        Case {
-            n,
-            d,
-            v,
-            margin,
-            x,
-            w,
-            labels,
-        }
-    }
-}
-
-/// Everything the head computes, in float64, for the shard [first, last) of a loss over all classes.
-#[derive(Default)]
-struct Oracle {
-    loss: f64,
-    /// Complete: over all classes.
-    offset: Vec<f64>,
-    /// Over the shard, relative to `offset`; `total` over all.
-    sum: Vec<f64>,
-    total: Vec<f64>,
-    best_other: Vec<f64>,
-    target: Vec<[f64; 3]>,
-    inverse_x: Vec<f64>,
-    dx: Vec<f64>,
-    dw: Vec<f64>,
-    /// Sums of the absolute values that make up dx and dw.
-    dx_size: Vec<f64>,
-    dw_size: Vec<f64>,
-}
-
-fn unit_rows(rows: &[f64], d: usize, normalise: bool) -> (Vec<f64>, Vec<f64>) {
-    let inverse: Vec<f64> = rows
-        .chunks(d)
-        .map(|r| {
-            if normalise {
-                1.0 / r.iter().map(|v| v * v).sum::<f64>().sqrt()
-            } else {
-                1.0
-            }
-        })
-        .collect();
-    let unit = rows.iter().enumerate().map(|(i, v)| v * inverse[i / d]);
-    (unit.collect(), inverse)
-}
-
-/// The margin once more, from the formulas.
-fn margin_logit(margin: &Margin, cos: f64) -> (f64, f64) {
-    if !margin.normalise {
-        return (cos, 1.0);
-    }
-    let [s, m1, m2, m3] = [margin.scale, margin.m1, margin.m2, margin.m3].map(f64::from);
-    let cos = cos.clamp(
-        -1.0 + f64::from(margin.clamp),
-        1.0 - f64::from(margin.clamp),
-    );
-    let theta = cos.acos();
-    let (logit, slope) = if margin.pi_guard == PiGuard::Linear && theta + m2 >= std::f64::consts::PI
-    {
-        (cos - m2 * m2.sin(), 1.0)
-    } else if m1 == 1.0 && m2 == 0.0 {
-        (cos, 1.0)
-    } else {
-        (
-            (m1 * theta + m2).cos(),
-            m1 * (m1 * theta + m2).sin() / theta.sin(),
-        )
-    };
-    let straight = margin.gradient == MarginGradient::StraightThrough;
-    (s * (logit - m3), s * if straight { 1.0 } else { slope })
-}
-
-fn oracle(case: &Case, x: &[f64], w: &[f64], first: usize, last: usize) -> Oracle {
-    let Case {
-        n, d, v, margin, ..
-    } = case;
-    let (n, d, v) = (*n, *d, *v);
-    let normalise = margin.normalise;
-    let scale = if normalise {
-        f64::from(margin.scale)
-    } else {
-        1.0
-    };
-    let (xn, inverse_x) = unit_rows(x, d, normalise);
-    let (wn, inverse_w) = unit_rows(w, d, normalise);
-    let mut o = Oracle {
-        dx: vec![0.0; n * d],
-        dx_size: vec![0.0; n * d],
-        dw: vec![0.0; (last - first) * d],
-        dw_size: vec![0.0; (last - first) * d],
-        ..Oracle::default()
-    };
-    for i in 0..n {
-        let xn = &xn[i * d..][..d];
-        let label = case.labels[i] as usize;
-        let cos: Vec<f64> = wn
-            .chunks(d)
-            .map(|w| w.iter().zip(xn).map(|(w, x)| w * x).sum())
-            .collect();
-        let (target_logit, target_slope) = margin_logit(margin, cos[label]);
-        let logits: Vec<f64> = (0..v)
-            .map(|j| {
-                if j == label {
-                    target_logit
-                } else {
-                    scale * cos[j]
-                }
-            })
-            .collect();
-        let offset = if normalise {
-            (scale * (1.0 + (-f64::from(margin.m3)).max(0.0)) - 64.0).max(0.0)
-        } else {
-            logits.iter().copied().fold(f64::NEG_INFINITY, f64::max)
-        };
-        let exps: Vec<f64> = logits.iter().map(|l| (l - offset).exp()).collect();
-        let total: f64 = exps.iter().sum();
-        o.loss += (total.ln() + offset - target_logit) / n as f64;
-        o.offset.push(offset);
-        o.total.push(total);
-        o.sum.push(exps[first..last].iter().sum());
-        let others = (first..last)
-            .filter(|j| *j != label)
-            .map(|j| scale * cos[j]);
-        o.best_other.push(others.fold(f64::NEG_INFINITY, f64::max));
-        o.target.push(if (first..last).contains(&label) {
-            [cos[label], target_logit, target_slope]
-        } else {
-            [0.0; 3]
-        });
-        for j in first..last {
-            let p = exps[j] / total;
-            let (g, size) = if j == label {
-                ((p - 1.0) * target_slope, (p + 1.0) * target_slope.abs())
-            } else {
-                (p * scale, p * scale)
-            };
-            let (g, size) = (g / n as f64, size / n as f64);
-            let along = if normalise { cos[j] } else { 0.0 };
-            for k in 0..d {
-                let (x, w) = (xn[k], wn[j * d + k]);
-                let (at_x, at_w) = (i * d + k, (j - first) * d + k);
-                o.dx[at_x] += g * inverse_x[i] * (w - along * x);
-                o.dx_size[at_x] += size * inverse_x[i] * (w.abs() + (along * x).abs());
-                o.dw[at_w] += g * inverse_w[j] * (x - along * w);
-                o.dw_size[at_w] += size * inverse_w[j] * (x.abs() + (along * w).abs());
-            }
-        }
-    }
-    o.inverse_x = inverse_x;
-    o
-}
-
-fn wide(values: &[f32]) -> Vec<f64> {
-    values.iter().map(|v| f64::from(*v)).collect()
-}
 
 /// Relative error of an exp: the logit's absolute error. Products of unit vectors err by sqrt(D) roundings of the
 /// average term, the scale multiplies it, and the logit itself is rounded (twice, with the offset).
-fn exp_error(case: &Case, o: &Oracle) -> f64 {
+fn exp_error(case: &Fprop, rows: &[Number]) -> f64 {
+    let HeadShard { n, d, .. } = case.shard;
     let size = if case.margin.normalise {
         f64::from(case.margin.scale)
     } else {
-        let largest = |rows: &[f32]| {
-            rows.chunks(case.d)
-                .map(|r| r.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt())
-                .fold(0.0, f64::max)
+        let (x, classes, _) = case.data();
+        let length = |row: &[f32]| {
+            row.iter()
+                .map(|v| f64::from(*v).powi(2))
+                .sum::<f64>()
+                .sqrt()
         };
-        largest(&case.x) * largest(&case.w)
+        let largest = |rows: &[f32]| rows.chunks(d).map(length).fold(0.0, f64::max);
+        largest(&x) * largest(&classes)
     };
-    let offset = o.offset.iter().fold(0.0f64, |m, v| m.max(v.abs()));
-    UNIT * ((4.0 + (case.d as f64).sqrt()) * size + 2.0 * offset + 20.0)
+    let offsets = rows[OFFSET * n..][..n].iter();
+    let offset = offsets.fold(0.0f64, |m, v| m.max(v.value.abs()));
+    UNIT * ((4.0 + (d as f64).sqrt()) * size + 2.0 * offset + 20.0)
 }
 
-fn head_agrees<B: Backend>(
-    backend: &mut B,
-    what: &str,
-    case: &Case,
-    first: usize,
-    last: usize,
-    form: SgdForm,
-) {
-    let Case { n, d, .. } = *case;
-    let o = oracle(case, &wide(&case.x), &wide(&case.w), first, last);
-    let error = exp_error(case, &o);
-    let shard = HeadShard { n, d, first, last };
-    let v = shard.classes();
-    let x = upload(backend, &case.x);
-    let start = &case.w[first * d..last * d];
-    let mut classes = upload(backend, start);
-    let velocity = noise(v * d, 5);
-    let mut momentum = upload(backend, &velocity);
-    let mut inverse_norms = poisoned(backend, v);
-    let mut rows = poisoned(backend, head_rows::len(n));
-    backend
-        .arcface_fprop(ArcFaceFprop {
-            shard,
-            margin: &case.margin,
-            x: &x,
-            classes: &classes,
-            labels: &case.labels,
-            inverse_norms: &mut inverse_norms,
-            rows: &mut rows,
-        })
-        .unwrap();
-
-    let mut got = download(backend, &rows);
-    let row = |which: usize| got[which * n..][..n].to_vec();
-    let complete = (first, last) == (0, case.v);
-    let target = |which: usize| o.target.iter().map(|t| t[which]).collect::<Vec<f64>>();
-    if case.margin.normalise {
-        assert_close(
-            &format!("{what}: 1/|x|"),
-            &row(INVERSE_NORM),
-            &o.inverse_x,
-            |i| 2.0 * UNIT * o.inverse_x[i],
-        );
-    }
-    assert_close(&format!("{what}: cos"), &row(TARGET_COS), &target(0), |i| {
-        2.0 * UNIT * o.target[i][0].abs()
-    });
-    // The angle loses half the digits of a cosine near +-1, so logit and slope are those of the rounded cosine.
-    let of_rounded: Vec<_> = row(TARGET_COS)
-        .iter()
-        .zip(&o.target)
-        .map(|(cos, t)| {
-            if *t == [0.0; 3] {
-                (0.0, 0.0)
-            } else {
-                margin_logit(&case.margin, f64::from(*cos))
-            }
-        })
-        .collect();
-    let (logits, slopes): (Vec<f64>, Vec<f64>) = of_rounded.into_iter().unzip();
-    assert_close(
-        &format!("{what}: logit"),
-        &row(TARGET_LOGIT),
-        &logits,
-        |i| 2.0 * UNIT * logits[i].abs() + 1e-7,
-    );
-    assert_close(
-        &format!("{what}: slope"),
-        &row(TARGET_SLOPE),
-        &slopes,
-        |i| 1e-6 * slopes[i].abs(),
-    );
-    let best: Vec<f64> = o.best_other.clone();
-    // A shard that holds the target alone has no other class.
-    if v > 1 {
-        assert_close(&format!("{what}: best"), &row(BEST_OTHER), &best, |_| error);
-    } else {
-        assert!(
-            row(BEST_OTHER)
-                .iter()
-                .zip(&best)
-                .all(|(a, b)| f64::from(*a) == *b || (f64::from(*a) - b).abs() <= error)
-        );
-    }
-    // Plain softmax's sums are relative to an offset of the shard's own, compare them at the oracle's.
-    let sums: Vec<f32> = (0..n)
-        .map(|i| {
-            (f64::from(row(SUM_EXP)[i]) * (f64::from(row(OFFSET)[i]) - o.offset[i]).exp()) as f32
-        })
-        .collect();
-    assert_close(&format!("{what}: sum"), &sums, &o.sum, |i| {
-        2.0 * error * o.sum[i]
-    });
-    let squares: f64 = start.iter().map(|w| f64::from(*w).powi(2)).sum();
-    assert_close(
-        &format!("{what}: squares"),
-        &got[7 * n..],
-        &[squares],
-        |_| 1e-6 * squares,
-    );
-
-    // Backward, from sums that are complete over all shards.
-    for i in 0..n {
-        got[SUM_EXP * n + i] = if complete {
-            got[SUM_EXP * n + i]
-        } else {
-            o.total[i] as f32
-        };
-        got[OFFSET * n + i] = if complete {
-            got[OFFSET * n + i]
-        } else {
-            o.offset[i] as f32
-        };
-    }
-    let rows = upload(backend, &got);
-    let mut dx = poisoned(backend, n * d);
-    let step = SgdStep {
-        form,
-        lr: 0.7,
-        momentum: 0.9,
-        clip: Some(1e-6),
+/// The forward pass: every number that it keeps. Returns the rows for the backward pass, with the sums of all classes, and
+/// the relative error of an exp.
+fn check_rows<B: Backend>(backend: &mut B, case: &Fprop) -> (Vec<f32>, f64) {
+    let HeadShard { n, .. } = case.shard;
+    let (mut found, mut expected) = (results(backend, case, &[]), expected(case, &[]));
+    let (inverse_norms, exact) = (found.remove(1).1, expected.remove(1).1);
+    let what = format!("1/|w| of {case:?}");
+    assert_near(&what, &inverse_norms, &exact, |_, e| 4.0 * UNIT * e.value);
+    let (found, expected) = (found.remove(0).1, expected.remove(0).1);
+    let error = exp_error(case, &expected);
+    let row = |which: usize| (&found[which * n..][..n], &expected[which * n..][..n]);
+    let check = |name: &str, which: usize, bound: &dyn Fn(Number) -> f64| {
+        let (found, expected) = row(which);
+        let what = format!("{name} of {case:?}");
+        assert_near(&what, found, expected, |_, e| bound(e));
     };
-    let decay = 0.05f32;
-    backend
-        .arcface_bprop(ArcFaceBprop {
-            shard,
-            margin: &case.margin,
-            x: &x,
-            labels: &case.labels,
-            inverse_norms: &inverse_norms,
-            rows: &rows,
-            classes: &mut classes,
-            momentum: &mut momentum,
-            decay,
-            step,
-            dx: &mut dx,
-        })
-        .unwrap();
-    let relative = |terms: usize| 3.0 * error + (6.0 + 2.0 * (terms as f64).sqrt()) * UNIT;
-    assert_close(
-        &format!("{what}: d_x"),
-        &download(backend, &dx),
-        &o.dx,
-        |i| relative(v) * o.dx_size[i] + 1e-12,
-    );
-    let (lr, mu, decay) = (
-        f64::from(step.lr),
-        f64::from(step.momentum),
-        f64::from(decay),
-    );
-    let (mut w, mut m) = (wide(start), wide(&velocity));
-    for i in 0..v * d {
-        let g = o.dw[i] + decay * w[i];
-        match form {
-            SgdForm::Keras => {
-                m[i] = mu * m[i] - lr * g;
-                w[i] += m[i];
-            }
-            SgdForm::KerasNesterov => {
-                m[i] = mu * m[i] - lr * g;
-                w[i] += mu * m[i] - lr * g;
-            }
-            SgdForm::Torch => {
-                m[i] = mu * m[i] + g;
-                w[i] -= lr * m[i];
-            }
-            SgdForm::TorchNesterov => {
-                m[i] = mu * m[i] + g;
-                w[i] -= lr * (g + mu * m[i]);
-            }
-        }
+    let relative = |roundings: f64| move |e: Number| roundings * UNIT * e.value.abs();
+    if case.margin.normalise {
+        check("1/|x|", INVERSE_NORM, &relative(2.0));
     }
-    let bound =
-        |i: usize| 2.0 * relative(n) * o.dw_size[i] + 8.0 * UNIT * (w[i].abs() + m[i].abs() + 1.0);
-    assert_close(
-        &format!("{what}: momentum"),
-        &download(backend, &momentum),
-        &m,
-        bound,
+    check("cos", TARGET_COS, &relative(2.0));
+    // The angle loses half the digits of a cosine near +-1, so logit and slope are those of the rounded cosine.
+    let (cos, exact) = row(TARGET_COS);
+    let of_rounded = cos.iter().zip(exact).map(|(cos, exact)| {
+        let outside = exact.value == 0.0;
+        let here = margin_logit(&case.margin, f64::from(*cos));
+        if outside { (0.0, 0.0) } else { here }
+    });
+    let (logits, slopes): (Vec<f64>, Vec<f64>) = of_rounded.unzip();
+    let what = format!("logit of {case:?}");
+    assert_close(&what, row(TARGET_LOGIT).0, &logits, |i| {
+        2.0 * UNIT * logits[i].abs() + 1e-7
+    });
+    let what = format!("slope of {case:?}");
+    assert_close(&what, row(TARGET_SLOPE).0, &slopes, |i| {
+        1e-6 * slopes[i].abs()
+    });
+    // A shard that holds the target alone has no other class: minus infinity.
+    check("best", BEST_OTHER, &|_| error);
+    // Plain softmax's sums are relative to an offset of the device's own, compare them at the oracle's.
+    let (offsets, exact) = row(OFFSET);
+    let shift = |i: usize| (f64::from(offsets[i]) - exact[i].value).exp();
+    let sums = row(SUM_EXP).0.iter().enumerate();
+    let sums: Vec<f32> = (sums.map(|(i, sum)| (f64::from(*sum) * shift(i)) as f32)).collect();
+    let what = format!("sum of {case:?}");
+    assert_near(&what, &sums, row(SUM_EXP).1, |_, e| 2.0 * error * e.value);
+    let squares = SQUARES * n..;
+    let what = format!("squares of {case:?}");
+    assert_near(
+        &what,
+        &found[squares.clone()],
+        &expected[squares],
+        |_, e| 1e-6 * e.value,
     );
-    assert_close(
-        &format!("{what}: classes"),
-        &download(backend, &classes),
-        &w,
-        bound,
+    let rows = if case.shard.classes() < case.v {
+        complete(case, found)
+    } else {
+        found
+    };
+    (rows, error)
+}
+
+/// Rows of a shard with the sums of all classes.
+fn complete(case: &Fprop, mut rows: Vec<f32>) -> Vec<f32> {
+    let HeadShard { n, .. } = case.shard;
+    let (_, whole) = expected(&case.on(0, case.v), &[]).remove(0);
+    for i in [SUM_EXP, OFFSET]
+        .map(|which| which * n..(which + 1) * n)
+        .into_iter()
+        .flatten()
+    {
+        rows[i] = whole[i].value as f32;
+    }
+    rows
+}
+
+/// The gradients of a case on the oracle, after these rows: d_x, and d_w, which a step without momentum and decay leaves
+/// as momentum.
+fn gradients(forward: Fprop, rows: &[f32]) -> [Vec<Number>; 2] {
+    let step = SgdStep {
+        form: SgdForm::Torch,
+        lr: 0.0,
+        momentum: 0.0,
+        clip: None,
+    };
+    let case = Bprop {
+        forward,
+        decay: 0.0,
+        step,
+    };
+    let [(_, dx), (_, dw), _] = &mut expected(&case, &[("rows", 0, rows)])[..] else {
+        unreachable!("d_x, momentum and classes")
+    };
+    [dx, dw].map(std::mem::take)
+}
+
+fn head_agrees<B: Backend>(backend: &mut B, forward: Fprop, form: SgdForm) {
+    let (rows, error) = check_rows(backend, &forward);
+    let case = Bprop {
+        forward,
+        decay: 0.05,
+        step: SgdStep {
+            form,
+            lr: 0.7,
+            momentum: 0.9,
+            clip: Some(1e-6),
+        },
+    };
+    let relative = |terms: usize| 3.0 * error + (6.0 + 2.0 * (terms as f64).sqrt()) * UNIT;
+    let (shard, [_, dw]) = (forward.shard, gradients(forward, &rows));
+    check_given(
+        backend,
+        &case,
+        &[("rows", 0, &rows)],
+        |name, i, e| match name {
+            "dx" => relative(shard.classes()) * e.magnitude + 1e-12,
+            _ => 2.0 * relative(shard.n) * dw[i].magnitude + 8.0 * UNIT * (e.value.abs() + 1.0),
+        },
     );
 }
 
@@ -452,8 +204,8 @@ fn margins() -> Vec<(&'static str, Margin)> {
 
 fn every_margin<B: Backend>(backend: &mut B) {
     for (name, margin) in margins() {
-        let case = Case::new(13, 19, 301, margin);
-        head_agrees(backend, name, &case, 0, 301, SgdForm::Torch);
+        println!("{name}");
+        head_agrees(backend, Fprop::whole(13, 19, 301, margin), SgdForm::Torch);
     }
 }
 
@@ -472,22 +224,15 @@ fn every_shape<B: Backend>(backend: &mut B) {
         (70, 3, 60_000),
     ] {
         for margin in [Margin::arcface(30.0, 0.5), Margin::softmax()] {
-            let case = Case::new(n, d, v, margin);
-            let what = format!("{n} x {d}, {v} classes, normalise {}", margin.normalise);
-            head_agrees(backend, &what, &case, 0, v, SgdForm::Keras);
+            head_agrees(backend, Fprop::whole(n, d, v, margin), SgdForm::Keras);
         }
     }
 }
 
 fn every_update_rule<B: Backend>(backend: &mut B) {
-    let case = Case::new(9, 24, 2050, Margin::arcface(64.0, 0.5));
-    for form in [
-        SgdForm::Keras,
-        SgdForm::KerasNesterov,
-        SgdForm::Torch,
-        SgdForm::TorchNesterov,
-    ] {
-        head_agrees(backend, &format!("{form:?}"), &case, 0, 2050, form);
+    let case = Fprop::whole(9, 24, 2050, Margin::arcface(64.0, 0.5));
+    for form in FORMS {
+        head_agrees(backend, case, form);
     }
 }
 
@@ -497,22 +242,27 @@ fn shards<B: Backend>(backend: &mut B) {
         Margin::arcface(100.0, 0.3),
         Margin::softmax(),
     ] {
-        let case = Case::new(13, 19, 2100, margin);
+        let case = Fprop::whole(13, 19, 2100, margin);
         for (first, last) in [(0, 700), (700, 2100), (5, 6), (2099, 2100)] {
-            let what = format!("shard {first}..{last}");
-            head_agrees(backend, &what, &case, first, last, SgdForm::Torch);
+            head_agrees(backend, case.on(first, last), SgdForm::Torch);
         }
     }
     // The oracle's own shards add up; so with the above the head's do.
-    let case = Case::new(13, 19, 300, Margin::arcface(64.0, 0.5));
-    let run = |first, last| oracle(&case, &wide(&case.x), &wide(&case.w), first, last);
-    let (whole, a, b) = (run(0, 300), run(0, 111), run(111, 300));
-    for i in 0..13 {
-        assert!((a.sum[i] + b.sum[i] - whole.sum[i]).abs() <= 1e-12 * whole.sum[i]);
-        assert!((whole.total[i] - whole.sum[i]).abs() <= 1e-12 * whole.sum[i]);
+    let case = Fprop::whole(13, 19, 300, Margin::arcface(64.0, 0.5));
+    let shards = [(0, 300), (0, 111), (111, 300)].map(|(first, last)| case.on(first, last));
+    let [whole, a, b] = shards.map(|case| expected(&case, &[]).remove(0).1);
+    for i in SUM_EXP * 13..(SUM_EXP + 1) * 13 {
+        let [whole, a, b] = [&whole, &a, &b].map(|rows| rows[i].value);
+        assert!((a + b - whole).abs() <= 1e-12 * whole);
     }
-    for i in 0..13 * 19 {
-        assert!((a.dx[i] + b.dx[i] - whole.dx[i]).abs() <= 1e-12 * whole.dx_size[i]);
+    let [[whole, _], [a, _], [b, _]] = shards.map(|case| {
+        let rows = expected(&case, &[]).remove(0).1;
+        let rows = rows.iter().map(|row| row.value as f32).collect();
+        gradients(case, &complete(&case, rows))
+    });
+    for (i, whole) in whole.iter().enumerate() {
+        let error = (a[i].value + b[i].value - whole.value).abs();
+        assert!(error <= 1e-12 * whole.magnitude);
     }
 }
 
@@ -535,31 +285,37 @@ fn the_oracle_agrees_with_finite_differences() {
         if margin.gradient == MarginGradient::StraightThrough || name == "clamp" {
             continue;
         }
-        let case = Case::new(6, 5, 11, margin);
-        let (x, w) = (wide(&case.x), wide(&case.w));
-        let o = oracle(&case, &x, &w, 0, 11);
+        let (n, d, v) = (6, 5, 11);
+        let case = Fprop::whole(n, d, v, margin);
+        let (x, classes, labels) = case.data();
+        let wide = |values: Vec<f32>| values.into_iter().map(Number::from).collect::<Vec<_>>();
+        let (x, classes) = (wide(x), wide(classes));
+        let loss = |i: usize, by: f64| -> f64 {
+            let (mut x, mut classes) = (x.clone(), classes.clone());
+            let moved = x.iter_mut().chain(&mut classes).nth(i);
+            moved.expect("a number").value += by;
+            let mut rows = vec![Number::default(); head_rows::len(n)];
+            let op = ArcFaceFprop {
+                shard: case.shard,
+                margin: &margin,
+                x: &x,
+                classes: &classes,
+                labels: &labels,
+                inverse_norms: &mut vec![Number::default(); v],
+                rows: &mut rows,
+            };
+            Oracle.arcface_fprop(op).unwrap();
+            let row = |which: usize, i: usize| rows[which * n + i].value;
+            let sample = |i| row(SUM_EXP, i).ln() + row(OFFSET, i) - row(TARGET_LOGIT, i);
+            (0..n).map(sample).sum::<f64>() / n as f64
+        };
         let h = 1e-6;
-        let loss = |x: &[f64], w: &[f64]| oracle(&case, x, w, 0, 11).loss;
-        for i in 0..x.len() + w.len() {
-            let moved = |by: f64| {
-                let (mut x, mut w) = (x.clone(), w.clone());
-                if i < x.len() {
-                    x[i] += by;
-                } else {
-                    w[i - x.len()] += by;
-                }
-                loss(&x, &w)
-            };
-            let expected = (moved(h) - moved(-h)) / (2.0 * h);
-            let (actual, size) = if i < x.len() {
-                (o.dx[i], o.dx_size[i])
-            } else {
-                (o.dw[i - x.len()], o.dw_size[i - x.len()])
-            };
-            let error = (actual - expected).abs();
+        for (i, actual) in gradients(case, &[]).iter().flatten().enumerate() {
+            let expected = (loss(i, h) - loss(i, -h)) / (2.0 * h);
+            let error = (actual.value - expected).abs();
             assert!(
-                error <= 1e-5 * (size + 1.0),
-                "{name}: element {i}: {actual}, not {expected}"
+                error <= 1e-5 * (actual.magnitude + 1.0),
+                "{name}: element {i}: {actual:?}, not {expected}"
             );
         }
     }
@@ -568,66 +324,18 @@ fn the_oracle_agrees_with_finite_differences() {
 #[test]
 fn the_number_of_threads_changes_no_bit() {
     for margin in [Margin::arcface(64.0, 0.5), Margin::softmax()] {
-        let case = Case::new(13, 100, 9000, margin);
-        let run = |threads: usize| {
-            let pool = rayon::ThreadPoolBuilder::new()
-                .num_threads(threads)
-                .build()
-                .unwrap();
-            pool.install(|| {
-                let backend = &mut Cpu::new();
-                let shard = HeadShard {
-                    n: 13,
-                    d: 100,
-                    first: 0,
-                    last: 9000,
-                };
-                let x = upload(backend, &case.x);
-                let mut classes = upload(backend, &case.w);
-                let mut momentum = upload(backend, &noise(9000 * 100, 3));
-                let mut inverse_norms = poisoned(backend, 9000);
-                let mut rows = poisoned(backend, head_rows::len(13));
-                let mut dx = poisoned(backend, 1300);
-                let step = SgdStep {
-                    form: SgdForm::Torch,
-                    lr: 0.1,
-                    momentum: 0.9,
-                    clip: None,
-                };
-                backend
-                    .arcface_fprop(ArcFaceFprop {
-                        shard,
-                        margin: &margin,
-                        x: &x,
-                        classes: &classes,
-                        labels: &case.labels,
-                        inverse_norms: &mut inverse_norms,
-                        rows: &mut rows,
-                    })
-                    .unwrap();
-                backend
-                    .arcface_bprop(ArcFaceBprop {
-                        shard,
-                        margin: &margin,
-                        x: &x,
-                        labels: &case.labels,
-                        inverse_norms: &inverse_norms,
-                        rows: &rows,
-                        classes: &mut classes,
-                        momentum: &mut momentum,
-                        decay: 1e-3,
-                        step,
-                        dx: &mut dx,
-                    })
-                    .unwrap();
-                [rows, classes, momentum, dx].map(|b| {
-                    let values = download(backend, &b);
-                    values.into_iter().map(f32::to_bits).collect::<Vec<_>>()
-                })
-            })
+        let forward = Fprop::whole(13, 100, 9000, margin);
+        let used = &mut Cpu::new();
+        assert_bits_depend_on_the_case_alone(used, &forward);
+        let case = Bprop {
+            forward,
+            decay: 1e-3,
+            step: SgdStep {
+                form: SgdForm::Torch,
+                ..step(0.1)
+            },
         };
-        let one = run(1);
-        assert!(one == run(2) && one == run(5));
+        assert_bits_depend_on_the_case_alone(used, &case);
     }
 }
 

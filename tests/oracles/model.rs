@@ -1,9 +1,10 @@
 //! A model's nodes evaluated one after the other in f64, each by its definition: no fusion, no folding, no pending
 //! values. What the graph's two executors must agree with.
 
-use arcface_cu::backend::Activation;
+use super::backend::kept;
+use super::window::pixel;
 use arcface_cu::backend::geometry::Window;
-use arcface_cu::base::random::{Purpose, philox};
+use arcface_cu::backend::{Activation, Dropout};
 use arcface_cu::graph::params::ParamTable;
 use arcface_cu::graph::{Model, NodeId, Op};
 
@@ -145,7 +146,18 @@ pub fn forward(model: &Model, params: &[f64], mode: Mode<'_>, input: &[f64], n: 
                 let layer = dropouts;
                 dropouts += 1;
                 match mode {
-                    Mode::Training { seed, step } => dropout(x, *rate, seed, layer, step),
+                    Mode::Training { seed, step } => {
+                        let rate = *rate;
+                        dropout(
+                            x,
+                            &Dropout {
+                                rate,
+                                seed,
+                                layer,
+                                step,
+                            },
+                        )
+                    }
                     Mode::Frozen(_) => x.to_vec(),
                 }
             }
@@ -181,13 +193,6 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
         }
     }
     sums.iter().sum()
-}
-
-/// Input pixel (row, column) under a filter tap, where it is inside the image.
-fn pixel(window: &Window, (p, q): (usize, usize), (r, s): (usize, usize)) -> Option<usize> {
-    let row = (p * window.stride + r).checked_sub(window.pad.top)?;
-    let column = (q * window.stride + s).checked_sub(window.pad.left)?;
-    (row < window.h && column < window.w).then(|| row * window.w + column)
 }
 
 fn conv2d(
@@ -243,16 +248,8 @@ fn per_channel(
     y
 }
 
-/// Element i is kept where word i % 4 of Philox's block (i / 4, layer, step) is at least the rate.
-fn dropout(x: &[f64], rate: f32, seed: u64, layer: u32, step: u64) -> Vec<f64> {
-    let key = [seed as u32, (seed >> 32) as u32];
-    let stream = (layer << 8) | Purpose::Dropout as u32;
-    let keep = |i: usize| {
-        let counter = [(i / 4) as u32, stream, step as u32, (step >> 32) as u32];
-        let word = philox(counter, key)[i % 4];
-        f64::from(word >> 8) / 16_777_216.0 >= f64::from(rate)
-    };
-    let scale = 1.0 / (1.0 - f64::from(rate));
-    let drop = |(i, x): (usize, &f64)| if keep(i) { x * scale } else { 0.0 };
+fn dropout(x: &[f64], dropout: &Dropout) -> Vec<f64> {
+    let scale = 1.0 / (1.0 - f64::from(dropout.rate));
+    let drop = |(i, x): (usize, &f64)| if kept(dropout, i) { x * scale } else { 0.0 };
     x.iter().enumerate().map(drop).collect()
 }

@@ -1,0 +1,115 @@
+//! A case on a device against the same case on the oracle.
+
+use super::backend::Oracle;
+use super::number::Number;
+use super::{UNIT, assert_all, download, excess};
+use crate::rig::{Case, GUARD, Given, POISON, Rig};
+use arcface_cu::backend::Backend;
+use arcface_cu::backend::cpu::Cpu;
+
+/// Whether a number is poison that nothing has touched.
+pub fn poison(number: Number) -> bool {
+    (number.value as f32).to_bits() == POISON.to_bits()
+}
+
+/// Asserts |actual - expected| <= bound(i, expected) for every element. NaN and infinity stand where the oracle has
+/// them and nowhere else, and what the oracle did not touch has the bits that it had.
+#[track_caller]
+pub fn assert_near(
+    what: &str,
+    actual: &[f32],
+    expected: &[Number],
+    bound: impl Fn(usize, Number) -> f64,
+) {
+    let values: Vec<f64> = expected.iter().map(|e| e.value).collect();
+    assert_all(what, actual, &values, |i| {
+        let same = if poison(expected[i]) {
+            actual[i].to_bits() == POISON.to_bits()
+        } else if values[i].is_nan() {
+            actual[i].is_nan()
+        } else if values[i].is_infinite() {
+            f64::from(actual[i]) == values[i]
+        } else {
+            let error = (f64::from(actual[i]) - values[i]).abs();
+            return excess(error, bound(i, expected[i]));
+        };
+        if same { 0.0 } else { f64::INFINITY }
+    });
+}
+
+/// What a case leaves on a device, by name.
+pub fn results<B: Backend>(
+    backend: &mut B,
+    case: &impl Case,
+    given: Given<'_>,
+) -> Vec<(&'static str, Vec<f32>)> {
+    let results = Rig::new(backend).given(given).results(case);
+    let down = |(name, found)| (name, download(backend, &found));
+    results.into_iter().map(down).collect()
+}
+
+/// What a case leaves on the oracle.
+pub fn expected(case: &impl Case, given: Given<'_>) -> Vec<(&'static str, Vec<Number>)> {
+    let mut oracle = Oracle;
+    let results = Rig::new(&mut oracle).given(given).results(case);
+    let without_guard = |(name, mut numbers): (_, Vec<Number>)| {
+        numbers.truncate(numbers.len() - GUARD);
+        (name, numbers)
+    };
+    results.into_iter().map(without_guard).collect()
+}
+
+/// Runs a case on the device and on the oracle and compares all that it wrote; `bound(result's name, element, what it
+/// should be)`.
+#[track_caller]
+pub fn check_given<B: Backend>(
+    backend: &mut B,
+    case: &impl Case,
+    given: Given<'_>,
+    bound: impl Fn(&str, usize, Number) -> f64,
+) {
+    let results = results(backend, case, given).into_iter();
+    for ((name, found), (_, expected)) in results.zip(expected(case, given)) {
+        let what = format!("{name} of {case:?}");
+        let mut values = given.iter().flat_map(|(.., values)| *values);
+        if values.all(|v| v.is_finite()) {
+            let fit = |e: &Number| e.value.is_finite() || poison(*e);
+            assert!(expected.iter().all(fit), "the oracle's {what}");
+        }
+        assert_near(&what, &found, &expected, |i, e| bound(name, i, e));
+    }
+}
+
+/// Checks a case on random numbers.
+#[track_caller]
+pub fn check<B: Backend>(
+    backend: &mut B,
+    case: &impl Case,
+    bound: impl Fn(&str, usize, Number) -> f64,
+) {
+    check_given(backend, case, &[], bound);
+}
+
+/// The bound of an operation that rounds at most `count` times.
+pub fn roundings(count: usize) -> impl Fn(&str, usize, Number) -> f64 {
+    move |_, _, e| count as f64 * UNIT * e.magnitude
+}
+
+/// The bits of all results of a case.
+fn bits(backend: &mut Cpu, case: &impl Case) -> Vec<u32> {
+    let results = results(backend, case, &[]).into_iter();
+    let values = results.flat_map(|(_, values)| values);
+    values.map(f32::to_bits).collect()
+}
+
+/// Asserts that the CPU gives the same bits on any number of threads, and on a device that has been used before.
+pub fn assert_bits_depend_on_the_case_alone(used: &mut Cpu, case: &impl Case) {
+    let expected = bits(&mut Cpu::new(), case);
+    assert!(bits(used, case) == expected, "used before: {case:?}");
+    for threads in [1, 2, 3, 5] {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+        let pool = pool.build().expect("a pool");
+        let found = pool.install(|| bits(&mut Cpu::new(), case));
+        assert!(found == expected, "{threads} threads: {case:?}");
+    }
+}
