@@ -41,7 +41,7 @@ struct Operand {
     const float* from;
     u64 stride;
     u32 outer, depth;
-    float4 part[PARTS];
+    Vector<4> part[PARTS];
 
     __device__ __forceinline__ Operand(const float* from, u64 stride, u32 outer, u32 depth)
         : from(from), stride(stride), outer(outer), depth(depth) {}
@@ -64,16 +64,9 @@ struct Operand {
             u32 along = ALONG_DEPTH ? k : o, across = ALONG_DEPTH ? o : k;
             u32 along_end = ALONG_DEPTH ? depth : outer, across_end = ALONG_DEPTH ? outer : depth;
             const float* at = from + across * stride + along;
-            part[i] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+            part[i] = splat<4>(0.0f);
             if (across >= across_end || along >= along_end) continue;
-            if (V == 4) {
-                part[i] = load4(at);
-            } else {
-                part[i].x = at[0];
-                if (along + 1 < along_end) part[i].y = at[1];
-                if (along + 2 < along_end) part[i].z = at[2];
-                if (along + 3 < along_end) part[i].w = at[3];
-            }
+            part[i] = load_quad(at, 0, along_end - along, V == 4);
         }
     }
 
@@ -84,12 +77,13 @@ struct Operand {
         for (u32 i = 0; i < PARTS; i++) {
             u32 o = outer_of(i), k = depth_of(i);
             if (ALONG_DEPTH) {
-                panel[k][o] = part[i].x;
-                panel[k + 1][o] = part[i].y;
-                panel[k + 2][o] = part[i].z;
-                panel[k + 3][o] = part[i].w;
+                // Not a loop, which takes 20 registers more from sm_100 on.
+                panel[k][o] = part[i][0];
+                panel[k + 1][o] = part[i][1];
+                panel[k + 2][o] = part[i][2];
+                panel[k + 3][o] = part[i][3];
             } else {
-                store4(&panel[k][o], part[i]);
+                store(&panel[k][o], part[i]);
             }
         }
     }
@@ -125,17 +119,16 @@ __device__ __forceinline__ void product(A& a, B& b, float (&results)[MICRO][MICR
         }
 #pragma unroll
         for (u32 k = 0; k < DEPTH; k++) {
-            float l[MICRO], r[MICRO];
+            Vector<4> l[MICRO / 4], r[MICRO / 4];
 #pragma unroll
-            for (u32 i = 0; i < MICRO; i += 4) {
-                float4 u = load4(&left[turn][k][row_of(i)]), v = load4(&right[turn][k][column_of(i)]);
-                l[i] = u.x, l[i + 1] = u.y, l[i + 2] = u.z, l[i + 3] = u.w;
-                r[i] = v.x, r[i + 1] = v.y, r[i + 2] = v.z, r[i + 3] = v.w;
+            for (u32 i = 0; i < MICRO / 4; i++) {
+                l[i] = load<4>(&left[turn][k][row_of(4 * i)]);
+                r[i] = load<4>(&right[turn][k][column_of(4 * i)]);
             }
 #pragma unroll
             for (u32 i = 0; i < MICRO; i++) {
 #pragma unroll
-                for (u32 j = 0; j < MICRO; j++) results[i][j] = fmaf(l[i], r[j], results[i][j]);
+                for (u32 j = 0; j < MICRO; j++) results[i][j] = fmaf(l[i / 4][i % 4], r[j / 4][j % 4], results[i][j]);
             }
         }
         turn ^= 1;
@@ -231,8 +224,8 @@ arcface_gradients(const float* x, const float* classes, const u32* labels, const
         float* out = gradient + (u64)row * stride + first_class;
 #pragma unroll
         for (u32 j = 0; j < MICRO; j += 4) {
-            const float* g = &products[i][j];
-            store4(out + column_of(j), make_float4(g[0], g[1], g[2], g[3]));
+            const float* g = products[i] + j;
+            store(out + column_of(j), Vector<4>{{g[0], g[1], g[2], g[3]}});
         }
     }
     // Over the rows: first the two halves of a warp, then the warps.
@@ -253,28 +246,6 @@ arcface_gradients(const float* x, const float* classes, const u32* labels, const
 
 // G's columns that hold a class or a 0 behind the last one, in whole vectors.
 __device__ __forceinline__ u32 whole_vectors(u32 count) { return (count + 3) / 4 * 4; }
-
-// Four neighbouring results of a line; `end` elements exist from `to` on.
-__device__ __forceinline__ void load_line(const float* from, u32 end, float (&v)[4]) {
-    if (VECTOR == 4) {
-        float4 whole = load4(from);
-        v[0] = whole.x, v[1] = whole.y, v[2] = whole.z, v[3] = whole.w;
-    } else {
-#pragma unroll
-        for (u32 j = 0; j < 4; j++) v[j] = j < end ? from[j] : 0.0f;
-    }
-}
-
-__device__ __forceinline__ void store_line(float* to, u32 end, const float (&v)[4]) {
-    if (VECTOR == 4) {
-        store4(to, make_float4(v[0], v[1], v[2], v[3]));
-    } else {
-#pragma unroll
-        for (u32 j = 0; j < 4; j++) {
-            if (j < end) to[j] = v[j];
-        }
-    }
-}
 
 // partials[split] (N x D) = or += G w over `chunk` of the stretch's classes: blockIdx.y is the split, `begins` is 1 for the
 // first stretch. `chunk` is a multiple of DEPTH.
@@ -301,14 +272,9 @@ arcface_dx(const float* gradient, const float* classes, const u32* refused, u32 
         for (u32 j = 0; j < MICRO; j += 4) {
             u32 column = first_column + column_of(j);
             if (column >= d) continue;
-            float out[4] = {sums[i][j], sums[i][j + 1], sums[i][j + 2], sums[i][j + 3]};
-            if (!begins) {
-                float before[4];
-                load_line(line + column, d - column, before);
-#pragma unroll
-                for (u32 k = 0; k < 4; k++) out[k] += before[k];
-            }
-            store_line(line + column, d - column, out);
+            Vector<4> out = {{sums[i][j], sums[i][j + 1], sums[i][j + 2], sums[i][j + 3]}};
+            if (!begins) out += load_quad(line, column, d, VECTOR == 4);
+            store_quad(line, column, d, VECTOR == 4, out);
         }
     }
 }
@@ -337,18 +303,16 @@ arcface_update(const float* gradient, const float* x, const float* q_parts, cons
         u32 row = first_class + row_of(i);
         if (row >= count) continue;
         float along = decay - q[row_of(i)];
+        float *class_row = classes + (u64)row * d, *momentum_row = momentum + (u64)row * d;
 #pragma unroll
         for (u32 j = 0; j < MICRO; j += 4) {
             u32 column = first_column + column_of(j);
             if (column >= d) continue;
-            u64 at = (u64)row * d + column;
-            float w[4], v[4];
-            load_line(classes + at, d - column, w);
-            load_line(momentum + at, d - column, v);
+            Vector<4> w = load_quad(class_row, column, d, VECTOR == 4), v = load_quad(momentum_row, column, d, VECTOR == 4);
 #pragma unroll
             for (u32 k = 0; k < 4; k++) sgd_step(form, lr, mu, fmaf(along, w[k], sums[i][j + k]), w[k], v[k]);
-            store_line(classes + at, d - column, w);
-            store_line(momentum + at, d - column, v);
+            store_quad(class_row, column, d, VECTOR == 4, w);
+            store_quad(momentum_row, column, d, VECTOR == 4, v);
         }
     }
 }

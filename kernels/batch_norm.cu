@@ -36,13 +36,13 @@ batch_norm_merge(Columns columns, const float* x, const float* partials, u32 til
         }
     }
     if (lane == 0) counts[warp] = total.count;
-    means[warp][lane] = total.mean.at[0];
-    m2s[warp][lane] = total.m2.at[0];
+    means[warp][lane] = total.mean[0];
+    m2s[warp][lane] = total.m2[0];
     __syncthreads();
     if (warp > 0 || c >= channels) return;
     for (u32 w = 1; w < WARPS && w < tiles; w++) merge(total, {counts[w], {{means[w][lane]}}, {{m2s[w][lane]}}});
-    moments[c] = x[c] + total.mean.at[0];
-    moments[channels + c] = total.m2.at[0] / total.count;
+    moments[c] = load<1>(x + c)[0] + total.mean[0];
+    moments[channels + c] = total.m2[0] / total.count;
 }
 
 // `unbias` is M / (M - 1), and 1 for a single pixel.

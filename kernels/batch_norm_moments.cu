@@ -21,14 +21,14 @@ __device__ __forceinline__ Moments<> chunk(const float* x, u64 stride, const Vec
     Moments<> out = {(float)CHUNK, splat(0.0f), splat(0.0f)};
 #pragma unroll
     for (u32 j = 0; j < CHUNK; j++) {
-        for (u32 k = 0; k < VECTOR; k++) out.mean.at[k] += d[j].at[k] -= origin.at[k];
+        for (u32 k = 0; k < VECTOR; k++) out.mean[k] += d[j][k] -= origin[k];
     }
-    for (u32 k = 0; k < VECTOR; k++) out.mean.at[k] *= 1.0f / CHUNK;
+    for (u32 k = 0; k < VECTOR; k++) out.mean[k] *= 1.0f / CHUNK;
 #pragma unroll
     for (u32 j = 0; j < CHUNK; j++) {
         for (u32 k = 0; k < VECTOR; k++) {
-            float e = d[j].at[k] - out.mean.at[k];
-            out.m2.at[k] = fmaf(e, e, out.m2.at[k]);
+            float e = d[j][k] - out.mean[k];
+            out.m2[k] = fmaf(e, e, out.m2[k]);
         }
     }
     return out;
@@ -48,7 +48,7 @@ batch_norm_moments(Columns columns, const float* x, float* partials) {
         }
         for (; i < at.end; i += at.step) {
             Vector<> d = load(x + i * channels + at.c);
-            for (u32 k = 0; k < VECTOR; k++) d.at[k] -= origin.at[k];
+            for (u32 k = 0; k < VECTOR; k++) d[k] -= origin[k];
             merge(moments, {1.0f, d, splat(0.0f)});
         }
     }
@@ -65,6 +65,6 @@ batch_norm_moments(Columns columns, const float* x, float* partials) {
         merge(total, {(float)((pixels - row - 1) / at.step + 1), {{means[j]}}, {{m2s[j]}}});
     }
     partials += 2 * (u64)blockIdx.y * channels + c;
-    partials[0] = total.mean.at[0];
-    partials[channels] = total.m2.at[0];
+    partials[0] = total.mean[0];
+    partials[channels] = total.m2[0];
 }

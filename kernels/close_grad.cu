@@ -18,13 +18,16 @@
 
 #include "columns.cuh"
 
-__device__ __forceinline__ float behind(u32 activation, float slope, float v, float g) {
-    switch (activation) {
-        case RELU: return v > 0.0f ? g : 0.0f;
-        case RELU6: return v > 0.0f && v < 6.0f ? g : 0.0f;
-        case PRELU: return v > 0.0f ? g : slope * g;
-        default: return g;
+// The gradient before the activation of `v`.
+__device__ __forceinline__ Vector<> before_activation(u32 activation, const Vector<>& slope, const Vector<>& v, Vector<> g) {
+    if (activation == RELU) {
+        for (u32 k = 0; k < VECTOR; k++) g[k] = v[k] > 0.0f ? g[k] : 0.0f;
+    } else if (activation == RELU6) {
+        for (u32 k = 0; k < VECTOR; k++) g[k] = v[k] > 0.0f && v[k] < 6.0f ? g[k] : 0.0f;
+    } else if (activation == PRELU) {
+        for (u32 k = 0; k < VECTOR; k++) g[k] = v[k] > 0.0f ? g[k] : slope[k] * g[k];
     }
+    return g;
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
@@ -42,11 +45,8 @@ close_grad(Columns columns, Pending value, float* g, float* partials) {
             mean = load(from + 2 * (u64)channels);
             rstd = load(from + 3 * (u64)channels);
         }
-        if (activation == PRELU) {
-            for (u32 k = 0; k < VECTOR; k++) slope.at[k] = value.slope[at.c + k];
-        }
-        // A number, since the compiler copies the loop for a bool, which takes more registers. IDENTITY is 0.
-        u32 needs_raw = activation | (value.affine != nullptr);
+        if (activation == PRELU) slope = load_params(value.slope + at.c);
+        bool needs_raw = activation != IDENTITY || value.affine;
         for (u64 first = at.first; first < at.end; first += UNROLL * at.step) {
             Vector<> raw[UNROLL], before[UNROLL];
 #pragma unroll
@@ -61,13 +61,11 @@ close_grad(Columns columns, Pending value, float* g, float* partials) {
             for (u32 j = 0; j < UNROLL; j++) {
                 u64 row = first + j * at.step;
                 if (row >= at.end) continue;
-                Vector<> after;
+                Vector<> v = fmaf(scale, raw[j], shift), after = before_activation(activation, slope, v, before[j]);
+                sum += after;
                 for (u32 k = 0; k < VECTOR; k++) {
-                    float r = raw[j].at[k], b = before[j].at[k], v = fmaf(scale.at[k], r, shift.at[k]);
-                    after.at[k] = behind(activation, slope.at[k], v, b);
-                    sum.at[k] += after.at[k];
-                    normalised.at[k] = fmaf(after.at[k], (r - mean.at[k]) * rstd.at[k], normalised.at[k]);
-                    if (activation == PRELU && !(v > 0.0f)) d_slope.at[k] = fmaf(v, b, d_slope.at[k]);
+                    normalised[k] = fmaf(after[k], (raw[j][k] - mean[k]) * rstd[k], normalised[k]);
+                    if (activation == PRELU && !(v[k] > 0.0f)) d_slope[k] = fmaf(v[k], before[j][k], d_slope[k]);
                 }
                 if (activation != IDENTITY) store(g + row * channels + at.c, after);
             }

@@ -1,4 +1,4 @@
-// common.cuh - what every kernel file begins with: NVRTC prelude, the views that operations take, vector access, reductions.
+// common.cuh - what every kernel file begins with: NVRTC prelude, the views that operations take, reductions.
 //
 // Compiled by NVRTC with no header of CUDA or of C: fixed-width integers and INFINITY are made here.
 //
@@ -48,65 +48,6 @@ struct Conv2d {
 struct PerChannel {
     u32 n, h, w, c, r, s, stride, top, left, p, q;
 };
-
-// max(v, 0) that lets NaN through: fmaxf would hide it.
-__device__ __forceinline__ float relu(float v) { return v < 0.0f ? 0.0f : v; }
-
-__device__ __forceinline__ float relu6(float v) { return v > 6.0f ? 6.0f : relu(v); }
-
-__device__ __forceinline__ float activate(u32 activation, const float* slope, u32 c, float v) {
-    switch (activation) {
-        case RELU: return relu(v);
-        case RELU6: return relu6(v);
-        case PRELU: return v > 0.0f ? v : slope[c] * v;
-        default: return v;
-    }
-}
-
-// The value before its activation.
-__device__ __forceinline__ float affine(const Pending& x, u32 channels, u32 c, float raw) {
-    return x.affine ? fmaf(x.affine[c], raw, x.affine[channels + c]) : raw;
-}
-
-// Reads element i, of channel c.
-__device__ __forceinline__ float read(const Pending& x, u32 channels, u64 i, u32 c) {
-    return activate(x.activation, x.slope, c, affine(x, channels, c, x.raw[i]));
-}
-
-__device__ __forceinline__ float read(const PendingGrad& dy, u32 channels, u64 i, u32 c) {
-    float g = dy.g[i];
-    if (!dy.coefficients) return g;
-    const float* k = dy.coefficients + c;
-    return fmaf(k[0], g, fmaf(k[channels], dy.raw[i], k[2 * channels]));
-}
-
-// Four channels at once, from a 16-byte aligned address; C must be a multiple of 4.
-__device__ __forceinline__ float4 load4(const float* from) { return *reinterpret_cast<const float4*>(from); }
-
-__device__ __forceinline__ void store4(float* to, float4 v) { *reinterpret_cast<float4*>(to) = v; }
-
-__device__ __forceinline__ float4 read4(const Pending& x, u32 channels, u64 i, u32 c) {
-    float4 v = load4(x.raw + i);
-    if (x.affine) {
-        float4 scale = load4(x.affine + c), shift = load4(x.affine + channels + c);
-        v = make_float4(fmaf(scale.x, v.x, shift.x), fmaf(scale.y, v.y, shift.y), fmaf(scale.z, v.z, shift.z),
-                        fmaf(scale.w, v.w, shift.w));
-    }
-    if (x.activation != IDENTITY) {
-        v = make_float4(activate(x.activation, x.slope, c, v.x), activate(x.activation, x.slope, c + 1, v.y),
-                        activate(x.activation, x.slope, c + 2, v.z), activate(x.activation, x.slope, c + 3, v.w));
-    }
-    return v;
-}
-
-__device__ __forceinline__ float4 read4(const PendingGrad& dy, u32 channels, u64 i, u32 c) {
-    float4 g = load4(dy.g + i);
-    if (!dy.coefficients) return g;
-    const float* k = dy.coefficients + c;
-    float4 raw = load4(dy.raw + i), a = load4(k), b = load4(k + channels), d = load4(k + 2 * channels);
-    return make_float4(fmaf(a.x, g.x, fmaf(b.x, raw.x, d.x)), fmaf(a.y, g.y, fmaf(b.y, raw.y, d.y)),
-                       fmaf(a.z, g.z, fmaf(b.z, raw.z, d.z)), fmaf(a.w, g.w, fmaf(b.w, raw.w, d.w)));
-}
 
 // Sum over a warp, in every lane; a butterfly, so one order.
 __device__ __forceinline__ float warp_sum(float v) {

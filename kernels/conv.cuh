@@ -49,62 +49,20 @@ __device__ __forceinline__ u32 tile_column(u32 j) {
     return threadIdx.x % THREADS_ACROSS * 4 + j / 4 * (TILE_N / (THREAD_N / 4)) + j % 4;
 }
 
-// Four neighbours of a row of `width` numbers, from column n: at once where all rows are aligned.
-__device__ __forceinline__ void load_quad(const float* row, u32 n, u32 width, bool aligned, float (&v)[4]) {
-    if (aligned) {
-        if (n < width) load<4>(row + n, v);
-    } else {
-#pragma unroll
-        for (u32 j = 0; j < 4; j++) {
-            if (n + j < width) v[j] = row[n + j];
-        }
-    }
-}
-
-__device__ __forceinline__ void store_quad(float* row, u32 n, u32 width, bool aligned, const float (&v)[4]) {
-    if (aligned) {
-        if (n < width) store<4>(row + n, v);
-    } else {
-#pragma unroll
-        for (u32 j = 0; j < 4; j++) {
-            if (n + j < width) row[n + j] = v[j];
-        }
-    }
-}
-
 __device__ __forceinline__ bool is_aligned(const float* rows, u32 width) {
     return width % 4 == 0 && (u64)rows % 16 == 0;
 }
 
-// Loads place j of a quad: VECTOR numbers.
-__device__ __forceinline__ void fetch_place(const float* from, u32 j, float (&v)[4]) {
-    if constexpr (VECTOR == 4) {
-        load<4>(from, v);
-    } else {
-        v[j] = *from;
-    }
-}
-
-template <class Reader>
-__device__ __forceinline__ void fetch_place(const Reader& reader, long long at, u32 j, float (&raw)[Reader::TENSORS][4]) {
+// Zeros where a place of the quad is not valid, which bit j % PARTS of `valid` says of number j.
+template <u32 PARTS = PLACES> __device__ __forceinline__ Vector<4> valid_places(u32 valid, Vector<4> v) {
 #pragma unroll
-    for (u32 t = 0; t < Reader::TENSORS; t++) {
-        if (reader.reads(t)) fetch_place(reader.tensor(t) + at, j, raw[t]);
-    }
-}
-
-template <class Reader>
-__device__ __forceinline__ void set_place(Reader& reader, u32 channels, u32 j, u32 c) {
-    if constexpr (VECTOR == 4) {
-        reader.set_channels(channels, c);
-    } else {
-        reader.set_channel(channels, j, c);
-    }
+    for (u32 j = 0; j < 4; j++) v[j] = valid >> (j % PARTS) & 1 ? v[j] : 0.0f;
+    return v;
 }
 
 // Puts a quad of terms 4 q.. of row m below each other.
 template <u32 WIDTH>
-__device__ __forceinline__ void store_along(float (&tile)[TILE_K][WIDTH], u32 q, u32 m, const float (&v)[4]) {
+__device__ __forceinline__ void store_along(float (&tile)[TILE_K][WIDTH], u32 q, u32 m, const Vector<4>& v) {
 #pragma unroll
     for (u32 j = 0; j < 4; j++) tile[4 * q + j][m ^ (8 * q)] = v[j];
 }
@@ -130,7 +88,7 @@ struct WindowsAlong {
     // Of each row's origin; an impossible height where the row is not there.
     u32 h[ROWS], w[ROWS];
     long long base[ROWS];
-    float raw[ROWS][Reader<4>::TENSORS][4];
+    Vector<4> raw[ROWS][Reader<4>::TENSORS];
     u32 valid;
 
     // Terms from `first` on; `origin(i, h, w, image_start)` gives the origin of the tile's row i and the first element of
@@ -155,14 +113,14 @@ struct WindowsAlong {
         for (u32 j = 0; j < PLACES; j++) {
             bool inside = at.high < image.taps_down;
             u32 c = inside ? at.low : 0;
-            set_place(reader, image.channels, j, c);
+            reader.set(image.channels, j, c);
             long long tap = (at.high * image.width + at.mid) * image.channels, offset = (REVERSED ? -tap : tap) + c;
 #pragma unroll
             for (u32 i = 0; i < ROWS; i++) {
                 u32 row = REVERSED ? h[i] - at.high : h[i] + at.high, column = REVERSED ? w[i] - at.mid : w[i] + at.mid;
                 bool meets = inside & (row < image.height) & (column < image.width);
                 valid |= (u32)meets << (i * PLACES + j);
-                fetch_place(reader, meets ? base[i] + offset : 0, j, raw[i]);
+                reader.fetch(raw[i], j, meets ? base[i] + offset : 0);
             }
             if (j + 1 < PLACES) next(at, taps);
         }
@@ -172,10 +130,7 @@ struct WindowsAlong {
     __device__ __forceinline__ void store(float (&tile)[TILE_K][TILE_M]) {
 #pragma unroll
         for (u32 i = 0; i < ROWS; i++) {
-            float v[4];
-            reader.apply(raw[i], v);
-#pragma unroll
-            for (u32 j = 0; j < 4; j++) v[j] = valid >> (i * PLACES + j % PLACES) & 1 ? v[j] : 0.0f;
+            Vector<4> v = valid_places(valid >> (i * PLACES), reader.apply(raw[i]));
             store_along(tile, threadIdx.x % 4, threadIdx.x / 4 + i * (THREADS / 4), v);
         }
     }
@@ -188,7 +143,7 @@ struct RowsAlong {
     const float* matrix;
     u32 length, term;
     u64 row[ROWS];
-    float raw[ROWS][4];
+    Vector<4> raw[ROWS];
     u32 valid;
 
     // The tile's rows from row n on; those from `rows` on are read from row 0 and end where nothing is stored.
@@ -209,7 +164,7 @@ struct RowsAlong {
             valid |= (u32)inside << j;
 #pragma unroll
             for (u32 i = 0; i < ROWS; i++) {
-                fetch_place(matrix + (inside ? row[i] + term + j : 0), j, raw[i]);
+                load_part(raw[i], j, matrix + (inside ? row[i] + term + j : 0));
             }
         }
         term += TILE_K;
@@ -218,10 +173,7 @@ struct RowsAlong {
     __device__ __forceinline__ void store(float (&tile)[TILE_K][TILE_N]) {
 #pragma unroll
         for (u32 i = 0; i < ROWS; i++) {
-            float v[4];
-#pragma unroll
-            for (u32 j = 0; j < 4; j++) v[j] = valid >> (j % PLACES) & 1 ? raw[i][j] : 0.0f;
-            store_along(tile, threadIdx.x % 4, threadIdx.x / 4 + i * (THREADS / 4), v);
+            store_along(tile, threadIdx.x % 4, threadIdx.x / 4 + i * (THREADS / 4), valid_places(valid, raw[i]));
         }
     }
 };
@@ -256,13 +208,13 @@ __device__ __forceinline__ void multiply(A& a, B& b, u32 steps, float (&sum)[THR
         }
 #pragma unroll
         for (u32 k = 0; k < TILE_K; k++) {
-            float m[THREAD_M / 4][4], n[THREAD_N / 4][4];
+            Vector<4> m[THREAD_M / 4], n[THREAD_N / 4];
             // The same for four k: the exclusive or is taken once, the segments are constant distances.
             u32 row = tile_row(0) ^ (A::SWIZZLED ? k / 4 * 8 : 0), column = tile_column(0) ^ (B::SWIZZLED ? k / 4 * 8 : 0);
 #pragma unroll
-            for (u32 i = 0; i < THREAD_M / 4; i++) load<4>(&tile_a[stage][k][row + i * (TILE_M / (THREAD_M / 4))], m[i]);
+            for (u32 i = 0; i < THREAD_M / 4; i++) m[i] = load<4>(&tile_a[stage][k][row + i * (TILE_M / (THREAD_M / 4))]);
 #pragma unroll
-            for (u32 j = 0; j < THREAD_N / 4; j++) load<4>(&tile_b[stage][k][column + j * (TILE_N / (THREAD_N / 4))], n[j]);
+            for (u32 j = 0; j < THREAD_N / 4; j++) n[j] = load<4>(&tile_b[stage][k][column + j * (TILE_N / (THREAD_N / 4))]);
 #pragma unroll
             for (u32 i = 0; i < THREAD_M; i++) {
 #pragma unroll

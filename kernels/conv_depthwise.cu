@@ -39,19 +39,18 @@ struct Sizes {
 struct FilterRow {
     const float* row;
     u32 channels;
-    float weights[FILTER ? FILTER : 1][VECTOR];
+    Vector<> weights[FILTER ? FILTER : 1];
 
     __device__ __forceinline__ FilterRow(const float* row, u32 channels) : row(row), channels(channels) {
         if constexpr (FILTER > 0) {
 #pragma unroll
-            for (u32 s = 0; s < FILTER; s++) load<VECTOR>(row + s * channels, weights[s]);
+            for (u32 s = 0; s < FILTER; s++) weights[s] = load(row + s * channels);
         }
     }
 
-    __device__ __forceinline__ void multiply(u32 s, const float (&v)[VECTOR], float (&sum)[VECTOR]) {
-        if constexpr (FILTER == 0) load<VECTOR>(row + s * channels, weights[0]);
-#pragma unroll
-        for (u32 e = 0; e < VECTOR; e++) sum[e] = fmaf(weights[FILTER ? s : 0][e], v[e], sum[e]);
+    __device__ __forceinline__ void multiply(u32 s, const Vector<>& v, Vector<>& sum) {
+        if constexpr (FILTER == 0) weights[0] = load(row + s * channels);
+        sum = fmaf(weights[FILTER ? s : 0], v, sum);
     }
 };
 
@@ -66,23 +65,15 @@ __device__ __forceinline__ Place place(u32 channels, u32 runs, u32 rows) {
     return {index % lanes * VECTOR, rest % runs, rest / runs, rest / runs < rows};
 }
 
-// What is read at element i, all that is pending applied.
-template <class Reader>
-__device__ __forceinline__ void read(const Reader& reader, u64 i, float (&v)[VECTOR]) {
-    float raw[Reader::TENSORS][VECTOR];
-    read_raw<VECTOR>(reader, i, raw);
-    reader.apply(raw, v);
-}
-
 extern "C" __global__ void __launch_bounds__(THREADS)
 depthwise_fprop(PerChannel g, Pending x, const float* w, Epilogue epilogue, float* y) {
     Sizes size(g);
     Place at = place(g.c, (g.q + RUN - 1) / RUN, g.p);
     if (!at.inside) return;
     u32 n = blockIdx.y, q = at.run * RUN, left = q * size.stride - g.left;
-    ValueReader<VECTOR> reader(x);
-    reader.set_channels(g.c, at.c);
-    float sum[RUN][VECTOR] = {};
+    ValueReader<> reader(x);
+    reader.set(g.c, 0, at.c);
+    Vector<> sum[RUN] = {};
     for (u32 r = 0; r < size.r; r++) {
         u32 h = at.row * size.stride - g.top + r;
         if (h >= g.h) continue;
@@ -92,8 +83,7 @@ depthwise_fprop(PerChannel g, Pending x, const float* w, Epilogue epilogue, floa
         for (u32 i = 0; i < (RUN - 1) * size.stride + size.s; i++) {
             u32 column = left + i;
             if (column >= g.w) continue;
-            float v[VECTOR];
-            read(reader, row + column * g.c, v);
+            Vector<> v = read(reader, row + column * g.c);
 #pragma unroll
             for (u32 j = 0; j < RUN; j++) {
                 u32 s = i - j * size.stride;
@@ -101,16 +91,15 @@ depthwise_fprop(PerChannel g, Pending x, const float* w, Epilogue epilogue, floa
             }
         }
     }
-    Finish<VECTOR> finish(epilogue, g.c, at.c);
+    Finish<> finish(epilogue, g.c, at.c);
     u64 first = (u64)((n * g.p + at.row) * g.q + q) * g.c + at.c;
 #pragma unroll
     for (u32 j = 0; j < RUN; j++) {
         if (q + j >= g.q) continue;
         u64 i = first + j * g.c;
-        float residual[VECTOR] = {};
-        if (epilogue.residual) load<VECTOR>(epilogue.residual + i, residual);
-        finish.apply(residual, sum[j]);
-        store<VECTOR>(y + i, sum[j]);
+        Vector<> residual = splat(0.0f);
+        if (epilogue.residual) residual = load(epilogue.residual + i);
+        store(y + i, finish.apply(residual, sum[j]));
     }
 }
 
@@ -127,9 +116,9 @@ depthwise_dgrad(PerChannel g, PendingGrad dy, const float* w, u32 accumulate, fl
     // dy's columns from the one whose last tap may meet the first pixel.
     u32 before = (size.s - 1) / size.stride, columns = before + (phase + RUN - 1) / size.stride + 1;
     u32 first = begin / size.stride - before, line = at.row + g.top;
-    GradReader<VECTOR> reader(dy);
-    reader.set_channels(g.c, at.c);
-    float sum[RUN][VECTOR] = {};
+    GradReader<> reader(dy);
+    reader.set(g.c, 0, at.c);
+    Vector<> sum[RUN] = {};
     for (u32 r = line % size.stride; r < size.r && r <= line; r += size.stride) {
         u32 p = (line - r) / size.stride;
         if (p >= g.p) continue;
@@ -139,8 +128,7 @@ depthwise_dgrad(PerChannel g, PendingGrad dy, const float* w, u32 accumulate, fl
         for (u32 i = 0; i < columns; i++) {
             u32 q = first + i;
             if (q >= g.q) continue;
-            float v[VECTOR];
-            read(reader, row + q * g.c, v);
+            Vector<> v = read(reader, row + q * g.c);
 #pragma unroll
             for (u32 j = 0; j < RUN; j++) {
                 u32 s = phase + j + (before - i) * size.stride;
@@ -153,13 +141,8 @@ depthwise_dgrad(PerChannel g, PendingGrad dy, const float* w, u32 accumulate, fl
     for (u32 j = 0; j < RUN; j++) {
         u32 column = begin + j - g.left;
         if (column >= g.w) continue;
-        if (accumulate) {
-            float old[VECTOR];
-            load<VECTOR>(out + column * g.c, old);
-#pragma unroll
-            for (u32 e = 0; e < VECTOR; e++) sum[j][e] += old[e];
-        }
-        store<VECTOR>(out + column * g.c, sum[j]);
+        if (accumulate) sum[j] += load(out + column * g.c);
+        store(out + column * g.c, sum[j]);
     }
 }
 
@@ -176,12 +159,12 @@ depthwise_wgrad(PerChannel g, PendingGrad dy, Pending x, u32 lanes, u32 runs_a_t
     bool inside = c < g.c, sums_bias = dbias && tap == 0;
 
     // The last is dbias's.
-    float sum[SUMS][VECTOR] = {};
+    Vector<> sum[SUMS] = {};
     if (inside) {
-        ValueReader<VECTOR> values(x);
-        GradReader<VECTOR> grads(dy);
-        values.set_channels(g.c, c);
-        grads.set_channels(g.c, c);
+        ValueReader<> values(x);
+        GradReader<> grads(dy);
+        values.set(g.c, 0, c);
+        grads.set(g.c, 0, c);
         u32 runs_a_row = (g.q + RUN - 1) / RUN, runs = g.n * g.p * runs_a_row;
         u32 begin = blockIdx.y * runs_a_tile, end = begin + runs_a_tile < runs ? begin + runs_a_tile : runs;
         Digits at = digits(begin + slot, g.p, runs_a_row);
@@ -189,15 +172,15 @@ depthwise_wgrad(PerChannel g, PendingGrad dy, Pending x, u32 lanes, u32 runs_a_t
         for (u32 run = begin + slot; run < end; run += slots, advance(at, step)) {
             u32 q = at.low * RUN;
             u64 out = (u64)((at.high * g.p + at.mid) * g.q + q) * g.c + c;
-            float grad[RUN][VECTOR] = {};
+            // Zeros after the last pixel of the row.
+            Vector<> grad[RUN] = {};
 #pragma unroll
             for (u32 j = 0; j < RUN; j++) {
-                if (q + j >= g.q) continue;
-                read(grads, out + j * g.c, grad[j]);
-                if (sums_bias) {
+                if (q + j < g.q) grad[j] = read(grads, out + j * g.c);
+            }
+            if (sums_bias) {
 #pragma unroll
-                    for (u32 e = 0; e < VECTOR; e++) sum[SUMS - 1][e] += grad[j][e];
-                }
+                for (u32 j = 0; j < RUN; j++) sum[SUMS - 1] += grad[j];
             }
 #pragma unroll
             for (u32 r = 0; r < SIDE; r++) {
@@ -208,17 +191,11 @@ depthwise_wgrad(PerChannel g, PendingGrad dy, Pending x, u32 lanes, u32 runs_a_t
                 for (u32 i = 0; i < COLUMNS; i++) {
                     u32 column = q * size.stride - g.left + tap_column + i * (FILTER ? 1 : size.stride);
                     if (column >= g.w) continue;
-                    float v[VECTOR];
-                    read(values, row + column * g.c, v);
+                    Vector<> v = read(values, row + column * g.c);
 #pragma unroll
                     for (u32 j = 0; j < RUN; j++) {
                         u32 s = i - j * PITCH;
-                        if (s >= SIDE) continue;
-#pragma unroll
-                        for (u32 e = 0; e < VECTOR; e++) {
-                            float& to = sum[r * SIDE + s][e];
-                            to = fmaf(grad[j][e], v[e], to);
-                        }
+                        if (s < SIDE) sum[r * SIDE + s] = fmaf(grad[j], v, sum[r * SIDE + s]);
                     }
                 }
             }
@@ -227,17 +204,14 @@ depthwise_wgrad(PerChannel g, PendingGrad dy, Pending x, u32 lanes, u32 runs_a_t
 
     __shared__ __align__(16) float part[SUMS][THREADS][VECTOR];
 #pragma unroll
-    for (u32 k = 0; k < SUMS; k++) store<VECTOR>(part[k][threadIdx.x], sum[k]);
+    for (u32 k = 0; k < SUMS; k++) store(part[k][threadIdx.x], sum[k]);
     for (u32 half = slots / 2; half > 0; half /= 2) {
         __syncthreads();
         if (slot < half) {
 #pragma unroll
             for (u32 k = 0; k < SUMS; k++) {
-                float other[VECTOR];
-                load<VECTOR>(part[k][threadIdx.x + half * lanes], other);
-#pragma unroll
-                for (u32 e = 0; e < VECTOR; e++) sum[k][e] += other[e];
-                store<VECTOR>(part[k][threadIdx.x], sum[k]);
+                sum[k] += load(part[k][threadIdx.x + half * lanes]);
+                store(part[k][threadIdx.x], sum[k]);
             }
         }
     }

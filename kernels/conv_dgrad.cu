@@ -39,7 +39,7 @@ struct FiltersAcross {
     u32 c;
     Radix taps;
     Digits place[At::ROWS];
-    float raw[At::ROWS][4];
+    Vector<4> raw[At::ROWS];
     u32 valid;
 
     __device__ __forceinline__ FiltersAcross(const float* w, const Conv2d& g, const Phase& down, const Phase& across, u32 n)
@@ -60,7 +60,7 @@ struct FiltersAcross {
 #pragma unroll
             for (u32 j = 0; j < PLACES; j++) {
                 // Columns that are not there end where nothing is stored.
-                fetch_place(w + row + (c + j < g.c ? c + j : 0), j, raw[i]);
+                load_part(raw[i], j, w + row + (c + j < g.c ? c + j : 0));
             }
             advance(at, taps);
         }
@@ -69,10 +69,7 @@ struct FiltersAcross {
     __device__ __forceinline__ void store(float (&tile)[TILE_K][TILE_N]) {
 #pragma unroll
         for (u32 i = 0; i < At::ROWS; i++) {
-            float v[4];
-#pragma unroll
-            for (u32 j = 0; j < 4; j++) v[j] = valid >> i & 1 ? raw[i][j] : 0.0f;
-            ::store<4>(&tile[At::row(i)][At::column()], v);
+            ::store(&tile[At::row(i)][At::column()], valid_places<1>(valid >> i, raw[i]));
         }
     }
 };
@@ -113,12 +110,8 @@ conv_dgrad(Conv2d g, PendingGrad dy, const float* w, u32 accumulate, float* dx) 
 #pragma unroll
         for (u32 j = 0; j < THREAD_N; j += 4) {
             u32 c = n + tile_column(j);
-            float v[4] = {sum[i][j], sum[i][j + 1], sum[i][j + 2], sum[i][j + 3]}, before[4] = {};
-            if (accumulate) {
-                load_quad(row, c, g.c, aligned, before);
-#pragma unroll
-                for (u32 e = 0; e < 4; e++) v[e] += before[e];
-            }
+            Vector<4> v = {{sum[i][j], sum[i][j + 1], sum[i][j + 2], sum[i][j + 3]}};
+            if (accumulate) v += load_quad(row, c, g.c, aligned);
             store_quad(row, c, g.c, aligned, v);
         }
     }

@@ -51,11 +51,11 @@ conv_fprop(Conv2d g, Pending x, const float* w, Epilogue epilogue, float* y, u32
             u32 pixel = m + tile_row(i);
             if (pixel >= pixels) continue;
             u64 row = (u64)pixel * g.k;
-            float v[4] = {sum[i][j], sum[i][j + 1], sum[i][j + 2], sum[i][j + 3]};
+            Vector<4> v = {{sum[i][j], sum[i][j + 1], sum[i][j + 2], sum[i][j + 3]}};
             if (!partials) {
-                float residual[4] = {};
-                if (epilogue.residual) load_quad(epilogue.residual + row, k, g.k, aligned, residual);
-                finish.apply(residual, v);
+                Vector<4> residual = splat<4>(0.0f);
+                if (epilogue.residual) residual = load_quad(epilogue.residual + row, k, g.k, aligned);
+                v = finish.apply(residual, v);
             }
             store_quad(out + row, k, g.k, aligned, v);
         }

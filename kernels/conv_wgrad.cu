@@ -30,7 +30,7 @@ struct WindowsAcross {
     // Of each column: the tap against the window's first pixel, and the distance in elements.
     u32 h[PLACES], w[PLACES];
     long long offset[PLACES];
-    float raw[At::ROWS][1][4];
+    Vector<4> raw[At::ROWS][1];
     u32 valid;
 
     __device__ __forceinline__ WindowsAcross(const Conv2d& g, const Pending& x, u32 m, u32 first)
@@ -43,7 +43,7 @@ struct WindowsAcross {
             h[j] = inside ? at.high - g.top : 0x80000000u;
             w[j] = at.mid - g.left;
             offset[j] = ((long long)(int)h[j] * g.w + (int)w[j]) * g.c + at.low;
-            set_place(reader, g.c, j, at.low);
+            reader.set(g.c, j, at.low);
         }
 #pragma unroll
         for (u32 i = 0; i < At::ROWS; i++) pixel[i] = digits(first + At::row(i), g.p, g.q);
@@ -60,7 +60,7 @@ struct WindowsAcross {
             for (u32 j = 0; j < PLACES; j++) {
                 bool meets = (at.high < g.n) & (top + h[j] < g.h) & (left + w[j] < g.w);
                 valid |= (u32)meets << (i * PLACES + j);
-                fetch_place(reader, meets ? base + offset[j] : 0, j, raw[i]);
+                reader.fetch(raw[i], j, meets ? base + offset[j] : 0);
             }
             advance(at, pixels);
         }
@@ -69,11 +69,8 @@ struct WindowsAcross {
     __device__ __forceinline__ void store(float (&tile)[TILE_K][TILE_M]) {
 #pragma unroll
         for (u32 i = 0; i < At::ROWS; i++) {
-            float v[4];
-            reader.apply(raw[i], v);
-#pragma unroll
-            for (u32 j = 0; j < 4; j++) v[j] = valid >> (i * PLACES + j % PLACES) & 1 ? v[j] : 0.0f;
-            ::store<4>(&tile[At::row(i)][At::column()], v);
+            Vector<4> v = valid_places(valid >> (i * PLACES), reader.apply(raw[i]));
+            ::store(&tile[At::row(i)][At::column()], v);
         }
     }
 };
@@ -85,15 +82,15 @@ struct GradAcross {
     GradReader<4> reader;
     u32 channels, k, pixel, pixels;
     bool sums_bias;
-    float bias[4] = {};
-    float raw[At::ROWS][2][4];
+    Vector<4> bias = splat<4>(0.0f);
+    Vector<4> raw[At::ROWS][2];
     u32 valid;
 
     __device__ __forceinline__ GradAcross(const Conv2d& g, const PendingGrad& dy, u32 n, u32 first, bool sums_bias)
         : reader(dy), channels(g.k), k(n + At::column()), pixel(first + At::row(0)), pixels(g.n * g.p * g.q),
           sums_bias(sums_bias) {
 #pragma unroll
-        for (u32 j = 0; j < PLACES; j++) set_place(reader, channels, j, column(j));
+        for (u32 j = 0; j < PLACES; j++) reader.set(channels, j, column(j));
     }
 
     // Columns that are not there end where nothing is stored.
@@ -108,7 +105,7 @@ struct GradAcross {
             valid |= (u32)inside << i;
             u64 row = (u64)(inside ? at : 0) * channels;
 #pragma unroll
-            for (u32 j = 0; j < PLACES; j++) fetch_place(reader, row + column(j), j, raw[i]);
+            for (u32 j = 0; j < PLACES; j++) reader.fetch(raw[i], j, row + column(j));
         }
         pixel += TILE_K;
     }
@@ -116,22 +113,16 @@ struct GradAcross {
     __device__ __forceinline__ void store(float (&tile)[TILE_K][TILE_N]) {
 #pragma unroll
         for (u32 i = 0; i < At::ROWS; i++) {
-            float v[4];
-            reader.apply(raw[i], v);
-#pragma unroll
-            for (u32 j = 0; j < 4; j++) v[j] = valid >> i & 1 ? v[j] : 0.0f;
-            ::store<4>(&tile[At::row(i)][At::column()], v);
-            if (sums_bias) {
-#pragma unroll
-                for (u32 j = 0; j < 4; j++) bias[j] += v[j];
-            }
+            Vector<4> v = valid_places<1>(valid >> i, reader.apply(raw[i]));
+            ::store(&tile[At::row(i)][At::column()], v);
+            if (sums_bias) bias += v;
         }
     }
 
     // The sums of the block's columns into out[n..]; called by all threads.
     __device__ __forceinline__ void store_bias(float* out, u32 n) const {
         __shared__ __align__(16) float sums[At::ROW_STEP][TILE_N];
-        ::store<4>(&sums[At::row(0)][At::column()], bias);
+        ::store(&sums[At::row(0)][At::column()], bias);
         __syncthreads();
         if (threadIdx.x < TILE_N && n + threadIdx.x < channels) {
             float sum = 0.0f;
@@ -163,7 +154,7 @@ conv_wgrad(Conv2d g, PendingGrad dy, Pending x, u32 steps_a_split, float* dw, fl
         if (k >= g.k) continue;
 #pragma unroll
         for (u32 i = 0; i < THREAD_M; i += 4) {
-            float v[4] = {sum[i][j], sum[i + 1][j], sum[i + 2][j], sum[i + 3][j]};
+            Vector<4> v = {{sum[i][j], sum[i + 1][j], sum[i + 2][j], sum[i + 3][j]}};
             store_quad(out + (u64)k * window, m + tile_row(i), window, aligned, v);
         }
     }

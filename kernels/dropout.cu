@@ -13,7 +13,7 @@
 // Numerics: float32, one rounding.
 // Source: Srivastava et al., "Dropout", 2014; Salmon et al., "Parallel random numbers", 2011.
 
-#include "vector.cuh"
+#include "pending.cuh"
 
 // What decides the mask: key, counter words 1 to 3, threshold, and 1 / (1 - rate).
 struct Mask {
@@ -39,12 +39,9 @@ dropout(Pending x, Mask mask, u64 len, u32 channels, u32 accumulate, float* y) {
 #pragma unroll
     for (u32 k = 0; k < 4; k += VECTOR, i += VECTOR) {
         if (i >= len) return;
-        Vector<> v = load(x, channels, i, c);
-        for (u32 j = 0; j < VECTOR; j++) v.at[j] = choose(mask, word[k + j], v.at[j]);
-        if (accumulate) {
-            Vector<> old = load(y + i);
-            for (u32 j = 0; j < VECTOR; j++) v.at[j] += old.at[j];
-        }
+        Vector<> v = read(x, channels, i, c);
+        for (u32 j = 0; j < VECTOR; j++) v[j] = choose(mask, word[k + j], v[j]);
+        if (accumulate) v += load(y + i);
         store(y + i, v);
         c = c + VECTOR == channels ? 0 : c + VECTOR;
     }

@@ -19,7 +19,7 @@
 // Any len and N; size up to 46,340; offsets are 64-bit.
 // Numerics: float32, one rounding; a channel's mean in one fixed order.
 
-#include "common.cuh"
+#include "vector.cuh"
 
 // Factor and summand a channel.
 struct Transform {
@@ -46,8 +46,9 @@ input_transform(const u8* pixels, Transform t, u64 len, float* y) {
     u32 c = (u32)(i % 3);
     if (i + 4 <= len) {
         u32 four = *reinterpret_cast<const u32*>(pixels + i);
-        store4(y + i, make_float4(transform(t, c, four & 255), transform(t, (c + 1) % 3, four >> 8 & 255),
-                                  transform(t, (c + 2) % 3, four >> 16 & 255), transform(t, c, four >> 24)));
+        Vector<4> v;
+        for (u32 k = 0; k < 4; k++) v[k] = transform(t, (c + k % 3) % 3, four >> 8 * k & 255);
+        store(y + i, v);
         return;
     }
     for (; i < len; i++) y[i] = transform(t, (u32)(i % 3), pixels[i]);
@@ -152,7 +153,8 @@ augmented_input(const u8* pixels, const Changes* changes, Transform t, u32 side,
     }
     y += 3 * (u64)blockIdx.x * count;
     for (u32 i = 4 * threadIdx.x; i < count; i += 4 * THREADS) {
-        float out[12];
+        Vector<4> out[3];
+        auto put = [&](u32 k, float v) { out[k / 4][k % 4] = v; };
 #pragma unroll
         for (u32 k = 0; k < 4; k++) {
             // Behind the last pixel the last once more: computed and not stored.
@@ -167,17 +169,17 @@ augmented_input(const u8* pixels, const Changes* changes, Transform t, u32 side,
             if (column >= change.erase_left && column < change.erase_right && row >= change.erase_top && row < change.erase_bottom) {
                 r = g = b = ERASED;
             }
-            out[3 * k] = transform(t, 0, r);
-            out[3 * k + 1] = transform(t, 1, g);
-            out[3 * k + 2] = transform(t, 2, b);
+            put(3 * k, transform(t, 0, r));
+            put(3 * k + 1, transform(t, 1, g));
+            put(3 * k + 2, transform(t, 2, b));
         }
         if (count % 4 == 0) {
 #pragma unroll
-            for (u32 k = 0; k < 12; k += 4) store4(y + 3 * (u64)i + k, make_float4(out[k], out[k + 1], out[k + 2], out[k + 3]));
+            for (u32 k = 0; k < 3; k++) store(y + 3 * (u64)i + 4 * k, out[k]);
         } else {
 #pragma unroll
             for (u32 k = 0; k < 12; k++) {
-                if (i + k / 3 < count) y[3 * (u64)i + k] = out[k];
+                if (i + k / 3 < count) y[3 * (u64)i + k] = out[k / 4][k % 4];
             }
         }
     }

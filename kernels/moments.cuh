@@ -17,9 +17,9 @@ template <u32 V> __device__ __forceinline__ void merge(Moments<V>& into, const M
     float count = into.count + from.count;
     float share = from.count / count, cross = into.count * share;
     for (u32 k = 0; k < V; k++) {
-        float delta = from.mean.at[k] - into.mean.at[k];
-        into.mean.at[k] = fmaf(delta, share, into.mean.at[k]);
-        into.m2.at[k] += fmaf(delta * cross, delta, from.m2.at[k]);
+        float delta = from.mean[k] - into.mean[k];
+        into.mean[k] = fmaf(delta, share, into.mean[k]);
+        into.m2[k] += fmaf(delta * cross, delta, from.m2[k]);
     }
     into.count = count;
 }

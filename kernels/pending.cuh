@@ -1,136 +1,107 @@
-// pending.cuh - pending values and gradients whose coefficients stay in registers, and what is done before an output is written.
+// pending.cuh - how pending values and gradients are read, and what is done before an output is written.
 //
-// A thread that reads many pixels of the same V channels loads their coefficients once (common.cuh's `read` loads them for
-// every element). The V channels are neighbours, or each is set by itself where C is no multiple of 4.
+// A reader keeps the coefficients of V channels in registers, for as many pixels as its thread reads. They are set, and raw
+// numbers are loaded, VECTOR at a time: all V at once where the channels are neighbours and VECTOR is V; each by itself
+// where V = 4 channels are found one by one (conv.cuh).
 
 #pragma once
 
-#include "common.cuh"
+#include "vector.cuh"
 
-template <u32 V>
-__device__ __forceinline__ void load(const float* from, float (&v)[V]) {
-    if constexpr (V == 4) {
-        float4 q = load4(from);
-        v[0] = q.x, v[1] = q.y, v[2] = q.z, v[3] = q.w;
-    } else {
-#pragma unroll
-        for (u32 j = 0; j < V; j++) v[j] = from[j];
-    }
-}
+// max(v, 0) that lets NaN through: fmaxf would hide it.
+__device__ __forceinline__ float relu(float v) { return v < 0.0f ? 0.0f : v; }
 
-template <u32 V>
-__device__ __forceinline__ void store(float* to, const float (&v)[V]) {
-    if constexpr (V == 4) {
-        store4(to, make_float4(v[0], v[1], v[2], v[3]));
-    } else {
-#pragma unroll
-        for (u32 j = 0; j < V; j++) to[j] = v[j];
-    }
-}
+__device__ __forceinline__ float relu6(float v) { return v > 6.0f ? 6.0f : relu(v); }
 
 // One decision for V numbers.
 template <u32 V>
-__device__ __forceinline__ void activate(u32 activation, const float (&slope)[V], float (&v)[V]) {
+__device__ __forceinline__ Vector<V> activate(u32 activation, const Vector<V>& slope, Vector<V> v) {
     if (activation == RELU) {
-#pragma unroll
-        for (u32 j = 0; j < V; j++) v[j] = relu(v[j]);
+        for (u32 k = 0; k < V; k++) v[k] = relu(v[k]);
     } else if (activation == RELU6) {
-#pragma unroll
-        for (u32 j = 0; j < V; j++) v[j] = relu6(v[j]);
+        for (u32 k = 0; k < V; k++) v[k] = relu6(v[k]);
     } else if (activation == PRELU) {
-#pragma unroll
-        for (u32 j = 0; j < V; j++) v[j] = v[j] > 0.0f ? v[j] : slope[j] * v[j];
+        for (u32 k = 0; k < V; k++) v[k] = v[k] > 0.0f ? v[k] : slope[k] * v[k];
     }
+    return v;
 }
 
 // Reads a pending value: one tensor.
-template <u32 V>
+template <u32 V = VECTOR>
 struct ValueReader {
     enum : u32 { TENSORS = 1 };
     Pending x;
-    float scale[V], shift[V], slope[V];
+    Vector<V> scale, shift, slope;
 
-    __device__ explicit ValueReader(const Pending& x) : x(x) {}
+    __device__ __forceinline__ explicit ValueReader(const Pending& x) : x(x) {}
 
-    __device__ __forceinline__ const float* tensor(u32) const { return x.raw; }
-    __device__ __forceinline__ bool reads(u32) const { return true; }
-
-    // The coefficients of channels c..c+V-1; loads may be wide.
-    __device__ __forceinline__ void set_channels(u32 channels, u32 c) {
+    // Numbers j.. are of channels c.. of `channels`. Their places are added up in 32 bits, which takes fewer registers.
+    __device__ __forceinline__ void set(u32 channels, u32 j, u32 c) {
         if (x.affine) {
-            load<V>(x.affine + c, scale);
-            load<V>(x.affine + channels + c, shift);
+            load_part(scale, j, x.affine + c);
+            load_part(shift, j, x.affine + (channels + c));
         }
         if (x.activation == PRELU) {
-            // Slopes lie in the parameter slab, where nothing is aligned.
-#pragma unroll
-            for (u32 j = 0; j < V; j++) slope[j] = x.slope[c + j];
+            for (u32 k = 0; k < VECTOR; k++) slope[j + k] = x.slope[c + k];
         }
     }
 
-    // Number j is of channel c.
-    __device__ __forceinline__ void set_channel(u32 channels, u32 j, u32 c) {
-        if (x.affine) {
-            scale[j] = x.affine[c];
-            shift[j] = x.affine[channels + c];
-        }
-        if (x.activation == PRELU) slope[j] = x.slope[c];
-    }
+    // Loads raw numbers j.. from element i.
+    __device__ __forceinline__ void fetch(Vector<V> (&raw)[TENSORS], u32 j, u64 i) const { load_part(raw[0], j, x.raw + i); }
 
-    __device__ __forceinline__ void apply(const float (&raw)[1][V], float (&v)[V]) const {
-#pragma unroll
-        for (u32 j = 0; j < V; j++) v[j] = raw[0][j];
-        if (x.affine) {
-#pragma unroll
-            for (u32 j = 0; j < V; j++) v[j] = fmaf(scale[j], v[j], shift[j]);
-        }
-        activate<V>(x.activation, slope, v);
+    __device__ __forceinline__ Vector<V> apply(const Vector<V> (&raw)[TENSORS]) const {
+        Vector<V> v = raw[0];
+        if (x.affine) v = fmaf(scale, v, shift);
+        return activate(x.activation, slope, v);
     }
 };
 
 // Reads a pending gradient: g, and the raw tensor where batch norm lies between.
-template <u32 V>
+template <u32 V = VECTOR>
 struct GradReader {
     enum : u32 { TENSORS = 2 };
     PendingGrad dy;
-    float a[V], b[V], c[V];
+    Vector<V> a, b, c;
 
-    __device__ explicit GradReader(const PendingGrad& dy) : dy(dy) {}
+    __device__ __forceinline__ explicit GradReader(const PendingGrad& dy) : dy(dy) {}
 
-    __device__ __forceinline__ const float* tensor(u32 t) const { return t == 0 ? dy.g : dy.raw; }
-    __device__ __forceinline__ bool reads(u32 t) const { return t == 0 || dy.coefficients; }
-
-    __device__ __forceinline__ void set_channels(u32 channels, u32 k) {
+    __device__ __forceinline__ void set(u32 channels, u32 j, u32 k) {
         if (!dy.coefficients) return;
-        load<V>(dy.coefficients + k, a);
-        load<V>(dy.coefficients + channels + k, b);
-        load<V>(dy.coefficients + 2 * channels + k, c);
+        load_part(a, j, dy.coefficients + k);
+        load_part(b, j, dy.coefficients + (channels + k));
+        load_part(c, j, dy.coefficients + (2 * channels + k));
     }
 
-    __device__ __forceinline__ void set_channel(u32 channels, u32 j, u32 k) {
-        if (!dy.coefficients) return;
-        a[j] = dy.coefficients[k];
-        b[j] = dy.coefficients[channels + k];
-        c[j] = dy.coefficients[2 * channels + k];
+    __device__ __forceinline__ void fetch(Vector<V> (&raw)[TENSORS], u32 j, u64 i) const {
+        load_part(raw[0], j, dy.g + i);
+        if (dy.coefficients) load_part(raw[1], j, dy.raw + i);
     }
 
-    __device__ __forceinline__ void apply(const float (&raw)[2][V], float (&v)[V]) const {
-#pragma unroll
-        for (u32 j = 0; j < V; j++) v[j] = raw[0][j];
-        if (dy.coefficients) {
-#pragma unroll
-            for (u32 j = 0; j < V; j++) v[j] = fmaf(a[j], v[j], fmaf(b[j], raw[1][j], c[j]));
-        }
+    __device__ __forceinline__ Vector<V> apply(const Vector<V> (&raw)[TENSORS]) const {
+        return dy.coefficients ? fmaf(a, raw[0], fmaf(b, raw[1], c)) : raw[0];
     }
 };
 
-// The stored numbers of element i, V neighbours, from each tensor of a reader.
-template <u32 V, class Reader>
-__device__ __forceinline__ void read_raw(const Reader& reader, u64 i, float (&raw)[Reader::TENSORS][V]) {
-#pragma unroll
-    for (u32 t = 0; t < Reader::TENSORS; t++) {
-        if (reader.reads(t)) load<V>(reader.tensor(t) + i, raw[t]);
-    }
+// Element i and its neighbours; the reader is set to their channels.
+template <class Reader> __device__ __forceinline__ Vector<> read(const Reader& reader, u64 i) {
+    Vector<> raw[Reader::TENSORS];
+    reader.fetch(raw, 0, i);
+    return reader.apply(raw);
+}
+
+// The same once, of channels c..
+__device__ __forceinline__ Vector<> read(const Pending& x, u32 channels, u64 i, u32 c) {
+    ValueReader<> reader(x);
+    reader.set(channels, 0, c);
+    return read(reader, i);
+}
+
+__device__ __forceinline__ Vector<> read(const PendingGrad& dy, u32 channels, u64 i, u32 c) {
+    // One decision for all that follows.
+    if (!dy.coefficients) return load(dy.g + i);
+    GradReader<> reader(dy);
+    reader.set(channels, 0, c);
+    return read(reader, i);
 }
 
 // What a convolution does with its output: activation(sum + bias[k] + residual). Absent pointers are null; bias and
@@ -143,14 +114,13 @@ struct Epilogue {
 };
 
 // An epilogue for V neighbouring channels, with what is the same for all pixels in registers.
-template <u32 V>
+template <u32 V = VECTOR>
 struct Finish {
     u32 activation;
-    float bias[V], slope[V];
+    Vector<V> bias, slope;
 
     // Channels k..k+V-1; those from `channels` on are not there.
     __device__ __forceinline__ Finish(const Epilogue& epilogue, u32 channels, u32 k) : activation(epilogue.activation) {
-#pragma unroll
         for (u32 j = 0; j < V; j++) {
             bool inside = k + j < channels;
             bias[j] = epilogue.bias && inside ? epilogue.bias[k + j] : 0.0f;
@@ -158,9 +128,8 @@ struct Finish {
         }
     }
 
-    __device__ __forceinline__ void apply(const float (&residual)[V], float (&v)[V]) const {
-#pragma unroll
+    __device__ __forceinline__ Vector<V> apply(const Vector<V>& residual, Vector<V> v) const {
         for (u32 j = 0; j < V; j++) v[j] = (v[j] + bias[j]) + residual[j];
-        activate<V>(activation, slope, v);
+        return activate(activation, slope, v);
     }
 };

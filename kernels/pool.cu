@@ -24,7 +24,7 @@
 //   global_avg_pool_*      grid ceil(elements / (VECTOR THREADS))
 // Limits: N and the blocks of channels up to 65,535; R S up to 65,535. Numerics: float32, sums in the order of the pixels.
 
-#include "vector.cuh"
+#include "pending.cuh"
 
 // Blocks a multiprocessor: left to itself the compiler spills on some cards to fit more.
 #define BLOCKS 4
@@ -47,8 +47,10 @@ __device__ __forceinline__ Clipped clip(const PerChannel& g, u32 p, u32 q) {
     return w;
 }
 
-// The largest values of window (p, q), channels c.., and in `winner` the first places r S + s that hold them.
-__device__ __forceinline__ Vector<> largest(const PerChannel& g, const Pending& x, u32 p, u32 q, u32 c, u32 (&winner)[VECTOR]) {
+// The largest values of window (p, q), channels c.., which `x` is set to, and in `winner` the first places r S + s that hold
+// them.
+__device__ __forceinline__ Vector<> largest(const PerChannel& g, const ValueReader<>& x, u32 p, u32 q, u32 c,
+                                            u32 (&winner)[VECTOR]) {
     Clipped window = clip(g, p, q);
     Vector<> best = splat(-INFINITY);
     for (u32 k = 0; k < VECTOR; k++) winner[k] = window.r0 * g.s + window.s0;
@@ -56,10 +58,10 @@ __device__ __forceinline__ Vector<> largest(const PerChannel& g, const Pending& 
         u64 row = (u64)blockIdx.z * g.h + p * g.stride + r - g.top;
         for (u32 s = window.s0; s < window.s1; s++) {
             u64 pixel = row * g.w + q * g.stride + s - g.left;
-            Vector<> value = load(x, g.c, pixel * g.c + c, c);
+            Vector<> value = read(x, pixel * g.c + c);
             for (u32 k = 0; k < VECTOR; k++) {
-                if (!wins(value.at[k], best.at[k])) continue;
-                best.at[k] = value.at[k];
+                if (!wins(value[k], best[k])) continue;
+                best[k] = value[k];
                 winner[k] = r * g.s + s;
             }
         }
@@ -72,8 +74,10 @@ max_pool_fprop(PerChannel g, Pending x, u32 lanes, float* y) {
     u32 pixel = blockIdx.x * (THREADS / lanes) + threadIdx.x / lanes;
     u32 c = (blockIdx.y * lanes + threadIdx.x % lanes) * VECTOR;
     if (pixel >= g.p * g.q || c >= g.c) return;
+    ValueReader<> values(x);
+    values.set(g.c, 0, c);
     u32 winner[VECTOR];
-    Vector<> best = largest(g, x, pixel / g.q, pixel % g.q, c, winner);
+    Vector<> best = largest(g, values, pixel / g.q, pixel % g.q, c, winner);
     store(y + ((u64)blockIdx.z * g.p * g.q + pixel) * g.c + c, best);
 }
 
@@ -91,11 +95,13 @@ max_pool_dgrad(PerChannel g, Pending x, const float* dy, u32 lanes, u32 tiles, u
     u32 h0 = blockIdx.x / tiles * TILE, w0 = blockIdx.x % tiles * TILE;
     u32 p0 = first_window(h0 + g.top, g.r, g.stride), q0 = first_window(w0 + g.left, g.s, g.stride);
     if (c < g.c) {
+        ValueReader<> values(x);
+        values.set(g.c, 0, c);
         for (u32 i = row; i < across * across; i += rows) {
             u32 p = p0 + i / across, q = q0 + i % across;
             if (p >= g.p || q >= g.q) continue;
             u32 winner[VECTOR];
-            largest(g, x, p, q, c, winner);
+            largest(g, values, p, q, c, winner);
             for (u32 k = 0; k < VECTOR; k++) winners[(i * VECTOR + k) * lanes + lane] = (unsigned short)winner[k];
         }
     }
@@ -111,15 +117,12 @@ max_pool_dgrad(PerChannel g, Pending x, const float* dy, u32 lanes, u32 tiles, u
                 u32 window = (p - p0) * across + q - q0, place = (y - p * g.stride) * g.s + z - q * g.stride;
                 Vector<> d = load(dy + (((u64)blockIdx.z * g.p + p) * g.q + q) * g.c + c);
                 for (u32 k = 0; k < VECTOR; k++) {
-                    if (winners[(window * VECTOR + k) * lanes + lane] == place) sum.at[k] += d.at[k];
+                    if (winners[(window * VECTOR + k) * lanes + lane] == place) sum[k] += d[k];
                 }
             }
         }
         float* to = dx + (((u64)blockIdx.z * g.h + h) * g.w + w) * g.c + c;
-        if (accumulate) {
-            Vector<> old = load(to);
-            for (u32 k = 0; k < VECTOR; k++) sum.at[k] += old.at[k];
-        }
+        if (accumulate) sum += load(to);
         store(to, sum);
     }
 }
@@ -131,13 +134,14 @@ global_avg_pool_fprop(Pending x, u64 len, u32 pixels, u32 channels, float* y) {
     u64 image = i / channels;
     u32 c = (u32)(i - image * channels);
     u64 from = image * pixels * channels + c;
+    ValueReader<> values(x);
+    values.set(channels, 0, c);
     Vector<> sum = splat(0.0f);
 #pragma unroll 4
     for (u32 pixel = 0; pixel < pixels; pixel++, from += channels) {
-        Vector<> value = load(x, channels, from, c);
-        for (u32 k = 0; k < VECTOR; k++) sum.at[k] += value.at[k];
+        sum += read(values, from);
     }
-    for (u32 k = 0; k < VECTOR; k++) sum.at[k] /= (float)pixels;
+    for (u32 k = 0; k < VECTOR; k++) sum[k] /= (float)pixels;
     store(y + i, sum);
 }
 
@@ -148,10 +152,7 @@ global_avg_pool_dgrad(const float* dy, u64 len, u32 pixels, u32 channels, u32 ac
     u64 pixel = i / channels;
     Vector<> g = load(dy + pixel / pixels * channels + (i - pixel * channels));
     float share = 1.0f / (float)pixels;
-    for (u32 k = 0; k < VECTOR; k++) g.at[k] *= share;
-    if (accumulate) {
-        Vector<> old = load(dx + i);
-        for (u32 k = 0; k < VECTOR; k++) g.at[k] += old.at[k];
-    }
+    for (u32 k = 0; k < VECTOR; k++) g[k] *= share;
+    if (accumulate) g += load(dx + i);
     store(dx + i, g);
 }

@@ -47,9 +47,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 conv_fprop_finish(const float* partials, u32 splits, u64 len, u32 k, Epilogue epilogue, float* y) {
     u64 i = (u64)blockIdx.x * THREADS + threadIdx.x;
     if (i >= len) return;
-    float v[1] = {0.0f};
-    for (u32 split = 0; split < splits; split++) v[0] += partials[split * len + i];
-    float residual[1] = {epilogue.residual ? epilogue.residual[i] : 0.0f};
-    Finish<1>(epilogue, k, (u32)(i % k)).apply(residual, v);
-    y[i] = v[0];
+    Vector<> v = splat(0.0f), residual = v;
+    for (u32 split = 0; split < splits; split++) v += load(partials + split * len + i);
+    if (epilogue.residual) residual = load(epilogue.residual + i);
+    store(y + i, Finish<>(epilogue, k, (u32)(i % k)).apply(residual, v));
 }

@@ -12,7 +12,7 @@
 // Nothing changes where |g| is not finite: every thread sees that in norms[0], and the host need not look.
 //
 // A block takes CHUNK elements of one segment and finds out which by bisection over the segments' first blocks. Chunks
-// begin at multiples of 4 elements of the slab, so every access is 16 bytes wide but for the few elements at a segment's
+// begin at multiples of VECTOR elements of the slab, so every access is 16 bytes wide but for the few elements at a segment's
 // ends. Bound by bytes: 20 an element an update, 4 to 8 for the norms.
 // Launch: norms and update grid: the segments' blocks; merge grid 1; block THREADS. Offsets are 64-bit.
 // Numerics: float32; a block's sum in one fixed order, the blocks' sums in float64. A sum beyond float32 is infinity.
@@ -26,7 +26,7 @@ struct Segment {
     float decay, lr_multiplier;
 };
 
-// A block's segment, and the elements [begin, end) of the slab that are the block's; `from` is begin rounded down to 4.
+// A block's segment, and the elements [begin, end) of the slab that are the block's; `from` is begin rounded down to VECTOR.
 struct Chunk {
     Segment segment;
     u64 from, begin, end;
@@ -42,26 +42,23 @@ __device__ __forceinline__ Chunk chunk_of_block(const Segment* segments, u32 cou
     Chunk chunk;
     chunk.segment = segments[low];
     u64 last = chunk.segment.offset + chunk.segment.len;
-    chunk.from = chunk.segment.offset / 4 * 4 + (u64)(blockIdx.x - chunk.segment.first_block) * CHUNK;
+    chunk.from = chunk.segment.offset / VECTOR * VECTOR + (u64)(blockIdx.x - chunk.segment.first_block) * CHUNK;
     chunk.begin = chunk.from < chunk.segment.offset ? chunk.segment.offset : chunk.from;
     chunk.end = chunk.from + CHUNK < last ? chunk.from + CHUNK : last;
     return chunk;
-}
-
-__device__ __forceinline__ float squares(float sum, float4 v) {
-    return fmaf(v.w, v.w, fmaf(v.z, v.z, fmaf(v.y, v.y, fmaf(v.x, v.x, sum))));
 }
 
 // A thread's share of the sum of squares of a chunk.
 __device__ __forceinline__ float squares_of(const Chunk& chunk, const float* values) {
     float sum = 0.0f;
 #pragma unroll
-    for (u32 j = 0; j < CHUNK; j += 4 * THREADS) {
-        u64 i = chunk.from + j + 4 * threadIdx.x;
-        if (i >= chunk.begin && i + 4 <= chunk.end) {
-            sum = squares(sum, load4(values + i));
+    for (u32 j = 0; j < CHUNK; j += VECTOR * THREADS) {
+        u64 i = chunk.from + j + VECTOR * threadIdx.x;
+        if (i >= chunk.begin && i + VECTOR <= chunk.end) {
+            Vector<> v = load(values + i);
+            for (u32 k = 0; k < VECTOR; k++) sum = fmaf(v[k], v[k], sum);
         } else {
-            for (u64 e = i; e < i + 4; e++) {
+            for (u64 e = i; e < i + VECTOR; e++) {
                 if (e >= chunk.begin && e < chunk.end) sum = fmaf(values[e], values[e], sum);
             }
         }
@@ -112,18 +109,15 @@ sgd_update(const Segment* segments, u32 count, u32 form, float lr, float mu, flo
     float decay = chunk.segment.decay;
     lr *= chunk.segment.lr_multiplier;
 #pragma unroll
-    for (u32 j = 0; j < CHUNK; j += 4 * THREADS) {
-        u64 i = chunk.from + j + 4 * threadIdx.x;
-        if (i >= chunk.begin && i + 4 <= chunk.end) {
-            float4 g = load4(grads + i), w = load4(params + i), v = load4(momentum + i);
-            sgd_step(form, lr, mu, fmaf(factor, g.x, decay * w.x), w.x, v.x);
-            sgd_step(form, lr, mu, fmaf(factor, g.y, decay * w.y), w.y, v.y);
-            sgd_step(form, lr, mu, fmaf(factor, g.z, decay * w.z), w.z, v.z);
-            sgd_step(form, lr, mu, fmaf(factor, g.w, decay * w.w), w.w, v.w);
-            store4(params + i, w);
-            store4(momentum + i, v);
+    for (u32 j = 0; j < CHUNK; j += VECTOR * THREADS) {
+        u64 i = chunk.from + j + VECTOR * threadIdx.x;
+        if (i >= chunk.begin && i + VECTOR <= chunk.end) {
+            Vector<> g = load(grads + i), w = load(params + i), v = load(momentum + i);
+            for (u32 k = 0; k < VECTOR; k++) sgd_step(form, lr, mu, fmaf(factor, g[k], decay * w[k]), w[k], v[k]);
+            store(params + i, w);
+            store(momentum + i, v);
         } else {
-            for (u64 e = i; e < i + 4; e++) {
+            for (u64 e = i; e < i + VECTOR; e++) {
                 if (e < chunk.begin || e >= chunk.end) continue;
                 float w = params[e], v = momentum[e];
                 sgd_step(form, lr, mu, fmaf(factor, grads[e], decay * w), w, v);

@@ -2,7 +2,7 @@
 
 #pragma once
 
-#include "common.cuh"
+#include "vector.cuh"
 
 // `g` is the gradient, clip and decay included; w and its momentum v move. `form` is a rule of the
 // trait's SgdForm: KERAS, KERAS_NESTEROV, TORCH or TORCH_NESTEROV, which the host defines (src/backend/cuda/tiles.rs).

@@ -1,9 +1,9 @@
-// vector.cuh - V neighbouring channels of one pixel, in registers.
+// vector.cuh - neighbouring numbers in registers, and the only way to tensors in memory.
 //
 // A program is compiled with VECTOR = 4 for tensors whose C is a multiple of 4, and with VECTOR = 1 for the others. Kernels
-// written over Vector<VECTOR> have one body for both; with VECTOR = 4 every access to a tensor is 16 bytes wide.
-// Tensors begin at multiples of 256 bytes, so pixel * C + c is aligned where C and c are multiples of 4. What lies in the
-// parameter slab is not, and is read channel by channel.
+// written over Vector<> have one body for both; with VECTOR = 4 every access to a tensor is 16 bytes wide. Tensors begin at
+// multiples of 256 bytes, so pixel * C + c is aligned where C and c are multiples of 4. The parameter slab is not aligned,
+// and is read number by number.
 
 #pragma once
 
@@ -11,33 +11,79 @@
 
 template <u32 V = VECTOR> struct Vector {
     float at[V];
+
+    __device__ __forceinline__ float& operator[](u32 k) { return at[k]; }
+    __device__ __forceinline__ float operator[](u32 k) const { return at[k]; }
 };
 
 template <u32 V = VECTOR> __device__ __forceinline__ Vector<V> splat(float v) {
     Vector<V> out;
-    for (u32 k = 0; k < V; k++) out.at[k] = v;
+    for (u32 k = 0; k < V; k++) out[k] = v;
     return out;
 }
 
-__device__ __forceinline__ Vector<4> vector_of(float4 v) { return {{v.x, v.y, v.z, v.w}}; }
+template <u32 V> __device__ __forceinline__ void operator+=(Vector<V>& a, const Vector<V>& b) {
+    for (u32 k = 0; k < V; k++) a[k] += b[k];
+}
+
+template <u32 V>
+__device__ __forceinline__ Vector<V> fmaf(const Vector<V>& a, const Vector<V>& b, const Vector<V>& c) {
+    Vector<V> out;
+    for (u32 k = 0; k < V; k++) out[k] = fmaf(a[k], b[k], c[k]);
+    return out;
+}
 
 template <u32 V = VECTOR> __device__ __forceinline__ Vector<V> load(const float* from) {
-    if constexpr (V == 4) return vector_of(load4(from));
-    else return {{*from}};
+    if constexpr (V == 4) {
+        float4 v = *reinterpret_cast<const float4*>(from);
+        return {{v.x, v.y, v.z, v.w}};
+    } else {
+        static_assert(V == 1, "one number, or four");
+        return {{*from}};
+    }
 }
 
 template <u32 V> __device__ __forceinline__ void store(float* to, const Vector<V>& v) {
-    if constexpr (V == 4) store4(to, make_float4(v.at[0], v.at[1], v.at[2], v.at[3]));
-    else *to = v.at[0];
+    if constexpr (V == 4) {
+        *reinterpret_cast<float4*>(to) = make_float4(v[0], v[1], v[2], v[3]);
+    } else {
+        static_assert(V == 1, "one number, or four");
+        *to = v[0];
+    }
 }
 
-// The values of channels c.. at element i, as their consumers see them.
-template <u32 V = VECTOR> __device__ __forceinline__ Vector<V> load(const Pending& x, u32 channels, u64 i, u32 c) {
-    if constexpr (V == 4) return vector_of(read4(x, channels, i, c));
-    else return {{read(x, channels, i, c)}};
+// Loads VECTOR numbers as v[j]..
+template <u32 V> __device__ __forceinline__ void load_part(Vector<V>& v, u32 j, const float* from) {
+    Vector<> part = load(from);
+    for (u32 k = 0; k < VECTOR; k++) v[j + k] = part[k];
 }
 
-template <u32 V = VECTOR> __device__ __forceinline__ Vector<V> load(const PendingGrad& dy, u32 channels, u64 i, u32 c) {
-    if constexpr (V == 4) return vector_of(read4(dy, channels, i, c));
-    else return {{read(dy, channels, i, c)}};
+// V numbers of the parameter slab.
+template <u32 V = VECTOR> __device__ __forceinline__ Vector<V> load_params(const float* from) {
+    Vector<V> v;
+    for (u32 k = 0; k < V; k++) v[k] = from[k];
+    return v;
+}
+
+// Columns n..n+3 of a row of `width` numbers; those that are not there are 0. `aligned`: all such rows and widths are.
+__device__ __forceinline__ Vector<4> load_quad(const float* row, u32 n, u32 width, bool aligned) {
+    Vector<4> v = splat<4>(0.0f);
+    if (aligned) {
+        if (n < width) v = load<4>(row + n);
+    } else {
+        for (u32 k = 0; k < 4; k++) {
+            if (n + k < width) v[k] = row[n + k];
+        }
+    }
+    return v;
+}
+
+__device__ __forceinline__ void store_quad(float* row, u32 n, u32 width, bool aligned, const Vector<4>& v) {
+    if (aligned) {
+        if (n < width) store(row + n, v);
+    } else {
+        for (u32 k = 0; k < 4; k++) {
+            if (n + k < width) row[n + k] = v[k];
+        }
+    }
 }
