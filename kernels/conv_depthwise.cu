@@ -31,8 +31,8 @@
 struct Sizes {
     u32 r, s, stride;
 
-    __device__ __forceinline__ explicit Sizes(const PerChannel& g)
-        : r(FILTER ? FILTER : g.r), s(FILTER ? FILTER : g.s), stride(STRIDE ? STRIDE : g.stride) {}
+    __device__ __forceinline__ explicit Sizes(const PerChannel& geometry)
+        : r(FILTER ? FILTER : geometry.r), s(FILTER ? FILTER : geometry.s), stride(STRIDE ? STRIDE : geometry.stride) {}
 };
 
 // A row of the filter: in registers where its length is a constant, else read tap by tap.
@@ -66,24 +66,24 @@ __device__ __forceinline__ Place place(u32 channels, u32 runs, u32 rows) {
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-depthwise_fprop(PerChannel g, Pending x, const float* w, Epilogue epilogue, float* y) {
-    Sizes size(g);
-    Place at = place(g.c, (g.q + RUN - 1) / RUN, g.p);
+depthwise_fprop(PerChannel geometry, Pending x, const float* w, Epilogue epilogue, float* y) {
+    Sizes size(geometry);
+    Place at = place(geometry.c, (geometry.q + RUN - 1) / RUN, geometry.p);
     if (!at.inside) return;
-    u32 n = blockIdx.y, q = at.run * RUN, left = q * size.stride - g.left;
+    u32 n = blockIdx.y, q = at.run * RUN, left = q * size.stride - geometry.left;
     ValueReader<> reader(x);
-    reader.set(g.c, 0, at.c);
+    reader.set(geometry.c, 0, at.c);
     Vector<> sum[RUN] = {};
     for (u32 r = 0; r < size.r; r++) {
-        u32 h = at.row * size.stride - g.top + r;
-        if (h >= g.h) continue;
-        FilterRow filter(w + r * size.s * g.c + at.c, g.c);
-        u64 row = (u64)((n * g.h + h) * g.w) * g.c + at.c;
+        u32 h = at.row * size.stride - geometry.top + r;
+        if (h >= geometry.h) continue;
+        FilterRow filter(w + r * size.s * geometry.c + at.c, geometry.c);
+        u64 row = (u64)((n * geometry.h + h) * geometry.w) * geometry.c + at.c;
 #pragma unroll(FILTER ? 32 : 1)
         for (u32 i = 0; i < (RUN - 1) * size.stride + size.s; i++) {
             u32 column = left + i;
-            if (column >= g.w) continue;
-            Vector<> v = read(reader, row + column * g.c);
+            if (column >= geometry.w) continue;
+            Vector<> v = read(reader, row + column * geometry.c);
 #pragma unroll
             for (u32 j = 0; j < RUN; j++) {
                 u32 s = i - j * size.stride;
@@ -91,12 +91,12 @@ depthwise_fprop(PerChannel g, Pending x, const float* w, Epilogue epilogue, floa
             }
         }
     }
-    Finish<> finish(epilogue, g.c, at.c);
-    u64 first = (u64)((n * g.p + at.row) * g.q + q) * g.c + at.c;
+    Finish<> finish(epilogue, geometry.c, at.c);
+    u64 first = (u64)((n * geometry.p + at.row) * geometry.q + q) * geometry.c + at.c;
 #pragma unroll
     for (u32 j = 0; j < RUN; j++) {
-        if (q + j >= g.q) continue;
-        u64 i = first + j * g.c;
+        if (q + j >= geometry.q) continue;
+        u64 i = first + j * geometry.c;
         Vector<> residual = splat(0.0f);
         if (epilogue.residual) residual = load(epilogue.residual + i);
         store(y + i, finish.apply(residual, sum[j]));
@@ -104,31 +104,31 @@ depthwise_fprop(PerChannel g, Pending x, const float* w, Epilogue epilogue, floa
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-depthwise_dgrad(PerChannel g, PendingGrad dy, const float* w, u32 accumulate, float* dx) {
-    Sizes size(g);
+depthwise_dgrad(PerChannel geometry, PendingGrad dy, const float* w, u32 accumulate, float* dx) {
+    Sizes size(geometry);
     // Columns are counted with the padding, and runs begin at multiples of RUN, which are multiples of STRIDE: so the taps
     // between a column of dy and the run's pixels are constants.
     static_assert(STRIDE == 0 || RUN % STRIDE == 0, "runs begin at a phase of the stride");
-    u32 first_run = g.left / RUN;
-    Place at = place(g.c, (g.w + g.left + RUN - 1) / RUN - first_run, g.h);
+    u32 first_run = geometry.left / RUN;
+    Place at = place(geometry.c, (geometry.w + geometry.left + RUN - 1) / RUN - first_run, geometry.h);
     if (!at.inside) return;
     u32 n = blockIdx.y, begin = (first_run + at.run) * RUN, phase = STRIDE ? 0 : begin % size.stride;
     // dy's columns from the one whose last tap may meet the first pixel.
     u32 before = (size.s - 1) / size.stride, columns = before + (phase + RUN - 1) / size.stride + 1;
-    u32 first = begin / size.stride - before, line = at.row + g.top;
+    u32 first = begin / size.stride - before, line = at.row + geometry.top;
     GradReader<> reader(dy);
-    reader.set(g.c, 0, at.c);
+    reader.set(geometry.c, 0, at.c);
     Vector<> sum[RUN] = {};
     for (u32 r = line % size.stride; r < size.r && r <= line; r += size.stride) {
         u32 p = (line - r) / size.stride;
-        if (p >= g.p) continue;
-        FilterRow filter(w + r * size.s * g.c + at.c, g.c);
-        u64 row = (u64)((n * g.p + p) * g.q) * g.c + at.c;
+        if (p >= geometry.p) continue;
+        FilterRow filter(w + r * size.s * geometry.c + at.c, geometry.c);
+        u64 row = (u64)((n * geometry.p + p) * geometry.q) * geometry.c + at.c;
 #pragma unroll(FILTER ? 32 : 1)
         for (u32 i = 0; i < columns; i++) {
             u32 q = first + i;
-            if (q >= g.q) continue;
-            Vector<> v = read(reader, row + q * g.c);
+            if (q >= geometry.q) continue;
+            Vector<> v = read(reader, row + q * geometry.c);
 #pragma unroll
             for (u32 j = 0; j < RUN; j++) {
                 u32 s = phase + j + (before - i) * size.stride;
@@ -136,47 +136,47 @@ depthwise_dgrad(PerChannel g, PendingGrad dy, const float* w, u32 accumulate, fl
             }
         }
     }
-    float* out = dx + (u64)((n * g.h + at.row) * g.w) * g.c + at.c;
+    float* out = dx + (u64)((n * geometry.h + at.row) * geometry.w) * geometry.c + at.c;
 #pragma unroll
     for (u32 j = 0; j < RUN; j++) {
-        u32 column = begin + j - g.left;
-        if (column >= g.w) continue;
-        if (accumulate) sum[j] += load(out + column * g.c);
-        store(out + column * g.c, sum[j]);
+        u32 column = begin + j - geometry.left;
+        if (column >= geometry.w) continue;
+        if (accumulate) sum[j] += load(out + column * geometry.c);
+        store(out + column * geometry.c, sum[j]);
     }
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-depthwise_wgrad(PerChannel g, PendingGrad dy, Pending x, u32 lanes, u32 runs_a_tile, float* dw, float* dbias) {
+depthwise_wgrad(PerChannel geometry, PendingGrad dy, Pending x, u32 lanes, u32 runs_a_tile, float* dw, float* dbias) {
     // The block's taps: all, or the one of blockIdx.z.
     constexpr u32 SIDE = FILTER ? FILTER : 1, SUMS = SIDE * SIDE + 1;
     // The columns that a run meets; of a single tap every stride-th, one a pixel.
     constexpr u32 PITCH = FILTER ? STRIDE : 1, COLUMNS = (RUN - 1) * PITCH + SIDE;
-    Sizes size(g);
+    Sizes size(geometry);
     u32 tap = blockIdx.z, tap_row = tap / size.s, tap_column = tap % size.s;
     u32 lane = threadIdx.x % lanes, slot = threadIdx.x / lanes, slots = THREADS / lanes;
     u32 c = (blockIdx.x * lanes + lane) * VECTOR;
-    bool inside = c < g.c, sums_bias = dbias && tap == 0;
+    bool inside = c < geometry.c, sums_bias = dbias && tap == 0;
 
     // The last is dbias's.
     Vector<> sum[SUMS] = {};
     if (inside) {
         ValueReader<> values(x);
         GradReader<> grads(dy);
-        values.set(g.c, 0, c);
-        grads.set(g.c, 0, c);
-        u32 runs_a_row = (g.q + RUN - 1) / RUN, runs = g.n * g.p * runs_a_row;
+        values.set(geometry.c, 0, c);
+        grads.set(geometry.c, 0, c);
+        u32 runs_a_row = (geometry.q + RUN - 1) / RUN, runs = geometry.n * geometry.p * runs_a_row;
         u32 begin = blockIdx.y * runs_a_tile, end = begin + runs_a_tile < runs ? begin + runs_a_tile : runs;
-        Digits at = digits(begin + slot, g.p, runs_a_row);
-        Radix step = radix(g.p, runs_a_row, slots);
+        Digits at = digits(begin + slot, geometry.p, runs_a_row);
+        Radix step = radix(geometry.p, runs_a_row, slots);
         for (u32 run = begin + slot; run < end; run += slots, advance(at, step)) {
             u32 q = at.low * RUN;
-            u64 out = (u64)((at.high * g.p + at.mid) * g.q + q) * g.c + c;
+            u64 out = (u64)((at.high * geometry.p + at.mid) * geometry.q + q) * geometry.c + c;
             // Zeros after the last pixel of the row.
             Vector<> grad[RUN] = {};
 #pragma unroll
             for (u32 j = 0; j < RUN; j++) {
-                if (q + j < g.q) grad[j] = read(grads, out + j * g.c);
+                if (q + j < geometry.q) grad[j] = read(grads, out + j * geometry.c);
             }
             if (sums_bias) {
 #pragma unroll
@@ -184,14 +184,14 @@ depthwise_wgrad(PerChannel g, PendingGrad dy, Pending x, u32 lanes, u32 runs_a_t
             }
 #pragma unroll
             for (u32 r = 0; r < SIDE; r++) {
-                u32 h = at.mid * size.stride - g.top + tap_row + r;
-                if (h >= g.h) continue;
-                u64 row = (u64)((at.high * g.h + h) * g.w) * g.c + c;
+                u32 h = at.mid * size.stride - geometry.top + tap_row + r;
+                if (h >= geometry.h) continue;
+                u64 row = (u64)((at.high * geometry.h + h) * geometry.w) * geometry.c + c;
 #pragma unroll
                 for (u32 i = 0; i < COLUMNS; i++) {
-                    u32 column = q * size.stride - g.left + tap_column + i * (FILTER ? 1 : size.stride);
-                    if (column >= g.w) continue;
-                    Vector<> v = read(values, row + column * g.c);
+                    u32 column = q * size.stride - geometry.left + tap_column + i * (FILTER ? 1 : size.stride);
+                    if (column >= geometry.w) continue;
+                    Vector<> v = read(values, row + column * geometry.c);
 #pragma unroll
                     for (u32 j = 0; j < RUN; j++) {
                         u32 s = i - j * PITCH;
@@ -221,7 +221,7 @@ depthwise_wgrad(PerChannel g, PendingGrad dy, Pending x, u32 lanes, u32 runs_a_t
 #pragma unroll
     for (u32 e = 0; e < VECTOR; e++) {
 #pragma unroll
-        for (u32 k = 0; k < SUMS - 1; k++) dw[(tile * size.r * size.s + tap + k) * g.c + c + e] = sum[k][e];
-        if (sums_bias) dbias[tile * g.c + c + e] = sum[SUMS - 1][e];
+        for (u32 k = 0; k < SUMS - 1; k++) dw[(tile * size.r * size.s + tap + k) * geometry.c + c + e] = sum[k][e];
+        if (sums_bias) dbias[tile * geometry.c + c + e] = sum[SUMS - 1][e];
     }
 }

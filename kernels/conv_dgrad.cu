@@ -34,7 +34,7 @@ struct FiltersAcross {
     enum : u32 { SWIZZLED = 0 };
     typedef Across<TILE_N> At;
     const float* w;
-    Conv2d g;
+    Conv2d geometry;
     Phase down, across;
     u32 c;
     Radix taps;
@@ -42,10 +42,10 @@ struct FiltersAcross {
     Vector<4> raw[At::ROWS];
     u32 valid;
 
-    __device__ __forceinline__ FiltersAcross(const float* w, const Conv2d& g, const Phase& down, const Phase& across, u32 n)
-        : w(w), g(g), down(down), across(across), c(n + At::column()), taps(radix(across.taps, g.k, TILE_K)) {
+    __device__ __forceinline__ FiltersAcross(const float* w, const Conv2d& geometry, const Phase& down, const Phase& across, u32 n)
+        : w(w), geometry(geometry), down(down), across(across), c(n + At::column()), taps(radix(across.taps, geometry.k, TILE_K)) {
 #pragma unroll
-        for (u32 i = 0; i < At::ROWS; i++) place[i] = digits(At::row(i), across.taps, g.k);
+        for (u32 i = 0; i < At::ROWS; i++) place[i] = digits(At::row(i), across.taps, geometry.k);
     }
 
     __device__ __forceinline__ void fetch() {
@@ -55,12 +55,12 @@ struct FiltersAcross {
             Digits& at = place[i];
             bool inside = at.high < down.taps;
             valid |= (u32)inside << i;
-            u32 r = down.first_tap + at.high * g.stride, s = across.first_tap + at.mid * g.stride;
-            u64 row = inside ? (u64)((at.low * g.r + r) * g.s + s) * g.c : 0;
+            u32 r = down.first_tap + at.high * geometry.stride, s = across.first_tap + at.mid * geometry.stride;
+            u64 row = inside ? (u64)((at.low * geometry.r + r) * geometry.s + s) * geometry.c : 0;
 #pragma unroll
             for (u32 j = 0; j < PLACES; j++) {
                 // Columns that are not there end where nothing is stored.
-                load_part(raw[i], j, w + row + (c + j < g.c ? c + j : 0));
+                load_part(raw[i], j, w + row + (c + j < geometry.c ? c + j : 0));
             }
             advance(at, taps);
         }
@@ -75,44 +75,44 @@ struct FiltersAcross {
 };
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-conv_dgrad(Conv2d g, PendingGrad dy, const float* w, u32 accumulate, float* dx) {
-    Phase down = phase(blockIdx.y / g.stride, g.h, g.r, g.stride, g.top);
-    Phase across = phase(blockIdx.y % g.stride, g.w, g.s, g.stride, g.left);
-    u32 pixels = g.n * down.pixels * across.pixels;
-    u32 tiles_across = (g.c + TILE_N - 1) / TILE_N;
+conv_dgrad(Conv2d geometry, PendingGrad dy, const float* w, u32 accumulate, float* dx) {
+    Phase down = phase(blockIdx.y / geometry.stride, geometry.h, geometry.r, geometry.stride, geometry.top);
+    Phase across = phase(blockIdx.y % geometry.stride, geometry.w, geometry.s, geometry.stride, geometry.left);
+    u32 pixels = geometry.n * down.pixels * across.pixels;
+    u32 tiles_across = (geometry.c + TILE_N - 1) / TILE_N;
     u32 m = blockIdx.x / tiles_across * TILE_M, n = blockIdx.x % tiles_across * TILE_N;
     if (m >= pixels) return;
 
     float sum[THREAD_M][THREAD_N] = {};
-    u32 terms = down.taps * across.taps * g.k;
+    u32 terms = down.taps * across.taps * geometry.k;
     if (terms > 0) {
         auto origin = [&](u32 i, u32& h, u32& w, u64& start) {
             Digits at = digits(m + i, down.pixels, across.pixels);
             h = at.mid + down.origin;
             w = at.low + across.origin;
-            start = (u64)at.high * g.p * g.q * g.k;
+            start = (u64)at.high * geometry.p * geometry.q * geometry.k;
             return m + i < pixels;
         };
-        Image image = {g.p, g.q, g.k, across.taps, down.taps};
+        Image image = {geometry.p, geometry.q, geometry.k, across.taps, down.taps};
         WindowsAlong<GradReader, true> windows(image, dy, 0, origin);
-        FiltersAcross filters(w, g, down, across, n);
+        FiltersAcross filters(w, geometry, down, across, n);
         multiply(windows, filters, (terms + TILE_K - 1) / TILE_K, sum);
     }
 
-    bool aligned = g.c % 4 == 0;
+    bool aligned = geometry.c % 4 == 0;
 #pragma unroll
     for (u32 i = 0; i < THREAD_M; i++) {
         u32 pixel = m + tile_row(i);
         if (pixel >= pixels) continue;
         Digits at = digits(pixel, down.pixels, across.pixels);
-        u32 h = down.first + at.mid * g.stride, w = across.first + at.low * g.stride;
-        float* row = dx + (u64)((at.high * g.h + h) * g.w + w) * g.c;
+        u32 h = down.first + at.mid * geometry.stride, w = across.first + at.low * geometry.stride;
+        float* row = dx + (u64)((at.high * geometry.h + h) * geometry.w + w) * geometry.c;
 #pragma unroll
         for (u32 j = 0; j < THREAD_N; j += 4) {
             u32 c = n + tile_column(j);
             Vector<4> v = {{sum[i][j], sum[i][j + 1], sum[i][j + 2], sum[i][j + 3]}};
-            if (accumulate) v += load_quad(row, c, g.c, aligned);
-            store_quad(row, c, g.c, aligned, v);
+            if (accumulate) v += load_quad(row, c, geometry.c, aligned);
+            store_quad(row, c, geometry.c, aligned, v);
         }
     }
 }

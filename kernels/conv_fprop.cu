@@ -20,44 +20,44 @@
 #include "conv.cuh"
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-conv_fprop(Conv2d g, Pending x, const float* w, Epilogue epilogue, float* y, u32 steps_a_split, float* partials) {
-    u32 pixels = g.n * g.p * g.q, terms = g.r * g.s * g.c;
-    u32 tiles_across = (g.k + TILE_N - 1) / TILE_N;
+conv_fprop(Conv2d geometry, Pending x, const float* w, Epilogue epilogue, float* y, u32 steps_a_split, float* partials) {
+    u32 pixels = geometry.n * geometry.p * geometry.q, terms = geometry.r * geometry.s * geometry.c;
+    u32 tiles_across = (geometry.k + TILE_N - 1) / TILE_N;
     u32 m = blockIdx.x / tiles_across * TILE_M, n = blockIdx.x % tiles_across * TILE_N;
     u32 first_step = blockIdx.y * steps_a_split, steps = (terms + TILE_K - 1) / TILE_K - first_step;
     if (steps > steps_a_split) steps = steps_a_split;
 
     auto origin = [&](u32 i, u32& h, u32& w, u64& start) {
-        Digits at = digits(m + i, g.p, g.q);
-        h = at.mid * g.stride - g.top;
-        w = at.low * g.stride - g.left;
-        start = (u64)at.high * g.h * g.w * g.c;
+        Digits at = digits(m + i, geometry.p, geometry.q);
+        h = at.mid * geometry.stride - geometry.top;
+        w = at.low * geometry.stride - geometry.left;
+        start = (u64)at.high * geometry.h * geometry.w * geometry.c;
         return m + i < pixels;
     };
-    Image image = {g.h, g.w, g.c, g.s, g.r};
+    Image image = {geometry.h, geometry.w, geometry.c, geometry.s, geometry.r};
     WindowsAlong<ValueReader, false> windows(image, x, first_step * TILE_K, origin);
-    RowsAlong filters(w, g.k, terms, n, first_step * TILE_K);
+    RowsAlong filters(w, geometry.k, terms, n, first_step * TILE_K);
     float sum[THREAD_M][THREAD_N] = {};
     multiply(windows, filters, steps, sum);
 
-    float* out = partials ? partials + (u64)blockIdx.y * pixels * g.k : y;
-    bool aligned = g.k % 4 == 0;
+    float* out = partials ? partials + (u64)blockIdx.y * pixels * geometry.k : y;
+    bool aligned = geometry.k % 4 == 0;
 #pragma unroll
     for (u32 j = 0; j < THREAD_N; j += 4) {
         u32 k = n + tile_column(j);
-        Finish<4> finish(epilogue, g.k, k);
+        Finish<4> finish(epilogue, geometry.k, k);
 #pragma unroll
         for (u32 i = 0; i < THREAD_M; i++) {
             u32 pixel = m + tile_row(i);
             if (pixel >= pixels) continue;
-            u64 row = (u64)pixel * g.k;
+            u64 row = (u64)pixel * geometry.k;
             Vector<4> v = {{sum[i][j], sum[i][j + 1], sum[i][j + 2], sum[i][j + 3]}};
             if (!partials) {
                 Vector<4> residual = splat<4>(0.0f);
-                if (epilogue.residual) residual = load_quad(epilogue.residual + row, k, g.k, aligned);
+                if (epilogue.residual) residual = load_quad(epilogue.residual + row, k, geometry.k, aligned);
                 v = finish.apply(residual, v);
             }
-            store_quad(out + row, k, g.k, aligned, v);
+            store_quad(out + row, k, geometry.k, aligned, v);
         }
     }
 }

@@ -23,7 +23,7 @@
 struct WindowsAcross {
     enum : u32 { SWIZZLED = 0 };
     typedef Across<TILE_M> At;
-    Conv2d g;
+    Conv2d geometry;
     ValueReader<4> reader;
     Radix pixels;
     Digits pixel[At::ROWS];
@@ -33,20 +33,20 @@ struct WindowsAcross {
     Vector<4> raw[At::ROWS][1];
     u32 valid;
 
-    __device__ __forceinline__ WindowsAcross(const Conv2d& g, const Pending& x, u32 m, u32 first)
-        : g(g), reader(x), pixels(radix(g.p, g.q, TILE_K)) {
+    __device__ __forceinline__ WindowsAcross(const Conv2d& geometry, const Pending& x, u32 m, u32 first)
+        : geometry(geometry), reader(x), pixels(radix(geometry.p, geometry.q, TILE_K)) {
 #pragma unroll
         for (u32 j = 0; j < PLACES; j++) {
-            Digits at = digits(m + At::column() + j, g.s, g.c);
-            bool inside = at.high < g.r;
+            Digits at = digits(m + At::column() + j, geometry.s, geometry.c);
+            bool inside = at.high < geometry.r;
             // Columns that are not there never meet the image.
-            h[j] = inside ? at.high - g.top : 0x80000000u;
-            w[j] = at.mid - g.left;
-            offset[j] = ((long long)(int)h[j] * g.w + (int)w[j]) * g.c + at.low;
-            reader.set(g.c, j, at.low);
+            h[j] = inside ? at.high - geometry.top : 0x80000000u;
+            w[j] = at.mid - geometry.left;
+            offset[j] = ((long long)(int)h[j] * geometry.w + (int)w[j]) * geometry.c + at.low;
+            reader.set(geometry.c, j, at.low);
         }
 #pragma unroll
-        for (u32 i = 0; i < At::ROWS; i++) pixel[i] = digits(first + At::row(i), g.p, g.q);
+        for (u32 i = 0; i < At::ROWS; i++) pixel[i] = digits(first + At::row(i), geometry.p, geometry.q);
     }
 
     __device__ __forceinline__ void fetch() {
@@ -54,11 +54,11 @@ struct WindowsAcross {
 #pragma unroll
         for (u32 i = 0; i < At::ROWS; i++) {
             Digits& at = pixel[i];
-            u32 top = at.mid * g.stride, left = at.low * g.stride;
-            long long base = (long long)((at.high * g.h + top) * g.w + left) * g.c;
+            u32 top = at.mid * geometry.stride, left = at.low * geometry.stride;
+            long long base = (long long)((at.high * geometry.h + top) * geometry.w + left) * geometry.c;
 #pragma unroll
             for (u32 j = 0; j < PLACES; j++) {
-                bool meets = (at.high < g.n) & (top + h[j] < g.h) & (left + w[j] < g.w);
+                bool meets = (at.high < geometry.n) & (top + h[j] < geometry.h) & (left + w[j] < geometry.w);
                 valid |= (u32)meets << (i * PLACES + j);
                 reader.fetch(raw[i], j, meets ? base + offset[j] : 0);
             }
@@ -86,8 +86,8 @@ struct GradAcross {
     Vector<4> raw[At::ROWS][2];
     u32 valid;
 
-    __device__ __forceinline__ GradAcross(const Conv2d& g, const PendingGrad& dy, u32 n, u32 first, bool sums_bias)
-        : reader(dy), channels(g.k), k(n + At::column()), pixel(first + At::row(0)), pixels(g.n * g.p * g.q),
+    __device__ __forceinline__ GradAcross(const Conv2d& geometry, const PendingGrad& dy, u32 n, u32 first, bool sums_bias)
+        : reader(dy), channels(geometry.k), k(n + At::column()), pixel(first + At::row(0)), pixels(geometry.n * geometry.p * geometry.q),
           sums_bias(sums_bias) {
 #pragma unroll
         for (u32 j = 0; j < PLACES; j++) reader.set(channels, j, column(j));
@@ -133,30 +133,30 @@ struct GradAcross {
 };
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-conv_wgrad(Conv2d g, PendingGrad dy, Pending x, u32 steps_a_split, float* dw, float* dbias) {
-    u32 pixels = g.n * g.p * g.q, window = g.r * g.s * g.c;
-    u32 tiles_across = (g.k + TILE_N - 1) / TILE_N;
+conv_wgrad(Conv2d geometry, PendingGrad dy, Pending x, u32 steps_a_split, float* dw, float* dbias) {
+    u32 pixels = geometry.n * geometry.p * geometry.q, window = geometry.r * geometry.s * geometry.c;
+    u32 tiles_across = (geometry.k + TILE_N - 1) / TILE_N;
     u32 m = blockIdx.x / tiles_across * TILE_M, n = blockIdx.x % tiles_across * TILE_N;
     u32 first_step = blockIdx.y * steps_a_split, steps = (pixels + TILE_K - 1) / TILE_K - first_step;
     if (steps > steps_a_split) steps = steps_a_split;
     bool sums_bias = dbias && m == 0;
 
-    WindowsAcross windows(g, x, m, first_step * TILE_K);
-    GradAcross grad(g, dy, n, first_step * TILE_K, sums_bias);
+    WindowsAcross windows(geometry, x, m, first_step * TILE_K);
+    GradAcross grad(geometry, dy, n, first_step * TILE_K, sums_bias);
     float sum[THREAD_M][THREAD_N] = {};
     multiply(windows, grad, steps, sum);
 
-    float* out = dw + (u64)blockIdx.y * g.k * window;
+    float* out = dw + (u64)blockIdx.y * geometry.k * window;
     bool aligned = is_aligned(out, window);
 #pragma unroll
     for (u32 j = 0; j < THREAD_N; j++) {
         u32 k = n + tile_column(j);
-        if (k >= g.k) continue;
+        if (k >= geometry.k) continue;
 #pragma unroll
         for (u32 i = 0; i < THREAD_M; i += 4) {
             Vector<4> v = {{sum[i][j], sum[i + 1][j], sum[i + 2][j], sum[i + 3][j]}};
             store_quad(out + (u64)k * window, m + tile_row(i), window, aligned, v);
         }
     }
-    if (sums_bias) grad.store_bias(dbias + (u64)blockIdx.y * g.k, n);
+    if (sums_bias) grad.store_bias(dbias + (u64)blockIdx.y * geometry.k, n);
 }

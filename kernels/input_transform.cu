@@ -1,7 +1,7 @@
 // input_transform.cu - pixels 0..255 to the network's numbers, with or without the changes of augmentation.
 //
 //   input_transform    y[i] = pixel[i] scale[i % 3] + shift[i % 3]
-//   augmented_input    the same of pictures that are first changed, each as its Changes say, in the order of
+//   input_transform_augmented    the same of pictures that are first changed, each as its Changes say, in the order of
 //                      src/data/augment.rs: crop, shift, flip, brightness, hue, contrast, saturation, grey, erase
 //
 // pixels   len, or N x side x side x 3   u8, RGB interleaved
@@ -11,11 +11,11 @@
 // Colours are changed in [0, 1] with the formulas of tf.image, not clamped in between, and rounded to 0..255 at the end,
 // as the loader does it: the two agree but for roundings that fall on a tie.
 //
-// input_transform: a thread takes 4 bytes and writes 16. augmented_input: a block takes a picture, a thread 4 pixels and
+// input_transform: a thread takes 4 bytes and writes 16. input_transform_augmented: a block takes a picture, a thread 4 pixels and
 // writes 48 bytes, 16 at a time where the picture's start allows it. Where the contrast changes, the block first goes
 // through the picture for the channels' means. Bound by bytes: pixels read once (the second time from cache), y written once.
 //
-// Launch: input_transform grid ceil(len / (4 THREADS)), augmented_input grid N; block THREADS, no dynamic shared memory.
+// Launch: input_transform grid ceil(len / (4 THREADS)), input_transform_augmented grid N; block THREADS, no dynamic shared memory.
 // Any len and N; size up to 46,340; offsets are 64-bit.
 // Numerics: float32, one rounding; a channel's mean in one fixed order.
 
@@ -138,7 +138,7 @@ __device__ __forceinline__ u32 to_u8(float v) {
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-augmented_input(const u8* pixels, const Changes* changes, Transform t, u32 side, u32 size, float* y) {
+input_transform_augmented(const u8* pixels, const Changes* changes, Transform t, u32 side, u32 size, float* y) {
     __shared__ float shared[WARP];
     const Changes change = changes[blockIdx.x];
     const u8* picture = pixels + 3 * (u64)blockIdx.x * side * side;

@@ -37,32 +37,32 @@ struct Clipped {
     u32 r0, r1, s0, s1;
 };
 
-__device__ __forceinline__ Clipped clip(const PerChannel& g, u32 p, u32 q) {
-    u32 row = p * g.stride, column = q * g.stride;
+__device__ __forceinline__ Clipped clip(const PerChannel& geometry, u32 p, u32 q) {
+    u32 row = p * geometry.stride, column = q * geometry.stride;
     Clipped w;
-    w.r0 = row < g.top ? g.top - row : 0;
-    w.s0 = column < g.left ? g.left - column : 0;
-    w.r1 = min(g.r, g.h + g.top - row);
-    w.s1 = min(g.s, g.w + g.left - column);
+    w.r0 = row < geometry.top ? geometry.top - row : 0;
+    w.s0 = column < geometry.left ? geometry.left - column : 0;
+    w.r1 = min(geometry.r, geometry.h + geometry.top - row);
+    w.s1 = min(geometry.s, geometry.w + geometry.left - column);
     return w;
 }
 
 // The largest values of window (p, q), channels c.., which `x` is set to, and in `winner` the first places r S + s that hold
 // them.
-__device__ __forceinline__ Vector<> largest(const PerChannel& g, const ValueReader<>& x, u32 p, u32 q, u32 c,
+__device__ __forceinline__ Vector<> largest(const PerChannel& geometry, const ValueReader<>& x, u32 p, u32 q, u32 c,
                                             u32 (&winner)[VECTOR]) {
-    Clipped window = clip(g, p, q);
+    Clipped window = clip(geometry, p, q);
     Vector<> best = splat(-INFINITY);
-    for (u32 k = 0; k < VECTOR; k++) winner[k] = window.r0 * g.s + window.s0;
+    for (u32 k = 0; k < VECTOR; k++) winner[k] = window.r0 * geometry.s + window.s0;
     for (u32 r = window.r0; r < window.r1; r++) {
-        u64 row = (u64)blockIdx.z * g.h + p * g.stride + r - g.top;
+        u64 row = (u64)blockIdx.z * geometry.h + p * geometry.stride + r - geometry.top;
         for (u32 s = window.s0; s < window.s1; s++) {
-            u64 pixel = row * g.w + q * g.stride + s - g.left;
-            Vector<> value = read(x, pixel * g.c + c);
+            u64 pixel = row * geometry.w + q * geometry.stride + s - geometry.left;
+            Vector<> value = read(x, pixel * geometry.c + c);
             for (u32 k = 0; k < VECTOR; k++) {
                 if (!wins(value[k], best[k])) continue;
                 best[k] = value[k];
-                winner[k] = r * g.s + s;
+                winner[k] = r * geometry.s + s;
             }
         }
     }
@@ -70,15 +70,15 @@ __device__ __forceinline__ Vector<> largest(const PerChannel& g, const ValueRead
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
-max_pool_fprop(PerChannel g, Pending x, u32 lanes, float* y) {
+max_pool_fprop(PerChannel geometry, Pending x, u32 lanes, float* y) {
     u32 pixel = blockIdx.x * (THREADS / lanes) + threadIdx.x / lanes;
     u32 c = (blockIdx.y * lanes + threadIdx.x % lanes) * VECTOR;
-    if (pixel >= g.p * g.q || c >= g.c) return;
+    if (pixel >= geometry.p * geometry.q || c >= geometry.c) return;
     ValueReader<> values(x);
-    values.set(g.c, 0, c);
+    values.set(geometry.c, 0, c);
     u32 winner[VECTOR];
-    Vector<> best = largest(g, values, pixel / g.q, pixel % g.q, c, winner);
-    store(y + ((u64)blockIdx.z * g.p * g.q + pixel) * g.c + c, best);
+    Vector<> best = largest(geometry, values, pixel / geometry.q, pixel % geometry.q, c, winner);
+    store(y + ((u64)blockIdx.z * geometry.p * geometry.q + pixel) * geometry.c + c, best);
 }
 
 // The first window, along one axis, that holds padded coordinate `at` or one behind it.
@@ -88,40 +88,40 @@ __device__ __forceinline__ u32 first_window(u32 at, u32 size, u32 stride) {
 
 // `across` windows along each axis cover any tile; `tiles` tiles lie side by side in an image.
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
-max_pool_dgrad(PerChannel g, Pending x, const float* dy, u32 lanes, u32 tiles, u32 across, u32 accumulate, float* dx) {
+max_pool_dgrad(PerChannel geometry, Pending x, const float* dy, u32 lanes, u32 tiles, u32 across, u32 accumulate, float* dx) {
     extern __shared__ unsigned short winners[];
     u32 lane = threadIdx.x % lanes, row = threadIdx.x / lanes, rows = THREADS / lanes;
     u32 c = (blockIdx.y * lanes + lane) * VECTOR;
     u32 h0 = blockIdx.x / tiles * TILE, w0 = blockIdx.x % tiles * TILE;
-    u32 p0 = first_window(h0 + g.top, g.r, g.stride), q0 = first_window(w0 + g.left, g.s, g.stride);
-    if (c < g.c) {
+    u32 p0 = first_window(h0 + geometry.top, geometry.r, geometry.stride), q0 = first_window(w0 + geometry.left, geometry.s, geometry.stride);
+    if (c < geometry.c) {
         ValueReader<> values(x);
-        values.set(g.c, 0, c);
+        values.set(geometry.c, 0, c);
         for (u32 i = row; i < across * across; i += rows) {
             u32 p = p0 + i / across, q = q0 + i % across;
-            if (p >= g.p || q >= g.q) continue;
+            if (p >= geometry.p || q >= geometry.q) continue;
             u32 winner[VECTOR];
-            largest(g, values, p, q, c, winner);
+            largest(geometry, values, p, q, c, winner);
             for (u32 k = 0; k < VECTOR; k++) winners[(i * VECTOR + k) * lanes + lane] = (unsigned short)winner[k];
         }
     }
     __syncthreads();
-    if (c >= g.c) return;
+    if (c >= geometry.c) return;
     for (u32 i = row; i < TILE * TILE; i += rows) {
         u32 h = h0 + i / TILE, w = w0 + i % TILE;
-        if (h >= g.h || w >= g.w) continue;
+        if (h >= geometry.h || w >= geometry.w) continue;
         Vector<> sum = splat(0.0f);
-        u32 y = h + g.top, z = w + g.left;
-        for (u32 p = first_window(y, g.r, g.stride); p < g.p && p * g.stride <= y; p++) {
-            for (u32 q = first_window(z, g.s, g.stride); q < g.q && q * g.stride <= z; q++) {
-                u32 window = (p - p0) * across + q - q0, place = (y - p * g.stride) * g.s + z - q * g.stride;
-                Vector<> d = load(dy + (((u64)blockIdx.z * g.p + p) * g.q + q) * g.c + c);
+        u32 y = h + geometry.top, z = w + geometry.left;
+        for (u32 p = first_window(y, geometry.r, geometry.stride); p < geometry.p && p * geometry.stride <= y; p++) {
+            for (u32 q = first_window(z, geometry.s, geometry.stride); q < geometry.q && q * geometry.stride <= z; q++) {
+                u32 window = (p - p0) * across + q - q0, place = (y - p * geometry.stride) * geometry.s + z - q * geometry.stride;
+                Vector<> d = load(dy + (((u64)blockIdx.z * geometry.p + p) * geometry.q + q) * geometry.c + c);
                 for (u32 k = 0; k < VECTOR; k++) {
                     if (winners[(window * VECTOR + k) * lanes + lane] == place) sum[k] += d[k];
                 }
             }
         }
-        float* to = dx + (((u64)blockIdx.z * g.h + h) * g.w + w) * g.c + c;
+        float* to = dx + (((u64)blockIdx.z * geometry.h + h) * geometry.w + w) * geometry.c + c;
         if (accumulate) sum += load(to);
         store(to, sum);
     }

@@ -21,4 +21,5 @@ mod ops_depthwise;
 mod ops_elementwise;
 mod ops_head;
 mod ops_sgd;
+mod swaps;
 mod training;

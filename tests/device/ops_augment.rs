@@ -48,7 +48,7 @@ fn check<B: Backend>(backend: &mut B, what: &str, pictures: &Pictures) {
     );
 }
 
-fn augmented_input<B: Backend>(backend: &mut B) {
+fn input_transform_augmented<B: Backend>(backend: &mut B) {
     let none = Augment::default();
     let each = [
         ("nothing", none.clone()),
@@ -146,7 +146,7 @@ fn augmented_input<B: Backend>(backend: &mut B) {
 }
 
 /// A picture of the size that networks take, and no picture at all.
-fn augmented_input_of_a_face<B: Backend>(backend: &mut B) {
+fn input_transform_augmented_of_a_face<B: Backend>(backend: &mut B) {
     let augment = Augment::seed();
     let both = Pictures {
         pixels: pictures(2, 128),
@@ -167,6 +167,6 @@ fn augmented_input_of_a_face<B: Backend>(backend: &mut B) {
 }
 
 on_each_device! {
-    every_change_is_the_loaders: augmented_input,
-    a_face_looks_as_the_loader_makes_it: augmented_input_of_a_face,
+    every_change_is_the_loaders: input_transform_augmented,
+    a_face_looks_as_the_loader_makes_it: input_transform_augmented_of_a_face,
 }

@@ -116,6 +116,9 @@ pub(crate) fn on_fast_gpu(test: &str, body: impl FnOnce(&mut Cuda<Gpu>)) {
     }
 }
 
+/// A test's name and its body on an emulated GPU.
+pub(crate) type Emulated = (&'static str, fn(&mut Cuda<Emulator>));
+
 /// Makes tests of bodies `fn body<B: Backend>(backend: &mut B)`: `on_cpu::name`, `emulated::name` and `on_gpu::name`.
 /// Tests after `not emulated:` would take minutes there, and on a GPU in software. Single operations are emulated on
 /// both cards; whole networks, marked by `networks;`, on one.
@@ -136,7 +139,12 @@ macro_rules! on_each_device {
             })*)?
         }
 
-        mod emulated {
+        pub(crate) mod emulated {
+            /// The bodies by name.
+            #[allow(dead_code, reason = "only single operations are run with planted faults")]
+            pub(crate) const BODIES: &[crate::support::devices::Emulated] =
+                &[$((stringify!($name), |backend| super::$body(backend))),*];
+
             $(#[test]
             fn $name() {
                 let test = concat!(module_path!(), "::", stringify!($name));

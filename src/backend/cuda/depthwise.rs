@@ -57,7 +57,7 @@ pub(super) fn fprop<D: Driver>(
     let weights = params.at(filter.weights);
     let choice = choose(&geometry, conv::is_aligned(weights));
     let kernel = launch::DepthwiseFprop {
-        g: geometry.into(),
+        geometry: geometry.into(),
         x: x.into(),
         w: weights,
         epilogue: epilogue::in_kernel(&epilogue, params, filter),
@@ -89,7 +89,7 @@ pub(super) fn dgrad<D: Driver>(
     let weights = params.at(filter.weights);
     let choice = choose(&geometry, conv::is_aligned(weights));
     let kernel = launch::DepthwiseDgrad {
-        g: geometry.into(),
+        geometry: geometry.into(),
         dy: dy.into(),
         w: weights,
         accumulate: dx.accumulate.into(),
@@ -144,7 +144,7 @@ pub(super) fn wgrad<D: Driver>(
         }
     };
     let kernel = launch::DepthwiseWgrad {
-        g: geometry.into(),
+        geometry: geometry.into(),
         dy: dy.into(),
         x: x.into(),
         lanes: lanes as u32,

@@ -76,7 +76,7 @@ pub(super) fn augmented<D: Driver>(
     cuda.driver.upload(pixels, memory, 0)?;
     cuda.driver.upload(bytes, memory, at)?;
     let pixels = Address(memory.address());
-    let kernel = launch::AugmentedInput {
+    let kernel = launch::InputTransformAugmented {
         pixels,
         changes: pixels.plus(at),
         t: transform.into(),

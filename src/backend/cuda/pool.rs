@@ -21,7 +21,7 @@ pub(super) fn max_fprop<D: Driver>(
     let program = by_channels(&POOL, c);
     let lanes = lanes(c, program.vector);
     let kernel = launch::MaxPoolFprop {
-        g: geometry.into(),
+        geometry: geometry.into(),
         x: x.into(),
         lanes,
         y: y.at(0),
@@ -62,7 +62,7 @@ pub(super) fn max_dgrad<D: Driver>(
     }
     let tiles = blocks(window.w as u64, POOL_TILE);
     let kernel = launch::MaxPoolDgrad {
-        g: geometry.into(),
+        geometry: geometry.into(),
         x: x.into(),
         dy: dy.at(0),
         lanes,

@@ -31,7 +31,7 @@ pub(in crate::backend::cuda) fn dgrad<D: Driver>(
     let wide = geometry.c.is_multiple_of(4) && geometry.k.is_multiple_of(4) && is_aligned(weights);
     let tiling = Tiling::new(&CONV_DGRAD, wide, phase as u64, rows.c as u64);
     let kernel = launch::ConvDgrad {
-        g: geometry.into(),
+        geometry: geometry.into(),
         dy: dy.into(),
         w: weights,
         accumulate: dx.accumulate.into(),

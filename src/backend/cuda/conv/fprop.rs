@@ -37,7 +37,7 @@ pub(in crate::backend::cuda) fn fprop<D: Driver>(
     };
     let finish = epilogue::in_kernel(&epilogue, params, filter);
     let kernel = launch::ConvFprop {
-        g: geometry.into(),
+        geometry: geometry.into(),
         x: x.into(),
         w: weights,
         epilogue: finish,

@@ -36,7 +36,7 @@ pub(in crate::backend::cuda) fn wgrad<D: Driver>(
         }
     };
     let kernel = launch::ConvWgrad {
-        g: geometry.into(),
+        geometry: geometry.into(),
         dy: dy.into(),
         x: x.into(),
         steps_a_split: word(split.steps_a_split),
