@@ -42,7 +42,7 @@ pub fn assert_all(what: &str, actual: &[f32], expected: &[f64], excess: impl Fn(
         && excess > 0.0
     {
         panic!(
-            "{what}: element {i} of {} is {} but should be {} (off by {excess:.2} bounds)",
+            "{what}: element {i} of {} is {} but should be {} (off by {excess:.2e} bounds)",
             actual.len(),
             actual[i],
             expected[i],
