@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-/// What the launch structs may be seen by.
+/// The visibility of the launch structs.
 const SEEN: &str = "pub(in crate::backend::cuda)";
 
 fn main() {
@@ -49,13 +49,13 @@ fn line(text: &mut String, line: std::fmt::Arguments<'_>) {
     writeln!(text, "{line}").expect("writing to a string");
 }
 
-/// The text with `//` comments cut off; the kernels use no others.
+/// The text without `//` comments; the kernels have no other kind.
 fn without_comments(text: &str) -> String {
     let line = |line: &str| line.split("//").next().unwrap_or_default().to_string() + "\n";
     text.lines().map(line).collect()
 }
 
-/// A field or parameter: its name, its Rust type, and its size.
+/// A field or parameter: its name, its Rust type, and its size in bytes.
 struct Field {
     name: String,
     kind: String,
@@ -95,7 +95,7 @@ fn read_structs(file: &str, code: &str, structs: &mut BTreeMap<String, Vec<Field
             continue;
         }
         let body = body.split('}').next().unwrap_or_default();
-        // A struct of another shape stays inside its kernel: as a parameter it is unknown, which stops the build.
+        // Any other struct can be used inside a kernel only: as a parameter it is unknown, which stops the build.
         if let Some(fields) = read_fields(body) {
             let known = structs.insert(name.to_string(), padded(file, name, fields));
             assert!(known.is_none(), "{file}: struct {name} is defined twice");
@@ -121,7 +121,8 @@ fn read_fields(body: &str) -> Option<Vec<Field>> {
     Some(fields)
 }
 
-/// The fields with what C leaves empty at the end as a field of its own, so that every byte of the Rust struct is written.
+/// The fields, and the padding that C puts at the end as one more field, so that every byte of the Rust struct is
+/// initialised.
 fn padded(file: &str, name: &str, mut fields: Vec<Field>) -> Vec<Field> {
     let (mut size, mut align) = (0u64, 4);
     for field in &fields {
@@ -269,7 +270,7 @@ fn launch_structs(structs: &BTreeMap<String, Vec<Field>>, kernels: &[Kernel]) ->
     text + "/// All kernels.\n" + &table + "];\n"
 }
 
-/// Every number among a kernel's parameters, those in structs too, as an entry of the table.
+/// The numbers that a kernel takes, as the table lists them: its parameters, and the fields of those that are structs.
 fn numbers(params: &[Field], structs: &BTreeMap<String, Vec<Field>>) -> String {
     let mut numbers = String::new();
     for (arg, param) in params.iter().enumerate() {
@@ -325,7 +326,7 @@ fn parameter(
     used: &mut Vec<String>,
 ) -> Field {
     let (kind, name) = declaration(param);
-    // What a pointer points to may be written on the host, too.
+    // The host fills arrays of structs, too, and passes a pointer to them.
     let target = kind
         .trim_start_matches("const ")
         .trim_end_matches('*')

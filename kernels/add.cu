@@ -1,7 +1,7 @@
 // add.cu - addition of residual branches, storing of pending values, and the passing on of gradients.
 //
 //   add_fprop   y = activation(a + b), or activation(a)
-//   add_dgrad   dx = dy, or dx += dy: the identity but for what is pending
+//   add_dgrad   dx = dy, or dx += dy, with what is pending in dy applied
 //
 // a, b, y, dy, dx  pixels x C  float32 NHWC; a, b and dy may be pending (common.cuh)
 //

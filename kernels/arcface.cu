@@ -11,7 +11,7 @@ __device__ __forceinline__ double warp_sum(double v) {
     return v;
 }
 
-// 1/|w| of each class row, and the squares of NORM_ROWS rows together; a block takes those.
+// 1/|w| of each class row, and the sum of squares of each block's NORM_ROWS rows.
 extern "C" __global__ void __launch_bounds__(THREADS)
 arcface_norms(const float* classes, u32 v, u32 d, u32 normalise, float* inverse_norms, float* squares) {
     u32 lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
@@ -67,7 +67,8 @@ __device__ void target_logit(const HeadMargin& margin, float product, float* log
     *slope = (float)(s * (margin.straight ? 1.0 : change));
 }
 
-// 1/|x| of each batch row, and its target: cosine, logit and slope, or zeros where the label is elsewhere. A warp a row.
+// 1/|x| of each batch row, and its target: cosine, logit and slope, or zeros where the label is elsewhere. One warp per
+// row.
 extern "C" __global__ void __launch_bounds__(THREADS)
 arcface_targets(const float* x, const float* classes, const u32* labels, HeadMargin margin, u32 n, u32 d, u32 first, u32 v,
                 float* rows) {
@@ -111,7 +112,7 @@ __device__ __forceinline__ double sum_of_warps(double v, double (*shared)[WARP])
     return sum;
 }
 
-// Adds up the tiles: SUM_EXP, BEST_OTHER and OFFSET of WARP rows a block, lanes being rows and warps taking tiles in turn.
+// Adds up the tiles: SUM_EXP, BEST_OTHER and OFFSET of WARP rows per block. Lanes are rows, and warps take tiles in turn.
 // The last block adds the squares.
 extern "C" __global__ void __launch_bounds__(THREADS)
 arcface_rows(const float* sums, const float* largest, const float* squares, const u32* labels, HeadMargin margin, u32 n,
@@ -160,8 +161,8 @@ arcface_rows(const float* sums, const float* largest, const float* squares, cons
     rows[(u64)OFFSET * n + row] = offset;
 }
 
-// factors[n]: exp's factor to become d(loss)/d(cos); targets[n]: the target's d(loss)/d(cos); refused: 1 where a row's loss
-// is not finite, so that the step must not happen, else 0. One block.
+// factors[n]: what turns exp(logit - offset) into d(loss)/d(cos); targets[n]: the target's d(loss)/d(cos); refused: 1 if any
+// row's loss is not finite, so that the step must not happen, else 0. One block.
 extern "C" __global__ void __launch_bounds__(THREADS)
 arcface_factors(const float* rows, HeadMargin margin, u32 n, float* factors, float* targets, u32* refused) {
     float bad = 0.0f;
@@ -179,7 +180,7 @@ arcface_factors(const float* rows, HeadMargin margin, u32 n, float* factors, flo
     if (threadIdx.x == 0) *refused = bad > 0.0f;
 }
 
-// d_x of a row: the partials added in order, then what points along the embedding taken away. A block a row.
+// d_x of a row: adds the partials in order, then removes the part along the embedding. One block per row.
 extern "C" __global__ void __launch_bounds__(THREADS)
 arcface_finish(const float* partials, const float* x, const float* rows, const u32* refused, u32 normalise, u32 n, u32 d,
                u32 splits, float* out) {

@@ -12,18 +12,20 @@
 // inverse_norms   V float32, 1/|w|; a vector shorter than 1e-6 counts as that long. Plain softmax (normalise = 0): all
 //          norms are 1, there is no scale, and the offset is the row's largest logit.
 //
-// Forward: arcface_norms (a warp a class row), arcface_targets (a warp a batch row), arcface_fprop (a tile of ROWS x COLUMNS
-// logits a block, left as each row's sum of exps and largest logit a tile), arcface_rows (adds the tiles up in order).
-// Backward: arcface_factors, then for one stretch of classes after the other arcface_gradients (the logits once more, as G),
+// Forward: arcface_norms (one warp per class row), arcface_targets (one warp per batch row), arcface_fprop (one block per
+// tile of ROWS x COLUMNS logits, which leaves each row's sum of exps and largest logit), arcface_rows (adds the tiles up in
+// order).
+// Backward: arcface_factors; then, stretch by stretch of the classes, arcface_gradients (the logits once more, as G),
 // arcface_dx (G w, into a few partial N x D), arcface_update (G^T x, never stored: its epilogue updates the class rows, after
-// arcface_dx has read the old ones); at the end arcface_finish. The N x V logits never exist; G exists for one stretch.
+// arcface_dx has read the old ones); at the end arcface_finish. The N x V logits never exist; G exists for one stretch at a
+// time.
 //
 // arcface_product.cu has the four kernels that are matrix products: all of the arithmetic. arcface.cu has the others, which
 // work on rows.
 // Launch: see src/backend/cuda/arcface.rs; block THREADS, no dynamic shared memory. N, D, V below 2^32, offsets 64-bit.
 // Numerics: float32 with fused multiply-add; a row's target in float64 (the clamp 1 - 1e-7 is no float32, and the angle loses
 // half the digits near it); sums over tiles in float64 forward, float32 backward. Every order is fixed.
-// Where a row's loss is not finite, class rows and momentum stay, and d_x is NaN.
+// If any row's loss is not finite, class rows and momentum stay as they are, and d_x is NaN.
 // Source: Deng et al., ArcFace, CVPR 2019, eq. 4; src/backend/margin.rs; the CPU's twin src/backend/cpu/arcface.
 
 #pragma once
@@ -35,5 +37,5 @@ struct HeadMargin {
     u32 guarded, straight, normalise;
 };
 
-// What logits are multiples of the cosine by, for all classes but the target.
+// The factor from cosine to logit, for all classes except the target.
 __device__ __forceinline__ float scale_of(const HeadMargin& margin) { return margin.normalise ? margin.scale : 1.0f; }

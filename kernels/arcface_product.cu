@@ -1,13 +1,13 @@
 // arcface_product.cu - the ArcFace head's four matrix products (arcface.cuh): logits, their gradients, d_x, and the update.
 //
-// They share one loop: THREADS threads, 8 x 8 results each, operands in shared memory DEPTH terms at a time, two buffers.
+// They share one loop: 8 x 8 results per thread, operands in shared memory DEPTH terms at a time, in two buffers.
 // Bound by arithmetic: 2 N D V forward, three times that backward. Class rows and embeddings are read VECTOR numbers at a
 // time; VECTOR = 4 wants D % 4 = 0.
 
 #include "arcface.cuh"
 #include "sgd.cuh"
 
-// Results a thread in each direction, and threads along the columns.
+// Results per thread in each direction, and threads along the columns.
 #define MICRO 8u
 #define ACROSS (COLUMNS / MICRO)
 
@@ -29,9 +29,9 @@ __device__ __forceinline__ float row_max(float v) {
     return v;
 }
 
-// One operand of a product on its way to shared memory. TILE rows (or columns) of the result against the sum's terms; its
-// lines run ALONG_DEPTH, over the terms, or across. What lies outside counts as 0. It is read V numbers at a time: with V = 4, `from`
-// is aligned to 16 bytes, and `stride` and the bound in the lines' direction are multiples of 4.
+// One operand of a product on its way to shared memory: TILE rows (or columns) of the result by the sum's terms. Its lines
+// run over the terms (ALONG_DEPTH) or across them. Elements outside count as 0. It is read V numbers at a time: with V = 4,
+// `from` is aligned to 16 bytes, and `stride` and the bound in the lines' direction are multiples of 4.
 template <bool ALONG_DEPTH, u32 V, u32 TILE>
 struct Operand {
     static constexpr u32 PARTS = TILE * DEPTH / 4 / THREADS;
@@ -70,8 +70,8 @@ struct Operand {
         }
     }
 
-    // Leaves it in shared memory, term by term. Lines are 4 longer than the tile, so that the transposing writes of a warp
-    // meet every bank once.
+    // Writes it to shared memory, term by term. Lines are 4 longer than the tile, so that the transposing writes of a
+    // warp meet every bank once.
     __device__ __forceinline__ void put(Panel& panel) const {
 #pragma unroll
         for (u32 i = 0; i < PARTS; i++) {
@@ -140,8 +140,8 @@ __device__ __forceinline__ void product(A& a, B& b, float (&results)[MICRO][MICR
     }
 }
 
-// A tile's logits, as each row's sum of exps and largest logit. The target is left out: arcface_rows adds it, with its
-// margin. Rows of the batch are the fast index of the grid, so that blocks side by side share their class rows.
+// A tile's logits, reduced to each row's sum of exps and largest logit. The target is left out: arcface_rows adds it, with
+// its margin. Rows of the batch are the fast index of the grid, so that blocks side by side share their class rows.
 extern "C" __global__ void __launch_bounds__(THREADS)
 arcface_fprop(const float* x, const float* classes, const u32* labels, const float* rows, const float* inverse_norms,
               HeadMargin margin, u32 n, u32 d, u32 first, u32 v, float* sums, float* largest) {
@@ -244,7 +244,7 @@ arcface_gradients(const float* x, const float* classes, const u32* labels, const
     }
 }
 
-// G's columns that hold a class or a 0 behind the last one, in whole vectors.
+// Columns of G in whole vectors: the classes, and zeros after the last one.
 __device__ __forceinline__ u32 whole_vectors(u32 count) { return (count + 3) / 4 * 4; }
 
 // partials[split] (N x D) = or += G w over `chunk` of the stretch's classes: blockIdx.y is the split, `begins` is 1 for the
@@ -279,7 +279,7 @@ arcface_dx(const float* gradient, const float* classes, const u32* refused, u32 
     }
 }
 
-// d_w of ROWS class rows by COLUMNS numbers, and in the epilogue decay, momentum and update of those.
+// d_w of ROWS class rows by COLUMNS numbers; the epilogue applies decay, momentum and update to them.
 extern "C" __global__ void __launch_bounds__(THREADS)
 arcface_update(const float* gradient, const float* x, const float* q_parts, const u32* refused, u32 normalise, u32 n, u32 d,
                u32 count, u32 stride, float decay, u32 form, float lr, float mu, float* classes, float* momentum) {

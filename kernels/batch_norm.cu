@@ -1,4 +1,4 @@
-// batch_norm.cu - moments of a batch, and the coefficients that readers apply, forward and backward.
+// batch_norm.cu - the merge of a batch's moments, and the coefficients that readers apply, forward and backward.
 //
 //   moments   mean[c] = sum x / M,  var[c] = sum (x - mean[c])^2 / M           (biased), M pixels
 //   fprop     rstd = 1 / sqrt(var + epsilon), scale = gamma rstd, shift = beta - mean scale
@@ -11,9 +11,9 @@
 // moments     2 x C      float32: mean, variance
 // forward     4 x C      float32: scale, shift, mean, rstd
 // backward    3 x C      float32: a, b, c
-// gamma, beta, their gradients, running statistics   C each, at any float of their slabs; null where there are none
+// gamma, beta, their gradients, running statistics   C each, anywhere in their slabs; null where there are none
 //
-// The merge is a warp for 32 channels (columns.cuh), the rest a thread for each channel.
+// The merge has one block for 32 channels (columns.cuh), the other kernels one thread per channel.
 // Launch: merge grid ceil(C / 32); the others grid ceil(C / THREADS); block THREADS.
 // Numerics: float32; 1 / sqrt in float64, rounded once.
 // Source: Ioffe and Szegedy, "Batch normalization", 2015; conventions of Keras's fused layer.

@@ -8,7 +8,7 @@
 // Bound by bytes: x is read once. A thread takes CHUNK pixels of VECTOR channels into registers, finds their mean and M2 in
 // two passes there, and merges them into what it has (moments.cuh); then the threads of a channel are merged.
 // Launch: as columns.cuh says; block THREADS.
-// Numerics: float32. Everything is taken relative to the channel's first pixel, so a mean that is large against the
+// Numerics: float32. Everything is relative to the channel's first pixel, so a mean that is large compared with the
 // deviation costs no digits. NaN and infinity in a channel make its moments NaN.
 
 #include "moments.cuh"

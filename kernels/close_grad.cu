@@ -3,14 +3,14 @@
 //   v = scale[c] raw + shift[c]     the value before its activation
 //   g = g activation'(v)            in place
 //   sums[0][c] = sum g              batch norm's d_beta
-//   sums[1][c] = sum g y^           its d_gamma, with y^ = (raw - mean[c]) rstd[c]; left alone where there is no batch norm
+//   sums[1][c] = sum g y^           its d_gamma, with y^ = (raw - mean[c]) rstd[c]; not written without batch norm
 //   sums[2][c] = sum over v <= 0 of v g_before    PReLU's d_slope; 0 for others
 //
 // g, value.raw  pixels x C  float32 NHWC; g in and out
 // partials      tiles x 3 x C  float32, or null where no sums are wanted
 //
 // Bound by bytes: raw is read once where the derivative or y^ needs it, g is read once and written once where it changes;
-// VECTOR channels an access. A thread has UNROLL pixels in flight. reduce.cu adds the tiles' sums.
+// VECTOR channels per access. A thread has UNROLL pixels in flight. reduce.cu adds the tiles' sums.
 // Launch: as columns.cuh says. Offsets are 64-bit.
 // Numerics: float32; a thread adds its pixels in order, then the block's threads in order.
 // Derivatives at the kink as on the CPU: relu' (0) = 0, relu6' (0) = relu6' (6) = 0, prelu' (0) = slope. Where a

@@ -1,10 +1,11 @@
-// columns.cuh - how an operation that sums over the pixels, each channel by itself, cuts pixels x C among its threads.
+// columns.cuh - how a sum over the pixels for each channel divides pixels x C among its threads.
 //
 // A tile is `rows` pixels, and a block takes `lanes` vectors of VECTOR channels of it: `lanes` threads side by side read a
 // pixel's channels as whole lines, and THREADS / lanes pixels are read at a time. `lanes` is a power of two up to 32,
 // chosen on the host (src/backend/cuda/columns.rs) so that few threads fall past the last channel.
-// Launch: grid (ceil(C / (VECTOR lanes)), tiles), block THREADS. What a tile leaves is merged by a second kernel, a warp 32
-// channels: tiles w, w + warps, ... in warp w, then the warps in order. So the order depends on the shape alone.
+// Launch: grid (ceil(C / (VECTOR lanes)), tiles), block THREADS. A second kernel merges the tiles,
+// one block for 32 channels: warp w takes tiles w, w + warps, ..., then the warps in order. So the order depends only on
+// the shape.
 
 #pragma once
 

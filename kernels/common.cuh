@@ -1,9 +1,9 @@
 // common.cuh - what every kernel file begins with: NVRTC prelude, the views that operations take, reductions.
 //
-// Compiled by NVRTC with no header of CUDA or of C: fixed-width integers and INFINITY are made here.
+// Compiled by NVRTC with no header of CUDA or of C: fixed-width integers and INFINITY are defined here.
 //
-// The structs mirror the host's (src/backend/cuda/args.rs packs them; build.rs reads their sizes from this file):
-// keep to the field types u32, float, u64 and pointers. Letters: N batch, H W C input, K filters, R S filter rows and
+// build.rs makes the host's structs from those here, and src/backend/cuda/launch.rs fills them: keep to the field types
+// u32, float, u64 and pointers. Letters: N batch, H W C input, K filters, R S filter rows and
 // columns, P Q output. Activations NHWC, filters KRSC (depthwise RSC), all float32.
 //
 // Numerics: products and sums are float32 with fused multiply-add; every reduction has one fixed order, so the same
@@ -32,7 +32,7 @@ struct Pending {
 };
 
 // The gradient with respect to a raw tensor: a[c] g + b[c] raw + c[c], with a, b, c (C each) one after the other in
-// `coefficients`; g alone where that is null.
+// `coefficients`; just g where that is null.
 struct PendingGrad {
     const float* g;
     const float* raw;
@@ -44,12 +44,12 @@ struct Conv2d {
     u32 n, h, w, c, k, r, s, stride, top, left, p, q;
 };
 
-// A window on every channel by itself.
+// A window that sees each channel separately.
 struct PerChannel {
     u32 n, h, w, c, r, s, stride, top, left, p, q;
 };
 
-// Sum over a warp, in every lane; a butterfly, so one order.
+// Sum over a warp, in every lane. A butterfly, so the order is fixed.
 __device__ __forceinline__ float warp_sum(float v) {
     for (u32 step = WARP / 2; step > 0; step /= 2) v += __shfl_xor_sync(FULL_MASK, v, step);
     return v;
@@ -66,7 +66,7 @@ __device__ __forceinline__ float block_sum(float v, float* shared) {
     return v;
 }
 
-// Philox4x32-10 (Salmon et al., SC 2011): the host's generator (src/random.rs), word for word.
+// Philox4x32-10 (Salmon et al., SC 2011): the host's generator (src/base/random.rs), word for word.
 __device__ __forceinline__ uint4 philox(uint4 counter, uint2 key) {
     for (u32 round = 0; round < 10; round++) {
         u32 high0 = __umulhi(0xD2511F53u, counter.x), low0 = 0xD2511F53u * counter.x;

@@ -11,7 +11,7 @@
 //   epilogue     each direction's own
 //
 // A step's elements are fetched before the previous step's product and stored after it, to the other of two stages: one
-// barrier a step, and memory's latency lies behind TILE_K THREAD_M THREAD_N FMAs a thread.
+// barrier per step, and TILE_K THREAD_M THREAD_N FMAs per thread to hide memory's latency.
 //
 // Shared tiles are TILE_K rows of TILE_M (TILE_N) numbers, so that a thread's fragment is read 16 bytes at a time. Tensors
 // whose neighbours lie *along* the sum arrive transposed: a thread brings four terms (quad q of the step) of one row m and
@@ -20,8 +20,8 @@
 // *across* the sum are stored as they come.
 //
 // With VECTOR = 4 a quad is one 16-byte load: row lengths are multiples of 4, addresses aligned. With VECTOR = 1 its four
-// elements are found and loaded one by one, and everything else is the same. An element that is not there (padding, tails)
-// is loaded from the tensor's first place, and replaced by zero when it is stored: no branches.
+// elements are found and loaded one by one, and everything else is the same. An element outside (padding, tails) is
+// loaded from the tensor's first place and replaced by zero when it is stored: no branches.
 
 #pragma once
 
@@ -34,10 +34,10 @@ static_assert(THREADS == (TILE_M / THREAD_M) * THREADS_ACROSS, "a fragment a thr
 static_assert(THREADS_ACROSS == 8 && TILE_K == 16 && THREAD_M % 4 == 0 && THREAD_N % 4 == 0, "conflict-free fragments");
 static_assert(TILE_M / (THREAD_M / 4) >= 32 && TILE_N / (THREAD_N / 4) >= 32, "the swizzle stays in a segment");
 
-// Places of a quad that are found by themselves.
+// Places of a quad that are computed one by one.
 #define PLACES (4 / VECTOR)
 
-// Quads of a tile of `width` rows or columns that a thread brings.
+// Quads that a thread loads of a tile of `width` rows or columns.
 __device__ constexpr u32 quads(u32 width) { return width * TILE_K / 4 / THREADS; }
 
 // A thread's rows and columns come in segments of four, each from its own stretch of the tile.
@@ -53,7 +53,7 @@ __device__ __forceinline__ bool is_aligned(const float* rows, u32 width) {
     return width % 4 == 0 && (u64)rows % 16 == 0;
 }
 
-// Zeros where a place of the quad is not valid, which bit j % PARTS of `valid` says of number j.
+// The quad with zeros for the numbers that are not valid: bit j % PARTS of `valid` is for number j.
 template <u32 PARTS = PLACES> __device__ __forceinline__ Vector<4> valid_places(u32 valid, Vector<4> v) {
 #pragma unroll
     for (u32 j = 0; j < 4; j++) v[j] = valid >> (j % PARTS) & 1 ? v[j] : 0.0f;

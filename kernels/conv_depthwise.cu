@@ -1,4 +1,4 @@
-// conv_depthwise.cu - depthwise convolution, a filter a channel, in its three directions.
+// conv_depthwise.cu - depthwise convolution, one filter per channel, in its three directions.
 //
 //   fprop   y[n,p,q,c] = activation(sum over r,s of x[n, p stride + r - top, q stride + s - left, c] w[r,s,c] + bias[c] + residual)
 //   dgrad   dx[n,h,w,c] (+)= sum over r,s of dy[n,p,q,c] w[r,s,c]   where p stride + r - top = h and q stride + s - left = w
@@ -10,11 +10,11 @@
 // w        R x S x C  float32, anywhere in the parameter slab
 // dw       tiles x R x S x C  float32, replaced: a tile's sums; dbias tiles x C, or null. reduce.cu adds the tiles in order
 //
-// Bound by bytes: every product has its own number, and nothing is used more than R S times. A thread takes VECTOR
-// neighbouring channels, lanes are channels, and RUN neighbouring pixels of a row: it reads each column of a window row once
-// for all of them, from registers after that; rows of a window meet in L1. Programs for windows of FILTER x FILTER with
-// STRIDE have all loops over columns unrolled; the programs for any window and stride have FILTER = STRIDE = 0. wgrad keeps
-// the sums of all FILTER x FILTER taps in registers; for any window a block takes one tap.
+// Bound by bytes: no number is used more than R S times. A thread takes VECTOR neighbouring channels of RUN neighbouring
+// pixels of a row; neighbouring lanes take neighbouring channels. It loads each column of a window row once, into registers,
+// for all its pixels; the rows of a window meet in L1. Programs for windows of FILTER x FILTER with STRIDE have all loops
+// over columns unrolled; the programs for any window and stride have FILTER = STRIDE = 0. wgrad keeps the sums of all
+// FILTER x FILTER taps in registers; for any window a block takes one tap.
 //
 // Launch: block THREADS, no dynamic shared memory.
 //   fprop   grid (ceil(C / VECTOR * ceil(Q / RUN) * P / THREADS), N)
@@ -150,7 +150,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 depthwise_wgrad(PerChannel geometry, PendingGrad dy, Pending x, u32 lanes, u32 runs_a_tile, float* dw, float* dbias) {
     // The block's taps: all, or the one of blockIdx.z.
     constexpr u32 SIDE = FILTER ? FILTER : 1, SUMS = SIDE * SIDE + 1;
-    // The columns that a run meets; of a single tap every stride-th, one a pixel.
+    // The columns that a run meets; of a single tap every stride-th, one per pixel.
     constexpr u32 PITCH = FILTER ? STRIDE : 1, COLUMNS = (RUN - 1) * PITCH + SIDE;
     Sizes size(geometry);
     u32 tap = blockIdx.z, tap_row = tap / size.s, tap_column = tap % size.s;

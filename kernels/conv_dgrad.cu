@@ -9,8 +9,8 @@
 // The input falls into stride x stride phases, pixels (a + stride i, b + stride j). A phase meets only the taps
 // r = r0 + stride t with r0 = (a + top) mod stride, each at p = i + floor((a + top) / stride) - t: within a phase dx is a
 // convolution of dy with stride 1 and the window reversed. No product with a zero between strides is made, no two blocks
-// write the same pixel, and a phase that meets no tap (three of four of 1x1/2) writes its zeros.
-// An implicit matrix product (conv.cuh) a phase: M = the phase's pixels, N = C, terms (t, u, k). Bound as fprop.
+// write the same pixel, and a phase that meets no tap (three of four for a 1x1 filter with stride 2) writes zeros.
+// One implicit matrix product (conv.cuh) per phase: M = the phase's pixels, N = C, terms (t, u, k). Bound as fprop.
 //
 // Launch: grid (ceil(largest phase / TILE_M) ceil(C / TILE_N), stride^2), block THREADS, no dynamic shared memory.
 // VECTOR = 4 wants C % 4 = 0, K % 4 = 0, and w aligned to 16 bytes. N H W, P Q K and K R S below 2^31; element offsets

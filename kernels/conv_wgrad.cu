@@ -10,7 +10,7 @@
 //
 // An implicit matrix product (conv.cuh): M = R S C places of the window, N = K filters, terms the pixels (n, p, q), split
 // over blocks because the result is small and the sum is long; reduce.cu adds the splits in order. The blocks of the first
-// places add up dbias from the dy that passes through their hands. Bound by FMAs, or by bytes where K and C are small.
+// places also add up dbias, from the dy that they read anyway. Bound by FMAs, or by bytes where K and C are small.
 //
 // Launch: grid (ceil(R S C / TILE_M) ceil(K / TILE_N), splits), block THREADS, no dynamic shared memory.
 // VECTOR = 4 wants C % 4 = 0 and K % 4 = 0. N H W and N P Q below 2^31 less a step, H W C and R S C below 2^31; element
@@ -27,7 +27,7 @@ struct WindowsAcross {
     ValueReader<4> reader;
     Radix pixels;
     Digits pixel[At::ROWS];
-    // Of each column: the tap against the window's first pixel, and the distance in elements.
+    // Of each column: the tap's place relative to the window's first pixel, and its distance in elements.
     u32 h[PLACES], w[PLACES];
     long long offset[PLACES];
     Vector<4> raw[At::ROWS][1];
@@ -39,7 +39,7 @@ struct WindowsAcross {
         for (u32 j = 0; j < PLACES; j++) {
             Digits at = digits(m + At::column() + j, geometry.s, geometry.c);
             bool inside = at.high < geometry.r;
-            // Columns that are not there never meet the image.
+            // Columns past the last never meet the image.
             h[j] = inside ? at.high - geometry.top : 0x80000000u;
             w[j] = at.mid - geometry.left;
             offset[j] = ((long long)(int)h[j] * geometry.w + (int)w[j]) * geometry.c + at.low;

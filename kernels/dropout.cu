@@ -8,7 +8,8 @@
 // (`threshold`). The block's key is the seed; its counter is (i / 4, 256 layer + 4, step's low word, step's high word), 4
 // being the host's Purpose::Dropout: the very mask of src/backend/cpu/dropout.rs. Up to 2^34 elements, 2^24 layers.
 //
-// A thread takes 4 elements, so a block of random words; VECTOR of them at a time. Bound by bytes: x read once, y written once; the ten rounds of Philox hide behind them.
+// A thread takes 4 elements, one Philox block, VECTOR of them at a time. Bound by bytes: x is read once and y written once,
+// which hides the ten rounds of Philox.
 // Launch: grid ceil(pixels C / (4 THREADS)), block THREADS, no shared memory; offsets are 64-bit.
 // Numerics: float32, one rounding.
 // Source: Srivastava et al., "Dropout", 2014; Salmon et al., "Parallel random numbers", 2011.

@@ -1,27 +1,27 @@
 // input_transform.cu - pixels 0..255 to the network's numbers, with or without the changes of augmentation.
 //
 //   input_transform    y[i] = pixel[i] scale[i % 3] + shift[i % 3]
-//   input_transform_augmented    the same of pictures that are first changed, each as its Changes say, in the order of
-//                      src/data/augment.rs: crop, shift, flip, brightness, hue, contrast, saturation, grey, erase
+//   input_transform_augmented    the same, of pictures that are first changed as their Changes say, in the order of
+//                      src/base/changes.rs: crop, shift, flip, brightness, hue, contrast, saturation, grey, erase
 //
 // pixels   len, or N x side x side x 3   u8, RGB interleaved
 // changes  N
 // y        len, or N x size x size x 3   float32
 //
 // Colours are changed in [0, 1] with the formulas of tf.image, not clamped in between, and rounded to 0..255 at the end,
-// as the loader does it: the two agree but for roundings that fall on a tie.
+// as the loader does it: the two agree except where a rounding falls on a tie.
 //
-// input_transform: a thread takes 4 bytes and writes 16. input_transform_augmented: a block takes a picture, a thread 4 pixels and
-// writes 48 bytes, 16 at a time where the picture's start allows it. Where the contrast changes, the block first goes
-// through the picture for the channels' means. Bound by bytes: pixels read once (the second time from cache), y written once.
+// input_transform: a thread reads 4 bytes and writes 16. input_transform_augmented: one block per picture; a thread takes 4
+// pixels and writes 48 bytes, 16 at a time if the picture's start allows it. If the contrast changes, the block first reads
+// the whole picture for the channels' means. Bound by bytes: pixels read once (the second time from cache), y written once.
 //
-// Launch: input_transform grid ceil(len / (4 THREADS)), input_transform_augmented grid N; block THREADS, no dynamic shared memory.
-// Any len and N; size up to 46,340; offsets are 64-bit.
+// Launch: input_transform grid ceil(len / (4 THREADS)), input_transform_augmented grid N; block THREADS, no dynamic shared
+// memory. Any len and N; size up to 46,340; offsets are 64-bit.
 // Numerics: float32, one rounding; a channel's mean in one fixed order.
 
 #include "vector.cuh"
 
-// Factor and summand a channel.
+// Factor and summand of each channel.
 struct Transform {
     float red, green, blue, red_shift, green_shift, blue_shift;
 };

@@ -1,8 +1,8 @@
-// pending.cuh - how pending values and gradients are read, and what is done before an output is written.
+// pending.cuh - how pending values and gradients are read, and the epilogue of an output.
 //
-// A reader keeps the coefficients of V channels in registers, for as many pixels as its thread reads. They are set, and raw
-// numbers are loaded, VECTOR at a time: all V at once where the channels are neighbours and VECTOR is V; each by itself
-// where V = 4 channels are found one by one (conv.cuh).
+// A reader keeps the coefficients of V channels in registers, for all pixels that its thread reads. It takes coefficients
+// and raw numbers VECTOR at a time: all V at once where VECTOR is V, and one by one where VECTOR is 1 and V is 4
+// (conv.cuh).
 
 #pragma once
 
@@ -13,7 +13,7 @@ __device__ __forceinline__ float relu(float v) { return v < 0.0f ? 0.0f : v; }
 
 __device__ __forceinline__ float relu6(float v) { return v > 6.0f ? 6.0f : relu(v); }
 
-// One decision for V numbers.
+// One branch for V numbers.
 template <u32 V>
 __device__ __forceinline__ Vector<V> activate(u32 activation, const Vector<V>& slope, Vector<V> v) {
     if (activation == RELU) {
@@ -35,7 +35,7 @@ struct ValueReader {
 
     __device__ __forceinline__ explicit ValueReader(const Pending& x) : x(x) {}
 
-    // Numbers j.. are of channels c.. of `channels`. Their places are added up in 32 bits, which takes fewer registers.
+    // Sets numbers j.. to channels c.. of `channels`. Offsets are added in 32 bits, which takes fewer registers.
     __device__ __forceinline__ void set(u32 channels, u32 j, u32 c) {
         if (x.affine) {
             load_part(scale, j, x.affine + c);
@@ -56,7 +56,7 @@ struct ValueReader {
     }
 };
 
-// Reads a pending gradient: g, and the raw tensor where batch norm lies between.
+// Reads a pending gradient: g, and the raw tensor if there is batch norm.
 template <u32 V = VECTOR>
 struct GradReader {
     enum : u32 { TENSORS = 2 };
@@ -82,14 +82,14 @@ struct GradReader {
     }
 };
 
-// Element i and its neighbours; the reader is set to their channels.
+// Reads element i and its neighbours; the reader must be set to their channels.
 template <class Reader> __device__ __forceinline__ Vector<> read(const Reader& reader, u64 i) {
     Vector<> raw[Reader::TENSORS];
     reader.fetch(raw, 0, i);
     return reader.apply(raw);
 }
 
-// The same once, of channels c..
+// The same with a reader for this one read, set to channels c..
 __device__ __forceinline__ Vector<> read(const Pending& x, u32 channels, u64 i, u32 c) {
     ValueReader<> reader(x);
     reader.set(channels, 0, c);
@@ -97,7 +97,7 @@ __device__ __forceinline__ Vector<> read(const Pending& x, u32 channels, u64 i, 
 }
 
 __device__ __forceinline__ Vector<> read(const PendingGrad& dy, u32 channels, u64 i, u32 c) {
-    // One decision for all that follows.
+    // Decided once here, not in each part of the reader.
     if (!dy.coefficients) return load(dy.g + i);
     GradReader<> reader(dy);
     reader.set(channels, 0, c);
@@ -113,13 +113,13 @@ struct Epilogue {
     u32 activation;
 };
 
-// An epilogue for V neighbouring channels, with what is the same for all pixels in registers.
+// An epilogue for V neighbouring channels, with bias and slopes in registers.
 template <u32 V = VECTOR>
 struct Finish {
     u32 activation;
     Vector<V> bias, slope;
 
-    // Channels k..k+V-1; those from `channels` on are not there.
+    // Channels k..k+V-1, of which those from `channels` on do not exist.
     __device__ __forceinline__ Finish(const Epilogue& epilogue, u32 channels, u32 k) : activation(epilogue.activation) {
         for (u32 j = 0; j < V; j++) {
             bool inside = k + j < channels;

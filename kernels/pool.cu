@@ -11,13 +11,13 @@
 // Padding never wins. A NaN counts as the largest value, so that it is seen at the output; among equal values, and among
 // NaNs, the first in row order counts.
 //
-// Max pooling's mask is not stored: dgrad finds it anew from x, which reads each tensor once (windows overlap in cache);
-// a stored mask would be written and read besides, and x is read all the same where the gradient is closed. A block takes
+// Max pooling's mask is not stored: dgrad finds it again from x and reads each tensor once (windows overlap in cache). A
+// stored mask would have to be written and read too, and closing the gradient reads x anyway. A block takes
 // TILE x TILE input pixels of `lanes` vectors of channels: first its threads find the winner of every window that touches
 // the tile, into shared memory, then each pixel gathers from the windows that it has won. No atomics; windows in row order.
 // All are bound by bytes, and take VECTOR channels at a time.
 //
-// Launch, block THREADS, with `lanes` threads side by side on a pixel's channels (columns.rs):
+// Launch, block THREADS, with `lanes` threads side by side on a pixel's channels (src/backend/cuda/columns.rs):
 //   max_pool_fprop         grid (ceil(P Q / (THREADS / lanes)), ceil(C / (VECTOR lanes)), N)
 //   max_pool_dgrad         grid (tiles of the image, ceil(C / (VECTOR lanes)), N),
 //                          shared: `across` squared windows x lanes x VECTOR u16
@@ -32,7 +32,7 @@
 // A NaN wins over anything but a NaN.
 __device__ __forceinline__ bool wins(float value, float best) { return best == best && !(value <= best); }
 
-// What a window is clipped to: rows [r0, r1) and columns [s0, s1) of it lie on the image, of which (h, w) is the first pixel.
+// The part of a window that lies on the image: its rows [r0, r1) and columns [s0, s1).
 struct Clipped {
     u32 r0, r1, s0, s1;
 };
@@ -47,8 +47,8 @@ __device__ __forceinline__ Clipped clip(const PerChannel& geometry, u32 p, u32 q
     return w;
 }
 
-// The largest values of window (p, q), channels c.., which `x` is set to, and in `winner` the first places r S + s that hold
-// them.
+// The largest values of window (p, q) in channels c.., and in `winner` the first places r S + s that hold them. `x` must be
+// set to these channels.
 __device__ __forceinline__ Vector<> largest(const PerChannel& geometry, const ValueReader<>& x, u32 p, u32 q, u32 c,
                                             u32 (&winner)[VECTOR]) {
     Clipped window = clip(geometry, p, q);
@@ -81,7 +81,7 @@ max_pool_fprop(PerChannel geometry, Pending x, u32 lanes, float* y) {
     store(y + ((u64)blockIdx.z * geometry.p * geometry.q + pixel) * geometry.c + c, best);
 }
 
-// The first window, along one axis, that holds padded coordinate `at` or one behind it.
+// The first window, along one axis, that holds padded coordinate `at` or a later one.
 __device__ __forceinline__ u32 first_window(u32 at, u32 size, u32 stride) {
     return at < size ? 0 : (at - size) / stride + 1;
 }

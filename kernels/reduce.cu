@@ -1,4 +1,4 @@
-// reduce.cu - adds up what the tiles and splits of an operation left, in their order.
+// reduce.cu - adds up the partial results of an operation's tiles and splits, in order.
 //
 //   sum_tiles           out[i]        = sum over t of partials[t][i]
 //   close_grad_sums     sums[s][c]    = sum over t of partials[t][s][c]
@@ -7,8 +7,8 @@
 // partials  tiles x len, tiles x 3 x C, splits x len  float32, row-major: a tile's partial results
 // out, sums, y  len, 3 x C, len                       float32, replaced
 //
-// A thread an element, so that every warp reads whole lines of each tile's row. close_grad_sums, whose rows are short and
-// tiles many: a warp for 32 channels (columns.cuh). Bound by bytes.
+// One thread per element, so that every warp reads whole lines of each tile's row. close_grad_sums has short rows and many
+// tiles: one block for 32 channels (columns.cuh). Bound by bytes.
 // Launch: grid ceil(len / THREADS); close_grad_sums (ceil(C / WARP), 3); block THREADS. Any len and tiles; offsets are 64-bit.
 // Numerics: float32, tiles in order from 0 (close_grad_sums: as columns.cuh says). With T tiles the error is at most T 2^-24
 // of the sum of magnitudes. conv_fprop_finish: then bias, then residual.

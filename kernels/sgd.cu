@@ -9,11 +9,11 @@
 // partials                 blocks x 2  float32
 // norms                    2  float32
 //
-// Nothing changes where |g| is not finite: every thread sees that in norms[0], and the host need not look.
+// Nothing changes if |g| is not finite: every thread sees that in norms[0], and the host need not look.
 //
 // A block takes CHUNK elements of one segment and finds out which by bisection over the segments' first blocks. Chunks
-// begin at multiples of VECTOR elements of the slab, so every access is 16 bytes wide but for the few elements at a segment's
-// ends. Bound by bytes: 20 an element an update, 4 to 8 for the norms.
+// begin at multiples of VECTOR elements of the slab, so every access is 16 bytes wide except for a few elements at a
+// segment's ends. Bound by bytes: 20 per element for an update, 4 to 8 for the norms.
 // Launch: norms and update grid: the segments' blocks; merge grid 1; block THREADS. Offsets are 64-bit.
 // Numerics: float32; a block's sum in one fixed order, the blocks' sums in float64. A sum beyond float32 is infinity.
 

@@ -4,8 +4,8 @@
 
 #include "vector.cuh"
 
-// `g` is the gradient, clip and decay included; w and its momentum v move. `form` is a rule of the
-// trait's SgdForm: KERAS, KERAS_NESTEROV, TORCH or TORCH_NESTEROV, which the host defines (src/backend/cuda/tiles.rs).
+// `g` is the gradient, clip and decay included; w and its momentum v move. `form` is the code of an SgdForm: KERAS,
+// KERAS_NESTEROV, TORCH or TORCH_NESTEROV, which the host defines (src/backend/cuda/tiles.rs).
 __device__ __forceinline__ void sgd_step(u32 form, float lr, float mu, float g, float& w, float& v) {
     switch (form) {
         case KERAS:

@@ -1,4 +1,4 @@
-// vector.cuh - neighbouring numbers in registers, and the only way to tensors in memory.
+// vector.cuh - neighbouring numbers in registers, and how they are loaded and stored.
 //
 // A program is compiled with VECTOR = 4 for tensors whose C is a multiple of 4, and with VECTOR = 1 for the others. Kernels
 // written over Vector<> have one body for both; with VECTOR = 4 every access to a tensor is 16 bytes wide. Tensors begin at
@@ -52,7 +52,7 @@ template <u32 V> __device__ __forceinline__ void store(float* to, const Vector<V
     }
 }
 
-// Loads VECTOR numbers as v[j]..
+// Loads VECTOR numbers into v[j]..
 template <u32 V> __device__ __forceinline__ void load_part(Vector<V>& v, u32 j, const float* from) {
     Vector<> part = load(from);
     for (u32 k = 0; k < VECTOR; k++) v[j + k] = part[k];
@@ -65,7 +65,8 @@ template <u32 V = VECTOR> __device__ __forceinline__ Vector<V> load_params(const
     return v;
 }
 
-// Columns n..n+3 of a row of `width` numbers; those that are not there are 0. `aligned`: all such rows and widths are.
+// Columns n..n+3 of a row of `width` numbers, with zeros past its end. `aligned`: every row begins at a multiple of 16
+// bytes, and `width` is a multiple of 4.
 __device__ __forceinline__ Vector<4> load_quad(const float* row, u32 n, u32 width, bool aligned) {
     Vector<4> v = splat<4>(0.0f);
     if (aligned) {

@@ -85,7 +85,7 @@ pub struct Trainer<B: Backend> {
 
 impl<B: Backend> Trainer<B> {
     /// A new run on `dataset`, with the network, head and optimizer of `config`
-    /// ([`Config::with_network`] gives it a network of one's own).
+    /// ([`Config::with_network`] replaces the network).
     ///
     /// # Errors
     /// Settings that make no sense, fewer images than a batch, not enough memory.

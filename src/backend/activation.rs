@@ -1,7 +1,7 @@
 //! The activations, once for the whole engine.
 
-/// What happens to a value after its scale and shift. `S` is what a PReLU's slopes are where the activation stands:
-/// nothing in a model's description, an offset into the parameter slab in a program, a view of a buffer at a device.
+/// What happens to a value after its scale and shift. `S` is the form of PReLU's slopes: nothing in a model's
+/// description, an offset into the parameter slab in a program, a view of a buffer on a device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Activation<S = ()> {
     /// x.

@@ -3,7 +3,7 @@
 //! The idea that carries it: a value is *pending* where it can be. A convolution writes its raw output, and
 //! everything that follows it pixel by pixel (batch norm's scale and shift, the activation) is applied by the
 //! consumers as they read ([`Pending`]). Gradients travel the same way: what an operation writes for its input
-//! is already behind the activation's derivative, with batch norm's two channel sums taken on the way out
+//! already includes the activation's derivative, with batch norm's two channel sums taken on the way out
 //! ([`GradTarget`]), and the step through batch norm itself is applied by the next reader ([`PendingGrad`]).
 //! Whether sums are taken in the loop that writes (the CPU) or in a pass of their own (CUDA, so far) is a device's choice.
 

@@ -18,18 +18,18 @@ pub struct View<'a, T> {
 pub struct Pending<'a, T> {
     /// The stored tensor, NHWC.
     pub raw: &'a T,
-    /// Batch-norm coefficients in the layout of [`bn`](super::bn); absent where the value is stored as it is.
+    /// Batch-norm coefficients in the layout of [`bn`](super::bn); absent where there is no batch norm.
     pub affine: Option<&'a T>,
     /// Applied last.
     pub activation: Activation<View<'a, T>>,
 }
 
-/// The gradient with respect to a raw tensor: `a[c] g + b[c] raw + c[c]`, or g alone.
+/// The gradient with respect to a raw tensor: `a[c] g + b[c] raw + c[c]`, or just g.
 #[derive(Debug)]
 pub struct PendingGrad<'a, T> {
-    /// The gradient of the normalised value, behind the activation's derivative.
+    /// The gradient of the normalised value, after the activation's derivative.
     pub g: &'a T,
-    /// The raw tensor and the coefficients of [`bn::backward_len`](super::bn::backward_len), where batch norm lies between.
+    /// The raw tensor and the coefficients of [`bn::backward_len`](super::bn::backward_len), if the value has batch norm.
     pub batch_norm: Option<(&'a T, &'a T)>,
 }
 
@@ -92,7 +92,7 @@ impl<'a, T> PendingGrad<'a, T> {
 }
 
 /// Layout of the channel sums that close a gradient, C elements each. With v the value before its activation,
-/// y^ = (raw - mean) rstd, and g the gradient behind the activation's derivative.
+/// y^ = (raw - mean) rstd, and g the gradient after the activation's derivative.
 pub mod sums {
     /// Sum of g: batch norm's d_beta.
     pub const G: usize = 0;

@@ -40,7 +40,7 @@ fn embed_pixels<B: Backend>(
 }
 
 /// Embeds a data set in order, decoding on all cores ahead of the network, and calls `take` with each batch and its rows.
-/// Picture `first` begins a batch; those before it are left out.
+/// It starts at picture `first`, which must be the first of a batch.
 pub(super) fn each_batch<B: Backend>(
     embedder: &mut Embedder<'_, B>,
     dataset: &Arc<dyn Dataset>,

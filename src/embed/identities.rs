@@ -23,7 +23,7 @@ pub struct Selection {
     pub ids: usize,
     /// How many images of each.
     pub per_id: usize,
-    /// The first number, from which to go downwards; None: the highest.
+    /// The number to start at, going down; None: the highest.
     pub last_id: Option<u64>,
 }
 
@@ -200,7 +200,8 @@ impl Dataset for Chosen {
 }
 
 impl Embedded {
-    /// Writes the files of the folder `out` and gives the mean cosines. `weights` is the fingerprint of the network's.
+    /// Writes the files of the folder `out` and gives the mean cosines. `weights` is the fingerprint of the
+    /// network's weights.
     ///
     /// # Errors
     /// There is nothing to write, an unfinished run is there, or a file cannot be written.

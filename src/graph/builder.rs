@@ -7,11 +7,11 @@ use crate::backend::geometry::{Padding, Window};
 use crate::{Error, Result};
 use std::collections::HashSet;
 
-/// The most elements of an activation of one image, or of a filter. What is larger is a mistake, and what is not
-/// multiplies without overflow.
+/// The most elements of an activation of one image, or of a filter. Anything larger is a mistake, and
+/// smaller sizes multiply without overflow.
 const LARGEST: usize = i32::MAX as usize;
 
-/// What stands for a window that does not fit.
+/// Stands in for a window that does not fit.
 const ONE_PIXEL: Window = Window {
     h: 1,
     w: 1,
@@ -34,7 +34,7 @@ fn product(sides: &[usize]) -> Option<usize> {
 pub struct Square {
     /// Its height and width.
     pub kernel: usize,
-    /// The step between its places, down and to the right.
+    /// The step from one place to the next, down and to the right.
     pub stride: usize,
     /// The zeros around the image.
     pub pad: Padding,
@@ -51,8 +51,7 @@ impl Square {
     }
 }
 
-/// Builds a [`Model`] node by node. A shape that does not fit is an error of the model's author and comes back from
-/// [`Builder::finish`], naming the first node concerned.
+/// Builds a [`Model`] node by node. [`Builder::finish`] reports the first node whose shape does not fit.
 #[derive(Debug)]
 pub struct Builder {
     nodes: Vec<Node>,
@@ -291,8 +290,8 @@ impl Builder {
     /// The model, whose embedding is the node built last.
     ///
     /// # Errors
-    /// The first node whose shape, name or constants did not fit, an embedding that is not flat, or a node that nobody
-    /// reads.
+    /// The first node whose shape, name or constants did not fit, an embedding that is not flat, or a node that no
+    /// other reads.
     pub fn finish(mut self) -> Result<Model> {
         let last = &self.nodes[self.nodes.len() - 1];
         if last.shape.pixels() != 1 {

@@ -1,8 +1,8 @@
 //! A model as a file holds it: the list of its layers, each with its name, what it does, and the names of the layers
 //! it reads.
 //!
-//! Shapes are not part of the list. [`Layers::build`] gives each layer to the [`Builder`], which computes them anew, so
-//! that what a file says is checked as a program's own network is. In TOML:
+//! Shapes are not part of the list. [`Layers::build`] gives each layer to the [`Builder`], which computes them again,
+//! so a network from a file gets the same checks as one built in Rust. In TOML:
 //!
 //! ```toml
 //! [[layers]]
@@ -41,7 +41,7 @@ struct Layer {
     op: LayerOp,
 }
 
-/// A layer whose operation is still to be read, so that a mistake in it is told with the layer's name.
+/// A layer whose operation is not parsed yet, so that a mistake in it is reported with the layer's name.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Unchecked {
@@ -62,7 +62,7 @@ impl TryFrom<Unchecked> for Layer {
     }
 }
 
-/// What the builder is asked for.
+/// A call of the [`Builder`]: the method and its arguments.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 enum LayerOp {
@@ -146,7 +146,7 @@ impl Layers {
     /// Builds the model.
     ///
     /// # Errors
-    /// The first layer that does not fit: one that reads what does not stand before it, reads too few or too many, or
+    /// The first layer that does not fit: it reads a layer that does not come before it, reads too few or too many, or
     /// is refused by the [`Builder`].
     pub fn build(&self) -> Result<Model> {
         let fail = |layer: &Layer, problem: String| {
@@ -244,7 +244,7 @@ impl Layer {
     }
 }
 
-/// What the builder was asked for to make a node.
+/// The call of the builder that made a node.
 fn op(node: &Node) -> LayerOp {
     match &node.op {
         Op::Input => LayerOp::Input { size: node.shape.h },

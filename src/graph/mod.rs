@@ -78,7 +78,7 @@ pub enum Op {
         /// How the filter starts.
         init: Init,
     },
-    /// One filter a channel.
+    /// One filter per channel.
     DepthwiseConv2d {
         /// Where the filter moves.
         window: Window,
@@ -185,7 +185,7 @@ impl Model {
         self.nodes[self.nodes.len() - 1].shape.len()
     }
 
-    /// Multiply-adds of one image's forward pass, convolutions and linear layers alone.
+    /// Multiply-adds of one image's forward pass, in convolutions and linear layers only.
     pub fn macs(&self) -> u64 {
         let macs = |node: &Node| match &node.op {
             Op::Conv2d { window, .. } => {

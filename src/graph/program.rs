@@ -68,7 +68,7 @@ impl Value {
     }
 }
 
-/// A layer with a filter: its place, and its geometry but for the batch.
+/// A layer with a filter: its place, and its geometry except for the batch.
 #[derive(Clone, Debug)]
 pub(crate) struct Layer {
     pub(crate) filter: FilterAt,

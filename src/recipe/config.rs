@@ -50,13 +50,13 @@ pub struct ModelConfig {
 /// The layers of a network.
 #[derive(Clone, Debug, PartialEq)]
 pub enum NetworkConfig {
-    /// One of the networks here.
+    /// A network of this library.
     Known(KnownNetwork),
     /// Any other.
     Custom(Layers),
 }
 
-/// One of the networks here.
+/// A network of this library.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct KnownNetwork {
     /// The backbone.
@@ -151,7 +151,7 @@ pub struct TrainConfig {
 }
 
 impl ModelConfig {
-    /// One of the networks here.
+    /// With a network of this library.
     pub fn known(backbone: Network, embedding: Embedding, input: InputTransform) -> Self {
         ModelConfig {
             network: NetworkConfig::Known(KnownNetwork {
@@ -182,14 +182,14 @@ impl ModelConfig {
         Ok(self.build()?.embedding_size())
     }
 
-    /// Gives the embedding of one of the networks here another size; any other network keeps its own.
+    /// Sets the embedding size of a known network; a custom network keeps its own.
     pub fn set_embedding_size(&mut self, d: usize) {
         if let NetworkConfig::Known(known) = &mut self.network {
             known.embedding = known.embedding.with_size(d);
         }
     }
 
-    /// The name of the network, if it is one of those here; "custom" otherwise.
+    /// The name of a known network; "custom" for any other.
     pub fn network_name(&self) -> &'static str {
         match &self.network {
             NetworkConfig::Known(known) => known.backbone.name(),
@@ -224,7 +224,7 @@ impl Config {
         let mut table = self.to_table();
         if let Some(path) = file {
             merge(&mut table, read_table(path)?);
-            // A mistake in the file is told with the file's name.
+            // A mistake in the file is reported with the file's name.
             parse(&table).map_err(|e| Error::Usage(format!("{}: {e}", path.display())))?;
         }
         for setting in settings {
@@ -235,7 +235,7 @@ impl Config {
         Ok(config)
     }
 
-    /// This recipe for a network of one's own.
+    /// This recipe with another network.
     ///
     /// # Errors
     /// The network's input is not square.
@@ -351,7 +351,7 @@ fn read_table(path: &Path) -> Result<Table> {
 /// variant replaces as well, since its fields are others.
 fn merge(base: &mut Table, over: Table) {
     if over.contains_key("layers") {
-        // A list of layers stands in the place of a network by name.
+        // A list of layers replaces a network given by name.
         for key in ["network", "embedding", "batch_norm_momentum"] {
             base.remove(key);
         }

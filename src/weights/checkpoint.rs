@@ -8,7 +8,7 @@
 //! |---|---|
 //! | `format` | 1 |
 //! | `config` | the whole configuration: preset, network and embedding (or the list of [`layers`](crate::graph::layers)), input transform, ... |
-//! | `input_size`, `channel_order`, `embedding_size` | 112 (a list's own), "rgb" (always: what is imported is turned), D; for whoever reads the file |
+//! | `input_size`, `channel_order`, `embedding_size` | 112 (or the size in the list), "rgb" (always: imported weights are converted), D; for other readers of the file |
 //! | `classes` | V; 0 where unknown |
 //! | `trained_on` | the training data's fingerprint, where known |
 //! | `imported_from` | the file that the weights come from, or that their training began with |
@@ -447,8 +447,8 @@ impl Opened {
         self.slab(tensors, table.params_len(), params)
     }
 
-    /// A slab of `len` elements with the tensors of these names, offsets and shapes. It is allocated when all of them
-    /// are found, so that it is no larger than the file, whatever the header says of the network.
+    /// A slab of `len` elements with the tensors of these names, offsets and shapes. It is allocated only once all
+    /// of them are found, so it is never larger than the file, whatever the header says of the network.
     fn slab(
         &self,
         tensors: &SafeTensors<'_>,

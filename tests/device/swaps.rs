@@ -1,7 +1,7 @@
-//! Whether the tests of an operation see two exchanged arguments of a launch.
+//! Whether an operation's tests notice when two arguments of a launch are exchanged.
 //!
-//! The numbers that a kernel takes are exchanged two by two, and each time some test of the kernel must fail. Numbers that
-//! may be exchanged without harm are listed with the reason.
+//! The numbers that a kernel takes are exchanged two at a time, and each time some test of the kernel must fail. Pairs
+//! that may be exchanged without harm are listed with the reason.
 
 use super::{ops_augment, ops_conv, ops_depthwise, ops_elementwise, ops_head, ops_sgd};
 use crate::support::devices::{Emulated, compiler_or_skip};

@@ -1,6 +1,6 @@
-//! What tests and benches run: every operation as a *case*, which says at which sizes and with what pending. A case makes
-//! its operands on any device, with the same numbers on each, and runs the operation on them. Nowhere else are an
-//! operation's operands written out.
+//! The operations as tests and benches run them. A *case* is an operation with its sizes and with what is pending. It makes
+//! its operands on any device, with the same numbers on each, and runs the operation on them. An operation's operands are
+//! written out nowhere else.
 #![allow(
     dead_code,
     unreachable_pub,
@@ -22,13 +22,13 @@ use arcface_cu::backend::Backend;
 use arcface_cu::base::random::{Purpose, Random};
 use std::fmt::Debug;
 
-/// Elements behind every buffer's contents that no operation may read into a result or write.
+/// Elements after every buffer's contents, which no operation may write, or read into a result.
 pub const GUARD: usize = 37;
 
-/// What they and results hold before they are written: a NaN that no arithmetic makes.
+/// What these elements hold, and results before they are written: a NaN that no arithmetic makes.
 pub const POISON: f32 = f32::from_bits(0x7fc0_dead);
 
-/// Random numbers before they repeat: for long buffers, drawing takes longer than what is done with them.
+/// The random numbers repeat after so many: drawing all of a long buffer would take longer than the operation on it.
 const PERIOD: usize = 65_537;
 
 /// An operation to run, at its sizes.
@@ -60,7 +60,7 @@ pub fn named(name: &str, len: usize) -> Vec<f32> {
     noise(len, seed)
 }
 
-/// A buffer with the given contents and a guard band behind them.
+/// A buffer with the given contents and a guard band after them.
 pub fn buffer<B: Backend>(backend: &mut B, values: &[f32]) -> Result<B::Buffer> {
     let mut buffer = backend.alloc(values.len() + GUARD)?;
     backend.upload(values, &mut buffer, 0)?;
@@ -81,10 +81,10 @@ pub type Given<'a> = &'a [(&'a str, usize, &'a [f32])];
 pub struct Rig<'a, B: Backend> {
     /// The device.
     pub backend: &'a mut B,
-    /// Elements around what lies inside a slab.
+    /// Poisoned elements around each part of a slab.
     margin: usize,
     given: Given<'a>,
-    /// How many of them have found their operand.
+    /// How many of the given stretches have found their operand.
     found: usize,
     run: Runner<'a, B>,
     /// Bytes of all operands so far, without guard bands.

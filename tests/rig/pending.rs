@@ -48,7 +48,7 @@ impl<T> Activated<T> {
     }
 }
 
-/// What is pending about a value.
+/// What is pending on a value.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Behind {
     /// Whether it has a scale and a shift.
@@ -72,7 +72,7 @@ impl Behind {
         }
     }
 
-    /// An activation alone.
+    /// Just an activation.
     pub const fn only(activation: Activation) -> Self {
         Behind {
             affine: false,

@@ -1,6 +1,6 @@
 //! The native CPU backend: Rust with run-time SIMD dispatch, all cores, no code of other frameworks.
 //!
-//! Work is cut into tiles whose number depends on the shapes alone, never on the number of threads, and partial
+//! Work is cut into tiles whose number depends only on the shapes, never on the number of threads, and partial
 //! sums are added in tile order: the same inputs give the same bits on any number of cores.
 
 mod add;

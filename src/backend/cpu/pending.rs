@@ -69,9 +69,9 @@ fn prelu(v: f32, slope: f32) -> f32 {
 pub(super) struct Reader<'a> {
     /// The stored tensor.
     pub(super) raw: &'a [f32],
-    /// Scale and shift a channel.
+    /// Scale and shift of each channel.
     affine: Option<(&'a [f32], &'a [f32])>,
-    /// Mean and reciprocal deviation a channel, for the gradient's sums.
+    /// Mean and reciprocal deviation of each channel, for the gradient's sums.
     normalise: Option<(&'a [f32], &'a [f32])>,
     act: Activation<&'a [f32]>,
     /// Channels.
@@ -319,7 +319,7 @@ impl<'a> Closer<'a> {
         }
     }
 
-    /// As [`Closer::close_channels`]; `derive(g, v, slope)` is the gradient behind the derivative at v.
+    /// As [`Closer::close_channels`]; `derive(g, v, slope)` is the gradient after the derivative at v.
     #[inline(always)]
     fn close_with<const L: usize>(
         &self,

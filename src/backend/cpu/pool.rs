@@ -1,7 +1,7 @@
 //! Pooling over NHWC tensors, f32: the largest value of a window, the mean of an image.
 //!
 //! Max pooling reads each input row once, activated, into a ring of R rows that stays in cache. The mask is not
-//! stored: the backward pass finds the largest value anew and adds the gradient there, an image a tile, since windows
+//! stored: the backward pass finds the largest value again and adds the gradient there, one image per tile, since windows
 //! of one image share pixels; a row is closed as soon as no window can reach it any more. A NaN counts as the
 //! largest value, so that it is seen at the output; among several the first counts.
 

@@ -1,6 +1,6 @@
 //! How the memory-bound operations cut their work: tiles for the threads, cache-sized blocks within a tile.
 //!
-//! A tile is a run of pixels; its size depends on the shape alone, and partial sums are merged in tile order, so
+//! A tile is a run of pixels; its size depends only on the shape, and partial sums are merged in tile order, so
 //! the bits do not depend on the number of threads. A block is small enough that what one step writes is still
 //! in the first-level cache when the next step reads it, so that each tensor crosses the memory bus once.
 

@@ -30,7 +30,7 @@ struct Walk {
     classes: usize,
     /// Classes of a stretch, whole tiles.
     stretch: usize,
-    /// Parts of a stretch that d_x is summed over apart, of `chunk` classes each.
+    /// Parts of a stretch, `chunk` classes each, that have their own partial d_x.
     splits: usize,
     chunk: usize,
 }

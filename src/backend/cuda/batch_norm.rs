@@ -8,7 +8,7 @@ use super::{Buffer, Cuda, Grid, blocks};
 use crate::Result;
 use crate::backend::{BatchNormBprop, BatchNormFprop, BatchNormMoments, PReluBprop, bn};
 
-/// A thread a channel.
+/// One thread per channel.
 fn per_channel(c: usize) -> Grid {
     [blocks(c as u64, BATCH_NORM.threads), 1, 1]
 }

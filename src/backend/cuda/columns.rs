@@ -1,4 +1,4 @@
-//! How the operations that sum over pixels, each channel by itself, are cut (`kernels/columns.cuh`).
+//! How sums over pixels, one per channel, are cut into tiles (`kernels/columns.cuh`).
 
 use super::launch::{self, word};
 use super::tiles::{CHANNEL_TILES, Program, WARP};
@@ -18,7 +18,7 @@ pub(super) struct Columns {
 }
 
 impl Columns {
-    /// The cut for a kernel of `program` that has `unroll` pixels of a thread in flight.
+    /// The cut for a kernel of `program` that has `unroll` pixels in flight per thread.
     pub(super) fn new(rows: Rows, program: &Program, unroll: u32) -> Self {
         let vector = program.vector;
         let lanes = lanes(rows.c, vector);
@@ -35,7 +35,7 @@ impl Columns {
         }
     }
 
-    /// Tiles of pixels; depends on the shape alone.
+    /// Tiles of pixels; depends only on the shape.
     pub(super) fn tiles(&self) -> usize {
         blocks(self.rows.pixels as u64, self.tile) as usize
     }
@@ -59,8 +59,8 @@ impl From<Columns> for launch::Columns {
     }
 }
 
-/// Threads side by side on a pixel's channels, each with `vector` of them: a power of two, with as few as can be after the
-/// last channel, and the more the better.
+/// Threads side by side on a pixel's channels, `vector` channels each: of the powers of two that leave the fewest threads
+/// past the last channel, the largest.
 pub(super) fn lanes(c: usize, vector: u32) -> u32 {
     let groups = blocks(c as u64, vector);
     if groups < 8 {

@@ -11,7 +11,7 @@ use crate::backend::{DepthwiseDgrad, DepthwiseFprop, DepthwiseWgrad};
 /// Blocks of wgrad to aim at: every multiprocessor of the largest cards gets a few.
 const BLOCKS: u64 = 1024;
 
-/// Runs a thread of wgrad walks at least, so that adding up the tiles costs little against them.
+/// The fewest runs per thread of wgrad, so that adding up the tiles costs little in comparison.
 const RUNS: u64 = 4;
 
 /// A program, and how it sees the geometry.
@@ -19,7 +19,7 @@ struct Choice {
     program: &'static Program,
     /// Threads across the channels.
     lanes: u64,
-    /// Blocks that take a tap each.
+    /// Blocks of wgrad in z: one per tap, or 1 where a block takes all taps.
     taps: u64,
 }
 

@@ -1,8 +1,8 @@
 //! The thin line under the CUDA backend: what a device must do. Small enough to read in a minute.
 //!
-//! Everything is queued in the order of the calls and runs in that order; only [`Driver::download`],
-//! [`Driver::synchronize`] and [`Driver::elapsed`] wait for all of it ([`Driver::upload`] may wait for earlier uploads). A GPU implements it through the CUDA driver, the tests through
-//! an interpreter of the same kernels.
+//! Everything is queued in the order of the calls and runs in that order. Only [`Driver::download`],
+//! [`Driver::synchronize`] and [`Driver::elapsed`] wait for all of it; [`Driver::upload`] may wait for earlier uploads. A
+//! GPU implements it through the CUDA driver, the tests through an interpreter of the same kernels.
 
 use super::tiles::Program;
 use crate::Result;
@@ -37,7 +37,7 @@ impl std::fmt::Display for Properties {
     }
 }
 
-/// Blocks, threads a block, and bytes of dynamic shared memory of one launch.
+/// Blocks, threads per block, and bytes of dynamic shared memory of one launch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Launch {
     /// Blocks in x, y, z.

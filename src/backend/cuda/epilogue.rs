@@ -30,7 +30,7 @@ pub(super) fn in_kernel<M: Memory>(
     }
 }
 
-/// What is left to do when `y` is written.
+/// What is left to do once `y` is written.
 pub(super) fn finish<D: Driver>(
     cuda: &mut Cuda<D>,
     rows: Rows,

@@ -1,4 +1,4 @@
-//! Pixels to the network's numbers, after the changes of augmentation where they are the device's.
+//! Pixels to the network's numbers, with augmentation or without.
 
 use super::driver::{Driver, Memory};
 use super::launch::{self, Address, word};
@@ -66,7 +66,7 @@ pub(super) fn augmented<D: Driver>(
             pixels.len()
         )));
     }
-    // The changes lie behind the pixels.
+    // The changes follow the pixels.
     let at = pixels.len().next_multiple_of(16);
     cuda.changes.clear();
     cuda.changes
@@ -87,7 +87,7 @@ pub(super) fn augmented<D: Driver>(
     cuda.launch(&INPUT_TRANSFORM, [n as u64, 1, 1], 0, kernel)
 }
 
-/// Whether the crop is not inside the picture.
+/// Whether the crop reaches outside the picture.
 fn outside(changes: &Changes, side: usize, size: usize) -> bool {
     changes.crop.iter().any(|at| at + size > side)
 }

@@ -1,7 +1,7 @@
-//! What kernels are launched with: a struct for each kernel's parameters, by their names, and for each struct among them.
+//! The arguments of launches: one struct per kernel, with its parameters by name, and one per struct that kernels take.
 //!
-//! The build script writes the structs from the kernels' sources, so a parameter that is missing, has another name or
-//! another type stops the build. This file makes the structs out of what the operations take.
+//! The build script writes the structs from the kernels' sources, so a parameter that is missing, misnamed or of another
+//! type stops the build. This file fills them from what the operations take.
 
 use super::driver::Memory;
 use super::tiles::code;
@@ -9,29 +9,29 @@ use super::{Buffer, bytes_of};
 use crate::backend::geometry::{self, Window};
 use crate::backend::{self, Activation, View};
 
-/// A kernel and the file that it stands in.
+/// A kernel and its file.
 #[derive(Debug)]
 pub struct KernelEntry {
     /// The file in `kernels/`.
     pub file: &'static str,
     /// Its name.
     pub kernel: &'static str,
-    /// The numbers among its parameters.
+    /// The numbers that it takes, in order.
     pub numbers: &'static [Number],
 }
 
-/// A number among a kernel's parameters.
+/// A number that a kernel takes: a parameter, or a field of one that is a struct.
 #[derive(Debug)]
 pub struct Number {
     /// The parameter's name, or `parameter.field`.
     pub name: &'static str,
     /// `u32`, `u64`, `f32` or `Address`.
     pub kind: &'static str,
-    /// The parameter's place.
+    /// The parameter's index.
     pub arg: usize,
-    /// The number's first byte in the parameter.
+    /// The number's offset in the parameter, in bytes.
     pub at: usize,
-    /// Its size.
+    /// Its size in bytes.
     pub bytes: usize,
 }
 
@@ -41,7 +41,7 @@ pub(super) trait Kernel {
     const FILE: &'static str;
     /// Its name.
     const NAME: &'static str;
-    /// Its place among the kernels of its file, in the order of [`KERNELS`].
+    /// Its index among the kernels of its file, in the order of [`KERNELS`].
     const INDEX: usize;
 
     /// Calls `launch` with the bytes of each parameter, in order.
@@ -54,7 +54,7 @@ pub(super) trait Kernel {
 pub(super) struct Address(pub(super) u64);
 
 impl Address {
-    /// What is not there.
+    /// The address of an absent tensor.
     pub(super) const NULL: Address = Address(0);
 
     /// The place `bytes` bytes further.
@@ -109,7 +109,7 @@ pub(super) fn activation<M: Memory>(activation: Activation<View<'_, Buffer<M>>>)
 }
 
 impl Pending {
-    /// A value that is not there.
+    /// An absent operand.
     pub(super) const NONE: Pending = Pending {
         raw: Address::NULL,
         affine: Address::NULL,

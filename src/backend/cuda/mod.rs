@@ -1,8 +1,9 @@
 //! The CUDA backend: all host logic of the kernels in `kernels/`, above the thin [`driver::Driver`].
 //!
-//! An operation's file here has the stem of its kernel file: it chooses kernels and grids, and packs arguments. Work is
-//! cut into tiles whose number depends only on the shapes, and partial sums are added in tile order: the same inputs
-//! give the same bits on the same device.
+//! An operation's file chooses kernels and grids, and fills in the arguments. Its name is that of the kernel file, except
+//! for convolutions: `conv/` has one kernel file per direction, and `depthwise` belongs to `conv_depthwise.cu`. Work is cut
+//! into tiles whose number depends only on the shapes, and partial sums are added in tile order: the same inputs give the
+//! same bits on the same device.
 
 mod add;
 mod arcface;
@@ -56,7 +57,7 @@ pub struct Cuda<D: Driver> {
     driver: D,
     /// Programs, compiled when they are first needed.
     programs: Vec<Loaded<D>>,
-    /// Partial results of tiles. This buffer and those below grow once and are kept.
+    /// Partial results of tiles. This buffer and those below grow on demand and are kept.
     scratch: Staging<D>,
     /// The batch's pixels.
     pixels: Staging<D>,
@@ -74,7 +75,7 @@ struct Loaded<D: Driver> {
     kernels: Vec<D::Kernel>,
 }
 
-/// Device memory that grows to what was asked of it and is kept.
+/// Device memory that grows on demand and is kept.
 struct Staging<D: Driver> {
     memory: Option<D::Memory>,
     bytes: usize,
@@ -121,7 +122,7 @@ fn alloc<D: Driver>(driver: &D, bytes: usize) -> Result<D::Memory> {
     }
 }
 
-/// Bytes of the device that are left to the backend itself: partial results (the most at a head's forward pass, N V / 16:
+/// Bytes of device memory set aside for the backend itself: partial results (the most in a head's forward pass, N V / 16:
 /// 64 MB at 512 images and two million identities; convolutions and the head's backward pass 16 to 32 MB), the batch's
 /// pixels (25 MB at 512 images), compiled kernels, and what allocation rounds up.
 const OWN_MEMORY: u64 = 192 << 20;
@@ -135,7 +136,7 @@ fn blocks(len: u64, tile: u32) -> u64 {
 }
 
 impl<D: Driver> Cuda<D> {
-    /// A device behind `driver`.
+    /// A device that `driver` drives.
     pub fn new(driver: D) -> Self {
         Cuda {
             driver,
@@ -153,13 +154,13 @@ impl<D: Driver> Cuda<D> {
         &mut self.driver
     }
 
-    /// Address of `len` floats for partial results. The next call may give the same ones: an operation asks once.
+    /// Address of `len` floats for partial results. The next call may return the same ones, so an operation calls it once.
     fn scratch(&mut self, len: usize) -> Result<Address> {
         let memory = self.scratch.reserve(&mut self.driver, 4 * len)?;
         Ok(Address(memory.address()))
     }
 
-    /// Queues `kernel`, compiled as part of `program`. A grid without blocks is no launch.
+    /// Queues `kernel`, compiled as part of `program`. An empty grid launches nothing.
     fn launch<K: Kernel>(
         &mut self,
         program: &'static Program,
@@ -191,7 +192,7 @@ impl<D: Driver> Cuda<D> {
         kernel.with_args(|args| self.driver.launch(handle, launch, args))
     }
 
-    /// The place of a program, which has the kernel K, among the loaded ones.
+    /// The index among the loaded programs of this one, which must have the kernel K. Loads it if it is not there yet.
     fn load<K: Kernel>(&mut self, program: &'static Program) -> Result<usize> {
         let same = |loaded: &Loaded<D>| std::ptr::eq(loaded.program, program);
         if let Some(at) = self.programs.iter().position(same) {

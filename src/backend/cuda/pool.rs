@@ -9,7 +9,7 @@ use crate::backend::geometry::{GlobalPool, PerChannel, Rows};
 use crate::backend::{GlobalAvgPoolDgrad, GlobalAvgPoolFprop, MaxPoolDgrad, MaxPoolFprop};
 use crate::{Error, Result};
 
-/// Bytes of shared memory that every card gives a block without being asked.
+/// Bytes of shared memory that a block can have on every card without asking for more.
 const SHARED: usize = 48 << 10;
 
 pub(super) fn max_fprop<D: Driver>(

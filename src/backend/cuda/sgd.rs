@@ -7,7 +7,7 @@ use super::{Buffer, Cuda, Staging, blocks, bytes_of};
 use crate::Result;
 use crate::backend::{Segment, SgdForm, SgdNorms, SgdUpdate};
 
-/// The segments on the device, uploaded when others than the last ones are asked for: once a run.
+/// The segments on the device. They are uploaded only when they change: once per run.
 pub(super) struct Table<D: Driver> {
     segments: Vec<Segment>,
     blocks: u64,
@@ -22,11 +22,11 @@ impl<D: Driver> Table<D> {
     };
 }
 
-/// The segments' address and number, and the blocks of all of them.
+/// The segments' address and number, and their blocks in all.
 fn table<D: Driver>(cuda: &mut Cuda<D>, segments: &[Segment]) -> Result<(Address, u32, u64)> {
     let table = &mut cuda.segments;
     if table.segments != segments {
-        // Forgotten first: an upload that fails must not look like one that was done.
+        // Forget the old segments first: a failed upload must not look like a finished one.
         table.segments.clear();
         let (packed, blocks) = pack(segments);
         let bytes = bytes_of(&packed);
@@ -39,7 +39,7 @@ fn table<D: Driver>(cuda: &mut Cuda<D>, segments: &[Segment]) -> Result<(Address
     Ok((Address(address), word(segments.len()), table.blocks))
 }
 
-/// The segments as the kernels take them, and the blocks of all of them.
+/// The segments as the kernels take them, and their blocks in all.
 fn pack(segments: &[Segment]) -> (Vec<launch::Segment>, u64) {
     let mut first = 0;
     let packed = segments.iter().map(|segment| {

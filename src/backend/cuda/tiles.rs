@@ -18,12 +18,12 @@ pub struct Program {
     pub vector: u32,
     /// The other constants of the source, by name.
     pub constants: &'static [(&'static str, u32)],
-    /// Registers a thread that none of its kernels may exceed.
+    /// The most registers per thread that its kernels may use.
     pub registers: u32,
 }
 
-/// The programs of a file whose kernels take rows of any length one number at a time, and rows of multiples of 4 numbers
-/// four at a time: VECTOR is 1 and 4.
+/// The two programs of a file: with VECTOR = 1 for rows of any length, with VECTOR = 4 for rows whose length is a
+/// multiple of 4.
 pub(super) type ByVector = [Program; 2];
 
 /// A [`ByVector`]: its name, then the other fields of [`Program`].
@@ -44,7 +44,7 @@ pub(super) fn by_channels(programs: &'static ByVector, c: usize) -> &'static Pro
 /// Threads that run in step.
 pub(super) const WARP: u32 = 32;
 
-/// What both sides know by name and every source is given: codes of activations, and of the rules of gradient descent.
+/// The codes that host and kernels share: activations, and the rules of gradient descent. Every source is given them.
 const CODES: [(&str, u32); 8] = [
     ("IDENTITY", 0),
     ("RELU", 1),
@@ -56,7 +56,7 @@ const CODES: [(&str, u32); 8] = [
     ("TORCH_NESTEROV", 3),
 ];
 
-/// The number that a kernel knows by this name.
+/// The code of this name.
 ///
 /// # Panics
 /// If there is no such code.
@@ -64,11 +64,11 @@ pub(super) const fn code(name: &str) -> u32 {
     value(&CODES, name)
 }
 
-/// Most tiles of pixels that a sum over the pixels, each channel by itself, is cut into: enough for a large card, few
-/// enough that merging them costs little.
+/// The most tiles of pixels that a per-channel sum is cut into: enough for a large card, few enough that merging them
+/// costs little.
 pub(super) const CHANNEL_TILES: u32 = 1024;
 
-/// Sums of the partial results of tiles and splits.
+/// The sums of what tiles and splits leave.
 pub(super) static REDUCE: Program = Program {
     name: "reduce",
     file: "reduce.cu",
@@ -86,7 +86,7 @@ pub(super) static ADD: ByVector = by_vector!("add",
     registers: 64,
 );
 
-/// Pixels of a thread at once.
+/// Pixels that a thread has in flight.
 pub(super) const CLOSE_GRAD_UNROLL: u32 = 2;
 
 /// The finish of a gradient.
@@ -97,10 +97,10 @@ pub(super) static CLOSE_GRAD: ByVector = by_vector!("close_grad",
     registers: 80,
 );
 
-/// Pixels of a thread at once.
+/// Pixels that a thread takes into registers at a time.
 pub(super) const MOMENTS_CHUNK: u32 = 8;
 
-/// Batch norm's moments of tiles.
+/// Batch norm's moments, tile by tile.
 pub(super) static BATCH_NORM_MOMENTS: ByVector = by_vector!("batch_norm_moments",
     file: "batch_norm_moments.cu",
     threads: 256,
@@ -108,7 +108,7 @@ pub(super) static BATCH_NORM_MOMENTS: ByVector = by_vector!("batch_norm_moments"
     registers: 64,
 );
 
-/// Batch norm's moments of all tiles, and its coefficients.
+/// The merge of batch norm's moments, and its coefficients.
 pub(super) static BATCH_NORM: Program = Program {
     name: "batch_norm",
     file: "batch_norm.cu",
@@ -118,7 +118,7 @@ pub(super) static BATCH_NORM: Program = Program {
     registers: 64,
 };
 
-/// A tile of max pooling's gradient is so many pixels high and wide.
+/// Height and width in pixels of a tile of max pooling's gradient.
 pub(super) const POOL_TILE: u32 = 8;
 
 /// Max and average pooling.
@@ -129,7 +129,7 @@ pub(super) static POOL: ByVector = by_vector!("pool",
     registers: 64,
 );
 
-/// Dropout, four elements a thread.
+/// Dropout, four elements per thread.
 pub(super) static DROPOUT: ByVector = by_vector!("dropout",
     file: "dropout.cu",
     threads: 256,
@@ -160,9 +160,9 @@ pub(super) static SGD: Program = Program {
     registers: 64,
 };
 
-/// The head's matrix products are cut into tiles of so many rows and columns.
+/// Rows of a tile of the head's matrix products.
 pub(super) const HEAD_ROWS: u32 = 64;
-/// See [`HEAD_ROWS`].
+/// Columns of a tile of the head's matrix products.
 pub(super) const HEAD_COLUMNS: u32 = 128;
 /// Terms of the head's products that are read at a time.
 pub(super) const HEAD_DEPTH: u32 = 8;
@@ -315,7 +315,7 @@ pub(super) static CONV_WGRAD: [Tiled; 2] = [
             file: "conv_wgrad.cu",
             threads: 64,
             constants: &SMALL_TILE.constants(),
-            // Four blocks a multiprocessor, as with fewer down to 204; Turing's scalar kernel takes 213.
+            // Turing's scalar kernel takes 213. Any limit from 204 to 216 leaves four blocks per multiprocessor.
             registers: 216,
         ),
     },

@@ -18,8 +18,8 @@ pub struct AddFprop<'a, T> {
     pub y: &'a mut T,
 }
 
-/// Passes a gradient on, with what is pending applied: to an addition's inputs, and through a batch norm that follows no
-/// convolution.
+/// Applies what is pending to a gradient and passes it on: to the inputs of an addition, or through a batch norm that
+/// follows no convolution.
 #[derive(Debug)]
 pub struct AddDgrad<'a, T> {
     /// Pixels and channels.

@@ -8,7 +8,7 @@ use crate::backend::margin::Margin;
 pub mod head_rows {
     /// 1 / |x|.
     pub const INVERSE_NORM: usize = 0;
-    /// The target's cosine; NaN-free only for rows whose label lies in the shard, 0 for the others.
+    /// The target's cosine; 0 where the label lies outside the shard.
     pub const TARGET_COS: usize = 1;
     /// The target's logit with its margin; 0 where the label lies outside the shard.
     pub const TARGET_LOGIT: usize = 2;
@@ -21,7 +21,7 @@ pub mod head_rows {
     /// Subtracted before exp: for normalised heads [`Margin::offset`](crate::backend::margin::Margin::offset), the same in all shards; for
     /// plain softmax the row's largest logit.
     pub const OFFSET: usize = 6;
-    /// Behind the vectors: the sum of squares of the class rows, one number.
+    /// After the vectors: the sum of squares of the class rows, one number.
     pub const SQUARES: usize = 7;
 
     /// Elements: seven vectors and the sum of squares.
@@ -57,8 +57,8 @@ pub struct ArcFaceFprop<'a, T> {
 
 /// The head's backward pass: d_x of the mean loss, and the update of the class rows and their momentum in the same walk.
 ///
-/// Where the loss of any row is not finite, class rows and momentum stay as they are, and d_x is NaN, so that nothing
-/// else is updated either: the host need not look at the loss in between.
+/// If the loss of any row is not finite, class rows and momentum stay as they are, and d_x is NaN. Then nothing else is
+/// updated either, and the host need not look at the loss in between.
 #[derive(Debug)]
 pub struct ArcFaceBprop<'a, T> {
     /// Batch, embedding size, and the shard's classes.

@@ -59,7 +59,7 @@ pub struct BatchNormMoments<'a, T> {
 /// (running = momentum running + (1 - momentum) batch, with the unbiased variance).
 #[derive(Debug)]
 pub struct BatchNormFprop<'a, T> {
-    /// Pixels and channels that the moments were taken of.
+    /// Pixels and channels of the tensor that the moments describe.
     pub rows: Rows,
     /// In the layout of [`bn::moments_len`].
     pub moments: &'a T,

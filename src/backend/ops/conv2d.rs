@@ -21,7 +21,7 @@ pub enum Epilogue<'a, T> {
     Moments(&'a mut T),
     /// For inference: add the bias, add `residual`, apply the activation.
     Activate {
-        /// Added before the activation; the output's shape, stored as read.
+        /// Added before the activation. It has the output's shape, and nothing of it is pending.
         residual: Option<&'a T>,
         /// Applied last.
         activation: Activation<View<'a, T>>,

@@ -6,13 +6,13 @@ use crate::base::changes::Changes;
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct InputTransform {
-    /// Factor a channel.
+    /// Factor of each channel.
     pub scale: [f32; 3],
-    /// Summand a channel.
+    /// Added to each channel.
     pub shift: [f32; 3],
 }
 
-/// Pictures that are still to be changed, each in its own way.
+/// Pictures, and the changes that augmentation makes to each.
 #[derive(Clone, Copy, Debug)]
 pub struct Augmented<'a> {
     /// N x side x side x 3, RGB.
@@ -37,7 +37,7 @@ pub struct InputTransformFprop<'a, T> {
 }
 
 /// The input transform of pictures that are first cropped and changed. Changed pixels are rounded to 0..255, so it does
-/// not matter who changes them.
+/// not matter whether the host or the device changes them.
 #[derive(Debug)]
 pub struct InputTransformAugmented<'a, T> {
     /// The pictures and their changes.

@@ -27,7 +27,7 @@ pub struct SgdStep {
     pub clip: Option<f32>,
 }
 
-/// A stretch of the parameter slab that shares its decay and its learning-rate multiplier.
+/// A stretch of the parameter slab with one decay and one learning-rate multiplier.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Segment {
     /// First element.
@@ -53,7 +53,7 @@ pub struct SgdNorms<'a, T> {
     pub norms: &'a mut T,
 }
 
-/// One step of the slab. Nothing changes where the gradient's norm is not finite.
+/// One step of the slab. Nothing changes if the gradient's norm is not finite.
 #[derive(Debug)]
 pub struct SgdUpdate<'a, T> {
     /// The rule and its numbers.

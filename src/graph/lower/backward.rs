@@ -182,8 +182,8 @@ impl<'a> Backward<'a> {
         let mut inputs: Vec<ValueId> = [Some(a), b].into_iter().flatten().collect();
         inputs.retain(|x| !self.is_input(*x));
         let twice = b == Some(a);
-        // Takers see the gradient's tensor as their own. A reader takes it as it is and never changes it; at most one
-        // other may change it, and only after the reader's own step, which comes before anything that changes it.
+        // Takers share the gradient's tensor. The reader never changes it. At most one other taker may, and only after
+        // the reader's own backward step.
         let reader = inputs.iter().copied().find(|x| {
             let value = &self.program.values[*x];
             !twice

@@ -59,7 +59,7 @@ impl Policy for Training {
                 return x.value;
             }
         }
-        // Otherwise they take a pass of their own, and the normalised value is another view of the same tensor.
+        // Otherwise the moments take a pass of their own, and the normalised value is another view of the same tensor.
         let x = program.stored(x.value, name);
         let value = program.values[x];
         program.instructions.extend([
@@ -84,7 +84,7 @@ impl Policy for Training {
         name: &str,
     ) -> ValueId {
         let value = program.values[x.value];
-        // The network's input has no gradient, and so nothing to take that of slopes from.
+        // The network's input has no gradient, so there is nothing to compute the gradient of slopes from.
         let is_input = value.tensor == INPUT && value.batch_norm.is_none();
         let free = value.act.is_identity()
             && value.stored_act.is_identity()
@@ -95,8 +95,8 @@ impl Policy for Training {
             program.stored_copy(x.value, name)
         };
         let value = &mut program.values[x];
-        // An addition applies it before storing, where the derivative can be read off the output. PReLU's cannot:
-        // a negative slope hides the sign.
+        // An addition applies the activation before it stores, if the derivative can be read off the output. PReLU's
+        // cannot: a negative slope hides the sign.
         if let Some(Instruction::Add { act: stored, y, .. }) = program.instructions.last_mut()
             && *y == value.tensor
             && value.is_plain()

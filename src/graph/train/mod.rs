@@ -30,7 +30,7 @@ pub struct TrainGraph<B: Backend> {
     momentum: B::Buffer,
     /// Two norms of the last backward pass; see [`Backend::sgd_norms`].
     norms: B::Buffer,
-    /// The same on the host, once they were read.
+    /// The same on the host, once read.
     host_norms: [f32; 2],
     slots: Slots<B>,
     vectors: Vectors<B>,
@@ -49,7 +49,7 @@ pub struct Norms {
     pub l2: f64,
 }
 
-/// The memory that training `model` takes, planned without a device; the head beside it takes `head_bytes`.
+/// The memory that training `model` takes, planned without a device. The head takes `head_bytes` of it.
 pub fn memory_plan(model: &Model, head_bytes: u64) -> MemoryPlan {
     let table = ParamTable::new(model);
     let program = lower::training(model, &table);
@@ -71,8 +71,7 @@ impl<B: Backend> TrainGraph<B> {
         Self::with_head(backend, model, seed, max_batch, 0)
     }
 
-    /// As [`TrainGraph::new`], beside a head that will take `head_bytes`: what does not fit with it is refused before
-    /// anything is allocated.
+    /// As [`TrainGraph::new`], with `head_bytes` left for a head. If the two do not fit together, nothing is allocated.
     ///
     /// # Errors
     /// Not enough memory for both.
@@ -237,7 +236,7 @@ impl<B: Backend> TrainGraph<B> {
     }
 
     /// Queues the norms of the gradient and of the decayed weights. [`TrainGraph::norms`] has them once
-    /// [`TrainGraph::reading`] was downloaded.
+    /// [`TrainGraph::reading`] has been downloaded.
     pub fn measure(&mut self, backend: &mut B, segments: &[Segment]) -> Result<()> {
         backend.sgd_norms(SgdNorms {
             params: &self.params,
@@ -273,8 +272,8 @@ impl<B: Backend> TrainGraph<B> {
         })
     }
 
-    /// The first layer, in forward order, whose stored output of the last forward pass is not finite; a backward pass
-    /// must not have run since. Tensors whose memory has been reused are passed over.
+    /// The first layer, in forward order, whose stored output of the last forward pass is not finite. No backward pass
+    /// may have run since. Tensors whose memory has been reused are skipped.
     pub fn first_layer_not_finite(&mut self, backend: &mut B) -> Result<Option<String>> {
         let mut last_writer = vec![None; self.slots.buffers.len()];
         let outputs: Vec<usize> = self

@@ -15,7 +15,7 @@
 //! samples and no sum crosses vector lanes. Bound by arithmetic: 2 N D V forward, three times that backward.
 //!
 //! Numerics: float32 products; sums of exp in float32 over 64 classes, above that in float64; the target's cosine
-//! in float64. T and the groups depend on the shapes alone, groups are merged in order.
+//! in float64. T and the groups depend only on the shapes; groups are merged in order.
 //!
 //! A vector shorter than 1e-6 is divided by 1e-6 (TensorFlow's `l2_normalize`), its gradient is cut accordingly.
 //! Where a sample's loss is not finite, class rows and momentum stay and d_x is NaN.

@@ -7,7 +7,7 @@
 //! ever exists. Pending values are applied while the patch or the tile is filled. A 1x1 convolution of a stored value is
 //! a product in place.
 //!
-//! The tiles depend on the shapes alone, and partial sums are added in tile order.
+//! The tiles depend only on the shapes, and partial sums are added in tile order.
 
 mod dgrad;
 mod fprop;

@@ -20,7 +20,7 @@ use crate::{Error, Result};
 /// Blocks to aim at where a sum can be split: every multiprocessor of the largest cards gets a few.
 const BLOCKS: u64 = 512;
 
-/// Steps of a split at least, so that starting and adding up the splits costs little against them.
+/// The fewest steps per split, so that starting the splits and adding them up costs little in comparison.
 const SPLIT_STEPS: u64 = 16;
 
 /// The tiles of an M x N result.
@@ -33,15 +33,15 @@ struct Tiling {
 }
 
 impl Tiling {
-    /// Of the programs with the large and the small tile the one that does less work, tails counted. `wide`: rows of the
-    /// operands can be read 16 bytes at a time.
+    /// With the large or the small tile, whichever does less work, tails counted. `wide`: rows of the operands can be
+    /// read 16 bytes at a time.
     fn new([large, small]: &'static [Tiled; 2], wide: bool, m: u64, n: u64) -> Self {
         let tiling = |of: &'static Tiled| Tiling {
             program: &of.programs[usize::from(wide)],
             tile: of.tile,
             tiles: blocks(m, of.tile.m) * blocks(n, of.tile.n),
         };
-        // A product of the small tile costs more: its fragments are read again for half as many products.
+        // A product costs more with the small tile: a fragment, once read, serves half as many.
         let cost = |tiling: Tiling, of_product: u64| {
             tiling.tiles * u64::from(tiling.tile.m * tiling.tile.n) * of_product
         };

@@ -221,7 +221,7 @@ pub struct Kernel {
 unsafe impl Send for Kernel {}
 
 impl Kernel {
-    /// `shared` is what the card allows a block.
+    /// `shared` is the most shared memory that the card allows a block, in bytes.
     fn new(module: &Arc<Module>, name: &'static str, shared: u32) -> Result<Self> {
         let api = module.context.api();
         let check = |status| api.check(status, format_args!("loading {name} on the GPU"));
@@ -316,7 +316,8 @@ impl Driver for Gpu {
         let [x, y, z] = grid;
         let stream = self.context.stream();
         // SAFETY: the function is alive with its module. The parameters have the number and the sizes that the kernel
-        // declares (the build script wrote them from its source), and are copied before the call returns; the driver does not write them.
+        // declares: the build script wrote their structs from its source. They are copied before the call returns, and
+        // the driver does not write them.
         let status = unsafe {
             (api.launch_kernel)(
                 kernel.function,

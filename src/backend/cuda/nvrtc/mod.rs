@@ -31,7 +31,7 @@ use std::ptr::null_mut;
 /// The kernels' sources, embedded by the build script: (file name, text).
 pub const SOURCES: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 
-/// What all programs are compiled with, besides the architecture and their constants.
+/// The options of all programs, besides the architecture and their constants.
 const OPTIONS: [&str; 4] = [
     "--std=c++17",
     "-default-device",
@@ -57,11 +57,11 @@ pub struct Compiled {
 pub struct Resources {
     /// The kernel.
     pub kernel: String,
-    /// Registers a thread.
+    /// Registers per thread.
     pub registers: u32,
-    /// Bytes of static shared memory a block.
+    /// Bytes of static shared memory per block.
     pub shared: u32,
-    /// Bytes of local memory a thread: arrays that did not fit in registers.
+    /// Bytes of local memory per thread: arrays that did not fit in registers.
     pub stack: u32,
     /// Bytes of spilled registers, stores and loads together.
     pub spills: u32,

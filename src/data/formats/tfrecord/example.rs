@@ -1,4 +1,4 @@
-//! `tf.train.Example` in the three schemas that ArcFace projects write: read and made.
+//! Reads and writes `tf.train.Example` in the three schemas of ArcFace projects.
 
 use crate::data::formats::labels;
 use prost::Message as _;
@@ -229,7 +229,7 @@ fn read_label(key: &str, first: First) -> Result<String, Malformed> {
     }
 }
 
-/// An example in the bytes that TensorFlow reads: `image` is the image file, or its path.
+/// An example as TensorFlow reads it: `image` is the image file, or its path.
 pub(crate) fn encode(schema: Schema, label: u32, name: &str, image: &[u8]) -> Vec<u8> {
     let (label_key, name_key, image_key) = schema.keys();
     let entry = |key: &str, kind: Kind| Entry {
