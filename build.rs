@@ -190,7 +190,6 @@ fn launch_structs(structs: &BTreeMap<String, Vec<Field>>, kernels: &[Kernel]) ->
     let mut table = String::from("pub const KERNELS: &[KernelEntry] = &[\n");
     for (at, kernel) in kernels.iter().enumerate() {
         let Kernel { file, name, .. } = kernel;
-        let index = kernels[..at].iter().filter(|k| k.file == *file).count();
         let fields: Vec<Field> = (kernel.params.iter())
             .map(|param| parameter(kernel, param, structs, &mut used))
             .collect();
@@ -203,15 +202,11 @@ fn launch_structs(structs: &BTreeMap<String, Vec<Field>>, kernels: &[Kernel]) ->
             "",
         );
         line(&mut text, format_args!("impl Kernel for {kernel} {{"));
-        line(
-            &mut text,
-            format_args!("    const FILE: &'static str = {file:?};"),
-        );
+        line(&mut text, format_args!("    const ENTRY: usize = {at};"));
         line(
             &mut text,
             format_args!("    const NAME: &'static str = {name:?};"),
         );
-        line(&mut text, format_args!("    const INDEX: usize = {index};"));
         let args: Vec<String> = fields
             .iter()
             .map(|f| format!("value(&self.{})", f.name))
@@ -226,10 +221,11 @@ fn launch_structs(structs: &BTreeMap<String, Vec<Field>>, kernels: &[Kernel]) ->
         );
         line(&mut text, format_args!("    }}\n}}"));
         let numbers = numbers(&fields, structs);
+        let params: Vec<u64> = fields.iter().map(|field| field.bytes).collect();
         line(
             &mut table,
             format_args!(
-                "    KernelEntry {{ file: {file:?}, kernel: {name:?}, numbers: &[{numbers}] }},"
+                "    KernelEntry {{ file: {file:?}, kernel: {name:?}, params: &{params:?}, numbers: &[{numbers}] }},"
             ),
         );
     }

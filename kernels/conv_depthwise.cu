@@ -147,7 +147,7 @@ depthwise_dgrad(PerChannel geometry, PendingGrad dy, const float* w, u32 accumul
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-depthwise_wgrad(PerChannel geometry, PendingGrad dy, Pending x, u32 lanes, u32 runs_a_tile, float* dw, float* dbias) {
+depthwise_wgrad(PerChannel geometry, PendingGrad dy, Pending x, u32 lanes, u32 runs_per_tile, float* dw, float* dbias) {
     // The block's taps: all, or the one of blockIdx.z.
     constexpr u32 SIDE = FILTER ? FILTER : 1, SUMS = SIDE * SIDE + 1;
     // The columns that a run meets; of a single tap every stride-th, one per pixel.
@@ -165,10 +165,10 @@ depthwise_wgrad(PerChannel geometry, PendingGrad dy, Pending x, u32 lanes, u32 r
         GradReader<> grads(dy);
         values.set(geometry.c, 0, c);
         grads.set(geometry.c, 0, c);
-        u32 runs_a_row = (geometry.q + RUN - 1) / RUN, runs = geometry.n * geometry.p * runs_a_row;
-        u32 begin = blockIdx.y * runs_a_tile, end = begin + runs_a_tile < runs ? begin + runs_a_tile : runs;
-        Digits at = digits(begin + slot, geometry.p, runs_a_row);
-        Radix step = radix(geometry.p, runs_a_row, slots);
+        u32 runs_per_row = (geometry.q + RUN - 1) / RUN, runs = geometry.n * geometry.p * runs_per_row;
+        u32 begin = blockIdx.y * runs_per_tile, end = begin + runs_per_tile < runs ? begin + runs_per_tile : runs;
+        Digits at = digits(begin + slot, geometry.p, runs_per_row);
+        Radix step = radix(geometry.p, runs_per_row, slots);
         for (u32 run = begin + slot; run < end; run += slots, advance(at, step)) {
             u32 q = at.low * RUN;
             u64 out = (u64)((at.high * geometry.p + at.mid) * geometry.q + q) * geometry.c + c;

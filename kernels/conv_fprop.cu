@@ -20,12 +20,12 @@
 #include "conv.cuh"
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-conv_fprop(Conv2d geometry, Pending x, const float* w, Epilogue epilogue, float* y, u32 steps_a_split, float* partials) {
+conv_fprop(Conv2d geometry, Pending x, const float* w, Epilogue epilogue, float* y, u32 steps_per_split, float* partials) {
     u32 pixels = geometry.n * geometry.p * geometry.q, terms = geometry.r * geometry.s * geometry.c;
     u32 tiles_across = (geometry.k + TILE_N - 1) / TILE_N;
     u32 m = blockIdx.x / tiles_across * TILE_M, n = blockIdx.x % tiles_across * TILE_N;
-    u32 first_step = blockIdx.y * steps_a_split, steps = (terms + TILE_K - 1) / TILE_K - first_step;
-    if (steps > steps_a_split) steps = steps_a_split;
+    u32 first_step = blockIdx.y * steps_per_split, steps = (terms + TILE_K - 1) / TILE_K - first_step;
+    if (steps > steps_per_split) steps = steps_per_split;
 
     auto origin = [&](u32 i, u32& h, u32& w, u64& start) {
         Digits at = digits(m + i, geometry.p, geometry.q);

@@ -133,12 +133,12 @@ struct GradAcross {
 };
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-conv_wgrad(Conv2d geometry, PendingGrad dy, Pending x, u32 steps_a_split, float* dw, float* dbias) {
+conv_wgrad(Conv2d geometry, PendingGrad dy, Pending x, u32 steps_per_split, float* dw, float* dbias) {
     u32 pixels = geometry.n * geometry.p * geometry.q, window = geometry.r * geometry.s * geometry.c;
     u32 tiles_across = (geometry.k + TILE_N - 1) / TILE_N;
     u32 m = blockIdx.x / tiles_across * TILE_M, n = blockIdx.x % tiles_across * TILE_N;
-    u32 first_step = blockIdx.y * steps_a_split, steps = (pixels + TILE_K - 1) / TILE_K - first_step;
-    if (steps > steps_a_split) steps = steps_a_split;
+    u32 first_step = blockIdx.y * steps_per_split, steps = (pixels + TILE_K - 1) / TILE_K - first_step;
+    if (steps > steps_per_split) steps = steps_per_split;
     bool sums_bias = dbias && m == 0;
 
     WindowsAcross windows(geometry, x, m, first_step * TILE_K);

@@ -64,10 +64,31 @@ pub struct Window {
 }
 
 impl Window {
+    /// One pixel on an image of one pixel.
+    pub const POINT: Window = Window {
+        h: 1,
+        w: 1,
+        r: 1,
+        s: 1,
+        stride: 1,
+        pad: Padding {
+            top: 0,
+            bottom: 0,
+            left: 0,
+            right: 0,
+        },
+        p: 1,
+        q: 1,
+    };
+
+    /// The longest stride: a gradient is computed for each of stride x stride phases, and a grid of CUDA's has up to
+    /// 65,535 blocks in its second dimension.
+    pub const LONGEST_STRIDE: usize = 255;
+
     /// Checks the sizes and computes P and Q.
     ///
     /// # Errors
-    /// A zero size or stride, a window larger than the padded image, or padding as large as the window.
+    /// A zero size or stride, a stride beyond [`Window::LONGEST_STRIDE`], a window larger than the padded image, or padding as large as the window.
     pub fn new(
         (h, w): (usize, usize),
         (r, s): (usize, usize),
@@ -78,6 +99,12 @@ impl Window {
         if h == 0 || w == 0 || r == 0 || s == 0 || stride == 0 {
             return Err(Error::Invalid(format!(
                 "a {r}x{s} window with stride {stride} on a {h}x{w} image: every size must be at least 1"
+            )));
+        }
+        if stride > Self::LONGEST_STRIDE {
+            return Err(Error::Invalid(format!(
+                "a stride of {stride}: {} is the longest",
+                Self::LONGEST_STRIDE
             )));
         }
         if padded_h < r || padded_w < s {
@@ -125,16 +152,7 @@ pub struct Conv2d {
 impl Conv2d {
     /// A fully connected layer C -> K as a 1x1 convolution on 1x1 images.
     pub fn linear(n: usize, c: usize, k: usize) -> Self {
-        let window = Window {
-            h: 1,
-            w: 1,
-            r: 1,
-            s: 1,
-            stride: 1,
-            pad: Padding::default(),
-            p: 1,
-            q: 1,
-        };
+        let window = Window::POINT;
         Conv2d { n, c, k, window }
     }
 

@@ -11,18 +11,6 @@ use std::collections::HashSet;
 /// smaller sizes multiply without overflow.
 const LARGEST: usize = i32::MAX as usize;
 
-/// Stands in for a window that does not fit.
-const ONE_PIXEL: Window = Window {
-    h: 1,
-    w: 1,
-    r: 1,
-    s: 1,
-    stride: 1,
-    pad: Padding::same(0),
-    p: 1,
-    q: 1,
-};
-
 /// The product, unless it is above [`LARGEST`].
 fn product(sides: &[usize]) -> Option<usize> {
     let product = (sides.iter()).try_fold(1_usize, |n, side| n.checked_mul(*side))?;
@@ -128,11 +116,11 @@ impl Builder {
             .any(|n| *n > LARGEST)
         {
             self.fail(name, "the window is too large");
-            return ONE_PIXEL;
+            return Window::POINT;
         }
         Window::new((h, w), (kernel, kernel), stride, pad).unwrap_or_else(|error| {
             self.fail(name, error);
-            ONE_PIXEL
+            Window::POINT
         })
     }
 
@@ -192,11 +180,7 @@ impl Builder {
         };
         self.check_filter(name, &[window.r, window.s, c]);
         self.check_learnt(name, init);
-        let op = Op::DepthwiseConv2d {
-            window,
-            bias: false,
-            init,
-        };
+        let op = Op::DepthwiseConv2d { window, init };
         self.push(name, op, &[x], shape)
     }
 
@@ -333,13 +317,17 @@ mod tests {
     fn sizes_that_cannot_be_are_refused() {
         const HUGE: usize = usize::MAX / 2;
         type Build = fn(&mut Builder, NodeId) -> NodeId;
-        let builds: [(Build, &str); 9] = [
+        let builds: [(Build, &str); 10] = [
             (|g, x| conv(g, x, HUGE, 3, 1), "layer y: a filter of shape"),
             (
                 |g, x| conv(g, x, 1 << 30, 1, 0),
                 "layer y: a filter of shape",
             ),
             (|g, x| conv(g, x, 1, HUGE, HUGE - 1), "layer y: the window"),
+            (
+                |g, x| g.max_pool("y", x, Square::new(1, 256, Padding::default())),
+                "layer y: a stride of 256: 255 is the longest",
+            ),
             (|g, x| conv(g, x, 0, 1, 0), "layer y: the output is empty"),
             (
                 |g, x| {

@@ -179,7 +179,7 @@ pub(crate) enum Instruction {
         dy: ValueId,
         x: ValueId,
     },
-    AddGrad {
+    AddDgrad {
         dy: ValueId,
         dx: Target,
     },
@@ -187,17 +187,17 @@ pub(crate) enum Instruction {
     CloseGrad {
         value: ValueId,
     },
-    MaxPoolGrad {
+    MaxPoolDgrad {
         window: Window,
         dy: ValueId,
         x: ValueId,
         dx: Target,
     },
-    GlobalAvgPoolGrad {
+    GlobalAvgPoolDgrad {
         dy: ValueId,
         dx: Target,
     },
-    DropoutGrad {
+    DropoutDgrad {
         rate: f32,
         layer: u32,
         dy: ValueId,
@@ -329,17 +329,18 @@ impl Program {
             Instruction::MaxPool { x, y, .. }
             | Instruction::GlobalAvgPool { x, y }
             | Instruction::Dropout { x, y, .. } => vec![read(x), y],
-            Instruction::ConvDgrad { dy, dx, .. } | Instruction::AddGrad { dy, dx } => {
+            Instruction::ConvDgrad { dy, dx, .. } | Instruction::AddDgrad { dy, dx } => {
                 pending_grad(dy).chain(target(dx)).collect()
             }
             Instruction::ConvWgrad { dy, x, .. } => pending_grad(dy).chain([read(x)]).collect(),
             Instruction::CloseGrad { value } => {
                 close(value).into_iter().chain([grad(value)]).collect()
             }
-            Instruction::MaxPoolGrad { dy, x, dx, .. } => {
+            Instruction::MaxPoolDgrad { dy, x, dx, .. } => {
                 [grad(dy), read(x)].into_iter().chain(target(dx)).collect()
             }
-            Instruction::GlobalAvgPoolGrad { dy, dx } | Instruction::DropoutGrad { dy, dx, .. } => {
+            Instruction::GlobalAvgPoolDgrad { dy, dx }
+            | Instruction::DropoutDgrad { dy, dx, .. } => {
                 [grad(dy)].into_iter().chain(target(dx)).collect()
             }
         }

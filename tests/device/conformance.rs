@@ -3,13 +3,20 @@
 use crate::support::devices::on_gpu;
 use arcface_cu::backend::cuda::driver::{Driver, Launch, Memory};
 use arcface_cu::backend::cuda::gpu::Gpu;
+use arcface_cu::backend::cuda::launch::KernelEntry;
 use ptx_emulator::conformance::{Case, ENTRY, cases};
 
 /// Runs a case and judges its output.
 fn run(gpu: &mut Gpu, case: &Case) -> Result<(), String> {
     let mut output = vec![0; case.expected.len()];
     let mut on_gpu = || {
-        let kernels = gpu.load_ptx(&case.name, &case.ptx(), &[ENTRY])?;
+        let entry = KernelEntry {
+            file: "",
+            kernel: ENTRY,
+            params: &[8, 8],
+            numbers: &[],
+        };
+        let kernels = gpu.load_ptx(&case.name, &case.ptx(), &[entry])?;
         let mut from = gpu.alloc(case.input.len())?;
         let mut to = gpu.alloc(output.len())?;
         gpu.upload(&case.input, &mut from, 0)?;

@@ -2,7 +2,7 @@
 
 use arcface_cu::backend::cuda::Compiler;
 use arcface_cu::backend::cuda::driver::{Driver, Launch, Memory, Properties};
-use arcface_cu::backend::cuda::launch::{KERNELS, KernelEntry};
+use arcface_cu::backend::cuda::launch::KernelEntry;
 use arcface_cu::backend::cuda::tiles::Program;
 use arcface_cu::{Error, Result};
 use ptx_emulator::{Counters, Machine, Options};
@@ -202,13 +202,12 @@ impl Driver for Emulator {
         let module = self.machine.load(&text);
         let module = module.map_err(|error| fault(format!("{}: {error}", program.file)))?;
         let module = Arc::new(module);
-        let kernels = KERNELS.iter().filter(|entry| entry.file == program.file);
         let kernel = |entry: &KernelEntry| Kernel {
             program,
             name: entry.kernel,
             module: module.clone(),
         };
-        Ok(kernels.map(kernel).collect())
+        Ok(program.kernels().1.iter().map(kernel).collect())
     }
 
     fn launch(&mut self, kernel: &Kernel, launch: Launch, args: &[&[u8]]) -> Result<()> {

@@ -128,8 +128,8 @@ pub(super) fn wgrad<D: Driver>(
     let runs = (n * window.p) as u64 * blocks(window.q as u64, RUN);
     let across = choice.lanes.div_ceil(lanes);
     let wanted = (BLOCKS / (across * choice.taps)).clamp(1, (runs / (slots * RUNS)).max(1));
-    let runs_a_tile = runs.div_ceil(wanted).max(1);
-    let tiles = runs.div_ceil(runs_a_tile).max(1) as usize;
+    let runs_per_tile = runs.div_ceil(wanted).max(1);
+    let tiles = runs.div_ceil(runs_per_tile).max(1) as usize;
 
     let len = geometry.filter_len();
     let dw = grads.at(filter.weights);
@@ -148,7 +148,7 @@ pub(super) fn wgrad<D: Driver>(
         dy: dy.into(),
         x: x.into(),
         lanes: lanes as u32,
-        runs_a_tile: runs_a_tile as u32,
+        runs_per_tile: runs_per_tile as u32,
         dw: partials,
         dbias: bias_partials.unwrap_or(Address::NULL),
     };

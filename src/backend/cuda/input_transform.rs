@@ -40,7 +40,10 @@ pub(super) fn fprop<D: Driver>(
         len: pixels.len() as u64,
         y: y.at(0),
     };
-    let blocks = blocks(pixels.len() as u64, 4 * INPUT_TRANSFORM.threads);
+    let blocks = blocks(
+        pixels.len() as u64,
+        INPUT_TRANSFORM.vector * INPUT_TRANSFORM.threads,
+    );
     cuda.launch(&INPUT_TRANSFORM, [blocks, 1, 1], 0, kernel)
 }
 

@@ -16,6 +16,8 @@ pub struct KernelEntry {
     pub file: &'static str,
     /// Its name.
     pub kernel: &'static str,
+    /// The size of each parameter in bytes.
+    pub params: &'static [usize],
     /// The numbers that it takes, in order.
     pub numbers: &'static [Number],
 }
@@ -37,12 +39,10 @@ pub struct Number {
 
 /// The parameters of a kernel.
 pub(super) trait Kernel {
-    /// The file in `kernels/`.
-    const FILE: &'static str;
     /// Its name.
     const NAME: &'static str;
-    /// Its index among the kernels of its file, in the order of [`KERNELS`].
-    const INDEX: usize;
+    /// Its index in [`KERNELS`].
+    const ENTRY: usize;
 
     /// Calls `launch` with the bytes of each parameter, in order.
     fn with_args<R>(&self, launch: impl FnOnce(&[&[u8]]) -> R) -> R;

@@ -72,6 +72,8 @@ pub struct Cuda<D: Driver> {
 /// A program on the device, with its kernels in the order of their file.
 struct Loaded<D: Driver> {
     program: &'static Program,
+    /// The index of the first kernel in [`launch::KERNELS`].
+    first: usize,
     kernels: Vec<D::Kernel>,
 }
 
@@ -187,20 +189,24 @@ impl<D: Driver> Cuda<D> {
             block: program.threads,
             shared,
         };
-        let at = self.load::<K>(program)?;
-        let handle = &self.programs[at].kernels[K::INDEX];
+        let at = self.load(program)?;
+        let Loaded { first, kernels, .. } = &self.programs[at];
+        let handle = (kernels.get(K::ENTRY.wrapping_sub(*first)))
+            .unwrap_or_else(|| panic!("{} has no kernel {}", program.name, K::NAME));
         kernel.with_args(|args| self.driver.launch(handle, launch, args))
     }
 
-    /// The index among the loaded programs of this one, which must have the kernel K. Loads it if it is not there yet.
-    fn load<K: Kernel>(&mut self, program: &'static Program) -> Result<usize> {
+    /// The index of a program among the loaded ones.
+    fn load(&mut self, program: &'static Program) -> Result<usize> {
         let same = |loaded: &Loaded<D>| std::ptr::eq(loaded.program, program);
         if let Some(at) = self.programs.iter().position(same) {
             return Ok(at);
         }
-        assert_eq!(program.file, K::FILE, "{} has no {}", program.name, K::NAME);
-        let kernels = self.driver.load(program)?;
-        self.programs.push(Loaded { program, kernels });
+        self.programs.push(Loaded {
+            program,
+            first: program.kernels().0,
+            kernels: self.driver.load(program)?,
+        });
         Ok(self.programs.len() - 1)
     }
 }

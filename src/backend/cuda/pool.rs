@@ -47,6 +47,15 @@ pub(super) fn max_dgrad<D: Driver>(
     let PerChannel { n, c, window } = geometry;
     let program = by_channels(&POOL, c);
     let vector = program.vector;
+    let too_large = || {
+        Error::Invalid(format!(
+            "max pooling with a window of {}x{} is more than the GPU's kernel can do",
+            window.r, window.s
+        ))
+    };
+    if window.r * window.s > usize::from(u16::MAX) {
+        return Err(too_large());
+    }
     // Windows along an axis that can touch a tile.
     let across = (window.r.max(window.s) + POOL_TILE as usize - 2) / window.stride + 1;
     let shared = |lanes: u32| across * across * (lanes * vector) as usize * size_of::<u16>();
@@ -54,11 +63,8 @@ pub(super) fn max_dgrad<D: Driver>(
     while shared(lanes) > SHARED && lanes > 1 {
         lanes /= 2;
     }
-    if shared(lanes) > SHARED || window.r * window.s > usize::from(u16::MAX) {
-        return Err(Error::Invalid(format!(
-            "max pooling with a window of {}x{} is more than the GPU's kernel can do",
-            window.r, window.s
-        )));
+    if shared(lanes) > SHARED {
+        return Err(too_large());
     }
     let tiles = blocks(window.w as u64, POOL_TILE);
     let kernel = launch::MaxPoolDgrad {

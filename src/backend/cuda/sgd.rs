@@ -58,10 +58,10 @@ fn pack(segments: &[Segment]) -> (Vec<launch::Segment>, u64) {
             lr_multiplier,
             padding: 0,
         };
-        // From a multiple of 4, where the kernel's chunks begin.
+        // From a multiple of VECTOR, where the kernel's chunks begin.
         first += match len {
             0 => 0,
-            len => blocks((offset % 4 + len) as u64, SGD_CHUNK),
+            len => blocks((offset % SGD.vector as usize + len) as u64, SGD_CHUNK),
         };
         packed
     });

@@ -95,7 +95,7 @@ impl<'a> Backward<'a> {
                 self.push(Instruction::ValueGrad { value: dy });
                 if !self.is_input(x) {
                     let dx = self.target(i, x);
-                    self.push(Instruction::AddGrad { dy, dx });
+                    self.push(Instruction::AddDgrad { dy, dx });
                 }
             }
             Instruction::BatchNorm { .. } => {}
@@ -109,7 +109,7 @@ impl<'a> Backward<'a> {
                 self.push(Instruction::ValueGrad { value: dy });
                 if !self.is_input(x) {
                     let dx = self.target(i, x);
-                    self.push(Instruction::MaxPoolGrad { window, dy, x, dx });
+                    self.push(Instruction::MaxPoolDgrad { window, dy, x, dx });
                 }
             }
             Instruction::GlobalAvgPool { x, y } => {
@@ -117,7 +117,7 @@ impl<'a> Backward<'a> {
                 self.push(Instruction::ValueGrad { value: dy });
                 if !self.is_input(x) {
                     let dx = self.target(i, x);
-                    self.push(Instruction::GlobalAvgPoolGrad { dy, dx });
+                    self.push(Instruction::GlobalAvgPoolDgrad { dy, dx });
                 }
             }
             Instruction::Dropout { x, rate, layer, y } => {
@@ -125,7 +125,7 @@ impl<'a> Backward<'a> {
                 self.push(Instruction::ValueGrad { value: dy });
                 if !self.is_input(x) {
                     let dx = self.target(i, x);
-                    self.push(Instruction::DropoutGrad {
+                    self.push(Instruction::DropoutDgrad {
                         rate,
                         layer,
                         dy,
@@ -204,7 +204,7 @@ impl<'a> Backward<'a> {
         // Copies first: a taker's finish may change the tensor.
         for x in inputs.into_iter().filter(|x| !takers.contains(x)) {
             let dx = self.target(i, x);
-            self.push(Instruction::AddGrad { dy, dx });
+            self.push(Instruction::AddDgrad { dy, dx });
         }
         for x in takers {
             self.program.values[x].grad = grad;

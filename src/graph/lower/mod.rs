@@ -15,7 +15,7 @@ use super::params::{At, ParamTable};
 use super::program::{After, BatchNormLayer, Instruction, Layer, Program, Value, ValueId};
 use super::{Model, NodeId, Op, Shape};
 use crate::backend::Activation;
-use crate::backend::geometry::{Padding, Window};
+use crate::backend::geometry::Window;
 
 /// An operand of a node.
 #[derive(Clone, Copy)]
@@ -128,11 +128,7 @@ impl Walk<'_> {
                 ..
             } => self.conv(policy, index, Some(*filters), *window, init.is_learnt()),
             Op::DepthwiseConv2d { window, .. } => self.conv(policy, index, None, *window, true),
-            Op::Linear { units, .. } => {
-                let window = Window::new((1, 1), (1, 1), 1, Padding::default());
-                let window = window.expect("a 1x1 window fits a 1x1 image");
-                self.conv(policy, index, Some(*units), window, true)
-            }
+            Op::Linear { units, .. } => self.conv(policy, index, Some(*units), Window::POINT, true),
             Op::BatchNorm(_) => {
                 let At::BatchNorm(at) = self.table.at(index) else {
                     unreachable!("a batch norm has its parameters")

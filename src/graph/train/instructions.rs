@@ -277,7 +277,7 @@ impl<B: Backend> TrainGraph<B> {
                     }),
                 }
             }
-            Instruction::AddGrad { dy, dx } => {
+            Instruction::AddDgrad { dy, dx } => {
                 let rows = self.value(dx.value).rows(n);
                 self.write_target(dx, |graph, dx| {
                     backend.add_dgrad(AddDgrad {
@@ -305,7 +305,7 @@ impl<B: Backend> TrainGraph<B> {
                 self.vectors.sums[id] = sums;
                 done
             }
-            Instruction::MaxPoolGrad { window, dy, x, dx } => {
+            Instruction::MaxPoolDgrad { window, dy, x, dx } => {
                 let c = self.value(x).shape.c;
                 self.write_target(dx, |graph, dx| {
                     let dy = graph.pending_grad(dy).g;
@@ -318,7 +318,7 @@ impl<B: Backend> TrainGraph<B> {
                     })
                 })
             }
-            Instruction::GlobalAvgPoolGrad { dy, dx } => self.write_target(dx, |graph, target| {
+            Instruction::GlobalAvgPoolDgrad { dy, dx } => self.write_target(dx, |graph, target| {
                 let geometry = graph.program.global_pool(dx.value, n);
                 backend.global_avg_pool_dgrad(GlobalAvgPoolDgrad {
                     geometry,
@@ -326,7 +326,7 @@ impl<B: Backend> TrainGraph<B> {
                     dx: target,
                 })
             }),
-            Instruction::DropoutGrad {
+            Instruction::DropoutDgrad {
                 rate,
                 layer,
                 dy,

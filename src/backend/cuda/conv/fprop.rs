@@ -42,7 +42,7 @@ pub(in crate::backend::cuda) fn fprop<D: Driver>(
         w: weights,
         epilogue: finish,
         y: y.at(0),
-        steps_a_split: word(split.steps_a_split),
+        steps_per_split: word(split.steps_per_split),
         partials,
     };
     let grid = [tiling.tiles, split.splits as u64, 1];

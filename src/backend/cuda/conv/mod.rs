@@ -57,10 +57,10 @@ impl Tiling {
     fn split(&self, terms: u64) -> Split {
         let steps = blocks(terms, self.tile.k);
         let wanted = (BLOCKS / self.tiles.max(1)).clamp(1, (steps / SPLIT_STEPS).max(1));
-        let steps_a_split = steps.div_ceil(wanted).max(1);
+        let steps_per_split = steps.div_ceil(wanted).max(1);
         Split {
-            steps_a_split: steps_a_split as usize,
-            splits: steps.div_ceil(steps_a_split).max(1) as usize,
+            steps_per_split: steps_per_split as usize,
+            splits: steps.div_ceil(steps_per_split).max(1) as usize,
         }
     }
 }
@@ -68,7 +68,7 @@ impl Tiling {
 /// A sum over several blocks.
 #[derive(Clone, Copy)]
 struct Split {
-    steps_a_split: usize,
+    steps_per_split: usize,
     splits: usize,
 }
 

@@ -39,7 +39,7 @@ pub(in crate::backend::cuda) fn wgrad<D: Driver>(
         geometry: geometry.into(),
         dy: dy.into(),
         x: x.into(),
-        steps_a_split: word(split.steps_a_split),
+        steps_per_split: word(split.steps_per_split),
         dw: partials,
         dbias: bias_partials.unwrap_or(Address::NULL),
     };

@@ -12,7 +12,7 @@ pub use context::{Block, Mark};
 use self::context::{Context, Staging};
 use self::library::Library;
 use super::driver::{Driver, Launch, Memory, Properties};
-use super::launch::{KERNELS, MOST_PARAMS};
+use super::launch::{KernelEntry, MOST_PARAMS};
 use super::nvrtc::{Architecture, Cache, Compiled, Compiler, Prebuilt, Search};
 use super::tiles::Program;
 use crate::{Error, Result};
@@ -146,20 +146,16 @@ impl Gpu {
     ///
     /// # Errors
     /// PTX that the driver refuses, or that lacks one of `kernels`.
-    pub fn load_ptx(&self, name: &str, ptx: &str, kernels: &[&'static str]) -> Result<Vec<Kernel>> {
-        self.kernels(name, terminated(ptx.into()), kernels.iter().copied())
+    pub fn load_ptx(&self, name: &str, ptx: &str, kernels: &[KernelEntry]) -> Result<Vec<Kernel>> {
+        self.kernels(name, terminated(ptx.into()), kernels)
     }
 
-    fn kernels(
-        &self,
-        name: &str,
-        image: Vec<u8>,
-        kernels: impl Iterator<Item = &'static str>,
-    ) -> Result<Vec<Kernel>> {
+    fn kernels(&self, name: &str, image: Vec<u8>, kernels: &[KernelEntry]) -> Result<Vec<Kernel>> {
         let module = Arc::new(Module::new(&self.context, name, &image)?);
         let shared = self.properties.shared_per_block;
         kernels
-            .map(|kernel| Kernel::new(&module, kernel, shared))
+            .iter()
+            .map(|entry| Kernel::new(&module, entry, shared))
             .collect()
     }
 }
@@ -212,6 +208,8 @@ impl Drop for Module {
 #[derive(Debug)]
 pub struct Kernel {
     name: &'static str,
+    /// The size of each parameter in bytes.
+    params: &'static [usize],
     function: CUfunction,
     /// The function lives as long as its module.
     _module: Arc<Module>,
@@ -222,7 +220,8 @@ unsafe impl Send for Kernel {}
 
 impl Kernel {
     /// `shared` is the most shared memory that the card allows a block, in bytes.
-    fn new(module: &Arc<Module>, name: &'static str, shared: u32) -> Result<Self> {
+    fn new(module: &Arc<Module>, entry: &KernelEntry, shared: u32) -> Result<Self> {
+        let name = entry.kernel;
         let api = module.context.api();
         let check = |status| api.check(status, format_args!("loading {name} on the GPU"));
         let c_name = CString::new(name)
@@ -242,6 +241,7 @@ impl Kernel {
         check(unsafe { (api.func_set_attribute)(function, dynamic, allowed) })?;
         Ok(Kernel {
             name,
+            params: entry.params,
             function,
             _module: module.clone(),
         })
@@ -297,8 +297,7 @@ impl Driver for Gpu {
             true => terminated(compiled.image),
             false => compiled.image,
         };
-        let kernels = KERNELS.iter().filter(|entry| entry.file == program.file);
-        self.kernels(program.name, image, kernels.map(|entry| entry.kernel))
+        self.kernels(program.name, image, program.kernels().1)
     }
 
     fn launch(&mut self, kernel: &Kernel, launch: Launch, args: &[&[u8]]) -> Result<()> {
@@ -308,6 +307,13 @@ impl Driver for Gpu {
             block,
             shared,
         } = launch;
+        let given = args.iter().map(|arg| arg.len());
+        if args.len() > MOST_PARAMS || !given.eq(kernel.params.iter().copied()) {
+            return Err(Error::Device(format!(
+                "{} takes parameters of {:?} bytes, and was given others",
+                kernel.name, kernel.params
+            )));
+        }
         let mut params: [*mut c_void; MOST_PARAMS] = [null_mut(); _];
         for (param, arg) in params[..args.len()].iter_mut().zip(args) {
             *param = arg.as_ptr().cast_mut().cast();
@@ -316,7 +322,7 @@ impl Driver for Gpu {
         let [x, y, z] = grid;
         let stream = self.context.stream();
         // SAFETY: the function is alive with its module. The parameters have the number and the sizes that the kernel
-        // declares: the build script wrote their structs from its source. They are copied before the call returns, and
+        // declares, as checked above. They are copied before the call returns, and
         // the driver does not write them.
         let status = unsafe {
             (api.launch_kernel)(

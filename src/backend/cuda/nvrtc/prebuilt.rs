@@ -8,7 +8,6 @@
 use super::architecture::driver_loads;
 use super::cache::Key;
 use super::{Compiled, Nvrtc, Source, elf};
-use crate::backend::cuda::launch::KERNELS;
 use crate::backend::cuda::tiles::{PROGRAMS, Program};
 use crate::base::files;
 use crate::base::fnv::Fnv;
@@ -262,8 +261,9 @@ fn holds_every_kernel(program: &Program, image: &[u8]) -> Result<(), String> {
         }
         None => elf::kernels(image)?,
     };
-    let declared = KERNELS.iter().filter(|entry| entry.file == program.file);
+    let (_, declared) = program.kernels();
     let missing: Vec<&str> = declared
+        .iter()
         .map(|entry| entry.kernel)
         .filter(|kernel| !kernels.iter().any(|known| known == kernel))
         .collect();
@@ -411,8 +411,7 @@ mod tests {
 
     #[test]
     fn a_missing_kernel_is_told() {
-        let declared = KERNELS.iter().filter(|entry| entry.file == add().file);
-        let names: Vec<&str> = declared.map(|entry| entry.kernel).collect();
+        let names: Vec<&str> = add().kernels().1.iter().map(|entry| entry.kernel).collect();
         let ptx = |names: &[&str]| -> String {
             let entry = |name: &&str| format!(".visible .entry {name}(\n");
             names.iter().map(entry).collect()
