@@ -4,7 +4,7 @@
 //! type stops the build. This file fills them from what the operations take.
 
 use super::driver::Memory;
-use super::tiles::code;
+use super::tiles::{Program, code};
 use super::{Buffer, bytes_of};
 use crate::backend::geometry::{self, Window};
 use crate::backend::{self, Activation, View};
@@ -89,6 +89,19 @@ fn value<T: Plain>(value: &T) -> &[u8] {
 }
 
 include!(concat!(env!("OUT_DIR"), "/launch.rs"));
+
+impl Program {
+    /// The index in [`KERNELS`] of the first kernel of its file, and all of its file's kernels, which stand side by side.
+    pub fn kernels(&self) -> (usize, &'static [KernelEntry]) {
+        let mine = |entry: &KernelEntry| entry.file == self.file;
+        let first = KERNELS.iter().position(mine).unwrap_or(KERNELS.len());
+        let count = KERNELS[first..]
+            .iter()
+            .take_while(|entry| mine(entry))
+            .count();
+        (first, &KERNELS[first..][..count])
+    }
+}
 
 /// A size as a kernel takes it.
 ///

@@ -1,6 +1,5 @@
 //! Every tile and block size, once. They reach the kernels' source by `-D`, and the host's launch arithmetic from here.
 
-use super::launch::{KERNELS, KernelEntry};
 use crate::backend::head_rows;
 use crate::base::changes::ERASED;
 use std::slice::from_ref;
@@ -385,17 +384,6 @@ pub static PROGRAMS: LazyLock<Vec<&Program>> = LazyLock::new(|| {
 });
 
 impl Program {
-    /// The index in [`KERNELS`] of the first kernel of its file, and all of its file's kernels, which stand side by side.
-    pub fn kernels(&self) -> (usize, &'static [KernelEntry]) {
-        let mine = |entry: &KernelEntry| entry.file == self.file;
-        let first = KERNELS.iter().position(mine).unwrap_or(KERNELS.len());
-        let count = KERNELS[first..]
-            .iter()
-            .take_while(|entry| mine(entry))
-            .count();
-        (first, &KERNELS[first..][..count])
-    }
-
     /// All constants of its source, by name: its own, and what every source is given.
     pub(super) fn defines(&self) -> impl Iterator<Item = (&'static str, u32)> {
         let common = [("THREADS", self.threads), ("VECTOR", self.vector)];
