@@ -6,6 +6,9 @@ use arcface_cu::data::{self};
 use arcface_cu::encoding::npy;
 use arcface_cu::eval;
 use std::fs;
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 use support::*;
 
 #[test]
@@ -75,4 +78,33 @@ fn a_folder_of_the_users_is_refused() {
     let error = stderr_of_failure(&output, 1);
     assert!(error.contains("was not left by an earlier demo"), "{error}");
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+}
+
+/// While it generates faces, and while one of its commands runs.
+#[cfg(unix)]
+#[test]
+fn a_signal_ends_the_demonstration() {
+    for (name, until) in [("INT", "faces"), ("TERM", "packed/train.rec")] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_arcface-cu"))
+            .args(["demo", "--device", "cpu", "--out"])
+            .arg(dir.path())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let began = Instant::now();
+        while !dir.path().join(until).exists() {
+            assert!(began.elapsed() < Duration::from_secs(300), "{until}");
+            assert!(child.try_wait().unwrap().is_none(), "{until}");
+            sleep(Duration::from_millis(10));
+        }
+        let id = child.id().to_string();
+        let sent = Command::new("kill").args(["-s", name, &id]).status();
+        assert!(sent.unwrap().success());
+        let asked = Instant::now();
+        let status = child.wait().unwrap();
+        assert_eq!(status.code(), Some(130), "{name}");
+        assert!(asked.elapsed() < Duration::from_secs(5), "{name}");
+        assert!(!dir.path().join("weights.safetensors").exists());
+    }
 }

@@ -5,7 +5,7 @@ mod support;
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use support::training::{assert_same_run, metrics, names, wait_for_steps};
 
 const IDENTITIES: usize = 6;
@@ -208,6 +208,57 @@ fn killed_and_interrupted_runs_go_on_to_the_same_bits() {
     let words = ["stopped already holds a run", "--resume"];
     fail(shop.train("stopped", &[]), 2, &words);
     assert_same_run(&whole, &stopped, "after a refusal");
+}
+
+/// `nohup` ignores SIGHUP, and a shell without job control ignores SIGINT for what it runs in the background.
+#[cfg(unix)]
+#[test]
+fn signals_ignored_at_the_start_stay_ignored() {
+    let shop = Workshop::new();
+    let train = shop.train("out", &["--set", "train.epochs=1000"]);
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", "trap '' HUP INT; exec \"$0\" \"$@\""])
+        .arg(train.get_program())
+        .args(train.get_args())
+        .current_dir(shop.path(""));
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let out = shop.path("out");
+    wait_for_steps(&mut child, &out, 1);
+    signal(&child, "HUP");
+    signal(&child, "INT");
+    let steps = metrics(&out).len() - 1;
+    wait_for_steps(&mut child, &out, steps + 3);
+    signal(&child, "TERM");
+    let output = child.wait_with_output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(130), "{text}");
+    assert!(text.contains("saved "), "{text}");
+}
+
+/// There is nothing to save yet, so the first signal ends the process, whatever it waits for: here, the other end of a
+/// pipe.
+#[cfg(unix)]
+#[test]
+fn the_first_signal_ends_a_run_that_has_not_begun() {
+    let shop = Workshop::new();
+    let made = Command::new("mkfifo").arg(shop.path("pipe")).status();
+    assert!(made.unwrap().success());
+    for name in ["INT", "TERM", "HUP"] {
+        let mut child = shop.train("out", &["--config", "pipe"]).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(500));
+        assert!(child.try_wait().unwrap().is_none());
+        signal(&child, name);
+        let end = Instant::now() + Duration::from_secs(10);
+        while child.try_wait().unwrap().is_none() {
+            if Instant::now() > end {
+                child.kill().unwrap();
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        assert_eq!(child.wait().unwrap().code(), Some(130), "{name}");
+        assert!(!shop.path("out").exists());
+    }
 }
 
 #[test]

@@ -41,8 +41,7 @@ pub(super) fn run(args: Args, gpus: &impl Gpus) -> Result<()> {
         device: (args.device != "auto").then_some(args.device),
     };
     demo.prepare()?;
-    // Training has an answer of its own.
-    let _watch = interrupt::watch("stopping after this command; once more ends at once")?;
+    interrupt::listen()?;
     let Size {
         people,
         per_person,
@@ -92,7 +91,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 /// Shows a command as it is typed, reads it as if it had been, and runs it.
 fn execute(command: &[String], gpus: &impl Gpus) -> Result<()> {
-    // While a command runs, it is training alone that looks for this.
+    // Training may have been asked during its last step.
     if interrupt::asked() {
         return Err(Error::Interrupted);
     }

@@ -150,7 +150,8 @@ fn stream<B: Backend>(
     weights: String,
     args: &Args,
 ) -> Result<()> {
-    let _watch = interrupt::watch("ending after this batch; once more ends at once")?;
+    interrupt::listen()?;
+    let _orderly = interrupt::orderly("ending after this batch; once more ends at once");
     let options = StreamOptions {
         weights,
         tta: args.tta,

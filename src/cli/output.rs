@@ -1,4 +1,4 @@
-//! Standard output, as the commands use it.
+//! Standard output and standard error, as the commands use them.
 
 use crate::report::progress::Output;
 use crate::{Error, Result};
@@ -10,6 +10,11 @@ use std::path::Path;
 /// Prints a line. A reader that has gone away (`| head`) is no reason to fail.
 pub(super) fn say(line: impl Display) {
     let _ = writeln!(io::stdout(), "{line}");
+}
+
+/// Prints a line on standard error, where there may be no reader.
+pub(super) fn warn(line: impl Display) {
+    let _ = writeln!(io::stderr(), "{line}");
 }
 
 /// Progress on standard output: a bar on a terminal, else lines.

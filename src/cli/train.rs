@@ -102,8 +102,7 @@ pub(super) fn run(args: Args, gpus: &impl Gpus) -> Result<()> {
             .num_threads(args.threads)
             .build_global();
     }
-    let _watch =
-        interrupt::watch("saving after this step; once more ends at once, without saving")?;
+    interrupt::listen()?;
     with_device(args.device.device, gpus, Train(args))
 }
 
@@ -133,6 +132,8 @@ struct Train(Args);
 impl OnDevice for Train {
     fn run<B: Backend>(self, backend: B) -> Result<()> {
         let mut session = Session::open(self.0, backend)?;
+        let _orderly =
+            interrupt::orderly("saving after this step; once more ends at once, without saving");
         let result = session.go();
         session.progress.finish();
         result
