@@ -1,5 +1,6 @@
 //! The one error type: every variant displays as a sentence for the person at the terminal.
 
+use super::text;
 use std::path::{Path, PathBuf};
 
 /// What went wrong, told so that the reader knows what to do about it.
@@ -7,7 +8,7 @@ use std::path::{Path, PathBuf};
 #[non_exhaustive]
 pub enum Error {
     /// The operating system refused: `doing` is a gerund phrase such as "reading".
-    #[error("{doing} {}: {source}", path.display())]
+    #[error("{doing} {}: {source}", shown(path))]
     Io {
         /// What was being done, as a gerund phrase ("reading", "creating the folder").
         doing: &'static str,
@@ -17,7 +18,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// A file's bytes are not what its format demands.
-    #[error("{}, byte {offset}: expected {expected}, found {found}", path.display())]
+    #[error("{}, byte {offset}: expected {expected}, found {found}", shown(path))]
     Malformed {
         /// The file concerned.
         path: PathBuf,
@@ -29,7 +30,7 @@ pub enum Error {
         found: String,
     },
     /// A file is well formed, but uses something this program does not handle.
-    #[error("{}: {what} is not supported", path.display())]
+    #[error("{}: {what} is not supported", shown(path))]
     Unsupported {
         /// The file concerned.
         path: PathBuf,
@@ -37,7 +38,7 @@ pub enum Error {
         what: String,
     },
     /// The data as a whole cannot be used (an empty folder, a label out of range, ...).
-    #[error("{}: {problem}", path.display())]
+    #[error("{}: {problem}", shown(path))]
     Data {
         /// The file or folder concerned.
         path: PathBuf,
@@ -70,6 +71,11 @@ pub enum Error {
 
 /// `std::result::Result` with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// A path on one line.
+fn shown(path: &Path) -> String {
+    text::one_line(&path.to_string_lossy())
+}
 
 impl Error {
     /// An [`Error::Io`] for use in `map_err`: `fs::read(p).map_err(Error::io("reading", p))`.

@@ -1,4 +1,4 @@
-//! What every room may use: errors, random numbers, hashes, whole files, and the changes that augmentation makes.
+//! What every room may use: errors, random numbers, hashes, whole files, names as text, and the changes that augmentation makes.
 
 pub mod changes;
 pub mod error;
@@ -6,3 +6,4 @@ pub(crate) mod files;
 pub(crate) mod fnv;
 pub(crate) mod map;
 pub mod random;
+pub(crate) mod text;

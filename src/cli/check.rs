@@ -4,6 +4,7 @@ use super::counter::counter;
 use super::output::{check_file, grouped, say};
 use super::source::{self, ImageRoot};
 use crate::base::files;
+use crate::base::text::one_line;
 use crate::data::check::{Report, check};
 use crate::{Error, Result};
 use std::path::PathBuf;
@@ -60,7 +61,7 @@ fn print(report: &Report) {
         report.bytes as f64 / 1e6
     ));
     let names = &report.names;
-    let [first, last] = &names.first_and_last;
+    let [first, last] = &names.first_and_last.each_ref().map(|name| one_line(name));
     say(match names.range {
         Some(_) if names.missing == 0 => {
             format!("names: the numbers {first} to {last}, none missing")
@@ -100,12 +101,12 @@ fn print(report: &Report) {
         count(duplicates.other_identity)
     ));
     for [image, earlier] in duplicates.examples.iter().take(NAMED) {
-        say(format!("  {image} = {earlier}"));
+        say(format!("  {} = {}", one_line(image), one_line(earlier)));
     }
     print_colour(report);
     say(format!("broken: {} images", count(report.broken.len())));
     for broken in report.broken.iter().take(NAMED) {
-        say(format!("  {}", broken.why));
+        say(format!("  {}", one_line(&broken.why)));
     }
     if report.broken.len() > NAMED {
         say(format!(

@@ -7,6 +7,7 @@ use super::output::{check_folder, grouped, say};
 use super::source::{self, ImageRoot};
 use super::weights::WeightsArgs;
 use crate::backend::Backend;
+use crate::base::text::one_line;
 use crate::data::Dataset;
 use crate::data::fingerprint::Fingerprint;
 use crate::embed::{
@@ -180,7 +181,7 @@ fn stream<B: Backend>(
             }
             Step::Skipped(why) => {
                 if let Some(progress) = &mut progress {
-                    progress.message(&format!("left out: {why}"));
+                    progress.message(&format!("left out: {}", one_line(why)));
                 }
             }
         }

@@ -7,6 +7,7 @@ use super::weights::WeightsArgs;
 use crate::Result;
 use crate::backend::Backend;
 use crate::base::files;
+use crate::base::text::one_line;
 use crate::embedder::Embedder;
 use crate::eval::report::{Report, Settings};
 use crate::eval::{self, ChannelOrder, EvalOptions, EvalSet};
@@ -189,7 +190,7 @@ fn table(sets: &[SetResult]) -> String {
     } in sets
     {
         let mut row = vec![
-            name.clone(),
+            one_line(name),
             v.pairs.to_string(),
             v.impostor_pairs.to_string(),
             format!("{} ± {}", percent(v.accuracy), percent(v.accuracy_std)),

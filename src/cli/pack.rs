@@ -3,6 +3,7 @@
 use super::counter::counter;
 use super::output::say;
 use super::source::{self, ImageRoot};
+use crate::base::text::one_line;
 use crate::data::formats::tfrecord::Schema;
 use crate::data::pack::{self, PackFormat, Packed};
 use crate::eval::{self, EvalSet};
@@ -170,7 +171,7 @@ fn report(packed: &Packed, args: &Args) {
     if !packed.skipped.is_empty() {
         say(format!("left out {} images:", packed.skipped.len()));
         for why in packed.skipped.iter().take(NAMED) {
-            say(format!("  {why}"));
+            say(format!("  {}", one_line(why)));
         }
         if packed.skipped.len() > NAMED {
             say(format!("  ... and {} more", packed.skipped.len() - NAMED));

@@ -2,6 +2,7 @@
 
 use crate::Result;
 use crate::backend::Backend;
+use crate::base::text::one_line;
 use crate::eval::{self, EvalOptions, EvalSet};
 use crate::train::Trainer;
 use crate::verification::SetResult;
@@ -61,7 +62,7 @@ impl Validator {
         let options = EvalOptions::default();
         let mut results = Vec::new();
         for set in &mut self.sets {
-            let (name, total, mut done) = (set.name().to_owned(), set.images(), 0);
+            let (name, total, mut done) = (one_line(set.name()), set.images(), 0);
             let evaluation = eval::evaluate(&mut embedder, set, &options, &mut |images| {
                 done += images;
                 status(&format!("verifying {name} {done}/{total}"));
@@ -77,7 +78,7 @@ pub(super) fn line(result: &SetResult) -> String {
     let v = &result.verification;
     format!(
         "{}: accuracy {:.2} % +- {:.2}, threshold {:.2}, AUC {:.4}, EER {:.2} % ({} pairs)",
-        result.name,
+        one_line(&result.name),
         100.0 * v.accuracy,
         100.0 * v.accuracy_std,
         v.threshold,

@@ -2,9 +2,10 @@
 
 use super::batches::each_batch;
 use super::folder::{self, Origin};
-use super::{numbers, one_line, state};
+use super::{numbers, state};
 use crate::backend::Backend;
 use crate::base::files;
+use crate::base::text::one_line;
 use crate::data::{Dataset, Image};
 use crate::embedder::Embedder;
 use crate::encoding::npy::{self, Elements, Npy};

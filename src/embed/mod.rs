@@ -50,11 +50,6 @@ fn label_numbers(dataset: &dyn Dataset) -> Vec<i64> {
     values
 }
 
-/// Replaces line breaks, which a file name may hold: the list has one line per row.
-fn one_line(text: &str) -> String {
-    text.replace(['\n', '\r'], "?")
-}
-
 /// The label of each identity, by number.
 fn numbers(dataset: &dyn Dataset) -> BTreeMap<u64, u32> {
     let labels = 0..dataset.classes() as u32;

@@ -9,6 +9,7 @@
 use super::folder::{FILES, LABELS, NAMES, SKIPPED};
 use super::state::{Format, Job, NPY_HEADER, SAFETENSORS_HEADER, STATE, State};
 use crate::base::files::{self, lock_folder};
+use crate::base::text::one_line;
 use crate::encoding::npy;
 use crate::{Error, Result};
 use std::collections::BTreeMap;
@@ -252,7 +253,7 @@ impl Partial {
         }
         let mut text = String::from("label\tname\n");
         for (number, name) in names {
-            text += &format!("{number}\t{}\n", name.replace(['\n', '\r', '\t'], "?"));
+            text += &format!("{number}\t{}\n", one_line(name));
         }
         files::write(
             &self.folder.join(format!("{NAMES}.partial")),

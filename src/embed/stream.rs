@@ -2,12 +2,13 @@
 
 use super::batches::each_batch;
 use super::folder::Origin;
+use super::label_numbers;
 use super::partial::{Begun, Partial};
 use super::state::{Format, Job};
 use super::stored::Stored;
-use super::{label_numbers, one_line};
 use crate::backend::Backend;
 use crate::base::fnv::Fnv;
+use crate::base::text::one_line;
 use crate::data::Dataset;
 use crate::data::fingerprint::Fingerprint;
 use crate::embedder::Embedder;

@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 
 use super::StepReport;
 use crate::base::error::{Error, Result};
+use crate::base::text;
 use crate::verification::SetResult;
 
 const METRICS: (&str, &str) = (
@@ -114,13 +115,11 @@ impl MetricsLog {
 
 /// A name as a CSV field: quoted where it needs to be, on one line.
 fn field(name: &str) -> String {
-    if name.contains([',', '"', '\n', '\r']) {
-        format!(
-            "\"{}\"",
-            name.replace('"', "\"\"").replace(['\n', '\r'], " ")
-        )
+    let name = text::one_line(name);
+    if name.contains([',', '"']) {
+        format!("\"{}\"", name.replace('"', "\"\""))
     } else {
-        name.to_owned()
+        name
     }
 }
 

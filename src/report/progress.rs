@@ -10,6 +10,7 @@ use std::time::Instant;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::{StepReport, ratio};
+use crate::base::text;
 
 /// Seconds between plain lines.
 const LINE_INTERVAL: f64 = 5.0;
@@ -67,12 +68,13 @@ impl Screen {
     /// Redraws the bar's line; plain output has none.
     fn redraw(&self, line: String) {
         if let Screen::Bar(bar) = self {
-            bar.set_message(line);
+            bar.set_message(text::lines(&line));
         }
     }
 
     /// Writes lines that stay, above the bar.
     fn print(&mut self, text: &str) {
+        let text = text::lines(text);
         match self {
             Screen::Bar(bar) => bar.println(text),
             Screen::Lines(out) => {

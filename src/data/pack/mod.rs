@@ -24,6 +24,7 @@ use self::files::{Files, IDENTITIES, RESERVED};
 use self::recordio::RecordIoSink;
 use self::tfrecord::TfRecordSink;
 use crate::base::random::{Purpose, Random};
+use crate::base::text;
 use crate::data::formats::tfrecord::Schema;
 use crate::data::picture;
 use crate::data::{Dataset, Encoded, Image};
@@ -258,7 +259,7 @@ fn write_identities(
 ) -> Result<()> {
     let mut text = String::from("label\tname\timages\tset\n");
     for label in 0..source.classes() {
-        let name = source.class_name(label as u32);
+        let name = text::one_line(&source.class_name(label as u32));
         let images = groups.starts[label + 1] - groups.starts[label];
         let set = if label < kept { "train" } else { "reserved" };
         text.push_str(&format!("{label}\t{name}\t{images}\t{set}\n"));
