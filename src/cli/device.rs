@@ -1,6 +1,7 @@
 //! The one match on the device.
 
 use super::environment::{cache_folder, variable};
+use super::output::warn;
 use crate::Result;
 use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
@@ -73,7 +74,7 @@ impl Gpus for Installed {
         let gpu = Gpu::open(ordinal, Setup::new(variable, cache)?)?;
         // A problem with the cache is not an error; it is reported once.
         if let Err(why) = gpu.compiler().cache().folder() {
-            eprintln!("{why}");
+            warn(why);
         }
         Ok(Cuda::new(gpu))
     }
@@ -86,11 +87,13 @@ pub(super) fn with_device(device: Device, gpus: &impl Gpus, task: impl OnDevice)
         Device::Cuda(n) => task.run(gpus.open(n)?),
         Device::Auto => match gpus.open(0) {
             Ok(cuda) => {
-                eprintln!("--device auto: cuda:0, {}", cuda.describe());
+                warn(format!("--device auto: cuda:0, {}", cuda.describe()));
                 task.run(cuda)
             }
             Err(why) => {
-                eprintln!("--device auto: the CPU, since no GPU can be used. {why}");
+                warn(format!(
+                    "--device auto: the CPU, since no GPU can be used. {why}"
+                ));
                 task.run(Cpu::new())
             }
         },

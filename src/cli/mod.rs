@@ -75,11 +75,23 @@ enum Command {
 
 /// Runs the program: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
 pub fn main() -> ExitCode {
-    // Wrong usage and --help end inside `parse`, with 2 and 0.
-    match run(Cli::parse(), &Installed) {
+    let done = match Cli::try_parse() {
+        Ok(cli) => run(cli, &Installed),
+        Err(wrong) if wrong.use_stderr() => {
+            // Standard error may have no reader.
+            let _ = wrong.print();
+            return ExitCode::from(2);
+        }
+        Err(help) => {
+            output::note(help.print());
+            Ok(())
+        }
+    };
+    let written = output::finish();
+    match done.and(written) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            output::warn(format!("error: {error}"));
             ExitCode::from(error.exit_code())
         }
     }

@@ -1,20 +1,63 @@
 //! Standard output and standard error, as the commands use them.
 
+use crate::base::text;
 use crate::report::progress::Output;
 use crate::{Error, Result};
 use indicatif::ProgressDrawTarget;
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
-/// Prints a line. A reader that has gone away (`| head`) is no reason to fail.
+/// The first error of writing to standard output.
+static FAILED: Mutex<Option<io::Error>> = Mutex::new(None);
+
+/// Notes whether writing to standard output failed. A reader that has gone away (`| head`) is no failure.
+pub(super) fn note(written: io::Result<()>) {
+    if let Err(error) = written
+        && error.kind() != io::ErrorKind::BrokenPipe
+    {
+        let mut failed = FAILED.lock().unwrap_or_else(PoisonError::into_inner);
+        failed.get_or_insert(error);
+    }
+}
+
+/// Ends standard output. A command whose output is lost goes on, since it may be a week of training, and fails here.
+///
+/// # Errors
+/// Something could not be written.
+pub(super) fn finish() -> Result<()> {
+    note(io::stdout().flush());
+    let mut failed = FAILED.lock().unwrap_or_else(PoisonError::into_inner);
+    match failed.take() {
+        Some(error) => Err(Error::io("writing to", "standard output")(error)),
+        None => Ok(()),
+    }
+}
+
+/// Standard output that notes its errors.
+struct Noting(io::Stdout);
+
+impl Write for Noting {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        note(self.0.write_all(bytes));
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        note(self.0.flush());
+        Ok(())
+    }
+}
+
+/// Prints a line, or several. An error is noted for [`finish`].
 pub(super) fn say(line: impl Display) {
-    let _ = writeln!(io::stdout(), "{line}");
+    note(writeln!(io::stdout(), "{}", text::lines(&line.to_string())));
 }
 
 /// Prints a line on standard error, where there may be no reader.
 pub(super) fn warn(line: impl Display) {
-    let _ = writeln!(io::stderr(), "{line}");
+    let _ = writeln!(io::stderr(), "{}", text::lines(&line.to_string()));
 }
 
 /// Progress on standard output: a bar on a terminal, else lines.
@@ -23,7 +66,7 @@ pub(super) fn progress() -> Output {
     Output::choose(
         stdout.is_terminal(),
         ProgressDrawTarget::stdout(),
-        Box::new(stdout),
+        Box::new(Noting(stdout)),
     )
 }
 

@@ -2,11 +2,12 @@
 
 use super::counter::counter;
 use super::device::{DeviceArgs, Gpus, OnDevice, with_device};
-use super::output::{check_file, grouped, say};
+use super::output::{check_file, grouped, say, warn};
 use super::source::{self, ImageRoot};
 use super::weights;
 use crate::backend::Backend;
 use crate::base::files;
+use crate::base::text::one_line;
 use crate::data::{self, Dataset};
 use crate::embed::search::{self, Hit, Identification};
 use crate::embed::{self, Origin, Pictures, Stored};
@@ -212,13 +213,15 @@ fn report(args: &Args, gallery: &Stored, query: Option<&Stored>) -> Result<()> {
     hits.iter_mut().for_each(|hits| hits.truncate(top));
 
     for (query, hits) in hits.iter().enumerate() {
+        let file = one_line(&queries.files[query]);
         say(match queries.identity(query) {
-            Some(identity) => format!("{} ({identity})", queries.files[query]),
-            None => queries.files[query].clone(),
+            Some(identity) => format!("{file} ({})", one_line(&identity)),
+            None => file,
         });
         for (rank, hit) in hits.iter().enumerate() {
             let identity = gallery.identity(hit.row).unwrap_or_default();
-            let file = &gallery.files[hit.row];
+            let file = one_line(&gallery.files[hit.row]);
+            let identity = one_line(&identity);
             say(format!("{:>4}  {:>7.4}  {file}  {identity}", rank + 1, hit.cosine).trim_end());
         }
     }
@@ -266,11 +269,11 @@ fn comparable(args: &Args, [gallery, queries]: [Kind<'_>; 2]) -> Result<()> {
     }
     for (kind, path) in [(gallery, &args.gallery), (queries, &args.query)] {
         if kind.origin.is_none() {
-            eprintln!(
+            warn(format!(
                 "warning: {} has no embeddings.json, which says what network made it: whether it can be compared with the \
                  other is not known",
                 path.display()
-            );
+            ));
         }
     }
     if let (Some(a), Some(b)) = (gallery.origin, queries.origin) {
@@ -358,8 +361,9 @@ fn csv(gallery: &Stored, queries: &Stored, hits: &[Vec<Hit>]) -> String {
 
 /// A field as RFC 4180 has it.
 fn quoted(field: &str) -> String {
-    match field.contains([',', '"', '\n', '\r']) {
+    let field = one_line(field);
+    match field.contains([',', '"']) {
         true => format!("\"{}\"", field.replace('"', "\"\"")),
-        false => field.to_owned(),
+        false => field,
     }
 }

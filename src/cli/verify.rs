@@ -1,7 +1,7 @@
 //! `arcface-cu verify`: do two pictures show one person?
 
 use super::device::{DeviceArgs, Gpus, OnDevice, with_device};
-use super::output::say;
+use super::output::{say, warn};
 use super::weights::WeightsArgs;
 use crate::backend::Backend;
 use crate::base::files::read_whole;
@@ -96,10 +96,10 @@ impl Threshold {
                 "--threshold {value}: squared distances of unit vectors are from 0 to 4"
             ))),
             None => {
-                eprintln!(
+                warn(format!(
                     "warning: the threshold {UNCALIBRATED} is not calibrated to this network; give --eval FILE (from \
                      `arcface-cu eval --json FILE`) or --threshold"
-                );
+                ));
                 Ok(Threshold {
                     value: UNCALIBRATED,
                     source: "not calibrated".to_owned(),
@@ -146,22 +146,22 @@ impl Threshold {
             (asked, found) => asked.or(found).unwrap_or_default(),
         };
         if results.tta.is_none() {
-            eprintln!(
+            warn(format!(
                 "warning: {} does not say what was done with mirror images; its threshold is taken to be for --tta {tta}",
                 path.display()
-            );
+            ));
         }
         match &results.weights {
-            None => eprintln!(
+            None => warn(format!(
                 "warning: {} does not say which weights it is of; its threshold may not be calibrated to {}",
                 path.display(),
                 args.weights.file.display()
-            ),
-            Some(found) if *found != weights.fingerprint() => eprintln!(
+            )),
+            Some(found) if *found != weights.fingerprint() => warn(format!(
                 "warning: {} is of other weights than {}",
                 path.display(),
                 args.weights.file.display()
-            ),
+            )),
             Some(_) => {}
         }
         Ok(Threshold {

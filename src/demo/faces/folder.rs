@@ -1,6 +1,7 @@
 //! Generated faces as files: `<identity>/<image>.jpg`.
 
 use super::{FacesOptions, GeneratedFaces, SIDE};
+use crate::base::files;
 use crate::data::{Dataset, Image};
 use crate::{Error, Result};
 use image::{ExtendedColorType, codecs::jpeg::JpegEncoder};
@@ -45,7 +46,7 @@ pub fn write_image_folder(
                         ExtendedColorType::Rgb8,
                     )
                     .map_err(|e| Error::data(&path, format!("cannot be encoded as JPEG: {e}")))?;
-                fs::write(&path, &jpeg).map_err(Error::io("writing", &path))?;
+                files::write_cached(&path, &jpeg).map_err(Error::io("writing", &path))?;
                 progress(written.fetch_add(1, Ordering::Relaxed) + 1);
             }
             Ok(())
