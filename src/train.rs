@@ -169,6 +169,12 @@ impl<B: Backend> Trainer<B> {
         let (images, classes) = (dataset.len(), dataset.classes());
         let seed = config.train.seed;
         let steps_per_epoch = (images / batch) as u64;
+        let epochs = config.train.epochs;
+        if steps_per_epoch.checked_mul(epochs).is_none() {
+            return Err(Error::Usage(format!(
+                "{epochs} epochs of {steps_per_epoch} steps are too many"
+            )));
+        }
         let (epoch, step) = match steps_per_epoch {
             // The loader says what is wrong with so few images.
             0 => (0, 0),

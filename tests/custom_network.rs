@@ -135,7 +135,7 @@ fn every_network_here_is_the_same_after_the_trip_through_its_layers() {
 #[test]
 fn the_layers_are_part_of_the_configuration() {
     let config = config();
-    let text = config.to_toml();
+    let text = config.to_toml().unwrap();
     let again: Config = toml::from_str(&text).unwrap();
     assert_eq!(config, again);
     assert_eq!(again.model.build().unwrap(), network());
@@ -419,7 +419,7 @@ fn the_commands_take_it() {
     let faces = path("faces");
     support::commands::write_faces(Path::new(&faces), 8);
     let recipe = path("own.toml");
-    fs::write(&recipe, config().to_toml()).unwrap();
+    fs::write(&recipe, config().to_toml().unwrap()).unwrap();
     let run = |words: &[&str]| stdout_of_success(&arcface_cu(words));
     let train = |out: &str, more: &[&str]| {
         let common = ["train", "--device", "cpu", "--data", &faces, "--out", out];

@@ -262,6 +262,19 @@ fn the_first_signal_ends_a_run_that_has_not_begun() {
 }
 
 #[test]
+fn a_run_that_is_too_long_to_count_is_refused() {
+    let shop = Workshop::new();
+    let epochs = ["--epochs", "4611686018427387904", "--steps", "1"];
+    let mut command = program(&["train", "--data", "faces", "--out", "out"]);
+    command
+        .current_dir(shop.path(""))
+        .args(["--preset", "demo"]);
+    command.args(["--batch-size", "8"]).args(epochs);
+    fail(command, 2, &["4611686018427387904 epochs of 6 steps"]);
+    assert!(!shop.path("out").exists());
+}
+
+#[test]
 fn steps_end_a_run_that_can_go_on() {
     let shop = Workshop::new();
     succeed(shop.train("whole", &["--steps", "8"]));

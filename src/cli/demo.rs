@@ -3,6 +3,7 @@
 use super::counter::counter;
 use super::device::{Device, Gpus};
 use super::output::say;
+use super::recipe::whole_number;
 use super::{interrupt, run_on};
 use crate::demo::{Demo, SET, Size, shell_line};
 use crate::{Error, Result};
@@ -17,7 +18,7 @@ pub(super) struct Args {
     #[arg(long, default_value = "demo-out", value_name = "DIR")]
     out: PathBuf,
     /// Decides the faces and every random choice.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = whole_number)]
     seed: u64,
     /// A few people and steps only: shows in seconds that everything runs, but learns nothing. Default: off.
     #[arg(long)]

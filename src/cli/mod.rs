@@ -31,6 +31,7 @@ pub use device::Gpus;
 use crate::{Error, Result};
 use clap::{Parser, Subcommand};
 use device::Installed;
+use std::error::Error as _;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
@@ -110,6 +111,11 @@ pub fn run_on<S: Into<OsString> + Clone>(
 }
 
 fn run(cli: Cli, gpus: &impl Gpus) -> Result<()> {
+    let threads = match &cli.command {
+        Command::Train(args) => args.threads,
+        _ => 0,
+    };
+    start_threads(threads)?;
     match cli.command {
         Command::Demo(args) => demo::run(args, gpus),
         Command::Train(args) => train::run(args, gpus),
@@ -124,5 +130,18 @@ fn run(cli: Cli, gpus: &impl Gpus) -> Result<()> {
         Command::Plan(args) => plan::run(args, gpus),
         Command::Info(args) => info::run(args, gpus),
         Command::Kernels(args) => kernels::run(&args),
+    }
+}
+
+/// Starts the threads for arithmetic and for reading; 0: one a core. Rayon would start them at their first use, and panic
+/// if the system refuses.
+fn start_threads(threads: usize) -> Result<()> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+    match pool.build_global() {
+        Err(error) if error.source().is_some() => Err(Error::Invalid(format!(
+            "starting the threads for arithmetic: {error}; a higher `ulimit -u` or a smaller RAYON_NUM_THREADS may help"
+        ))),
+        // Or they are there already, as in a second run of the same process, which keeps them.
+        _ => Ok(()),
     }
 }

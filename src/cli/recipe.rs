@@ -20,8 +20,17 @@ pub(super) struct RecipeArgs {
     #[arg(long = "set", value_name = "KEY=VALUE")]
     settings: Vec<String>,
     /// Images a step. Default: the preset's.
-    #[arg(long, value_name = "N")]
-    batch_size: Option<usize>,
+    #[arg(long, value_name = "N", value_parser = whole_number)]
+    batch_size: Option<u64>,
+}
+
+/// A whole number as a setting; TOML's largest is that of 63 bits.
+pub(super) fn whole_number(text: &str) -> std::result::Result<u64, String> {
+    match text.parse::<u64>() {
+        Ok(number) if number > i64::MAX as u64 => Err(format!("the largest is {}", i64::MAX)),
+        Ok(number) => Ok(number),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 fn preset_help() -> String {

@@ -71,7 +71,7 @@ impl RunFolder {
     pub(super) fn begin(&self, config: &Config) -> Result<()> {
         let checkpoints = self.checkpoints();
         fs::create_dir_all(&checkpoints).map_err(Error::io("creating the folder", &checkpoints))?;
-        files::write(&self.path.join("config.toml"), config.to_toml().as_bytes())
+        files::write(&self.path.join("config.toml"), config.to_toml()?.as_bytes())
     }
 
     /// The newest whole checkpoint. Removes what a killed run was just writing.

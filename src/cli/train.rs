@@ -4,13 +4,14 @@ use super::device::{DeviceArgs, Gpus, OnDevice, with_device};
 use super::import::tell_rest;
 use super::interrupt;
 use super::output::{self, check_folder, grouped, say, size};
-use super::recipe::{RecipeArgs, presets_table};
+use super::recipe::{RecipeArgs, presets_table, whole_number};
 use super::run_folder::RunFolder;
 use super::source::{self, ImageRoot};
 use super::validation::{self, ValidationArgs, Validator};
 use super::weights::describe_input;
 use crate::backend::Backend;
 use crate::backend::margin::Margin;
+use crate::base::text::one_line;
 use crate::data::Dataset;
 use crate::recipe::config::Config;
 use crate::report::StepReport;
@@ -54,7 +55,7 @@ pub(super) struct Args {
     #[command(flatten)]
     device: DeviceArgs,
     /// Passes over the data. Default: the preset's.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole_number)]
     epochs: Option<u64>,
     /// Learning rate before the schedule. Default: the preset's.
     #[arg(long, value_name = "RATE")]
@@ -64,19 +65,19 @@ pub(super) struct Args {
     #[arg(long, value_name = "N")]
     steps: Option<u64>,
     /// Decides initial weights, order, augmentation and dropout. Default: the preset's.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole_number)]
     seed: Option<u64>,
     #[command(flatten)]
     validation: ValidationArgs,
     /// A checkpoint every K steps, in addition to the one after each epoch; 0: none. Default: the preset's (0).
-    #[arg(long, value_name = "K")]
+    #[arg(long, value_name = "K", value_parser = whole_number)]
     checkpoint_every: Option<u64>,
     /// How many checkpoints are kept. Default: the preset's (2).
-    #[arg(long, value_name = "K")]
-    keep: Option<usize>,
+    #[arg(long, value_name = "K", value_parser = whole_number)]
+    keep: Option<u64>,
     /// Threads for arithmetic, and as many for reading pictures; 0: one a core. No number of the run depends on them.
     #[arg(long, value_name = "N", default_value_t = 0)]
-    threads: usize,
+    pub(super) threads: usize,
     /// Put other pictures in the place of those that cannot be read, and list these. Default: off, the first one stops
     /// the run.
     #[arg(long)]
@@ -93,14 +94,8 @@ pub(super) struct Args {
 pub(super) fn run(args: Args, gpus: &impl Gpus) -> Result<()> {
     if args.print_config {
         let config = args.recipe.config(None, &args.flags())?;
-        say(config.to_toml().trim_end());
+        say(config.to_toml()?.trim_end());
         return Ok(());
-    }
-    if args.threads > 0 {
-        // Fails where the pool is already there, as in a second run of the same process, which then keeps its threads.
-        let _ = rayon::ThreadPoolBuilder::new()
-            .num_threads(args.threads)
-            .build_global();
     }
     interrupt::listen()?;
     with_device(args.device.device, gpus, Train(args))
@@ -438,7 +433,8 @@ impl<B: Backend> Session<B> {
         }
         for (index, reason) in self.trainer.skipped() {
             if self.told.insert(*index) {
-                self.progress.message(&format!("skipped: {reason}"));
+                self.progress
+                    .message(&format!("skipped: {}", one_line(reason)));
             }
         }
     }
@@ -476,7 +472,7 @@ impl Args {
         config.train.checkpoint_every = asked.train.checkpoint_every;
         config.train.keep_checkpoints = asked.train.keep_checkpoints;
         config.preset.clone_from(&asked.preset);
-        let changed = asked.differences(&config);
+        let changed = asked.differences(&config)?;
         config.preset.clone_from(&stored.preset);
         if changed.is_empty() {
             return Ok(config);

@@ -19,6 +19,9 @@ use toml::{Table, Value};
 /// Width and height of the input of the presets' networks, in pixels.
 pub const IMAGE_SIZE: usize = 112;
 
+/// No setting lies in more tables than this.
+const DEEPEST: usize = 16;
+
 /// Everything that determines a run's numbers, except the data.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -221,7 +224,7 @@ impl Config {
     /// # Errors
     /// As [`Config::load`].
     pub fn with(&self, file: Option<&Path>, settings: &[String]) -> Result<Self> {
-        let mut table = self.to_table();
+        let mut table = self.to_table()?;
         if let Some(path) = file {
             merge(&mut table, read_table(path)?);
             // A mistake in the file is reported with the file's name.
@@ -249,6 +252,7 @@ impl Config {
     /// # Errors
     /// The first setting that makes no sense.
     pub fn validate(&self) -> Result<()> {
+        self.to_table()?;
         let usage = |error: Error| Error::Usage(error.to_string());
         self.head.margin.validate().map_err(usage)?;
         self.optimizer.validate().map_err(usage)?;
@@ -280,32 +284,44 @@ impl Config {
     }
 
     /// The configuration as TOML text.
-    pub fn to_toml(&self) -> String {
-        toml::to_string(&self.to_table()).expect("a configuration is plain data")
+    ///
+    /// # Errors
+    /// A whole number is larger than those of TOML, which have 63 bits.
+    pub fn to_toml(&self) -> Result<String> {
+        Ok(toml::to_string(&self.to_table()?).expect("a table is TOML"))
     }
 
     /// The settings that are not the same in `other`: key, value here, value there ("absent" where there is none).
-    pub fn differences(&self, other: &Config) -> Vec<[String; 3]> {
+    ///
+    /// # Errors
+    /// As [`Config::to_toml`].
+    pub fn differences(&self, other: &Config) -> Result<Vec<[String; 3]>> {
         let flat = |config: &Config| {
             let mut values = BTreeMap::new();
-            flatten("", &Value::Table(config.to_table()), &mut values);
-            values
+            flatten("", &Value::Table(config.to_table()?), &mut values);
+            Ok::<_, Error>(values)
         };
-        let (here, there) = (flat(self), flat(other));
+        let (here, there) = (flat(self)?, flat(other)?);
         let keys: BTreeSet<&String> = here.keys().chain(there.keys()).collect();
         let value = |values: &BTreeMap<String, String>, key| {
             values.get(key).cloned().unwrap_or_else(|| "absent".into())
         };
-        keys.into_iter()
+        Ok(keys
+            .into_iter()
             .map(|key| [key.clone(), value(&here, key), value(&there, key)])
             .filter(|[_, here, there]| here != there)
-            .collect()
+            .collect())
     }
 
-    fn to_table(&self) -> Table {
-        let mut table = Table::try_from(self).expect("a configuration is plain data");
+    fn to_table(&self) -> Result<Table> {
+        let mut table = Table::try_from(self).map_err(|e| {
+            Error::Invalid(format!(
+                "the configuration cannot be TOML, whose largest number is {}: {e}",
+                i64::MAX
+            ))
+        })?;
         table.iter_mut().for_each(|(_, value)| shorten(value));
-        table
+        Ok(table)
     }
 }
 
@@ -388,6 +404,12 @@ fn parse_setting(setting: &str) -> Result<Table> {
         .and_then(|mut table| table.remove("value"))
         .unwrap_or_else(|| Value::String(text.trim().to_string()));
     let mut parts: Vec<&str> = key.trim().split('.').collect();
+    if parts.len() > DEEPEST {
+        return Err(Error::Usage(format!(
+            "a key of --set has {} parts; no setting has more than {DEEPEST}",
+            parts.len()
+        )));
+    }
     let last = parts.pop().expect("split gives at least one part");
     let mut table = Table::from_iter([(last.to_string(), value)]);
     for part in parts.into_iter().rev() {
@@ -452,14 +474,35 @@ mod tests {
     fn every_preset_survives_the_trip_through_toml() {
         for name in crate::recipe::presets::NAMES {
             let config = Config::load(name, None, &[]).unwrap();
-            let again: Config = toml::from_str(&config.to_toml()).unwrap();
+            let again: Config = toml::from_str(&config.to_toml().unwrap()).unwrap();
             assert_eq!(config, again);
             assert!(
-                !config.to_toml().contains("0000000"),
+                !config.to_toml().unwrap().contains("0000000"),
                 "{}",
-                config.to_toml()
+                config.to_toml().unwrap()
             );
         }
+    }
+
+    #[test]
+    fn what_toml_cannot_hold_is_refused() {
+        let mut config = load(&[]).unwrap();
+        config.train.seed = u64::MAX;
+        let text = serde_json::to_string(&config).unwrap();
+        let config: Config = serde_json::from_str(&text).unwrap();
+        for result in [
+            config.validate(),
+            config.to_toml().map(drop),
+            config.with(None, &[]).map(drop),
+            config.differences(&config).map(drop),
+        ] {
+            let error = result.unwrap_err().to_string();
+            assert!(error.contains("9223372036854775807"), "{error}");
+        }
+        let deep = format!("a{}=1", ".a".repeat(30_000));
+        let error = load(&[&deep]).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().len() < 200, "{error}");
     }
 
     #[test]
@@ -469,12 +512,12 @@ mod tests {
             load(&["optimizer.lr=0.3", "model.batch_norm_momentum=0.5"]).unwrap(),
         );
         assert_eq!(
-            a.differences(&b),
+            a.differences(&b).unwrap(),
             [
                 ["model.batch_norm_momentum", "absent", "0.5"],
                 ["optimizer.lr", "0.05", "0.3"]
             ]
         );
-        assert!(a.differences(&a).is_empty());
+        assert!(a.differences(&a).unwrap().is_empty());
     }
 }
