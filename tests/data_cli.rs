@@ -129,6 +129,79 @@ fn check_tells_what_is_there_and_ends_with_1_where_training_would_fail() {
     assert_eq!(report["problems"].as_array().unwrap().len(), 1);
 }
 
+/// Every command that opens a data set tells what of it is not used, and reads every kind of picture.
+#[test]
+fn what_is_not_used_is_told_by_every_command() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let folder = people(dir);
+    let weights = random_weights_file(dir);
+    let rgb = picture(3, 112, 112);
+    for (name, format) in [
+        ("0/a.webp", image::ImageFormat::WebP),
+        ("10/b.BMP", image::ImageFormat::Bmp),
+    ] {
+        let colour = image::ExtendedColorType::Rgb8;
+        let mut bytes = std::io::Cursor::new(Vec::new());
+        image::write_buffer_with_format(&mut bytes, &rgb.pixels, 112, 112, colour, format).unwrap();
+        fs::write(folder.join(name), bytes.into_inner()).unwrap();
+    }
+    let jpeg = picture::encode_jpeg(&rgb, 90);
+    for name in ["20/c.jfif", "30/d.heic", "loose.jpg"] {
+        fs::write(folder.join(name), &jpeg).unwrap();
+    }
+    fs::create_dir_all(folder.join("40/deep")).unwrap();
+    let expected = [
+        "not used: 1 file beside the identities (loose.jpg)",
+        "not used: 1 file of other kinds than the pictures that are read (30/d.heic)",
+        "not used: 1 folder inside an identity's folder (40/deep)",
+        "not used: 1 class without a picture (40)",
+    ];
+    let weights = weights.to_str().unwrap();
+    for words in [
+        "check --data people --json report.json".into(),
+        "train --data people --preset demo --out run --steps 1 --set train.batch_size=4 --device cpu".into(),
+        "pack --data people --out packed --reserve-last 0".into(),
+        format!("embed --weights {weights} --data people --all --out embedded --device cpu"),
+        format!("search --weights {weights} --gallery people --query people --device cpu"),
+    ] {
+        let said = stdout_of_success(&run(dir, &words));
+        for line in expected {
+            assert!(said.contains(line), "{line:?} is not in {said}");
+        }
+    }
+    let report: serde_json::Value =
+        serde_json::from_slice(&fs::read(dir.join("report.json")).unwrap()).unwrap();
+    assert_eq!(report["images"], 11);
+    assert_eq!(report["unused"][0]["count"], 1);
+    assert_eq!(report["unused"][0]["what"], "files beside the identities");
+    // Pixels of every kind arrive, and other programs read what is packed.
+    let (source, packed) = (open(&folder).unwrap(), open(&dir.join("packed")).unwrap());
+    assert_eq!((packed.len(), packed.classes()), (11, 5));
+    let mut images = [arcface_cu::data::Image::default(), Default::default()];
+    for i in 0..11 {
+        source.read(i, &mut images[0]).unwrap();
+        packed.read(i, &mut images[1]).unwrap();
+        assert_eq!(images[0], images[1], "{}", source.describe(i));
+        if ["0/a.webp", "10/b.BMP"]
+            .iter()
+            .any(|name| source.describe(i).ends_with(name))
+        {
+            assert_eq!(images[0], rgb);
+        }
+        let kind = packed.encoded(i).unwrap().unwrap().extension;
+        assert!(kind == "jpg" || kind == "png", "{kind}");
+    }
+    // Loose pictures.
+    let words = format!("embed --weights {weights} --images people --out loose --device cpu");
+    let said = stdout_of_success(&run(dir, &words));
+    assert!(
+        said.contains("not used: 1 class without a picture (40)"),
+        "{said}"
+    );
+    assert!(said.contains("12 embeddings"), "{said}");
+}
+
 /// A pairs file, the array and the `.bin` of the same pictures are evaluated to the same numbers.
 #[test]
 fn evaluation_sets_of_every_form_give_the_same_result() {

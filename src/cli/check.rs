@@ -37,7 +37,10 @@ pub(super) fn run(args: Args) -> Result<()> {
     }
     match &report.problems[..] {
         [] => {
-            say("training can read all of it");
+            say(match report.unused.is_empty() {
+                true => "training can read all of it",
+                false => "training can read all of the images; what it does not use is named above",
+            });
             Ok(())
         }
         problems => Err(Error::data(&args.data, problems.join("; and "))),

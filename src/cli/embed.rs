@@ -137,7 +137,11 @@ impl OnDevice for Task {
                 ));
                 return Ok(());
             }
-            (None, images) => Arc::new(Pictures::open(images.as_deref().unwrap_or(&[]))?),
+            (None, images) => {
+                let pictures = Pictures::open(images.as_deref().unwrap_or(&[]))?;
+                source::tell_unused(&pictures);
+                Arc::new(pictures)
+            }
         };
         stream(&mut embedder, dataset, fingerprint, &args)
     }
@@ -224,7 +228,7 @@ fn stream<B: Backend>(
 
 /// Opens a data set, and says where the network knows its people already.
 fn open(data: &Path, args: &Args, weights: &Weights) -> Result<Box<dyn Dataset>> {
-    let dataset = source::open_with_gaps(data, &args.root)?;
+    let dataset = source::open(data, &args.root)?;
     if weights.trained_on == Some(Fingerprint::of(&*dataset)) {
         say(format!(
             "warning: the network was trained on these very pictures ({}); they say nothing of people that it has never seen",

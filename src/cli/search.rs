@@ -76,15 +76,16 @@ impl Side {
             )));
         }
         let pictures = || Pictures::open(&[path.into()]);
-        let ending = path.extension().map(|e| e.to_ascii_lowercase());
-        if path.is_file() && ending.is_some_and(|e| Pictures::is_ending(&e)) {
+        if path.is_file() && Pictures::is_picture(path) {
             return Ok(Side::Pictures(Arc::new(pictures()?)));
         }
-        match source::open_with_gaps(path, &args.root) {
+        match source::open(path, &args.root) {
             Ok(dataset) => Ok(Side::Pictures(dataset.into())),
             // A folder of loose pictures is no data set; one that is broken is none of loose pictures.
             Err(error) if path.is_dir() && !data::holds_data_files(path) => {
-                Ok(Side::Pictures(Arc::new(pictures().map_err(|_| error)?)))
+                let pictures = pictures().map_err(|_| error)?;
+                source::tell_unused(&pictures);
+                Ok(Side::Pictures(Arc::new(pictures)))
             }
             Err(error) => Err(error),
         }

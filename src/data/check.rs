@@ -2,6 +2,7 @@
 //!
 //! Every image is read and decoded once, on all cores. 24 bytes an image are held in memory.
 
+use crate::data::unused::Unused;
 use crate::data::{Dataset, Image};
 use crate::{Error, Result};
 use rayon::prelude::*;
@@ -49,6 +50,8 @@ pub struct Report {
     pub sizes: Vec<Size>,
     /// Statistics of colours.
     pub colour: Colour,
+    /// What the data set holds and does not use.
+    pub unused: Unused,
     /// Bytes of all image files.
     pub bytes: u64,
     /// Seconds that reading and decoding took.
@@ -149,6 +152,7 @@ pub fn check(dataset: &dyn Dataset, progress: &mut dyn FnMut(usize)) -> Result<R
     let mut report = Report {
         images,
         identities: dataset.classes(),
+        unused: dataset.unused(),
         ..Report::default()
     };
     report.identities_of(dataset);

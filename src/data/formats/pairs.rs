@@ -22,8 +22,7 @@
 
 use crate::base::files::read_whole;
 use crate::data::Image;
-use crate::data::formats::image_folder::EXTENSIONS;
-use crate::data::picture;
+use crate::data::picture::{self, EXTENSIONS};
 use crate::{Error, Result};
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
@@ -93,7 +92,9 @@ fn lfw_image(root: &Path, name: &str, number: &str) -> Result<PathBuf, String> {
         .parse()
         .map_err(|_| format!("{number:?} where an image's number belongs"))?;
     let file = |ending: &str| root.join(name).join(format!("{name}_{number:04}.{ending}"));
-    let found = EXTENSIONS.into_iter().map(file).find(|path| path.is_file());
+    let endings = EXTENSIONS.map(|ending| [ending.to_owned(), ending.to_ascii_uppercase()]);
+    let mut files = endings.iter().flatten().map(|ending| file(ending));
+    let found = files.find(|path| path.is_file());
     found.ok_or_else(|| {
         format!(
             "no file {} (nor .png, ...); give the folder of aligned images",

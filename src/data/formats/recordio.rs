@@ -26,6 +26,7 @@
 
 use crate::base::map::Map;
 use crate::data::picture;
+use crate::data::unused::{Reason, Unused};
 use crate::data::{Dataset, Encoded, Image};
 use crate::{Error, Result};
 use std::borrow::Cow;
@@ -86,6 +87,7 @@ pub struct RecordIo {
     entries: Vec<Entry>,
     labels: Vec<u32>,
     classes: usize,
+    pub(in crate::data) unused: Unused,
 }
 
 impl RecordIo {
@@ -93,6 +95,7 @@ impl RecordIo {
     ///
     /// The index is the file of the same name ending in `.idx`; without one, the file is scanned from start to end.
     /// With an index and InsightFace's identity headers, one record an identity is looked at; otherwise the start of each record.
+    /// Records that the index does not name are counted as not used, with identity headers only those at the end of the file.
     ///
     /// # Errors
     /// There is no such file; a record, the index or `property` is malformed; a label is not a class.
@@ -108,10 +111,13 @@ impl RecordIo {
             map: &map,
         };
         let property = read_property(&path.with_file_name("property"))?;
+        let mut unused = Unused::default();
         let (entries, labels) = if index_path.is_file() {
             let all = read_index(&index_path, &file)?;
-            match file.insightface_header(&all)? {
-                Some((first, end)) => file.by_identity(&all, first, end)?,
+            let header = file.insightface_header(&all)?;
+            file.unnamed(&all, header.is_none(), &mut unused);
+            match header {
+                Some((first, end)) => file.by_identity(&all, first, end, &mut unused)?,
                 None => file.by_record(&all)?,
             }
         } else {
@@ -132,6 +138,13 @@ impl RecordIo {
                 format!("label {} in record {}", labels[i], entries[i].key),
             ));
         }
+        let mut empty = vec![true; classes];
+        labels
+            .iter()
+            .for_each(|&label| empty[label as usize] = false);
+        for label in (0..classes).filter(|&label| empty[label]) {
+            unused.add(Reason::EmptyClass, label.to_string());
+        }
         map.expect_random_access();
         Ok(RecordIo {
             path,
@@ -139,6 +152,7 @@ impl RecordIo {
             entries,
             labels,
             classes,
+            unused,
         })
     }
 
@@ -217,6 +231,10 @@ impl Dataset for RecordIo {
     fn encoded(&self, index: usize) -> Result<Option<Encoded>> {
         Ok(Some(Encoded::new(self.body(index)?.into_owned())))
     }
+
+    fn unused(&self) -> Unused {
+        self.unused.clone()
+    }
 }
 
 /// The `.rec` file that `path` is or holds.
@@ -231,7 +249,10 @@ fn find_rec(path: &Path) -> Result<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(path).map_err(Error::io("listing the folder", path))? {
         let entry = entry.map_err(Error::io("listing the folder", path))?.path();
-        if entry.extension().is_some_and(|e| e == "rec") {
+        if entry
+            .extension()
+            .is_some_and(|e| e.eq_ignore_ascii_case("rec"))
+        {
             found.push(entry);
         }
     }
@@ -402,17 +423,51 @@ impl<'a> RecFile<'a> {
                 return Err(Error::data(self.path, "holds more than 2^32 records"));
             };
             entries.push(Entry { key, offset });
-            let (mut kind, _, mut next) = self.part(offset)?;
-            if kind > 1 {
-                // Reports the wrong kind.
-                self.payload(offset)?;
-            }
-            while kind == 1 || kind == 2 {
-                (kind, _, next) = self.part(next)?;
-            }
-            offset = next;
+            offset = self.behind(offset)?;
         }
         Ok(entries)
+    }
+
+    /// Where the record behind that at `offset` begins.
+    fn behind(&self, offset: u64) -> Result<u64> {
+        let (mut kind, _, mut next) = self.part(offset)?;
+        if kind > 1 {
+            // Reports the wrong kind.
+            self.payload(offset)?;
+        }
+        while kind == 1 || kind == 2 {
+            (kind, _, next) = self.part(next)?;
+        }
+        Ok(next)
+    }
+
+    /// Counts the records that the index `all` does not name: everywhere, where `all_are_read` anyway, or before the first
+    /// and after the last that it names.
+    fn unnamed(&self, all: &[Entry], all_are_read: bool, unused: &mut Unused) {
+        let mut named: Vec<u64> = all.iter().map(|entry| entry.offset).collect();
+        named.sort_unstable();
+        let mut at = 0;
+        let end = self.map.len() as u64;
+        let last = named[named.len() - 1];
+        for offset in named.into_iter().chain([end]) {
+            while at < offset {
+                let Ok(next) = self.behind(at) else {
+                    unused.add(Reason::NoRecord, format!("byte {at}"));
+                    break;
+                };
+                unused.add(Reason::UnnamedRecord, format!("byte {at}"));
+                at = next;
+            }
+            if offset == end {
+                break;
+            }
+            at = if all_are_read || offset == last {
+                // What is wrong with a record is told by whoever reads it.
+                self.behind(offset).unwrap_or(end)
+            } else {
+                end
+            };
+        }
     }
 
     fn image_header<'p>(&self, payload: &'p [u8], entry: Entry) -> Result<Header<'p>> {
@@ -493,7 +548,13 @@ impl<'a> RecFile<'a> {
     }
 
     /// Image records and labels as the identity headers with the keys `first..end` name them.
-    fn by_identity(&self, all: &[Entry], first: u32, end: u32) -> Result<(Vec<Entry>, Vec<u32>)> {
+    fn by_identity(
+        &self,
+        all: &[Entry],
+        first: u32,
+        end: u32,
+        unused: &mut Unused,
+    ) -> Result<(Vec<Entry>, Vec<u32>)> {
         let find = |key: u32| all.binary_search_by_key(&key, |e| e.key).ok();
         let missing = |key: u32, what: &str| {
             Error::data(
@@ -542,6 +603,14 @@ impl<'a> RecFile<'a> {
             let label = self.class_label(&self.image_header(&payload, images[0])?, images[0])?;
             entries.extend_from_slice(images);
             labels.resize(entries.len(), label);
+        }
+        let mut of_identities = entries.iter().peekable();
+        for entry in &all[1..] {
+            if of_identities.peek() == Some(&entry) {
+                of_identities.next();
+            } else if !(first..end).contains(&entry.key) {
+                unused.add(Reason::RecordOfNoIdentity, format!("record {}", entry.key));
+            }
         }
         Ok((entries, labels))
     }

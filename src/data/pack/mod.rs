@@ -8,8 +8,8 @@
 //! pictures are files, `images/<label>/0001.jpg`, and the paths start from the folder of the TFRecord files.
 //! `identities.tsv` keeps what the class numbers were called.
 //!
-//! JPEG and PNG files go in untouched, unless a resize is asked for. PNM files, which MXNet's `imdecode` does not know, become
-//! PNG, which loses nothing. InsightFace's own reader expects all pictures to be 112x112.
+//! JPEG and PNG files go in untouched, unless a resize is asked for. Other kinds, which not every reader of the packed files
+//! knows, become PNG, which loses nothing. InsightFace's own reader expects all pictures to be 112x112.
 //!
 //! The last N identities can be kept out of training: they become an image folder whose folder names are their numbers
 //! (`85642/0001.jpg`), which is what embedding test identities by number wants.
@@ -219,13 +219,13 @@ fn encoded(
     if let Some(stored) = stored {
         let size = picture::dimensions(&stored.bytes).map_err(broken)?;
         if options.resize.is_none_or(|r| size == (r, r)) {
-            let pnm = stored.bytes.starts_with(b"P");
+            let kept = matches!(&stored.extension[..], "jpg" | "png");
             let mut picture = Image::default();
             // One that is to be left out may be broken anywhere.
-            if pnm || options.skip_bad {
+            if !kept || options.skip_bad {
                 picture::decode(&stored.bytes, &mut picture).map_err(broken)?;
             }
-            if !pnm {
+            if kept {
                 return Ok((stored, size));
             }
             let png = Encoded {

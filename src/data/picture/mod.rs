@@ -1,6 +1,6 @@
 //! Pictures: decoding, resizing, cropping, flipping and channel order.
 //!
-//! JPEG (baseline and progressive, grey, YCbCr and CMYK), PNG and PNM files become RGB, 8 bits a channel: grey is
+//! JPEG (baseline and progressive, grey, YCbCr and CMYK), PNG, WebP, BMP and PNM files become RGB, 8 bits a channel: grey is
 //! repeated in all three channels, 16 bits are rounded to 8, alpha is dropped. The EXIF block is ignored, the
 //! orientation in it included: face crops are upright already, and no training set writes it.
 //!
@@ -11,11 +11,75 @@
 pub mod augment;
 
 use crate::data::Image;
-use ::image::ImageDecoder as _;
+use ::image::ImageDecoder;
 use std::io::Cursor;
 use zune_jpeg::zune_core::bytestream::ZCursor;
 use zune_jpeg::zune_core::colorspace::ColorSpace;
 use zune_jpeg::zune_core::options::DecoderOptions;
+
+/// What the names of picture files end in, in lower case.
+pub(crate) const EXTENSIONS: [&str; 11] = [
+    "jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "pgm", "ppm", "pnm", "pbm",
+];
+
+/// Whether a file's name that ends in this, in any case, is a picture's.
+pub(crate) fn is_extension(ending: &str) -> bool {
+    (EXTENSIONS.iter()).any(|known| ending.eq_ignore_ascii_case(known))
+}
+
+/// Whether a file of this name is a picture.
+pub(crate) fn is_name(name: &str) -> bool {
+    (name.rsplit_once('.')).is_some_and(|(_, ending)| is_extension(ending))
+}
+
+/// The kinds of picture files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Jpeg,
+    Png,
+    WebP,
+    Bmp,
+    Pnm,
+}
+
+impl Kind {
+    /// What the file in `bytes` is, by how it begins.
+    pub(crate) fn of(bytes: &[u8]) -> Option<Self> {
+        match bytes {
+            [0xff, 0xd8, ..] => Some(Kind::Jpeg),
+            [0x89, b'P', b'N', b'G', ..] => Some(Kind::Png),
+            [
+                b'R',
+                b'I',
+                b'F',
+                b'F',
+                _,
+                _,
+                _,
+                _,
+                b'W',
+                b'E',
+                b'B',
+                b'P',
+                ..,
+            ] => Some(Kind::WebP),
+            [b'B', b'M', ..] => Some(Kind::Bmp),
+            [b'P', b'1'..=b'7', ..] => Some(Kind::Pnm),
+            _ => None,
+        }
+    }
+
+    /// What its name ends in.
+    pub(crate) fn extension(self) -> &'static str {
+        match self {
+            Kind::Jpeg => "jpg",
+            Kind::Png => "png",
+            Kind::WebP => "webp",
+            Kind::Bmp => "bmp",
+            Kind::Pnm => "pnm",
+        }
+    }
+}
 
 /// The largest picture that is decoded, in pixels (10,000 x 10,000).
 const MAX_PIXELS: u64 = 100_000_000;
@@ -26,59 +90,57 @@ const MAX_EXPANSION: u64 = 1_100;
 /// Pictures up to this many decoded bytes need no justification by the size of their file.
 const FREE_BYTES: u64 = 16 << 20;
 
-/// Decodes a JPEG, PNG or PNM file into `image`, reusing its memory.
+/// Decodes a JPEG, PNG, WebP, BMP or PNM file into `image`, reusing its memory.
 ///
 /// # Errors
 /// A clause that says why not ("the JPEG ends before its end-of-image marker"), for the caller to put the place in front of.
 pub fn decode(bytes: &[u8], image: &mut Image) -> Result<(), String> {
-    match bytes {
-        [0xff, 0xd8, ..] => {
+    let (file, size) = (Cursor::new(bytes), bytes.len());
+    match Kind::of(bytes) {
+        Some(Kind::Jpeg) => {
             check_jpeg_is_whole(bytes)?;
             decode_jpeg(bytes, image)
         }
-        [0x89, b'P', b'N', b'G', ..] => finish(
-            image::codecs::png::PngDecoder::new(Cursor::new(bytes)),
-            bytes.len(),
-            image,
-        ),
-        [b'P', b'1'..=b'7', ..] => finish(
-            image::codecs::pnm::PnmDecoder::new(Cursor::new(bytes)),
-            bytes.len(),
-            image,
-        ),
-        _ => Err(unknown_format(bytes)),
+        Some(Kind::Png) => finish(png(bytes), size, image),
+        Some(Kind::WebP) => finish(image::codecs::webp::WebPDecoder::new(file), size, image),
+        Some(Kind::Bmp) => finish(image::codecs::bmp::BmpDecoder::new(file), size, image),
+        Some(Kind::Pnm) => finish(image::codecs::pnm::PnmDecoder::new(file), size, image),
+        None => Err(unknown_format(bytes)),
     }
 }
 
-/// Width and height of a JPEG, PNG or PNM file, from its header; a JPEG must have its end, too.
+/// Width and height of a picture file, from its header; a JPEG must have its end, too.
 ///
 /// # Errors
 /// As [`decode`], as far as that can be told without decoding.
 pub fn dimensions(bytes: &[u8]) -> Result<(usize, usize), String> {
-    let size = |d: image::ImageResult<(u32, u32)>| {
-        d.map(|(w, h)| (w as usize, h as usize))
-            .map_err(|e| e.to_string())
-    };
-    match bytes {
-        [0xff, 0xd8, ..] => {
-            check_jpeg_is_whole(bytes)?;
-            size(image::codecs::jpeg::JpegDecoder::new(Cursor::new(bytes)).map(|d| d.dimensions()))
-        }
-        [0x89, b'P', b'N', b'G', ..] => {
-            size(image::codecs::png::PngDecoder::new(Cursor::new(bytes)).map(|d| d.dimensions()))
-        }
-        [b'P', b'1'..=b'7', ..] => {
-            size(image::codecs::pnm::PnmDecoder::new(Cursor::new(bytes)).map(|d| d.dimensions()))
-        }
-        _ => Err(unknown_format(bytes)),
+    fn size(decoder: image::ImageResult<impl ImageDecoder>) -> Result<(usize, usize), String> {
+        let (width, height) = decoder.map_err(|e| e.to_string())?.dimensions();
+        Ok((width as usize, height as usize))
     }
+    let file = Cursor::new(bytes);
+    match Kind::of(bytes) {
+        Some(Kind::Jpeg) => {
+            check_jpeg_is_whole(bytes)?;
+            size(image::codecs::jpeg::JpegDecoder::new(file))
+        }
+        Some(Kind::Png) => size(png(bytes)),
+        Some(Kind::WebP) => size(image::codecs::webp::WebPDecoder::new(file)),
+        Some(Kind::Bmp) => size(image::codecs::bmp::BmpDecoder::new(file)),
+        Some(Kind::Pnm) => size(image::codecs::pnm::PnmDecoder::new(file)),
+        None => Err(unknown_format(bytes)),
+    }
+}
+
+fn png(bytes: &[u8]) -> image::ImageResult<image::codecs::png::PngDecoder<Cursor<&[u8]>>> {
+    image::codecs::png::PngDecoder::new(Cursor::new(bytes))
 }
 
 fn unknown_format(bytes: &[u8]) -> String {
     match bytes {
         [] => "there are no bytes".into(),
         _ => format!(
-            "this is not a JPEG, PNG or PNM file (it begins with the bytes {:02x?})",
+            "this is not a JPEG, PNG, WebP, BMP or PNM file (it begins with the bytes {:02x?})",
             &bytes[..bytes.len().min(4)]
         ),
     }
@@ -143,7 +205,7 @@ fn check_size(width: u64, height: u64, total_bytes: u64, file_bytes: usize) -> R
 }
 
 fn finish(
-    decoder: image::ImageResult<impl image::ImageDecoder>,
+    decoder: image::ImageResult<impl ImageDecoder>,
     file_bytes: usize,
     image: &mut Image,
 ) -> Result<(), String> {

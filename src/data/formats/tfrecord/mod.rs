@@ -18,6 +18,7 @@ use crate::data::formats::index::{Format, IndexBuilder};
 use crate::data::formats::sharded::{Found, Sharded};
 use crate::data::formats::shards;
 use crate::data::picture;
+use crate::data::unused::Unused;
 use crate::data::{Dataset, Encoded, Image, Opening};
 use crate::encoding::framing::{HEAD, TAIL, masked};
 use crate::{Error, Result};
@@ -31,7 +32,7 @@ const BLOCK_BYTES: usize = 64 << 20;
 /// One TFRecord file or several as a data set.
 #[derive(Debug)]
 pub struct TfRecord {
-    records: Sharded,
+    pub(in crate::data) records: Sharded,
     /// What relative paths start from, instead of the folder of each file.
     image_root: Option<PathBuf>,
 }
@@ -229,5 +230,9 @@ impl Dataset for TfRecord {
 
     fn class_name(&self, label: u32) -> String {
         self.records.class_name(label)
+    }
+
+    fn unused(&self) -> Unused {
+        self.records.unused.clone()
     }
 }
