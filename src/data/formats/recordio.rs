@@ -24,7 +24,9 @@
 //! the keys from 1 to the first identity header; identity header k holds, with flag 2, the keys [start, end) of the images
 //! of one identity. `train.idx` has a line `key\toffset` a record; `property` holds `classes,height,width`.
 
+use crate::base::files::read_whole;
 use crate::base::map::Map;
+use crate::data::formats::text::without_mark;
 use crate::data::picture;
 use crate::data::unused::{Reason, Unused};
 use crate::data::{Dataset, Encoded, Image};
@@ -70,6 +72,15 @@ impl Header<'_> {
             .0
             .get(i)
             .map(|&b| f32::from_le_bytes(b))
+    }
+
+    /// Whether the labels tell the class by their place: 0 but for a single 1, which is not the first. Two labels are
+    /// InsightFace's pair of numbers.
+    fn is_one_hot(&self) -> bool {
+        let values = || (0..self.labels.len() / 4).filter_map(|i| self.array(i));
+        let ones = values().filter(|&value| value == 1.0).count();
+        let zeros = values().filter(|&value| value == 0.0).count();
+        zeros >= 2 && ones == 1 && zeros + 1 == values().count() && self.array(0) == Some(0.0)
     }
 
     /// The class label, as the file has it.
@@ -129,7 +140,20 @@ impl RecordIo {
             .copied()
             .max()
             .ok_or_else(|| Error::data(&path, "holds no image record"))?;
-        let classes = property.unwrap_or(highest as usize + 1);
+        let used = highest as usize + 1;
+        let classes = property.unwrap_or(used);
+        // Memory for so many classes is asked for by a file of a few bytes.
+        if classes.saturating_sub(used) > labels.len() {
+            return Err(Error::data(
+                path.with_file_name("property"),
+                format!(
+                    "names {classes} classes, and the {} images of {} have the labels 0 to {highest}; write the true number \
+                     of classes, or remove the file",
+                    labels.len(),
+                    path.display()
+                ),
+            ));
+        }
         if let Some(i) = labels.iter().position(|&label| label as usize >= classes) {
             return Err(Error::malformed(
                 &path,
@@ -271,7 +295,8 @@ fn read_property(path: &Path) -> Result<Option<usize>> {
     if !path.is_file() {
         return Ok(None);
     }
-    let text = fs::read(path).map_err(Error::io("reading", path))?;
+    let text = read_whole(path)?;
+    let text = without_mark(&text);
     let text = String::from_utf8_lossy(&text[..text.len().min(1000)]);
     let classes = text.split(',').next().and_then(|n| n.trim().parse().ok());
     match classes {
@@ -287,9 +312,10 @@ fn read_property(path: &Path) -> Result<Option<usize>> {
 
 /// The entries of a `.idx` file, sorted by key.
 fn read_index(path: &Path, file: &RecFile<'_>) -> Result<Vec<Entry>> {
-    let text = fs::read(path).map_err(Error::io("reading", path))?;
+    let bytes = read_whole(path)?;
+    let text = without_mark(&bytes);
     let mut entries = Vec::with_capacity(text.len() / 12);
-    let mut at = 0;
+    let mut at = (bytes.len() - text.len()) as u64;
     for line in text.split(|&b| b == b'\n') {
         let bad = |expected: String| {
             let found = String::from_utf8_lossy(&line[..line.len().min(60)]).into_owned();
@@ -498,6 +524,17 @@ impl<'a> RecFile<'a> {
     }
 
     fn class_label(&self, header: &Header<'_>, entry: Entry) -> Result<u32> {
+        if header.is_one_hot() {
+            return Err(Error::malformed(
+                self.path,
+                entry.offset + (PART_HEADER + IMAGE_HEADER) as u64,
+                "the class as one number, the first of the labels",
+                format!(
+                    "{} labels in record {}, all 0 but a single 1: a one-hot label",
+                    header.flag, entry.key
+                ),
+            ));
+        }
         // f32 counts exactly up to 2^24.
         whole(header.class(), 1 << 24).ok_or_else(|| {
             Error::malformed(
