@@ -181,6 +181,12 @@ fn pairs_files_name_pictures() {
     let pairs = read(list, None).unwrap();
     assert_eq!(pairs.same(), [false, true, false]);
     assert_eq!(pictures(&pairs), [0, 2, 4, 5, 5, 2]);
+    // As Windows writes it.
+    let windows = format!("\u{feff}{}", list.replace('/', "\\"));
+    let pairs = read(&windows, None).unwrap();
+    assert_eq!(pictures(&pairs), [0, 2, 4, 5, 5, 2]);
+    let pairs = read(&format!("\u{feff}{}", lfw.replace('\n', "\r\n")), None).unwrap();
+    assert_eq!(pictures(&pairs), [0, 1, 3, 2, 1, 2, 3, 0]);
     let elsewhere = tempfile::tempdir().unwrap();
     people(elsewhere.path());
     fs::remove_dir_all(dir.path().join("Joe")).unwrap();

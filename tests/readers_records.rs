@@ -680,6 +680,20 @@ fn recordio_of_every_kind_without_insightfaces_headers() {
     .unwrap();
     let [a, b, c] = expected;
     assert_eq!(read(), [c, b, a], "in the order of keys");
+    // A one-hot label is no class, with the index and without.
+    let hot = |k: usize| {
+        let mut labels = [0.0; 4];
+        labels[k] = 1.0;
+        part(0, &image_record(&labels, 4, &ppm(0)))
+    };
+    let vectors = dir.path().join("vectors.rec");
+    fs::write(&vectors, [hot(0), hot(2)].concat()).unwrap();
+    let error = open(&vectors).err().unwrap().to_string();
+    assert!(
+        error.contains("4 labels in record 1") && error.contains("one-hot"),
+        "{error}"
+    );
+    fs::remove_file(vectors).unwrap();
     // Any part that is missing is noticed.
     for kind in [2, 3] {
         let mut damaged = records.concat();
@@ -740,6 +754,13 @@ fn records_that_nobody_names_are_counted() {
         assert!(found.pop().unwrap().contains("without a picture"));
         assert_eq!(found.pop().unwrap_or_default(), said);
     }
+    write("property", b"4294967295,2,1");
+    let error = open(dir.path()).err().unwrap().to_string();
+    assert!(
+        error.contains("4294967295 classes, and the 6 images"),
+        "{error}"
+    );
+    write("property", b"\xef\xbb\xbf4,2,1\r\n");
     // Without the index all records count.
     fs::remove_file(dir.path().join("train.idx")).unwrap();
     assert_eq!(open(dir.path()).unwrap().len(), 6);

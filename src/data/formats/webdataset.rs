@@ -9,6 +9,7 @@
 use crate::data::formats::index::{Format, IndexBuilder};
 use crate::data::formats::sharded::Sharded;
 use crate::data::formats::tar::{Member, Members};
+use crate::data::formats::text::without_mark;
 use crate::data::formats::{labels, shards};
 use crate::data::picture;
 use crate::data::unused::{Reason, Unused};
@@ -85,10 +86,16 @@ impl Sample {
         };
         if ending.eq_ignore_ascii_case("cls") {
             let text = (member.content.len() <= MAX_LABEL)
-                .then(|| std::str::from_utf8(member.content).ok())
+                .then(|| std::str::from_utf8(without_mark(member.content)).ok())
                 .flatten();
             let label = text.map_or(Err("no short text in UTF-8".into()), labels::check);
             match label {
+                Ok(_) if self.label.is_some() => {
+                    return bad(
+                        format!("one label in sample {}", self.key),
+                        format!("a second one, {}", member.name),
+                    );
+                }
                 Ok(label) => self.label = Some(label.to_owned()),
                 Err(found) => {
                     return bad(

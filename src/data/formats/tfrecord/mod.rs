@@ -16,7 +16,7 @@ use self::example::{Example, Malformed, Picture};
 use crate::base::files::read_whole;
 use crate::data::formats::index::{Format, IndexBuilder};
 use crate::data::formats::sharded::{Found, Sharded};
-use crate::data::formats::shards;
+use crate::data::formats::{shards, text};
 use crate::data::picture;
 use crate::data::unused::Unused;
 use crate::data::{Dataset, Encoded, Image, Opening};
@@ -60,10 +60,7 @@ impl TfRecord {
         let Example { picture, .. } = read_data(&found)?;
         match picture {
             Picture::Encoded(bytes) => Ok(bytes),
-            Picture::Path(path) => {
-                // An absolute path replaces the folder.
-                read_whole(&self.folder(found.path).join(path))
-            }
+            Picture::Path(path) => read_whole(&text::file(self.folder(found.path), &path)),
         }
     }
 
@@ -219,7 +216,7 @@ impl Dataset for TfRecord {
             ..
         }) = read_data(&found)
         {
-            files.push(self.folder(found.path).join(path));
+            files.push(text::file(self.folder(found.path), &path));
         }
         files
     }
