@@ -315,13 +315,8 @@ fn a_set_is_the_same_in_every_form() {
     )
     .unwrap();
     let mut set = EvalSet::open(&text, None).unwrap();
-    let error = set
-        .read(0, 6, false, ChannelOrder::Rgb, &mut Vec::new())
-        .unwrap_err();
-    assert!(
-        error
-            .to_string()
-            .contains("Joe_0002.png: expected a picture of 2x2"),
-        "{error}"
-    );
+    let mut values = Vec::new();
+    set.read(0, 6, false, ChannelOrder::Rgb, &mut values)
+        .unwrap();
+    assert_eq!((values.len(), set.resized()), (6 * 12, 1));
 }

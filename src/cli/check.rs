@@ -96,6 +96,22 @@ fn print(report: &Report) {
         sizes.push(format!("and {} more", report.sizes.len() - NAMED));
     }
     say(format!("sizes: {}", sizes.join(", ")));
+    if report.unaligned > 0 {
+        say(format!(
+            "not aligned: {} images are not square, or larger than 448 pixels; faces must be found and aligned first",
+            count(report.unaligned)
+        ));
+    }
+    if report.turned > 0 {
+        say(format!(
+            "turned: {} images say by EXIF that they are not upright; {}",
+            count(report.turned),
+            match report.upright {
+                true => "they are turned as they are read",
+                false => "in records they are taken as they are stored",
+            }
+        ));
+    }
     let duplicates = &report.duplicates;
     say(format!(
         "duplicates: {} images are byte for byte an earlier one of the same identity, {} one of another identity",

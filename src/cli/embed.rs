@@ -3,7 +3,7 @@
 use super::counter::counter;
 use super::device::{DeviceArgs, Gpus, OnDevice, with_device};
 use super::interrupt;
-use super::output::{check_folder, grouped, say};
+use super::output::{check_folder, grouped, say, warn_unaligned};
 use super::source::{self, ImageRoot};
 use super::weights::WeightsArgs;
 use crate::backend::Backend;
@@ -126,6 +126,7 @@ impl OnDevice for Task {
             (Some(data), _) => {
                 let dataset = open(data, &args, &weights)?;
                 let embedded = identities(&mut embedder, data, dataset.into(), &args)?;
+                warn_unaligned(embedded.unaligned, embedder.image_size());
                 let means = embedded.save(&args.out, &fingerprint, args.tta)?;
                 say_means(means);
                 say(format!(
@@ -194,7 +195,11 @@ fn stream<B: Backend>(
     {
         progress.finish();
     }
-    let Summary { rows, skipped } = result.inspect_err(|error| {
+    let Summary {
+        rows,
+        skipped,
+        unaligned,
+    } = result.inspect_err(|error| {
         if done > 0 || matches!(error, Error::Interrupted) {
             let (done, total) = (grouped(done as u64), grouped(total as u64));
             let skip = match error {
@@ -206,6 +211,7 @@ fn stream<B: Backend>(
             ));
         }
     })?;
+    warn_unaligned(unaligned, embedder.image_size());
     let left_out = match skipped {
         0 => String::new(),
         n => format!("; {} could not be read, see skipped.txt", grouped(n as u64)),

@@ -2,7 +2,7 @@
 
 use super::counter::counter;
 use super::device::{DeviceArgs, Gpus, OnDevice, with_device};
-use super::output::{check_file, grouped, say};
+use super::output::{check_file, grouped, say, warn_unaligned};
 use super::source::{self, ImageRoot};
 use super::weights;
 use crate::backend::Backend;
@@ -178,7 +178,7 @@ impl OnDevice for Task {
             Side::Pictures(dataset) => {
                 let mut counter = counter(name, dataset.len());
                 let mut progress = |images| counter.advance(images as u64);
-                let stored = embed::embed_in_memory(
+                let (stored, unaligned) = embed::embed_in_memory(
                     &mut embedder,
                     dataset,
                     &weights,
@@ -186,6 +186,7 @@ impl OnDevice for Task {
                     &mut progress,
                 )?;
                 counter.finish();
+                warn_unaligned(unaligned, embedder.image_size());
                 Ok::<Stored, Error>(stored)
             }
         };

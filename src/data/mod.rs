@@ -112,6 +112,12 @@ pub trait Dataset: Send + Sync {
         Ok(None)
     }
 
+    /// Whether [`read`](Self::read) turns images as the EXIF orientation in them says: those in files of their own, but not
+    /// those in records.
+    fn upright(&self) -> bool {
+        false
+    }
+
     /// The name of class `label`: a folder's name, or the number itself; empty for a single picture whose identity is
     /// unknown.
     fn class_name(&self, label: u32) -> String {

@@ -170,7 +170,7 @@ impl Dataset for List {
 
     fn read(&self, index: usize, image: &mut Image) -> Result<()> {
         let path = self.path(index);
-        picture::decode(&read_whole(&path)?, image)
+        picture::decode_upright(&read_whole(&path)?, image)
             .map_err(|why| Error::data(&path, format!("cannot be decoded: {why}")))
     }
 
@@ -180,6 +180,10 @@ impl Dataset for List {
 
     fn files(&self, index: usize) -> Vec<PathBuf> {
         vec![self.path(index)]
+    }
+
+    fn upright(&self) -> bool {
+        true
     }
 
     fn encoded(&self, index: usize) -> Result<Option<Encoded>> {

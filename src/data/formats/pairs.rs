@@ -224,7 +224,7 @@ impl Pairs {
     /// It cannot be read or decoded.
     pub fn read(&self, index: usize, image: &mut Image) -> Result<()> {
         let path = &self.images[index];
-        picture::decode(&read_whole(path)?, image)
+        picture::decode_upright(&read_whole(path)?, image)
             .map_err(|why| Error::data(path, format!("cannot be decoded: {why}")))
     }
 }
