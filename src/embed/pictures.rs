@@ -69,7 +69,7 @@ impl Dataset for Pictures {
 
     fn read(&self, index: usize, picture: &mut Image) -> Result<()> {
         let path = self.path(index);
-        picture::decode(&read_whole(path)?, picture)
+        picture::decode_upright(&read_whole(path)?, picture)
             .map_err(|why| Error::data(path, format!("cannot be decoded: {why}")))
     }
 
@@ -79,6 +79,10 @@ impl Dataset for Pictures {
 
     fn files(&self, index: usize) -> Vec<PathBuf> {
         vec![self.path(index).into()]
+    }
+
+    fn upright(&self) -> bool {
+        true
     }
 
     fn class_name(&self, label: u32) -> String {
@@ -136,7 +140,7 @@ fn group_pictures(paths: &[PathBuf], unused: &mut Unused) -> Result<Vec<PictureG
             }
         }
         if groups.len() == before {
-            return Err(no_image(path));
+            return Err(no_image(path, unused));
         }
     }
     Ok(groups)

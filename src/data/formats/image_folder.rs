@@ -148,7 +148,7 @@ impl ImageFolder {
             ));
         }
         if images == 0 {
-            return Err(no_image(root));
+            return Err(no_image(root, &unused));
         }
         Ok(ImageFolder {
             root: root.into(),
@@ -173,15 +173,58 @@ impl ImageFolder {
     }
 }
 
-/// Why there is no image below `root`.
-pub(crate) fn no_image(root: &Path) -> Error {
-    Error::data(
-        root,
-        format!(
-            "holds no image ({}) in the folders in it",
-            EXTENSIONS.join(", ")
+/// Why there is no image in `root` and the folders in it: names the folders to give instead, where images lie deeper, or
+/// what else there is.
+pub(crate) fn no_image(root: &Path, unused: &Unused) -> Error {
+    let problem = match sets_below(root, DEPTH).as_slice() {
+        [] => {
+            let other = unused.iter().find(|l| l.reason == Reason::NoPicture);
+            let other = other.map_or(String::new(), |l| format!("; there are {l}"));
+            format!(
+                "holds no image ({}) in the folders in it{other}",
+                EXTENSIONS.join(", ")
+            )
+        }
+        [only] => format!(
+            "holds no image in the folders in it; they lie deeper: give {}, whose folders are then the identities",
+            only.display()
         ),
-    )
+        [first, .., last] => format!(
+            "holds no image in the folders in it; they lie deeper: give one of the folders {} to {}, whose folders are then \
+             the identities (if each of these is one identity, its images must lie directly in it)",
+            first.display(),
+            last.display()
+        ),
+    };
+    Error::data(root, problem)
+}
+
+/// How deep images are looked for, to name the folder that should have been given.
+const DEPTH: usize = 3;
+
+/// The folders in `root`, or else in the folders in it, whose own folders hold images; by name, a few at most.
+fn sets_below(root: &Path, depth: usize) -> Vec<PathBuf> {
+    const LOOKED_AT: usize = 100;
+    let folders = |path: &Path| -> Vec<PathBuf> {
+        let found = Entries::of(path).map_or(Vec::new(), |found| found.folders);
+        let found = found.into_iter().take(LOOKED_AT);
+        found.map(|name| path.join(name)).collect()
+    };
+    let holds_images = |path: &PathBuf| {
+        let files = Entries::of(path).map_or(Vec::new(), |found| found.files);
+        files.iter().any(|name| picture::is_name(name))
+    };
+    let inside = folders(root);
+    let sets: Vec<PathBuf> = (inside.iter())
+        .filter(|path| folders(path).iter().any(holds_images))
+        .cloned()
+        .collect();
+    if !sets.is_empty() || depth == 0 {
+        return sets;
+    }
+    (inside.iter().map(|path| sets_below(path, depth - 1)))
+        .find(|sets| !sets.is_empty())
+        .unwrap_or_default()
 }
 
 fn list_identity(root: &Path, name: String) -> Result<(Identity, Unused)> {
@@ -229,7 +272,7 @@ impl Dataset for ImageFolder {
 
     fn read(&self, index: usize, image: &mut Image) -> Result<()> {
         let path = self.path(index);
-        picture::decode(&read_whole(&path)?, image)
+        picture::decode_upright(&read_whole(&path)?, image)
             .map_err(|why| Error::data(&path, format!("cannot be decoded: {why}")))
     }
 
@@ -239,6 +282,10 @@ impl Dataset for ImageFolder {
 
     fn files(&self, index: usize) -> Vec<PathBuf> {
         vec![self.path(index)]
+    }
+
+    fn upright(&self) -> bool {
+        true
     }
 
     fn encoded(&self, index: usize) -> Result<Option<Encoded>> {
@@ -311,6 +358,25 @@ mod tests {
             ImageFolder::open(dir.path()).unwrap_err().to_string()
         };
         assert!(say(&["lonely/", "b/readme.txt"]).contains("holds no image"));
+        let other = say(&["a/1.heic", "a/2.heic"]);
+        assert!(other.contains("2 files of other kinds"), "{other}");
+        // Pictures one level deeper, or two; one folder, or several.
+        for (files, give) in [
+            (
+                &["faces/a/1.jpg", "faces/b/1.jpg"][..],
+                "give ROOT/faces, whose",
+            ),
+            (&["x/faces/a/1.jpg"], "give ROOT/x/faces, whose"),
+            (
+                &["train/a/1.jpg", "val/b/1.jpg"],
+                "give one of the folders ROOT/train to ROOT/val, whose",
+            ),
+        ] {
+            let dir = tree(files);
+            let said = ImageFolder::open(dir.path()).unwrap_err().to_string();
+            let said = said.replace(dir.path().to_str().unwrap(), "ROOT");
+            assert!(said.contains(give) && !said.contains("remove"), "{said}");
+        }
         let dir = tree(&["0/", "1/a.jpg", "2/", "3/b.jpg", "3/c.jpg", "4/"]);
         let gaps = ImageFolder::open(dir.path()).unwrap();
         assert_eq!((gaps.len(), gaps.classes()), (3, 5));
