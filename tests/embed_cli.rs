@@ -75,12 +75,12 @@ fn identities_are_embedded_from_the_last_downwards() {
         let text = stdout_of_success(output);
         let (network, rest) = text.split_once('\n').unwrap();
         assert!(network.starts_with("network: "), "{text}");
-        rest.to_owned()
+        let unused = "not used: 1 class without a picture (13)\n";
+        rest.strip_prefix(unused).expect(&text).to_owned()
     };
     let text = told(&run("3", "13", "flip-sum"));
-    let lines: Vec<&str> = text.lines().take(8).collect();
+    let lines: Vec<&str> = text.lines().take(7).collect();
     let expected = [
-        "not used: 1 class without a picture (13)",
         "Skipping ID:13.",
         "ID:12 Embedding done.",
         "Skipping ID:11.",
@@ -117,7 +117,7 @@ fn identities_are_embedded_from_the_last_downwards() {
     assert_eq!(embeddings(&out).0, [9, 32]);
 
     // Four there are, from 14 on.
-    assert!(told(&run("4", "14", "none")).contains("ID:14 Embedding done.\nSkipping ID:13.\n"));
+    assert!(told(&run("4", "14", "none")).starts_with("ID:14 Embedding done.\nSkipping ID:13.\n"));
     let error = stderr_of_failure(&run("5", "14", "none"), 1);
     assert!(
         error.contains(
