@@ -129,6 +129,79 @@ fn check_tells_what_is_there_and_ends_with_1_where_training_would_fail() {
     assert_eq!(report["problems"].as_array().unwrap().len(), 1);
 }
 
+/// Every command that opens a data set tells what of it is not used, and reads every kind of picture.
+#[test]
+fn what_is_not_used_is_told_by_every_command() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let folder = people(dir);
+    let weights = random_weights_file(dir);
+    let rgb = picture(3, 112, 112);
+    for (name, format) in [
+        ("0/a.webp", image::ImageFormat::WebP),
+        ("10/b.BMP", image::ImageFormat::Bmp),
+    ] {
+        let colour = image::ExtendedColorType::Rgb8;
+        let mut bytes = std::io::Cursor::new(Vec::new());
+        image::write_buffer_with_format(&mut bytes, &rgb.pixels, 112, 112, colour, format).unwrap();
+        fs::write(folder.join(name), bytes.into_inner()).unwrap();
+    }
+    let jpeg = picture::encode_jpeg(&rgb, 90);
+    for name in ["20/c.jfif", "30/d.heic", "loose.jpg"] {
+        fs::write(folder.join(name), &jpeg).unwrap();
+    }
+    fs::create_dir_all(folder.join("40/deep")).unwrap();
+    let expected = [
+        "not used: 1 file beside the identities (loose.jpg)",
+        "not used: 1 file of other kinds than the pictures that are read (30/d.heic)",
+        "not used: 1 folder inside an identity's folder (40/deep)",
+        "not used: 1 class without a picture (40)",
+    ];
+    let weights = weights.to_str().unwrap();
+    for words in [
+        "check --data people --json report.json".into(),
+        "train --data people --preset demo --out run --steps 1 --set train.batch_size=4 --device cpu".into(),
+        "pack --data people --out packed --reserve-last 0".into(),
+        format!("embed --weights {weights} --data people --all --out embedded --device cpu"),
+        format!("search --weights {weights} --gallery people --query people --device cpu"),
+    ] {
+        let said = stdout_of_success(&run(dir, &words));
+        for line in expected {
+            assert!(said.contains(line), "{line:?} is not in {said}");
+        }
+    }
+    let report: serde_json::Value =
+        serde_json::from_slice(&fs::read(dir.join("report.json")).unwrap()).unwrap();
+    assert_eq!(report["images"], 11);
+    assert_eq!(report["unused"][0]["count"], 1);
+    assert_eq!(report["unused"][0]["what"], "files beside the identities");
+    // Pixels of every kind arrive, and other programs read what is packed.
+    let (source, packed) = (open(&folder).unwrap(), open(&dir.join("packed")).unwrap());
+    assert_eq!((packed.len(), packed.classes()), (11, 5));
+    let mut images = [arcface_cu::data::Image::default(), Default::default()];
+    for i in 0..11 {
+        source.read(i, &mut images[0]).unwrap();
+        packed.read(i, &mut images[1]).unwrap();
+        assert_eq!(images[0], images[1], "{}", source.describe(i));
+        if ["0/a.webp", "10/b.BMP"]
+            .iter()
+            .any(|name| source.describe(i).ends_with(name))
+        {
+            assert_eq!(images[0], rgb);
+        }
+        let kind = packed.encoded(i).unwrap().unwrap().extension;
+        assert!(kind == "jpg" || kind == "png", "{kind}");
+    }
+    // Loose pictures.
+    let words = format!("embed --weights {weights} --images people --out loose --device cpu");
+    let said = stdout_of_success(&run(dir, &words));
+    assert!(
+        said.contains("not used: 1 class without a picture (40)"),
+        "{said}"
+    );
+    assert!(said.contains("12 embeddings"), "{said}");
+}
+
 /// A pairs file, the array and the `.bin` of the same pictures are evaluated to the same numbers.
 #[test]
 fn evaluation_sets_of_every_form_give_the_same_result() {
@@ -205,4 +278,203 @@ fn evaluation_sets_of_every_form_give_the_same_result() {
         text.contains("own.txt, byte 0") && text.contains("no file"),
         "{text}"
     );
+}
+
+#[test]
+fn pictures_of_another_size_are_resized_for_evaluation_and_it_is_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let weights = random_weights_file(dir).display().to_string();
+    let mut text = String::new();
+    for k in 0..24 {
+        // The last one is not square.
+        let height = if k == 23 { 130 } else { 160 };
+        let png = picture::encode_png(&picture(k, 160, height));
+        fs::write(dir.join(format!("{k}.png")), png).unwrap();
+        text += &if k % 2 == 0 {
+            format!("{k}.png ")
+        } else {
+            format!("{k}.png {}\n", k / 2 % 2)
+        };
+    }
+    fs::write(dir.join("own.txt"), text).unwrap();
+    let said = stdout_of_success(&run(dir, "pack --pairs own.txt --out arrays"));
+    for words in [
+        "12 pairs of pictures of 160 pixels",
+        "1 of 24 pictures are resized to 160x160",
+    ] {
+        assert!(said.contains(words), "{said}");
+    }
+    for data in ["own.txt", "arrays"] {
+        let words = format!("eval --weights {weights} --data {data} --device cpu");
+        let said = stdout_of_success(&run(dir, &words));
+        assert!(
+            said.contains("own: 24 of 24 pictures are resized to 112x112"),
+            "{said}"
+        );
+    }
+}
+
+/// A JPEG with an EXIF orientation: TIFF, little-endian, one entry of tag 0x112.
+fn with_orientation(jpeg: &[u8], value: u8) -> Vec<u8> {
+    let entry = [0x12, 1, 3, 0, 1, 0, 0, 0, value, 0, 0, 0];
+    let exif = [
+        b"Exif\0\0II\x2a\0\x08\0\0\0\x01\0".as_slice(),
+        &entry,
+        &[0; 4],
+    ]
+    .concat();
+    let length = (exif.len() as u16 + 2).to_be_bytes();
+    [&jpeg[..2], &[0xff, 0xe1], &length, &exif, &jpeg[2..]].concat()
+}
+
+#[test]
+fn turned_and_unaligned_pictures_are_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let folder = people(dir);
+    let weights = random_weights_file(dir).display().to_string();
+    let jpeg = picture::encode_jpeg(&picture(9, 112, 112), 95);
+    fs::write(folder.join("0/turned.jpg"), with_orientation(&jpeg, 3)).unwrap();
+    fs::write(folder.join("0/upright.jpg"), with_orientation(&jpeg, 1)).unwrap();
+    let wide = picture::encode_png(&picture(10, 160, 112));
+    fs::write(folder.join("10/wide.png"), wide).unwrap();
+    let said = stdout_of_success(&run(dir, "check --data people"));
+    for words in [
+        "turned: 1 images",
+        "turned as they are read",
+        "not aligned: 1 images",
+    ] {
+        assert!(said.contains(words), "{words:?} is not in {said}");
+    }
+    // What is packed is upright, and says nothing of it any more.
+    let said = stdout_of_success(&run(
+        dir,
+        "pack --data people --out packed --reserve-last 0",
+    ));
+    assert!(said.contains("1 images have an EXIF orientation"), "{said}");
+    let mut images = [arcface_cu::data::Image::default(), Default::default()];
+    let (source, packed) = (open(&folder).unwrap(), open(&dir.join("packed")).unwrap());
+    for i in 0..11 {
+        assert!(!picture::is_turned(
+            &packed.encoded(i).unwrap().unwrap().bytes
+        ));
+        source.read(i, &mut images[0]).unwrap();
+        packed.read(i, &mut images[1]).unwrap();
+        let pixels = images[0].pixels.iter().zip(&images[1].pixels);
+        let difference: u64 = pixels.map(|(a, b)| u64::from(a.abs_diff(*b))).sum();
+        let mean = difference / images[0].pixels.len() as u64;
+        assert!(mean <= 5, "{}: {mean}", source.describe(i));
+    }
+    // In a record such a picture is taken as it is stored.
+    let mut tar = Vec::new();
+    let turned = with_orientation(&jpeg, 3);
+    for (name, content) in [
+        ("0.jpg", &turned[..]),
+        ("0.cls", b"0"),
+        ("1.jpg", &jpeg),
+        ("1.cls", b"1"),
+    ] {
+        let mut header = vec![0; 512];
+        header[..name.len()].copy_from_slice(name.as_bytes());
+        header[124..136].copy_from_slice(format!("{:011o}\0", content.len()).as_bytes());
+        header[148..156].fill(b' ');
+        header[156] = b'0';
+        let sum: u32 = header.iter().map(|&b| u32::from(b)).sum();
+        header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        tar.extend(header);
+        tar.extend(content);
+        tar.resize(tar.len().next_multiple_of(512), 0);
+    }
+    tar.resize(tar.len() + 1024, 0);
+    fs::write(dir.join("faces.tar"), tar).unwrap();
+    let said = stdout_of_success(&run(dir, "check --data faces.tar"));
+    assert!(
+        said.contains("turned: 1 images") && said.contains("taken as they are stored"),
+        "{said}"
+    );
+    let set = open(&dir.join("faces.tar")).unwrap();
+    set.read(0, &mut images[0]).unwrap();
+    set.read(1, &mut images[1]).unwrap();
+    assert_eq!(images[0], images[1]);
+
+    let warned = |words: &str, count: &str| {
+        let output = run(dir, words);
+        stdout_of_success(&output);
+        let said = String::from_utf8_lossy(&output.stderr);
+        let expected = format!("warning: {count} of the pictures are not square");
+        assert_eq!(said.matches(&expected).count(), 1, "{words}: {said}");
+    };
+    warned(
+        &format!("embed --weights {weights} --data people --all --out e --device cpu"),
+        "1",
+    );
+    warned(
+        &format!(
+            "embed --weights {weights} --data people --ids 1 --last-id 10 --per-id 3 --out i --device cpu"
+        ),
+        "1",
+    );
+    warned(
+        &format!("search --weights {weights} --gallery people --query people --device cpu"),
+        "1",
+    );
+    warned(
+        &format!(
+            "verify people/10/wide.png people/10/wide.png --weights {weights} --json --device cpu"
+        ),
+        "2",
+    );
+    // Of the same stored pixels, one is turned.
+    let words = format!(
+        "verify people/0/turned.jpg people/0/upright.jpg --weights {weights} --json --threshold 1 --tta none --device cpu"
+    );
+    let answer: serde_json::Value =
+        serde_json::from_str(&stdout_of_success(&run(dir, &words))).unwrap();
+    assert!(
+        answer["distance"].as_f64().unwrap() > 0.0,
+        "turned upside down: {answer}"
+    );
+}
+
+#[cfg(unix)]
+#[test]
+fn links_that_lead_nowhere_and_pipes_are_skipped_or_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let folder = people(dir);
+    std::os::unix::fs::symlink("nowhere.png", folder.join("10/link.png")).unwrap();
+    let words = "pack --data people --out packed --reserve-last 0";
+    let said = stderr_of_failure(&run(dir, words), 1);
+    assert!(said.contains("10/link.png"), "{said}");
+    let said = stdout_of_success(&run(dir, &format!("{words} --skip-bad")));
+    assert!(
+        said.contains("left out 1 images") && said.contains("10/link.png"),
+        "{said}"
+    );
+    fs::remove_file(folder.join("10/link.png")).unwrap();
+    let pipe = |name: &str| {
+        let made = std::process::Command::new("mkfifo")
+            .arg(dir.join(name))
+            .status();
+        assert!(made.unwrap().success());
+    };
+    pipe("people/10/pipe.png");
+    let said = stderr_of_failure(&run(dir, "check --data people"), 1);
+    assert!(
+        said.contains("10/pipe.png: is not a regular file"),
+        "{said}"
+    );
+    let words = "train --data people --preset demo --out run --steps 1 --set train.batch_size=4 --skip-bad --device cpu";
+    stdout_of_success(&run(dir, words));
+    // Wherever a file of a data or evaluation set belongs.
+    let weights = random_weights_file(dir).display().to_string();
+    for name in ["x.rec", "x.tar", "x.tfrecord", "x.txt", "x.bin"] {
+        pipe(name);
+        let words = match name {
+            "x.bin" => format!("eval --weights {weights} --data {name} --device cpu"),
+            _ => format!("check --data {name}"),
+        };
+        stderr_of_failure(&run(dir, &words), 1);
+    }
 }

@@ -315,12 +315,6 @@ fn broken_sets_are_named() {
     (0..24).for_each(|k| writer.push(&vec![k as f32; 3 * SIDE * SIDE]).unwrap());
     writer.finish().unwrap();
     says("d", &["[-1, 1]", "found 2 in picture 2"]);
-    // Pictures of another size.
-    let mut writer =
-        arcface_cu::data::formats::bcolz::CarrayWriter::create(&files.path, &[3, 64, 64]).unwrap();
-    (0..24).for_each(|_| writer.push(&vec![0.5; 3 * 64 * 64]).unwrap());
-    writer.finish().unwrap();
-    says("d", &["expected pictures of 112 pixels", "found 64"]);
     // All embeddings equal.
     let mut writer =
         arcface_cu::data::formats::bcolz::CarrayWriter::create(&files.path, &[3, SIDE, SIDE])

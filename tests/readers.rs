@@ -336,14 +336,21 @@ proptest! {
 
     #[test]
     fn damaged_pictures_are_errors_or_pictures(
-        flips in flips(), within in within(), kind in 0..4, cut in any::<bool>(),
+        flips in flips(), within in within(), kind in 0..6_usize, cut in any::<bool>(),
     ) {
         let pixels = (0..33 * 20 * 3).map(|i| (i * i / 11) as u8).collect();
         let picture = Image { width: 33, height: 20, pixels };
         let bytes = match kind {
             0 => picture::encode_jpeg(&picture, 85),
             1 => picture::encode_png(&picture),
-            2 => [b"P6 33 20 255\n".as_slice(), &picture.pixels].concat(),
+            2 | 3 => {
+                let format = [image::ImageFormat::WebP, image::ImageFormat::Bmp][kind - 2];
+                let mut file = std::io::Cursor::new(Vec::new());
+                let colour = image::ExtendedColorType::Rgb8;
+                image::write_buffer_with_format(&mut file, &picture.pixels, 33, 20, colour, format).unwrap();
+                file.into_inner()
+            }
+            4 => [b"P6 33 20 255\n".as_slice(), &picture.pixels].concat(),
             _ => [b"P5\n# comment\n60 33\n255\n".as_slice(), &picture.pixels].concat(),
         };
         let mut bytes = damage(&bytes, &flips, within);

@@ -43,6 +43,11 @@ fn named(set: &dyn Dataset) -> Vec<(String, Vec<u8>)> {
         .collect()
 }
 
+/// What a set does not use, a phrase for each reason.
+fn unused(set: &dyn Dataset) -> Vec<String> {
+    set.unused().iter().map(ToString::to_string).collect()
+}
+
 #[test]
 fn tensorflows_examples_are_read_in_every_schema() {
     let dir = golden();
@@ -364,6 +369,7 @@ fn archive() -> Vec<u8> {
         member("set/._000000.ppm", b'0', b"attributes"),
         member("set/000000.ppm", b'0', &ppm(0)),
         member("set/000000.json", b'0', b"{}"),
+        member("set/link.ppm", b'2', b""),
         member("@LongLink", b'L', format!("{long}.PPM\0").as_bytes()),
         member("cut", b'0', &ppm(1)),
         member("@LongLink", b'L', format!("{long}.cls\0").as_bytes()),
@@ -393,6 +399,27 @@ fn webdataset_samples_are_read() {
     assert_eq!((set.len(), set.classes()), (6, 2));
     assert_eq!([set.label(0), set.label(1), set.label(4)], [1, 0, 0]);
     assert_eq!(set.encoded(5).unwrap().unwrap().bytes, ppm(2));
+    // Counted once, kept in the index, and told again; the folder's other files besides.
+    let beside = [
+        (false, ""),
+        (true, "1 file beside the data set's files (a.csv)"),
+    ];
+    for (there, said) in beside {
+        if there {
+            fs::write(dir.path().join("a.csv"), "").unwrap();
+        }
+        let expected = [
+            "4 files that are neither picture nor label of a sample (README.md, set/000000.json, README.md, set/000000.json)",
+            "2 hidden entries (set/._000000.ppm, set/._000000.ppm)",
+            "2 links or devices in an archive (set/link.ppm, set/link.ppm)",
+            said,
+        ];
+        let expected: Vec<_> = expected
+            .into_iter()
+            .filter(|said| !said.is_empty())
+            .collect();
+        assert_eq!(unused(&*open(dir.path()).unwrap()), expected);
+    }
     // The content tells where the name does not.
     fs::write(dir.path().join("unnamed"), archive()).unwrap();
     assert_eq!(open(&dir.path().join("unnamed")).unwrap().len(), 3);
@@ -653,6 +680,20 @@ fn recordio_of_every_kind_without_insightfaces_headers() {
     .unwrap();
     let [a, b, c] = expected;
     assert_eq!(read(), [c, b, a], "in the order of keys");
+    // A one-hot label is no class, with the index and without.
+    let hot = |k: usize| {
+        let mut labels = [0.0; 4];
+        labels[k] = 1.0;
+        part(0, &image_record(&labels, 4, &ppm(0)))
+    };
+    let vectors = dir.path().join("vectors.rec");
+    fs::write(&vectors, [hot(0), hot(2)].concat()).unwrap();
+    let error = open(&vectors).err().unwrap().to_string();
+    assert!(
+        error.contains("4 labels in record 1") && error.contains("one-hot"),
+        "{error}"
+    );
+    fs::remove_file(vectors).unwrap();
     // Any part that is missing is noticed.
     for kind in [2, 3] {
         let mut damaged = records.concat();
@@ -666,4 +707,88 @@ fn recordio_of_every_kind_without_insightfaces_headers() {
             "{error}"
         );
     }
+}
+
+/// Records of the first three of four classes, two each, and what InsightFace puts around them.
+#[test]
+fn records_that_nobody_names_are_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, bytes: &[u8]| fs::write(dir.path().join(name), bytes).unwrap();
+    let image = |k: u8| part(0, &image_record(&[f32::from(k / 2)], 0, &ppm(k)));
+    let records: Vec<Vec<u8>> = (0..6).map(image).collect();
+    let offsets: Vec<usize> = (0..6)
+        .map(|k| records[..k].iter().map(Vec::len).sum())
+        .collect();
+    write("train.rec", &records.concat());
+    write("property", b"4,2,1");
+    write("lfw.bin", b"");
+    let lines = |keys: &[usize]| -> String {
+        let line = |&k: &usize| format!("{k}\t{}\n", offsets[k]);
+        keys.iter().map(line).collect()
+    };
+    for (keys, said) in [
+        (
+            &[0, 1, 2][..],
+            format!(
+                "3 records that the index does not name (byte {}, byte {}, byte {})",
+                offsets[3], offsets[4], offsets[5]
+            ),
+        ),
+        (
+            &[1, 3, 5],
+            format!(
+                "3 records that the index does not name (byte 0, byte {}, byte {})",
+                offsets[2], offsets[4]
+            ),
+        ),
+        (&[0, 1, 2, 3, 4, 5], String::new()),
+    ] {
+        write("train.idx", lines(keys).as_bytes());
+        let set = open(dir.path()).unwrap();
+        assert_eq!(set.len(), keys.len());
+        let mut found = unused(&*set);
+        assert_eq!(
+            found.pop().unwrap(),
+            "1 file beside the data set's files (lfw.bin)"
+        );
+        assert!(found.pop().unwrap().contains("without a picture"));
+        assert_eq!(found.pop().unwrap_or_default(), said);
+    }
+    write("property", b"4294967295,2,1");
+    let error = open(dir.path()).err().unwrap().to_string();
+    assert!(
+        error.contains("4294967295 classes, and the 6 images"),
+        "{error}"
+    );
+    write("property", b"\xef\xbb\xbf4,2,1\r\n");
+    // Without the index all records count.
+    fs::remove_file(dir.path().join("train.idx")).unwrap();
+    assert_eq!(open(dir.path()).unwrap().len(), 6);
+
+    // InsightFace's: record 0, images 1 to 6, headers 7 to 9, then a record in the index and one beside it.
+    let header = |first: u32, end: u32| part(0, &image_record(&[first as f32, end as f32], 2, b""));
+    let mut all = vec![header(7, 10)];
+    all.extend(records);
+    all.extend([header(1, 3), header(3, 4), header(5, 7), image(0), image(1)]);
+    let mut index = String::new();
+    let mut at = 0;
+    for (key, record) in all.iter().enumerate() {
+        if key < 11 {
+            index += &format!("{key}\t{at}\n");
+        }
+        at += record.len();
+    }
+    write("train.rec", &all.concat());
+    write("train.idx", index.as_bytes());
+    let set = open(dir.path()).unwrap();
+    assert_eq!(set.len(), 5);
+    let found = unused(&*set);
+    let last = at - all[11].len();
+    let expected = [
+        format!("1 record that the index does not name (byte {last})"),
+        "2 records that no identity names (record 4, record 10)".into(),
+        "1 class without a picture (3)".into(),
+        "1 file beside the data set's files (lfw.bin)".into(),
+    ];
+    assert_eq!(found, expected);
 }

@@ -221,24 +221,33 @@ fn is_temporary(name: &str) -> bool {
     digits(parts.next()) && digits(parts.next()) && digits(parts.next()) && parts.next().is_some()
 }
 
-/// Reads a whole regular file. A path in a record may name anything, and a device has no end.
-pub(crate) fn read_whole(path: &Path) -> Result<Vec<u8>> {
+/// Opens a regular file. A path among data may name anything: a device has no end, and opening a pipe may wait for ever.
+pub(crate) fn open_regular(path: &Path) -> Result<File> {
     let metadata = fs::metadata(path).map_err(Error::io("opening", path))?;
     if !metadata.is_file() {
-        return Err(Error::data(path, "is not a regular file"));
+        return Err(Error::data(
+            path,
+            "is not a regular file but a folder, a device or a pipe",
+        ));
     }
-    fs::read(path).map_err(Error::io("reading", path))
+    File::open(path).map_err(Error::io("opening", path))
+}
+
+/// Reads a whole regular file.
+pub(crate) fn read_whole(path: &Path) -> Result<Vec<u8>> {
+    let mut file = open_regular(path)?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)
+        .map_err(Error::io("reading", path))?;
+    Ok(bytes)
 }
 
 /// The first bytes of a file, 512 at most.
 pub(crate) fn start_of(path: &Path) -> Result<Vec<u8>> {
-    let metadata = fs::metadata(path).map_err(Error::io("opening", path))?;
-    if !metadata.is_file() {
-        return Err(Error::data(path, "is not a regular file"));
-    }
+    let file = open_regular(path)?;
     let mut start = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(512).read_to_end(&mut start))
+    file.take(512)
+        .read_to_end(&mut start)
         .map_err(Error::io("reading", path))?;
     Ok(start)
 }

@@ -1,7 +1,7 @@
 //! Files mapped into memory, read only.
 
+use super::files::open_regular;
 use crate::{Error, Result};
-use std::fs::File;
 use std::ops::Deref;
 use std::path::Path;
 
@@ -15,14 +15,7 @@ pub(crate) struct Map(memmap2::Mmap);
 impl Map {
     /// Maps the whole file.
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(Error::io("opening", path))?;
-        if !file
-            .metadata()
-            .map_err(Error::io("reading", path))?
-            .is_file()
-        {
-            return Err(Error::data(path, "is not a regular file"));
-        }
+        let file = open_regular(path)?;
         // SAFETY: the bytes behind the slice must not change or vanish while it lives. The mapping is private and read
         // only, and this program never writes to a data file in place; that no other program truncates the file is the
         // user's duty, as with every program that maps its input. Bytes that change are harmless beyond a wrong

@@ -38,7 +38,10 @@ pub(super) fn run(args: Args) -> Result<()> {
     }
     match &report.problems[..] {
         [] => {
-            say("training can read all of it");
+            say(match report.unused.is_empty() {
+                true => "training can read all of it",
+                false => "training can read all of the images; what it does not use is named above",
+            });
             Ok(())
         }
         problems => Err(Error::data(&args.data, problems.join("; and "))),
@@ -94,6 +97,22 @@ fn print(report: &Report) {
         sizes.push(format!("and {} more", report.sizes.len() - NAMED));
     }
     say(format!("sizes: {}", sizes.join(", ")));
+    if report.unaligned > 0 {
+        say(format!(
+            "not aligned: {} images are not square, or larger than 448 pixels; faces must be found and aligned first",
+            count(report.unaligned)
+        ));
+    }
+    if report.turned > 0 {
+        say(format!(
+            "turned: {} images say by EXIF that they are not upright; {}",
+            count(report.turned),
+            match report.upright {
+                true => "they are turned as they are read",
+                false => "in records they are taken as they are stored",
+            }
+        ));
+    }
     let duplicates = &report.duplicates;
     say(format!(
         "duplicates: {} images are byte for byte an earlier one of the same identity, {} one of another identity",

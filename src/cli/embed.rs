@@ -3,7 +3,7 @@
 use super::counter::counter;
 use super::device::{DeviceArgs, Gpus, OnDevice, with_device};
 use super::interrupt;
-use super::output::{check_folder, grouped, say};
+use super::output::{check_folder, grouped, say, warn_unaligned};
 use super::source::{self, ImageRoot};
 use super::weights::WeightsArgs;
 use crate::backend::Backend;
@@ -127,6 +127,7 @@ impl OnDevice for Task {
             (Some(data), _) => {
                 let dataset = open(data, &args, &weights)?;
                 let embedded = identities(&mut embedder, data, dataset.into(), &args)?;
+                warn_unaligned(embedded.unaligned, embedder.image_size());
                 let means = embedded.save(&args.out, &fingerprint, args.tta)?;
                 say_means(means);
                 say(format!(
@@ -138,7 +139,11 @@ impl OnDevice for Task {
                 ));
                 return Ok(());
             }
-            (None, images) => Arc::new(Pictures::open(images.as_deref().unwrap_or(&[]))?),
+            (None, images) => {
+                let pictures = Pictures::open(images.as_deref().unwrap_or(&[]))?;
+                source::tell_unused(&pictures);
+                Arc::new(pictures)
+            }
         };
         stream(&mut embedder, dataset, fingerprint, &args)
     }
@@ -192,7 +197,11 @@ fn stream<B: Backend>(
     {
         progress.finish();
     }
-    let Summary { rows, skipped } = result.inspect_err(|error| {
+    let Summary {
+        rows,
+        skipped,
+        unaligned,
+    } = result.inspect_err(|error| {
         if done > 0 || matches!(error, Error::Interrupted) {
             let (done, total) = (grouped(done as u64), grouped(total as u64));
             let skip = match error {
@@ -204,6 +213,7 @@ fn stream<B: Backend>(
             ));
         }
     })?;
+    warn_unaligned(unaligned, embedder.image_size());
     let left_out = match skipped {
         0 => String::new(),
         n => format!("; {} could not be read, see skipped.txt", grouped(n as u64)),
@@ -226,7 +236,7 @@ fn stream<B: Backend>(
 
 /// Opens a data set, and says where the network knows its people already.
 fn open(data: &Path, args: &Args, weights: &Weights) -> Result<Box<dyn Dataset>> {
-    let dataset = source::open_with_gaps(data, &args.root)?;
+    let dataset = source::open(data, &args.root)?;
     if weights.trained_on == Some(Fingerprint::of(&*dataset)) {
         say(format!(
             "warning: the network was trained on these very pictures ({}); they say nothing of people that it has never seen",

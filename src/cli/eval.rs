@@ -3,6 +3,7 @@
 use super::counter::counter;
 use super::device::{DeviceArgs, Gpus, OnDevice, with_device};
 use super::output::{check_file, check_folder, say};
+use super::validation::resized;
 use super::weights::WeightsArgs;
 use crate::Result;
 use crate::backend::Backend;
@@ -135,6 +136,7 @@ impl OnDevice for Task {
                 }
             };
             counter.finish();
+            resized(set).into_iter().for_each(say);
             if let Some(path) = &args.pairs {
                 let path = if several {
                     with_name(path, set.name())

@@ -70,6 +70,17 @@ pub(super) fn progress() -> Output {
     )
 }
 
+/// Says that so many pictures are most likely no aligned faces for a network that takes `size` pixels.
+pub(super) fn warn_unaligned(pictures: usize, size: usize) {
+    if pictures > 0 {
+        let pictures = grouped(pictures as u64);
+        eprintln!(
+            "warning: {pictures} of the pictures are not square, or more than four times as large as the {size} pixels that the \
+             network takes: faces must be found and aligned first, or the answer means nothing"
+        );
+    }
+}
+
 /// `1,234,567`
 pub(super) fn grouped(count: u64) -> String {
     let digits = count.to_string();

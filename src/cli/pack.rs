@@ -3,6 +3,7 @@
 use super::counter::counter;
 use super::output::say;
 use super::source::{self, ImageRoot};
+use super::validation::resized;
 use crate::base::text::one_line;
 use crate::data::formats::tfrecord::Schema;
 use crate::data::pack::{self, PackFormat, Packed};
@@ -138,6 +139,7 @@ fn pack_pairs(pairs: &Path, args: &Args) -> Result<()> {
             set.same().len(),
             set.side()
         ));
+        resized(&set).into_iter().for_each(say);
     }
     Ok(())
 }
@@ -166,6 +168,12 @@ fn report(packed: &Packed, args: &Args) {
             "note: {} images are not 112x112; this program resizes them as it reads, InsightFace's own reader does not \
              accept them (--resize 112 makes them fit)",
             packed.other_sizes
+        ));
+    }
+    if packed.turned > 0 {
+        say(format!(
+            "note: {} images have an EXIF orientation; they are written as they are read, without it",
+            packed.turned
         ));
     }
     if !packed.skipped.is_empty() {

@@ -2,7 +2,7 @@
 
 use super::counter::counter;
 use super::device::{DeviceArgs, Gpus, OnDevice, with_device};
-use super::output::{check_file, grouped, say, warn};
+use super::output::{check_file, grouped, say, warn, warn_unaligned};
 use super::source::{self, ImageRoot};
 use super::weights;
 use crate::backend::Backend;
@@ -77,15 +77,16 @@ impl Side {
             )));
         }
         let pictures = || Pictures::open(&[path.into()]);
-        let ending = path.extension().map(|e| e.to_ascii_lowercase());
-        if path.is_file() && ending.is_some_and(|e| Pictures::is_ending(&e)) {
+        if path.is_file() && Pictures::is_picture(path) {
             return Ok(Side::Pictures(Arc::new(pictures()?)));
         }
-        match source::open_with_gaps(path, &args.root) {
+        match source::open(path, &args.root) {
             Ok(dataset) => Ok(Side::Pictures(dataset.into())),
             // A folder of loose pictures is no data set; one that is broken is none of loose pictures.
             Err(error) if path.is_dir() && !data::holds_data_files(path) => {
-                Ok(Side::Pictures(Arc::new(pictures().map_err(|_| error)?)))
+                let pictures = pictures().map_err(|_| error)?;
+                source::tell_unused(&pictures);
+                Ok(Side::Pictures(Arc::new(pictures)))
             }
             Err(error) => Err(error),
         }
@@ -178,7 +179,7 @@ impl OnDevice for Task {
             Side::Pictures(dataset) => {
                 let mut counter = counter(name, dataset.len());
                 let mut progress = |images| counter.advance(images as u64);
-                let stored = embed::embed_in_memory(
+                let (stored, unaligned) = embed::embed_in_memory(
                     &mut embedder,
                     dataset,
                     &weights,
@@ -186,6 +187,7 @@ impl OnDevice for Task {
                     &mut progress,
                 )?;
                 counter.finish();
+                warn_unaligned(unaligned, embedder.image_size());
                 Ok::<Stored, Error>(stored)
             }
         };

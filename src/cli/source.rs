@@ -24,17 +24,9 @@ pub(super) struct ImageRoot {
     pub(super) image_root: Option<PathBuf>,
 }
 
-/// Opens what [`data::open_with`] knows, or `generated[:IDENTITIESxIMAGES]` faces (a file of that name: `./generated`).
+/// Opens what [`data::open_with`] knows, or `generated[:IDENTITIESxIMAGES]` faces (a file of that name: `./generated`),
+/// and tells what is not used.
 pub(super) fn open(path: &Path, root: &ImageRoot) -> Result<Box<dyn Dataset>> {
-    open_as(path, root, false)
-}
-
-/// As [`open`]; the identities of an image folder may have no image.
-pub(super) fn open_with_gaps(path: &Path, root: &ImageRoot) -> Result<Box<dyn Dataset>> {
-    open_as(path, root, true)
-}
-
-fn open_as(path: &Path, root: &ImageRoot, gaps: bool) -> Result<Box<dyn Dataset>> {
     match path
         .to_str()
         .and_then(|text| text.strip_prefix("generated"))
@@ -48,11 +40,22 @@ fn open_as(path: &Path, root: &ImageRoot, gaps: bool) -> Result<Box<dyn Dataset>
             })?;
             Ok(Box::new(GeneratedFaces::new(options)?))
         }
-        _ => open_files(path, root, gaps),
+        _ => {
+            let dataset = open_files(path, root)?;
+            tell_unused(&*dataset);
+            Ok(dataset)
+        }
     }
 }
 
-fn open_files(path: &Path, root: &ImageRoot, gaps: bool) -> Result<Box<dyn Dataset>> {
+/// Tells what a data set holds and does not use, a line for each reason.
+pub(super) fn tell_unused(dataset: &dyn Dataset) {
+    for leftover in dataset.unused().iter() {
+        output::say(format!("not used: {leftover}"));
+    }
+}
+
+fn open_files(path: &Path, root: &ImageRoot) -> Result<Box<dyn Dataset>> {
     let began = Instant::now();
     let counter: Mutex<(Option<Counter>, u64)> = Mutex::default();
     let progress = |done: u64, total: u64| {
@@ -73,7 +76,6 @@ fn open_files(path: &Path, root: &ImageRoot, gaps: bool) -> Result<Box<dyn Datas
         &Opening {
             image_root: root.image_root.as_deref(),
             cache: cache.as_deref(),
-            gaps,
             progress: &progress,
         },
     );

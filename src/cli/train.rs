@@ -357,6 +357,9 @@ impl<B: Backend> Session<B> {
         let results = self
             .validator
             .run(&mut self.trainer, |text| progress.status(text))?;
+        for line in self.validator.resized() {
+            self.progress.message(&line);
+        }
         for result in results {
             match result {
                 Ok(result) => {

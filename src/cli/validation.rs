@@ -25,6 +25,8 @@ pub(super) struct ValidationArgs {
 /// The sets, open.
 pub(super) struct Validator {
     sets: Vec<EvalSet>,
+    /// Whether it was told which pictures are resized.
+    told: bool,
 }
 
 impl Validator {
@@ -41,7 +43,16 @@ impl Validator {
             sets: (files.iter())
                 .map(|files| EvalSet::open(files, image_root))
                 .collect::<Result<_>>()?,
+            told: false,
         })
+    }
+
+    /// The first time after [`run`](Self::run): a line for each set of which pictures are resized.
+    pub(super) fn resized(&mut self) -> Vec<String> {
+        match std::mem::replace(&mut self.told, true) {
+            true => Vec::new(),
+            false => self.sets.iter().filter_map(resized).collect(),
+        }
     }
 
     /// Verifies every set with the network as it is now; tells `status` how far it has come. A set that fails (a
@@ -71,6 +82,15 @@ impl Validator {
         }
         Ok(results)
     }
+}
+
+/// How many of a set's pictures had another size than they were read in, if any had.
+pub(super) fn resized(set: &EvalSet) -> Option<String> {
+    let (resized, images, side) = (set.resized(), set.images(), set.side());
+    let name = set.name();
+    let line =
+        format!("{name}: {resized} of {images} pictures are resized to {side}x{side} pixels");
+    (resized > 0).then_some(line)
 }
 
 /// `lfw: accuracy 84.33 % +- 1.52, ...`

@@ -1,12 +1,12 @@
 //! `arcface-cu verify`: do two pictures show one person?
 
 use super::device::{DeviceArgs, Gpus, OnDevice, with_device};
-use super::output::{say, warn};
+use super::output::{say, warn, warn_unaligned};
 use super::weights::WeightsArgs;
 use crate::backend::Backend;
 use crate::base::files::read_whole;
 use crate::data::Image;
-use crate::data::picture;
+use crate::data::picture::{self, may_be_aligned};
 use crate::embed;
 use crate::embed::search;
 use crate::embedder::Embedder;
@@ -68,7 +68,7 @@ pub(super) fn run(args: Args, gpus: &impl Gpus) -> Result<()> {
 
 fn decode(path: &Path) -> Result<Image> {
     let mut picture = Image::default();
-    picture::decode(&read_whole(path)?, &mut picture)
+    picture::decode_upright(&read_whole(path)?, &mut picture)
         .map_err(|why| Error::data(path, format!("cannot be decoded: {why}")))?;
     Ok(picture)
 }
@@ -196,6 +196,9 @@ impl OnDevice for Task {
     fn run<B: Backend>(self, mut backend: B) -> Result<()> {
         let Threshold { value, source, tta } = self.threshold;
         let mut embedder = Embedder::new(&mut backend, &self.weights, 2)?;
+        let size = embedder.image_size();
+        let unaligned = |image: &&Image| !may_be_aligned(image.width, image.height, size);
+        warn_unaligned(self.images.iter().filter(unaligned).count(), size);
         let rows = embed::embed_images(&mut embedder, &self.images, tta)?;
         let (a, b) = rows.split_at(rows.len() / 2);
         let squares = a.iter().zip(b);

@@ -2,6 +2,8 @@
 //!
 //! Every image is read and decoded once, on all cores. 24 bytes an image are held in memory.
 
+use crate::data::picture::{is_turned, may_be_aligned};
+use crate::data::unused::Unused;
 use crate::data::{Dataset, Image};
 use crate::{Error, Result};
 use rayon::prelude::*;
@@ -19,6 +21,9 @@ const PIXEL_STEP: usize = 5;
 
 /// Pairs of duplicates that are named.
 const EXAMPLES: usize = 20;
+
+/// Width and height of aligned faces, as nearly all networks take them.
+const USUAL_SIZE: usize = 112;
 
 /// Identities with fewer images than this are counted.
 const FEW: usize = 5;
@@ -47,8 +52,16 @@ pub struct Report {
     pub duplicates: Duplicates,
     /// Widths and heights, the most frequent first.
     pub sizes: Vec<Size>,
+    /// Images that are not square, or larger than 448 pixels: no faces that were aligned for a network of 112, most likely.
+    pub unaligned: usize,
+    /// Images whose EXIF orientation says that they are to be turned.
+    pub turned: usize,
+    /// Whether they are read so, as picture files are, or as they are stored, as pictures in records are.
+    pub upright: bool,
     /// Statistics of colours.
     pub colour: Colour,
+    /// What the data set holds and does not use.
+    pub unused: Unused,
     /// Bytes of all image files.
     pub bytes: u64,
     /// Seconds that reading and decoding took.
@@ -131,6 +144,7 @@ pub struct Colour {
 struct Seen {
     bytes: u64,
     hash: u64,
+    turned: bool,
     width: usize,
     height: usize,
     pixels: u64,
@@ -149,6 +163,8 @@ pub fn check(dataset: &dyn Dataset, progress: &mut dyn FnMut(usize)) -> Result<R
     let mut report = Report {
         images,
         identities: dataset.classes(),
+        unused: dataset.unused(),
+        upright: dataset.upright(),
         ..Report::default()
     };
     report.identities_of(dataset);
@@ -167,6 +183,9 @@ pub fn check(dataset: &dyn Dataset, progress: &mut dyn FnMut(usize)) -> Result<R
                 Ok(seen) => {
                     *sizes.entry((seen.width, seen.height)).or_default() += 1;
                     report.bytes += seen.bytes;
+                    report.turned += usize::from(seen.turned);
+                    let aligned = may_be_aligned(seen.width, seen.height, USUAL_SIZE);
+                    report.unaligned += usize::from(!aligned);
                     hashes.push((seen.hash, index as u32));
                     colours.add(&seen);
                 }
@@ -212,6 +231,7 @@ fn look(dataset: &dyn Dataset, index: usize, image: &mut Image) -> Result<Seen> 
     let mut seen = Seen {
         bytes: content.len() as u64,
         hash: hash(content),
+        turned: stored.is_some_and(|stored| is_turned(&stored.bytes)),
         width: image.width,
         height: image.height,
         pixels: 0,

@@ -7,6 +7,7 @@
 use crate::base::changes::Changes;
 use crate::base::random::{Purpose, Random};
 use crate::data::picture::augment::{self, Augment};
+use crate::data::picture::may_be_aligned;
 use crate::data::{Dataset, Image};
 use crate::{Error, Result};
 use std::collections::BTreeMap;
@@ -75,6 +76,8 @@ pub struct Batch {
     pub step: u64,
     /// Images that could not be read and were replaced or left out: index and reason.
     bad: Vec<(u32, String)>,
+    /// Images that are most likely no aligned faces.
+    unaligned: usize,
 }
 
 impl Batch {
@@ -104,6 +107,11 @@ impl Batch {
     /// The images that could not be read and were replaced or left out: index and reason.
     pub fn bad(&self) -> &[(u32, String)] {
         &self.bad
+    }
+
+    /// How many of the images are not square, or far larger than asked for: they are most likely no aligned faces.
+    pub fn unaligned(&self) -> usize {
+        self.unaligned
     }
 }
 
@@ -212,11 +220,14 @@ impl Shared {
         batch.labels.clear();
         batch.indices.clear();
         batch.bad.clear();
+        batch.unaligned = 0;
         for place in first..first + count {
             let wanted = order.map_or(place as u32, |order| order[place]);
             let Some(index) = self.read(wanted, batch.epoch, image, &mut batch.bad)? else {
                 continue;
             };
+            let aligned = may_be_aligned(image.width, image.height, o.size);
+            batch.unaligned += usize::from(!aligned);
             let out = &mut batch.pixels[batch.indices.len() * bytes..][..bytes];
             let place = (o.seed, batch.epoch, index);
             if o.changes_on_device {

@@ -9,8 +9,10 @@ pub mod formats;
 pub mod loader;
 pub mod pack;
 pub mod picture;
+pub mod unused;
 
-use self::formats::{image_folder, list, recordio, shards, tar, tfrecord, webdataset};
+use self::formats::{image_folder, index, list, recordio, shards, tar, tfrecord, webdataset};
+use self::unused::{Reason, Unused};
 use crate::base::files::start_of;
 use crate::{Error, Result};
 use std::path::{Path, PathBuf};
@@ -31,23 +33,19 @@ pub struct Image {
 /// An image as its file or record holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Encoded {
-    /// The whole file: JPEG, PNG, PNM, ...
+    /// The whole file: JPEG, PNG, WebP, BMP or PNM.
     pub bytes: Vec<u8>,
-    /// What kind of file, in lower case without a dot ("jpg", "png", "pgm", ...).
+    /// What kind of file, in lower case without a dot ("jpg", "png", "webp", "bmp", "pnm").
     pub extension: String,
 }
 
 impl Encoded {
     /// The image file in `bytes`, its kind told by how it begins (a JPEG where that is unknown).
     pub(crate) fn new(bytes: Vec<u8>) -> Self {
-        let extension = match bytes.first() {
-            Some(0x89) => "png",
-            Some(b'P') => "pnm",
-            _ => "jpg",
-        };
+        let kind = picture::Kind::of(&bytes).unwrap_or(picture::Kind::Jpeg);
         Encoded {
             bytes,
-            extension: extension.into(),
+            extension: kind.extension().into(),
         }
     }
 }
@@ -59,8 +57,6 @@ pub struct Opening<'a> {
     pub image_root: Option<&'a Path>,
     /// Where an index is kept if the folder of its file cannot be written to. None: then it is not kept.
     pub cache: Option<&'a Path>,
-    /// Whether identities of an image folder may have no image: training needs one of each, looking people up does not.
-    pub gaps: bool,
     /// Told of bytes looked at and to look at, where a file must be walked through. Called from several threads.
     pub progress: &'a (dyn Fn(u64, u64) + Sync),
 }
@@ -71,7 +67,6 @@ impl Default for Opening<'_> {
         Opening {
             image_root: None,
             cache: None,
-            gaps: false,
             progress: &|_, _| {},
         }
     }
@@ -117,10 +112,21 @@ pub trait Dataset: Send + Sync {
         Ok(None)
     }
 
+    /// Whether [`read`](Self::read) turns images as the EXIF orientation in them says: those in files of their own, but not
+    /// those in records.
+    fn upright(&self) -> bool {
+        false
+    }
+
     /// The name of class `label`: a folder's name, or the number itself; empty for a single picture whose identity is
     /// unknown.
     fn class_name(&self, label: u32) -> String {
         label.to_string()
+    }
+
+    /// What the set's files and folders hold besides its images.
+    fn unused(&self) -> Unused {
+        Unused::default()
     }
 }
 
@@ -197,6 +203,7 @@ fn kind_of(path: &Path, start: &[u8]) -> Option<Kind> {
 
 /// The format that a file's name tells. Numbers (`-00000-of-00010`) may stand behind the ending.
 fn kind_by_name(name: &str) -> Option<Kind> {
+    let name = &name.to_ascii_lowercase()[..];
     let has = |ending: &str| {
         name.ends_with(ending)
             || (shards::is_numbered(name) && name.contains(&format!("{ending}-")))
@@ -253,14 +260,51 @@ fn data_files(path: &Path) -> Result<Option<(Kind, Vec<String>)>> {
 }
 
 fn open_folder(path: &Path, opening: &Opening<'_>) -> Result<Box<dyn Dataset>> {
-    let set = |names: &[String]| shards::one_set(path, names);
+    let files = |names: &[String]| shards::one_set(path, names);
     Ok(match data_files(path)? {
-        Some((Kind::RecordIo, _)) => Box::new(recordio::RecordIo::open(path)?),
-        Some((Kind::Tar, names)) => {
-            Box::new(webdataset::WebDataset::open_files(set(&names)?, opening)?)
+        Some((Kind::RecordIo, _)) => {
+            let mut set = recordio::RecordIo::open(path)?;
+            let index = set.path().with_extension("idx");
+            let used = [set.path().to_path_buf(), index];
+            set.unused.merge(beside(path, &used, true)?);
+            Box::new(set)
         }
-        Some((_, names)) => Box::new(tfrecord::TfRecord::open_files(set(&names)?, opening)?),
-        None if opening.gaps => Box::new(image_folder::ImageFolder::open_with_gaps(path)?),
+        Some((Kind::Tar, names)) => {
+            let used = files(&names)?;
+            let mut set = webdataset::WebDataset::open_files(used.clone(), opening)?;
+            set.records.unused.merge(beside(path, &used, true)?);
+            Box::new(set)
+        }
+        Some((_, names)) => {
+            let used = files(&names)?;
+            let mut set = tfrecord::TfRecord::open_files(used.clone(), opening)?;
+            // Where records name files, pictures are somewhere in the folder.
+            let pictures = set.files(0).len() == 1;
+            set.records.unused.merge(beside(path, &used, pictures)?);
+            Box::new(set)
+        }
         None => Box::new(image_folder::ImageFolder::open(path)?),
     })
+}
+
+/// What a folder holds besides the files of a data set, without what `pack` and this program put there. Pictures and
+/// folders count only if they can be none of the data set's own.
+fn beside(folder: &Path, used: &[PathBuf], pictures: bool) -> Result<Unused> {
+    const KNOWN: [&str; 4] = ["identities.tsv", "property", "reserved", "images"];
+    let used: Vec<_> = used.iter().filter_map(|path| path.file_name()).collect();
+    let mut unused = Unused::default();
+    let entries = image_folder::Entries::of(folder)?;
+    for name in &entries.files {
+        let known = KNOWN.contains(&&name[..]) || name.contains(index::ENDING);
+        let own = known || used.iter().any(|file| *file == name.as_str());
+        if !own && (pictures || !picture::is_name(name)) {
+            unused.add(Reason::FileBesideRecords, &name[..]);
+        }
+    }
+    for name in &entries.folders {
+        if pictures && !KNOWN.contains(&&name[..]) {
+            unused.add(Reason::FolderBesideRecords, &name[..]);
+        }
+    }
+    Ok(unused)
 }

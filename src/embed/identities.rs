@@ -52,6 +52,8 @@ pub struct Embedded {
     pub files: Vec<String>,
     /// The identities, in the order of the rows.
     pub blocks: Vec<Block>,
+    /// Pictures that are most likely no aligned faces.
+    pub unaligned: usize,
 }
 
 /// Embeds the identities of `dataset` that `selection` names, and calls `observe` for each. `source` is the path of the
@@ -112,7 +114,8 @@ pub fn embed_identities<B: Backend>(
         dataset,
         images: chosen,
     });
-    each_batch(embedder, &chosen, 0, tta, false, &mut |_, rows| {
+    each_batch(embedder, &chosen, 0, tta, false, &mut |batch, rows| {
+        embedded.unaligned += batch.unaligned();
         embedded.embeddings.extend(rows);
         let images = embedded.embeddings.len() / embedded.dim;
         while done < images / per_id {

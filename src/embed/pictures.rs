@@ -1,11 +1,11 @@
 //! Picture files given by name, as a data set.
 
 use crate::base::files::read_whole;
-use crate::data::formats::image_folder::EXTENSIONS;
+use crate::data::formats::image_folder::{Entries, no_image};
 use crate::data::picture;
+use crate::data::unused::{Reason, Unused};
 use crate::data::{Dataset, Image};
 use crate::{Error, Result};
-use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -16,6 +16,7 @@ pub struct Pictures {
     /// The number of pictures in all groups before each.
     starts: Vec<usize>,
     images: usize,
+    unused: Unused,
 }
 
 impl Pictures {
@@ -26,7 +27,8 @@ impl Pictures {
     /// # Errors
     /// A path does not exist or cannot be listed, or there is no picture in a folder.
     pub fn open(paths: &[PathBuf]) -> Result<Self> {
-        let groups = group_pictures(paths)?;
+        let mut unused = Unused::default();
+        let groups = group_pictures(paths, &mut unused)?;
         let mut starts = Vec::with_capacity(groups.len());
         let mut images = 0;
         for group in &groups {
@@ -37,12 +39,13 @@ impl Pictures {
             groups,
             starts,
             images,
+            unused,
         })
     }
 
-    /// Whether a file's ending, in lower case, is a picture's.
-    pub fn is_ending(ending: &OsStr) -> bool {
-        EXTENSIONS.iter().any(|known| ending == *known)
+    /// Whether a file's name is a picture's.
+    pub fn is_picture(path: &Path) -> bool {
+        picture::is_name(&path.to_string_lossy())
     }
 
     fn path(&self, index: usize) -> &Path {
@@ -66,7 +69,7 @@ impl Dataset for Pictures {
 
     fn read(&self, index: usize, picture: &mut Image) -> Result<()> {
         let path = self.path(index);
-        picture::decode(&read_whole(path)?, picture)
+        picture::decode_upright(&read_whole(path)?, picture)
             .map_err(|why| Error::data(path, format!("cannot be decoded: {why}")))
     }
 
@@ -78,8 +81,16 @@ impl Dataset for Pictures {
         vec![self.path(index).into()]
     }
 
+    fn upright(&self) -> bool {
+        true
+    }
+
     fn class_name(&self, label: u32) -> String {
         self.groups[label as usize].label.clone()
+    }
+
+    fn unused(&self) -> Unused {
+        self.unused.clone()
     }
 }
 
@@ -97,7 +108,7 @@ struct PictureGroup {
 ///
 /// # Errors
 /// A path does not exist or cannot be listed, or there is no picture in a folder.
-fn group_pictures(paths: &[PathBuf]) -> Result<Vec<PictureGroup>> {
+fn group_pictures(paths: &[PathBuf], unused: &mut Unused) -> Result<Vec<PictureGroup>> {
     let mut groups = Vec::new();
     let alone = |path: PathBuf| PictureGroup {
         label: String::new(),
@@ -110,48 +121,27 @@ fn group_pictures(paths: &[PathBuf]) -> Result<Vec<PictureGroup>> {
             continue;
         }
         let before = groups.len();
-        let (files, folders) = list(path)?;
-        groups.extend(files.into_iter().map(alone));
-        for folder in folders {
-            let (files, _) = list(&folder)?;
-            if !files.is_empty() {
-                let label = folder.file_name().unwrap_or_default().to_string_lossy();
-                groups.push(PictureGroup {
-                    label: label.into_owned(),
-                    files,
-                });
+        let mut found = Entries::of(path)?;
+        let files = found.take_pictures("", Reason::NoPicture, unused);
+        groups.extend(files.iter().map(|file| alone(path.join(file))));
+        for label in found.folders {
+            let folder = path.join(&label);
+            let place = format!("{label}/");
+            let mut found = Entries::of(&folder)?;
+            let files = found.take_pictures(&place, Reason::NoPicture, unused);
+            for deeper in found.folders {
+                unused.add(Reason::FolderInIdentity, place.clone() + &deeper);
+            }
+            if files.is_empty() {
+                unused.add(Reason::EmptyClass, label);
+            } else {
+                let files = files.iter().map(|file| folder.join(file)).collect();
+                groups.push(PictureGroup { label, files });
             }
         }
         if groups.len() == before {
-            return Err(Error::data(
-                path,
-                format!(
-                    "holds no picture ({}), nor do the folders in it",
-                    EXTENSIONS.join(", ")
-                ),
-            ));
+            return Err(no_image(path, unused));
         }
     }
     Ok(groups)
-}
-
-/// The pictures and the folders in a folder, by name; hidden ones are passed over.
-fn list(dir: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>)> {
-    let io = || Error::io("listing the folder", dir);
-    let (mut files, mut folders) = (Vec::new(), Vec::new());
-    for entry in fs::read_dir(dir).map_err(io())? {
-        let entry = entry.map_err(io())?;
-        let path = entry.path();
-        let ending = path.extension().map(|e| e.to_ascii_lowercase());
-        if entry.file_name().to_string_lossy().starts_with('.') {
-            continue;
-        } else if path.is_dir() {
-            folders.push(path);
-        } else if ending.is_some_and(|e| Pictures::is_ending(&e)) {
-            files.push(path);
-        }
-    }
-    files.sort();
-    folders.sort();
-    Ok((files, folders))
 }

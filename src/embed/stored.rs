@@ -2,6 +2,8 @@
 
 use super::folder::{FILES, LABELS, NAMES, NPY, ORIGIN, Origin, SAFETENSORS};
 use super::state::State;
+use crate::data::formats::text::Text;
+use crate::encoding::half::f32_from_f16;
 use crate::encoding::npy::{self, Elements, Npy};
 use crate::report::similarity::{Block, Means, Similarity};
 use crate::{Error, Result};
@@ -53,8 +55,8 @@ impl Stored {
             false => read_npy(folder)?,
         };
         let path = folder.join(FILES);
-        let files = fs::read_to_string(&path).map_err(Error::io("reading", &path))?;
-        stored.files = files.lines().map(str::to_owned).collect();
+        let files = Text::read(&path)?;
+        stored.files = files.as_str().lines().map(str::to_owned).collect();
         let rows = stored.embeddings.len() / stored.dim;
         if stored.files.len() != rows {
             let found = stored.files.len();
@@ -74,8 +76,8 @@ impl Stored {
         }
         let names = folder.join(NAMES);
         if names.is_file() {
-            let text = fs::read_to_string(&names).map_err(Error::io("reading", &names))?;
-            for line in text.lines().skip(1) {
+            let text = Text::read(&names)?;
+            for line in text.as_str().lines().skip(1) {
                 let mut fields = line.split('\t');
                 let number = fields.next().and_then(|number| number.parse().ok());
                 let (Some(number), Some(name)) = (number, fields.next()) else {
@@ -161,27 +163,27 @@ impl Stored {
 
 fn read_npy(folder: &Path) -> Result<Stored> {
     let path = folder.join(NPY);
-    let (dim, embeddings) = match npy::read(&path)? {
-        Npy {
-            shape,
-            elements: Elements::F32(values),
-        } if shape.len() == 2 && shape[1] > 0 && !values.is_empty() => (shape[1], values),
-        other => {
-            return Err(Error::data(
-                path,
-                format!(
-                    "expected float32 embeddings of shape (N, D), found the shape {:?}",
-                    other.shape
-                ),
-            ));
-        }
+    let Npy { shape, elements } = npy::read(&path)?;
+    let embeddings = match elements {
+        Elements::F32(values) => values,
+        Elements::F64(values) => values.into_iter().map(|x| x as f32).collect(),
+        _ => Vec::new(),
     };
+    if shape.len() != 2 || embeddings.is_empty() {
+        return Err(Error::data(
+            path,
+            format!(
+                "expected floating-point embeddings of shape (N, D), found the shape {shape:?}"
+            ),
+        ));
+    }
+    let dim = shape[1];
     let path = folder.join(LABELS);
     let labels = match path.is_file() {
         false => None,
-        true => match npy::read(&path)?.elements {
-            Elements::I64(labels) => Some(labels),
-            _ => return Err(Error::data(path, "expected labels of type int64")),
+        true => match npy::read(&path)?.elements.integers() {
+            Some(labels) => Some(labels),
+            None => return Err(Error::data(path, "expected labels that are whole numbers")),
         },
     };
     Ok(Stored {
@@ -198,31 +200,49 @@ fn read_safetensors(path: &Path) -> Result<Stored> {
     let tensors = SafeTensors::deserialize(&bytes).map_err(whole)?;
     let embeddings = tensors.tensor("embeddings").map_err(whole)?;
     let (dtype, shape) = (embeddings.dtype(), embeddings.shape());
-    if dtype != Dtype::F32 || shape.len() != 2 || shape[0] * shape[1] == 0 {
+    let data = embeddings.data();
+    let values = match dtype {
+        Dtype::F16 => words(data, |w| f32_from_f16(u16::from_le_bytes(w))),
+        Dtype::BF16 => words(data, |[low, high]| f32::from_le_bytes([0, 0, low, high])),
+        Dtype::F32 => words(data, f32::from_le_bytes),
+        Dtype::F64 => words(data, |w| f64::from_le_bytes(w) as f32),
+        _ => Vec::new(),
+    };
+    if shape.len() != 2 || values.is_empty() {
         return Err(Error::data(
             path,
-            format!("tensor embeddings: expected float32 (N, D), found {dtype:?} {shape:?}"),
+            format!(
+                "tensor embeddings: expected floating-point numbers (N, D), found {dtype:?} {shape:?}"
+            ),
         ));
     }
-    let words = embeddings.data().as_chunks::<4>().0;
     let labels = match tensors.tensor("labels") {
         Err(_) => None,
-        Ok(labels) if labels.dtype() == Dtype::I64 => {
-            let words = labels.data().as_chunks::<8>().0;
-            Some(words.iter().map(|w| i64::from_le_bytes(*w)).collect())
-        }
-        Ok(labels) => {
-            let found = labels.dtype();
-            return Err(Error::data(
-                path,
-                format!("tensor labels: expected int64, found {found:?}"),
-            ));
-        }
+        Ok(labels) => Some(match labels.dtype() {
+            Dtype::I64 => words(labels.data(), i64::from_le_bytes),
+            Dtype::I32 => words(labels.data(), |w| i32::from_le_bytes(w).into()),
+            Dtype::U32 => words(labels.data(), |w| u32::from_le_bytes(w).into()),
+            found => {
+                return Err(Error::data(
+                    path,
+                    format!("tensor labels: expected integers of 4 or 8 bytes, found {found:?}"),
+                ));
+            }
+        }),
     };
     Ok(Stored {
-        embeddings: words.iter().map(|w| f32::from_le_bytes(*w)).collect(),
+        embeddings: values,
         dim: shape[1],
         labels,
         ..Stored::default()
     })
+}
+
+fn words<T, const W: usize>(bytes: &[u8], convert: impl Fn([u8; W]) -> T) -> Vec<T> {
+    bytes
+        .as_chunks::<W>()
+        .0
+        .iter()
+        .map(|&w| convert(w))
+        .collect()
 }

@@ -53,6 +53,8 @@ pub struct Summary {
     pub rows: usize,
     /// Pictures left out.
     pub skipped: usize,
+    /// Pictures of this run that are most likely no aligned faces.
+    pub unaligned: usize,
 }
 
 /// Embeds every picture of `dataset` to the folder `out`. `observe` is called after each batch; if it returns false,
@@ -81,13 +83,20 @@ pub fn embed_all<B: Backend>(
         dim: options.tta.row_length(embedder.size()),
     };
     let mut partial = match Partial::open(out, job, options.resume)? {
-        Begun::Complete(rows, skipped) => return Ok(Summary { rows, skipped }),
+        Begun::Complete(rows, skipped) => {
+            return Ok(Summary {
+                rows,
+                skipped,
+                unaligned: 0,
+            });
+        }
         Begun::Partial(partial) => *partial,
     };
     let numbers = label_numbers(&*dataset);
     observe(Step::Begun(partial.done()));
     let mut synced = Instant::now();
     let first = partial.done();
+    let mut unaligned = 0;
     let result = each_batch(
         embedder,
         &dataset,
@@ -102,6 +111,7 @@ pub fn embed_all<B: Backend>(
                 .map(|&index| one_line(&dataset.describe(index as usize)))
                 .collect();
             partial.rows(rows, &labels, &files)?;
+            unaligned += batch.unaligned();
             for (_, why) in batch.bad() {
                 partial.skip(&one_line(why))?;
                 observe(Step::Skipped(why));
@@ -132,10 +142,15 @@ pub fn embed_all<B: Backend>(
         .map(|(&number, label)| (number, dataset.class_name(label)))
         .collect();
     partial.finish(&names)?;
-    Ok(Summary { rows, skipped })
+    Ok(Summary {
+        rows,
+        skipped,
+        unaligned,
+    })
 }
 
-/// Embeds every picture of `dataset` into memory. `progress` gets the number of pictures done since the last call.
+/// Embeds every picture of `dataset` into memory, and tells how many are most likely no aligned faces. `progress` gets the
+/// number of pictures done since the last call.
 ///
 /// # Errors
 /// A picture cannot be read, an embedding is not finite or zero, a device fails.
@@ -145,9 +160,10 @@ pub fn embed_in_memory<B: Backend>(
     weights: &str,
     tta: Tta,
     progress: &mut dyn FnMut(usize),
-) -> Result<Stored> {
+) -> Result<(Stored, usize)> {
     let numbers = label_numbers(&*dataset);
     let mut labels = Vec::new();
+    let mut unaligned = 0;
     let mut stored = Stored {
         dim: tta.row_length(embedder.size()),
         names: (numbers.iter().zip(0..))
@@ -161,6 +177,7 @@ pub fn embed_in_memory<B: Backend>(
     };
     each_batch(embedder, &dataset, 0, tta, false, &mut |batch, rows| {
         stored.embeddings.extend(rows);
+        unaligned += batch.unaligned();
         for (&label, &index) in batch.labels.iter().zip(&batch.indices) {
             labels.push(numbers[label as usize]);
             stored.files.push(dataset.describe(index as usize));
@@ -169,7 +186,7 @@ pub fn embed_in_memory<B: Backend>(
         Ok(())
     })?;
     stored.labels = Some(labels);
-    Ok(stored)
+    Ok((stored, unaligned))
 }
 
 /// Tells one list of pictures from another: by labels and content, and by where they lie.

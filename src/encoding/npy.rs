@@ -8,18 +8,19 @@
 //! | that many | a Python literal: `{'descr': '<f4', 'fortran_order': False, 'shape': (5, 3), }`, padded with spaces, `\n` |
 //! | the rest | the elements, row-major |
 //!
-//! Read: bool, u1, i4, u4, i8, f4 and f8, little-endian, in row-major order. Written: f4, i8, u4 and bool, version 1.0.
+//! Read: bool, integers of 1 to 8 bytes and floating-point numbers of 2 to 8, of either byte order, in row-major order; what has
+//! no type of its own below becomes the next wider one. Written: f4, i8, u4 and bool, version 1.0.
 
+use super::half::f32_from_f16;
 use crate::base::files;
 use crate::{Error, Result};
-use std::fs::File;
 use std::io::{BufReader, Read as _, Write as _};
 use std::path::Path;
 
 /// The longest header that is believed. NumPy's own are about 128 bytes.
 const MAX_HEADER: usize = 64 << 10;
 
-/// The elements of an array, in the type the file holds.
+/// The elements of an array, in the type the file holds or the next wider one.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Elements {
@@ -55,7 +56,7 @@ pub struct Npy {
 /// that is not supported.
 pub fn read(path: &Path) -> Result<Npy> {
     let io = || Error::io("reading", path);
-    let file = File::open(path).map_err(Error::io("opening", path))?;
+    let file = files::open_regular(path)?;
     let file_bytes = file.metadata().map_err(io())?.len();
     let mut file = BufReader::new(file);
     let mut start = [0; 8];
@@ -120,17 +121,17 @@ pub fn read(path: &Path) -> Result<Npy> {
     let shape = header_value(&header, "shape")
         .and_then(parse_shape)
         .ok_or_else(|| bad_header("a 'shape' that is a tuple of sizes"))?;
-    let width = match descr {
-        "|b1" | "|u1" => 1,
-        "<i4" | "<u4" | "<f4" => 4,
-        "<i8" | "<f8" => 8,
-        other => {
-            return Err(Error::Unsupported {
-                path: path.into(),
-                what: format!("the element type {other:?} of a .npy file"),
-            });
-        }
-    };
+    let (order_of_bytes, kind) = descr.split_at_checked(1).unwrap_or_default();
+    let known = [
+        "b1", "u1", "i1", "u2", "i2", "f2", "u4", "i4", "f4", "u8", "i8", "f8",
+    ];
+    if !["|", "<", ">", "="].contains(&order_of_bytes) || !known.contains(&kind) {
+        return Err(Error::Unsupported {
+            path: path.into(),
+            what: format!("the element type {descr:?} of a .npy file"),
+        });
+    }
+    let width = u64::from(kind.as_bytes()[1] - b'0');
     if !order.starts_with("False") && shape.len() > 1 {
         return Err(Error::Unsupported {
             path: path.into(),
@@ -155,41 +156,73 @@ pub fn read(path: &Path) -> Result<Npy> {
     if bytes.len() as u64 != found {
         return Err(Error::data(path, "became shorter while it was being read"));
     }
-    let elements = match descr {
-        "|b1" => Elements::Bool(bytes.iter().map(|&b| b != 0).collect()),
-        "|u1" => Elements::U8(bytes),
-        "<i4" => Elements::I32(words(&bytes, i32::from_le_bytes)),
-        "<u4" => Elements::U32(words(&bytes, u32::from_le_bytes)),
-        "<f4" => Elements::F32(words(&bytes, f32::from_le_bytes)),
-        "<i8" => Elements::I64(words(&bytes, i64::from_le_bytes)),
+    if order_of_bytes == ">" {
+        bytes
+            .chunks_exact_mut(width as usize)
+            .for_each(<[u8]>::reverse);
+    }
+    let elements = match kind {
+        "b1" => Elements::Bool(bytes.iter().map(|&b| b != 0).collect()),
+        "u1" => Elements::U8(bytes),
+        "i1" => Elements::I32(words(&bytes, |b| i8::from_le_bytes(b).into())),
+        "u2" => Elements::U32(words(&bytes, |b| u16::from_le_bytes(b).into())),
+        "i2" => Elements::I32(words(&bytes, |b| i16::from_le_bytes(b).into())),
+        "f2" => Elements::F32(words(&bytes, |b| f32_from_f16(u16::from_le_bytes(b)))),
+        "i4" => Elements::I32(words(&bytes, i32::from_le_bytes)),
+        "u4" => Elements::U32(words(&bytes, u32::from_le_bytes)),
+        "f4" => Elements::F32(words(&bytes, f32::from_le_bytes)),
+        "i8" => Elements::I64(words(&bytes, i64::from_le_bytes)),
+        "u8" => {
+            let numbers = words(&bytes, u64::from_le_bytes).into_iter();
+            let numbers = numbers.map(i64::try_from).collect::<Result<_, _>>();
+            Elements::I64(numbers.map_err(|_| Error::Unsupported {
+                path: path.into(),
+                what: "an integer above 2^63 in a .npy file".into(),
+            })?)
+        }
         _ => Elements::F64(words(&bytes, f64::from_le_bytes)),
     };
     Ok(Npy { shape, elements })
 }
 
-/// Reads a one-dimensional bool array, such as the `NAME_list.npy` of an evaluation set.
+impl Elements {
+    /// The elements as whole numbers; none if one of them is none.
+    pub fn integers(self) -> Option<Vec<i64>> {
+        let whole = |x: f64| (x.fract() == 0.0 && x.abs() < 9e15).then_some(x as i64);
+        Some(match self {
+            Elements::Bool(v) => v.into_iter().map(i64::from).collect(),
+            Elements::U8(v) => v.into_iter().map(i64::from).collect(),
+            Elements::I32(v) => v.into_iter().map(i64::from).collect(),
+            Elements::U32(v) => v.into_iter().map(i64::from).collect(),
+            Elements::I64(v) => v,
+            Elements::F32(v) => v
+                .into_iter()
+                .map(|x| whole(x.into()))
+                .collect::<Option<_>>()?,
+            Elements::F64(v) => v.into_iter().map(whole).collect::<Option<_>>()?,
+        })
+    }
+}
+
+/// Reads a list of truth values, such as the `NAME_list.npy` of an evaluation set: bools, or 0 and 1 of any type, in a row
+/// or a column.
 ///
 /// # Errors
-/// As [`read`], or the array is of another type or rank.
+/// As [`read`], or there are other values, or several rows and columns.
 pub fn read_bools(path: &Path) -> Result<Vec<bool>> {
-    match read(path)? {
-        Npy {
-            shape,
-            elements: Elements::Bool(values),
-        } if shape.len() == 1 => Ok(values),
-        other => Err(Error::data(
+    let Npy { shape, elements } = read(path)?;
+    let values = elements.integers().unwrap_or_else(|| vec![2]);
+    let other = values.iter().any(|value| ![0, 1].contains(value));
+    if other || shape.is_empty() || shape.iter().filter(|&&n| n != 1).count() > 1 {
+        let other = if other { ", and other values" } else { "" };
+        return Err(Error::data(
             path,
             format!(
-                "expected a one-dimensional array of bool, found shape {:?}{}",
-                other.shape,
-                if matches!(other.elements, Elements::Bool(_)) {
-                    ""
-                } else {
-                    " of another type"
-                }
+                "expected a list of truth values (bool, or 0 and 1), found shape {shape:?}{other}"
             ),
-        )),
+        ));
     }
+    Ok(values.into_iter().map(|value| value == 1).collect())
 }
 
 /// Writes an array, to a temporary name first, so that the file at `path` is whole or is not there.
@@ -345,7 +378,8 @@ mod tests {
             bytes.extend(header.as_bytes());
             say(&bytes)
         };
-        assert!(with("{'descr': '>f4', 'fortran_order': False, 'shape': (0,)}").contains(">f4"));
+        assert!(with("{'descr': '<c8', 'fortran_order': False, 'shape': (0,)}").contains("<c8"));
+        assert!(with("{'descr': '', 'fortran_order': False, 'shape': (0,)}").contains("type"));
         assert!(
             with("{'descr': '<f4', 'fortran_order': True, 'shape': (0,0)}")
                 .contains("column-major")
@@ -355,6 +389,55 @@ mod tests {
         assert!(
             with("{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (1,)}")
                 .contains("descr")
+        );
+    }
+
+    #[test]
+    fn numbers_of_any_type_and_truth_values_of_any_numbers() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("d.npy");
+        let as_type = |descr: &str, shape: &[usize], data: &[u8]| {
+            fs::write(&path, [&header(descr, shape)[..], data].concat()).unwrap();
+            read(&path).unwrap().elements
+        };
+        assert_eq!(as_type("|i1", &[2], &[0xff, 1]), Elements::I32(vec![-1, 1]));
+        assert_eq!(as_type("<u2", &[1], &[1, 2]), Elements::U32(vec![513]));
+        assert_eq!(as_type(">i2", &[1], &[0xff, 0xfe]), Elements::I32(vec![-2]));
+        assert_eq!(as_type("<f2", &[1], &[0, 0xc0]), Elements::F32(vec![-2.0]));
+        assert_eq!(
+            as_type(">f4", &[1], &[0xc0, 0, 0, 0]),
+            Elements::F32(vec![-2.0])
+        );
+        assert_eq!(
+            as_type(">u8", &[1], &[0, 0, 0, 0, 0, 0, 0, 9]),
+            Elements::I64(vec![9])
+        );
+        for (descr, one) in [
+            ("|b1", &[1][..]),
+            ("|u1", &[1]),
+            ("<i4", &[1, 0, 0, 0]),
+            (">i8", &[0, 0, 0, 0, 0, 0, 0, 1]),
+            ("<f4", &[0, 0, 0x80, 0x3f]),
+        ] {
+            let zero = vec![0; one.len()];
+            for shape in [&[3][..], &[3, 1], &[1, 3]] {
+                as_type(descr, shape, &[one, &zero, one].concat());
+                assert_eq!(read_bools(&path).unwrap(), [true, false, true], "{descr}");
+            }
+        }
+        as_type("|u1", &[3], &[0, 1, 2]);
+        assert!(
+            read_bools(&path)
+                .unwrap_err()
+                .to_string()
+                .contains("other values")
+        );
+        as_type("|u1", &[2, 2], &[0, 1, 1, 0]);
+        assert!(
+            read_bools(&path)
+                .unwrap_err()
+                .to_string()
+                .contains("[2, 2]")
         );
     }
 }

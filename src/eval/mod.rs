@@ -83,10 +83,10 @@ pub struct Evaluation {
     pub distances: Vec<f64>,
 }
 
-/// Embeds the pictures of `set` and judges its pairs. `progress` gets the number of pictures done since the last call.
+/// Embeds the pictures of `set`, resized to what the network takes, and judges its pairs. `progress` gets the number of pictures done since the last call.
 ///
 /// # Errors
-/// The set cannot be read or has pictures of another size than the network's, a device fails, the embeddings are not
+/// The set cannot be read, a device fails, the embeddings are not
 /// finite or all equal, or the pairs are too few.
 pub fn evaluate<B: Backend>(
     embedder: &mut Embedder<'_, B>,
@@ -130,15 +130,7 @@ fn embed_set<B: Backend>(
     progress: &mut dyn FnMut(usize),
 ) -> Result<Outputs> {
     let side = embedder.image_size();
-    if set.side() != side {
-        return Err(Error::data(
-            &set.files().path,
-            format!(
-                "expected pictures of {side} pixels, which the network takes, found {}",
-                set.side()
-            ),
-        ));
-    }
+    set.resize_to(side);
     let (images, dim) = (set.images(), embedder.size());
     let mut plain = Vec::with_capacity(images * dim);
     let mut mirrored = Vec::new();

@@ -1,16 +1,17 @@
 //! Evaluation sets as they are found on disk, and read picture by picture: carrays, `.bin` files, pairs files.
 
 use super::ChannelOrder;
+use crate::base::files::start_of;
 use crate::data::Image;
 use crate::data::formats::bcolz::{Carray, ElementType};
 use crate::data::formats::bin::{self, Bin};
 use crate::data::formats::pairs::Pairs;
-use crate::data::picture::resize_centre_crop_planes;
+use crate::data::picture::{resize, resize_centre_crop_planes, resize_plane};
 use crate::encoding::npy;
 use crate::{Error, Result};
 use image::RgbImage;
-use std::fs::{self, File};
-use std::io::Read as _;
+use std::collections::BTreeSet;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The sets that are evaluated where none is named, as far as they are there.
@@ -50,7 +51,7 @@ impl SetFiles {
         } else {
             let ending = path.extension()?;
             // Weights end in .bin, too.
-            let bin = ending == "bin" && starts_as_bin(path);
+            let bin = ending.eq_ignore_ascii_case("bin") && starts_as_bin(path);
             (path.file_stem(), bin.then_some(SetKind::Bin)?)
         };
         Some(SetFiles {
@@ -67,9 +68,7 @@ impl SetFiles {
 }
 
 fn starts_as_bin(path: &Path) -> bool {
-    let mut start = [0; 2];
-    let read = File::open(path).and_then(|mut file| file.read_exact(&mut start));
-    read.is_ok() && bin::is_bin(&start)
+    start_of(path).is_ok_and(|start| bin::is_bin(&start))
 }
 
 /// Finds evaluation sets: `data` itself, or what lies in it (`data/NAME`, `data/NAME.bin`) and in the folders in it
@@ -189,7 +188,7 @@ fn text_file(path: &Path) -> Result<SetFiles> {
     let text = path.extension().is_some_and(|ending| {
         ["txt", "tsv", "lst", "list"]
             .into_iter()
-            .any(|e| ending == e)
+            .any(|e| ending.eq_ignore_ascii_case(e))
     });
     match path.file_stem() {
         Some(stem) if text => Ok(SetFiles {
@@ -231,9 +230,17 @@ impl Pictures {
         count: usize,
         side: usize,
         rows: &mut Vec<f32>,
+        resized: &mut BTreeSet<usize>,
     ) -> Result<bool> {
         if let Pictures::Carray(array) = self {
             array.read_rows(start, count, rows)?;
+            let stored = array.shape()[2];
+            if stored != side {
+                resized.extend(start..start + count);
+                *rows = (rows.chunks_exact(stored * stored))
+                    .flat_map(|plane| resize_plane(plane, stored, side))
+                    .collect();
+            }
             return Ok(array.element_type() == ElementType::U8);
         }
         rows.clear();
@@ -241,12 +248,8 @@ impl Pictures {
         for index in start..start + count {
             self.read_file(index, &mut image)?;
             if (image.width, image.height) != (side, side) {
-                return Err(Error::Invalid(format!(
-                    "{}: expected a picture of {side}x{side} pixels, as the first of the set, found {}x{}",
-                    self.describe(index),
-                    image.width,
-                    image.height
-                )));
+                image = resize(&image, side, side);
+                resized.insert(index);
             }
             for channel in [2, 1, 0] {
                 let values = image.pixels.iter().skip(channel).step_by(3);
@@ -264,13 +267,6 @@ impl Pictures {
             Pictures::Pairs(pairs) => pairs.read(index, image),
         }
     }
-
-    fn describe(&self, index: usize) -> String {
-        match self {
-            Pictures::Carray(_) | Pictures::Bin(_) => format!("picture {index}"),
-            Pictures::Pairs(pairs) => pairs.path(index).display().to_string(),
-        }
-    }
 }
 
 /// An evaluation set, read from its files piece by piece.
@@ -280,6 +276,8 @@ pub struct EvalSet {
     pictures: Pictures,
     same: Vec<bool>,
     side: usize,
+    /// Pictures that were read and had another size.
+    resized: BTreeSet<usize>,
     /// A block of rows as they are stored, and one picture enlarged and cropped.
     rows: Vec<f32>,
     cropped: Vec<f32>,
@@ -289,7 +287,7 @@ impl EvalSet {
     /// Opens the set's files. The pictures that a pairs file names lie below `image_root`, or below its own folder.
     ///
     /// # Errors
-    /// One of them cannot be read, the pictures are not square, or there are not two a truth value.
+    /// One of them cannot be read, a carray's pictures are not square, or there are not two a truth value.
     pub fn open(files: &SetFiles, image_root: Option<&Path>) -> Result<Self> {
         let (pictures, same, side) = match files.kind {
             SetKind::Carray => {
@@ -316,6 +314,7 @@ impl EvalSet {
             pictures,
             same,
             side,
+            resized: BTreeSet::new(),
             rows: Vec::new(),
             cropped: Vec::new(),
         })
@@ -341,9 +340,20 @@ impl EvalSet {
         &self.same
     }
 
-    /// Width and height of a picture.
+    /// Width and height of a picture as it is read: the first one's width, or what was asked for.
     pub fn side(&self) -> usize {
         self.side
+    }
+
+    /// Resizes every picture of another size to `side` x `side` pixels from now on, as training and embedding do.
+    pub fn resize_to(&mut self, side: usize) {
+        self.side = side;
+        self.resized.clear();
+    }
+
+    /// How many of the pictures that were read had another size.
+    pub fn resized(&self) -> usize {
+        self.resized.len()
     }
 
     /// Reads pictures `start..start + count` as the network gets them, into `values` (replaced, its memory reused):
@@ -394,7 +404,9 @@ impl EvalSet {
 
     /// Fills `self.rows` with numbers in [0, 1], CHW, blue first.
     fn unit_rows(&mut self, start: usize, count: usize) -> Result<()> {
-        let bytes = (self.pictures).read_rows(start, count, self.side, &mut self.rows)?;
+        let bytes =
+            self.pictures
+                .read_rows(start, count, self.side, &mut self.rows, &mut self.resized)?;
         if bytes {
             self.rows.iter_mut().for_each(|x| *x /= 255.0);
             return Ok(());
@@ -471,23 +483,12 @@ fn open_carray(files: &SetFiles) -> Result<(Carray, Vec<bool>, usize)> {
     Ok((array, same, side))
 }
 
-/// Width and height of the first picture, which all must have.
+/// The width of the first picture: what all are resized to, where nothing else is asked for.
 fn first_side(files: &SetFiles, pictures: &Pictures, same: &[bool]) -> Result<usize> {
     if same.is_empty() {
         return Err(Error::data(&files.path, "holds no pair"));
     }
     let mut image = Image::default();
     pictures.read_file(0, &mut image)?;
-    if image.width != image.height {
-        return Err(Error::data(
-            &files.path,
-            format!(
-                "expected square pictures of aligned faces, found {} of {}x{}",
-                pictures.describe(0),
-                image.width,
-                image.height
-            ),
-        ));
-    }
     Ok(image.width)
 }

@@ -1,7 +1,7 @@
 """Writes golden/bin/*.bin with Python's own pickle: what tests/readers_pairs.rs must read. Tiny PNM pictures stand for JPEGs.
 
-    python3 make_bins.py        # protocols 2 to 5, made with Python 3.11
-    python2 make_bins.py        # protocol 2 as InsightFace's lfw2pack.py wrote it, made with Python 2.7
+    python3 make_bins.py        # protocols 0 to 5, made with Python 3.11; those with NumPy where it is installed (made with 2.4)
+    python2 make_bins.py        # protocols 0 and 2 as InsightFace's lfw2pack.py wrote them, made with Python 2.7
 """
 
 import os
@@ -20,7 +20,26 @@ def picture(k):
 
 bins = [picture(k) for k in range(6)]
 same = [True, False, True]
-prefix, protocols = ("python2_", [2]) if sys.version_info[0] == 2 else ("", [2, 3, 4, 5])
-for protocol in protocols:
-    with open(os.path.join(golden, "%sprotocol%d.bin" % (prefix, protocol)), "wb") as file:
-        pickle.dump((bins, same), file, protocol=protocol)
+
+
+def write(name, protocol, content):
+    with open(os.path.join(golden, "%sprotocol%d.bin" % (name, protocol)), "wb") as file:
+        pickle.dump(content, file, protocol=protocol)
+
+
+if sys.version_info[0] == 2:
+    for protocol in [0, 2]:
+        write("python2_", protocol, (bins, same))
+    sys.exit()
+for protocol in range(6):
+    write("", protocol, (bins, same))
+try:
+    import numpy as np
+except ImportError:
+    sys.exit()
+column = np.frombuffer(bins[1], np.uint8).reshape(-1, 1).copy()
+images = [np.frombuffer(bins[0], np.uint8), column, bytearray(bins[2]), np.bytes_(bins[3])] + bins[4:]
+for protocol in [0, 2, 4, 5]:
+    write("numpy_", protocol, (images, [np.bool_(True), np.int64(0), np.float32(1)]))
+    write("objects_", protocol, (np.array(bins, object), np.array(same)))
+    write("fixed_", protocol, (np.array(bins), np.array(same, ">i4")))

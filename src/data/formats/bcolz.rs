@@ -8,6 +8,7 @@
 //!
 //! Every chunk but the last holds `chunklen` rows; the last may be shorter. All codecs of blosc 1 but snappy are read.
 
+use crate::base::files::open_regular;
 use crate::data::formats::blosc::{self, Refusal};
 use crate::{Error, Result};
 use serde::Deserialize;
@@ -72,8 +73,9 @@ struct Storage {
 
 fn read_meta<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<T> {
     let mut text = Vec::new();
-    fs::File::open(path)
-        .and_then(|f| f.take(MAX_META).read_to_end(&mut text))
+    open_regular(path)?
+        .take(MAX_META)
+        .read_to_end(&mut text)
         .map_err(Error::io("reading", path))?;
     serde_json::from_slice(&text)
         .map_err(|e| Error::data(path, format!("is not the JSON of a bcolz carray: {e}")))
@@ -207,8 +209,8 @@ impl Carray {
         self.cached = None;
         let path = self.dir.join("data").join(format!("__{number}.blp"));
         self.file.clear();
-        fs::File::open(&path)
-            .and_then(|mut f| f.read_to_end(&mut self.file))
+        open_regular(&path)?
+            .read_to_end(&mut self.file)
             .map_err(Error::io("reading the chunk", &path))?;
         let bad = |at: u64, expected: &str, found: String| {
             Err(Error::malformed(&path, at, expected, found))

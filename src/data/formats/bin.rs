@@ -4,12 +4,16 @@
 //! |---|---|
 //! | 0 | a list of 2M image files (JPEG as a rule) as bytes; 2k and 2k + 1 are pair k |
 //! | 1 | a list of M truth values, True (or 1) for the same person |
+//!
+//! Either list may be a NumPy array, and so may what is in it: truth values of any type, an image file as an array of bytes.
 
 use crate::base::map::Map;
 use crate::data::Image;
 use crate::data::picture;
-use crate::encoding::pickle::{self, Value, Values};
+use crate::encoding::pickle::numpy::{self, Array};
+use crate::encoding::pickle::{self, Id, Value, Values};
 use crate::{Error, Result};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// An evaluation set in a `.bin` file, mapped into memory.
@@ -18,14 +22,14 @@ pub struct Bin {
     path: PathBuf,
     map: Map,
     values: Values,
-    /// Numbers of the images' values.
-    images: Vec<pickle::Id>,
+    /// The numbers of the values that hold the images, and where in these.
+    images: Vec<(Id, Range<usize>)>,
     same: Vec<bool>,
 }
 
 /// Whether a file that begins with `start` may be such a set.
 pub(crate) fn is_bin(start: &[u8]) -> bool {
-    pickle::is_pickle(start)
+    pickle::is_pickle(start) || pickle::is_old_pickle(start)
 }
 
 impl Bin {
@@ -35,7 +39,7 @@ impl Bin {
     /// It cannot be read, is no such pickle or damaged, or has not two images a truth value.
     pub fn open(path: &Path) -> Result<Self> {
         let map = Map::open(path)?;
-        let values = pickle::load(&map, &[]).map_err(|refusal| refusal.error(path, 0))?;
+        let values = pickle::load(&map, &numpy::NAMES).map_err(|refusal| refusal.error(path, 0))?;
         let bad = |found: String| {
             Error::data(
                 path,
@@ -50,27 +54,12 @@ impl Bin {
         let &[images, same] = &items[..] else {
             return Err(bad(format!("{} items", items.len())));
         };
-        let list = |id| match values.get(id) {
-            Value::List(ids) | Value::Tuple(ids) => Some(ids),
-            _ => None,
-        };
-        let (Some(images), Some(same)) = (list(images), list(same)) else {
-            return Err(bad("items that are no lists".into()));
-        };
-        let is_bytes = |id| matches!(values.get(id), Value::Bytes(_) | Value::Decoded(_));
-        if let Some(i) = images.iter().position(|&id| !is_bytes(id)) {
-            return Err(bad(format!("image {i} that is not bytes")));
-        }
-        let same = (same.iter().enumerate())
-            .map(|(i, &id)| match values.get(id) {
-                Value::Bool(same) => Ok(*same),
-                Value::Int(0) => Ok(false),
-                Value::Int(1) => Ok(true),
-                _ => Err(bad(format!(
-                    "truth value {i} that is neither True nor False"
-                ))),
-            })
-            .collect::<Result<Vec<bool>>>()?;
+        let list =
+            |id| List::of(&values, &map, id).ok_or_else(|| bad("items that are no lists".into()));
+        let images = (list(images)?.images(&values, &map))
+            .map_err(|i| bad(format!("image {i} that is not bytes")))?;
+        let same = (list(same)?.truths(&values, &map))
+            .map_err(|i| bad(format!("truth value {i} that is neither True nor False")))?;
         if images.len() != 2 * same.len() {
             return Err(bad(format!(
                 "{} images and {} truth values: there must be two images a truth value",
@@ -78,7 +67,6 @@ impl Bin {
                 same.len()
             )));
         }
-        let images = images.clone();
         Ok(Bin {
             path: path.into(),
             map,
@@ -95,11 +83,9 @@ impl Bin {
 
     /// The file of image `index`, below twice the number of pairs.
     pub fn encoded(&self, index: usize) -> &[u8] {
-        match self.values.get(self.images[index]) {
-            Value::Bytes(range) => &self.map[range.clone()],
-            Value::Decoded(bytes) => bytes,
-            _ => &[],
-        }
+        let (id, range) = &self.images[index];
+        let bytes = self.values.bytes(&self.map, *id);
+        &bytes.expect("an image is bytes")[range.clone()]
     }
 
     /// Decodes image `index`, below twice the number of pairs, into `image`.
@@ -109,12 +95,98 @@ impl Bin {
     pub fn read(&self, index: usize, image: &mut Image) -> Result<()> {
         picture::decode(self.encoded(index), image).map_err(|why| {
             let why = format!("image {index} cannot be decoded: {why}");
-            match self.values.get(self.images[index]) {
+            let (id, part) = &self.images[index];
+            match self.values.get(*id) {
                 Value::Bytes(range) => {
-                    Error::malformed(&self.path, range.start as u64, "an image file", why)
+                    let at = (range.start + part.start) as u64;
+                    Error::malformed(&self.path, at, "an image file", why)
                 }
                 _ => Error::data(&self.path, why),
             }
         })
     }
+}
+
+/// A list of Python's or an array of NumPy's.
+enum List<'a> {
+    Values(&'a [Id]),
+    Array(Array),
+}
+
+impl<'a> List<'a> {
+    fn of(values: &'a Values, file: &[u8], id: Id) -> Option<Self> {
+        match values.get(id) {
+            Value::List(ids) | Value::Tuple(ids) => Some(List::Values(ids)),
+            _ => Array::of(values, file, id).map(List::Array),
+        }
+    }
+
+    /// Where the items lie that are bytes; the number of the first that is none.
+    fn images(&self, values: &Values, file: &[u8]) -> Result<Vec<(Id, Range<usize>)>, usize> {
+        let one = |id: Id| {
+            let data = match values.get(id) {
+                Value::Bytes(_) | Value::Decoded(_) => id,
+                _ => match Array::of(values, file, id)? {
+                    Array::Numbers {
+                        kind, width, data, ..
+                    } if width == 1 || kind == b'S' => data,
+                    _ => return None,
+                },
+            };
+            Some((data, 0..values.bytes(file, data)?.len()))
+        };
+        match self {
+            List::Values(ids) => each(ids, one),
+            List::Array(Array::Objects(ids)) => each(ids, one),
+            List::Array(Array::Numbers {
+                kind: b'S' | b'V',
+                width,
+                data,
+                ..
+            }) => {
+                let length = values.bytes(file, *data).map_or(0, <[u8]>::len);
+                let starts = (0..length / width).map(|i| i * width);
+                Ok(starts.map(|start| (*data, start..start + width)).collect())
+            }
+            List::Array(_) => Err(0),
+        }
+    }
+
+    /// The truth values; the number of the first that is none.
+    fn truths(&self, values: &Values, file: &[u8]) -> Result<Vec<bool>, usize> {
+        let one = |id: Id| match values.get(id) {
+            Value::Bool(same) => Some(*same),
+            Value::Int(0) => Some(false),
+            Value::Int(1) => Some(true),
+            _ => match Array::of(values, file, id)? {
+                Array::Numbers {
+                    kind,
+                    swapped,
+                    data,
+                    ..
+                } => numpy::truth(kind, values.bytes(file, data)?, swapped),
+                Array::Objects(_) => None,
+            },
+        };
+        match self {
+            List::Values(ids) => each(ids, one),
+            List::Array(Array::Objects(ids)) => each(ids, one),
+            List::Array(Array::Numbers {
+                kind,
+                width,
+                swapped,
+                data,
+            }) => {
+                let bytes = values.bytes(file, *data).unwrap_or_default();
+                (bytes.chunks(*width).enumerate())
+                    .map(|(i, element)| numpy::truth(*kind, element, *swapped).ok_or(i))
+                    .collect()
+            }
+        }
+    }
+}
+
+fn each<T>(ids: &[Id], one: impl Fn(Id) -> Option<T>) -> Result<Vec<T>, usize> {
+    let items = ids.iter().enumerate();
+    items.map(|(i, &id)| one(id).ok_or(i)).collect()
 }

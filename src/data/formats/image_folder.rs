@@ -1,19 +1,19 @@
-//! Image folders: `<root>/<identity>/<image>.{jpg,jpeg,png,pgm,ppm,pnm}`.
+//! Image folders: `<root>/<identity>/<image>.jpg`, or of another kind of picture.
 //!
 //! Identities are sorted by name, as numbers if every name is one; their rank is their label. Images are sorted by name.
-//! Hidden entries (`.name`) and files with other endings are passed over. Millions of files are listed without asking
+//! Hidden entries (`.name`), files of other kinds, what lies beside or below the identities and identities without an
+//! image are counted as not used. Millions of files are listed without asking
 //! the system about each: what kind of entry it is comes with the listing.
 
+use crate::base::files::read_whole;
 use crate::data::formats::labels;
-use crate::data::picture;
+use crate::data::picture::{self, EXTENSIONS};
+use crate::data::unused::{Reason, Unused};
 use crate::data::{Dataset, Encoded, Image};
 use crate::{Error, Result};
 use rayon::prelude::*;
 use std::fs;
 use std::path::{Path, PathBuf};
-
-/// File endings that count as images, in lower case.
-pub(crate) const EXTENSIONS: [&str; 6] = ["jpg", "jpeg", "png", "pgm", "ppm", "pnm"];
 
 /// An image folder. Its file names are kept in one string, 5 million of them in some 100 MB.
 #[derive(Debug)]
@@ -21,6 +21,7 @@ pub struct ImageFolder {
     root: PathBuf,
     identities: Vec<Identity>,
     images: usize,
+    unused: Unused,
 }
 
 #[derive(Debug)]
@@ -41,78 +42,81 @@ impl Identity {
     }
 }
 
-/// The entries of a folder that are not hidden: name and whether it is a folder. Only links are looked up one by one.
-fn entries(dir: &Path) -> Result<Vec<(String, bool)>> {
-    let io = || Error::io("listing the folder", dir);
-    let mut found = Vec::new();
-    for entry in fs::read_dir(dir).map_err(io())? {
-        let entry = entry.map_err(io())?;
-        let name = entry.file_name();
-        let Some(name) = name.to_str() else {
-            return Err(Error::data(
-                entry.path(),
-                "has a name that is not UTF-8; rename it",
-            ));
-        };
-        if name.starts_with('.') {
-            continue;
-        }
-        let kind = entry.file_type().map_err(io())?;
-        let is_folder = if kind.is_symlink() {
-            let path = entry.path();
-            let target = fs::metadata(&path).map_err(Error::io("following the link", &path))?;
-            target.is_dir()
-        } else {
-            kind.is_dir()
-        };
-        found.push((name.to_owned(), is_folder));
-    }
-    Ok(found)
+/// What is in a folder, by name.
+#[derive(Debug, Default)]
+pub(crate) struct Entries {
+    pub(crate) folders: Vec<String>,
+    /// Files, and whatever is no folder: links that lead nowhere, too.
+    pub(crate) files: Vec<String>,
+    /// Names that begin with a dot.
+    pub(crate) hidden: Vec<String>,
 }
 
-/// The lower-case ending of a name, if it is an image's.
-fn image_extension(name: &str) -> Option<&'static str> {
-    let (_, ending) = name.rsplit_once('.')?;
-    EXTENSIONS
-        .into_iter()
-        .find(|known| ending.eq_ignore_ascii_case(known))
+impl Entries {
+    /// Lists a folder. Only links are looked up one by one.
+    ///
+    /// # Errors
+    /// It cannot be listed; a name is not UTF-8.
+    pub(crate) fn of(dir: &Path) -> Result<Self> {
+        let io = || Error::io("listing the folder", dir);
+        let mut found = Entries::default();
+        for entry in fs::read_dir(dir).map_err(io())? {
+            let entry = entry.map_err(io())?;
+            let Ok(name) = entry.file_name().into_string() else {
+                return Err(Error::data(
+                    entry.path(),
+                    "has a name that is not UTF-8; rename it",
+                ));
+            };
+            let kind = entry.file_type().map_err(io())?;
+            let is_folder = kind.is_dir() || (kind.is_symlink() && entry.path().is_dir());
+            if name.starts_with('.') {
+                found.hidden.push(name);
+            } else if is_folder {
+                found.folders.push(name);
+            } else {
+                found.files.push(name);
+            }
+        }
+        for names in [&mut found.folders, &mut found.files, &mut found.hidden] {
+            names.sort_unstable();
+        }
+        Ok(found)
+    }
+
+    /// Takes the names of pictures out, and counts hidden names and other files, with `place` before their names.
+    pub(crate) fn take_pictures(
+        &mut self,
+        place: &str,
+        other: Reason,
+        unused: &mut Unused,
+    ) -> Vec<String> {
+        let files = std::mem::take(&mut self.files);
+        let (pictures, others): (Vec<_>, Vec<_>) =
+            (files.into_iter()).partition(|name| picture::is_name(name));
+        for name in &self.hidden {
+            unused.add(Reason::Hidden, format!("{place}{name}"));
+        }
+        for name in others {
+            unused.add(other, format!("{place}{name}"));
+        }
+        pictures
+    }
 }
 
 impl ImageFolder {
-    /// Lists the images under `root`, folder by folder on all cores.
+    /// Lists the images under `root`, folder by folder on all cores. An identity may have no image: it stays a class,
+    /// and is counted as not used.
     ///
     /// # Errors
-    /// A folder cannot be listed; there are no identities; an identity has no image.
+    /// A folder cannot be listed; there are no identities, or no image.
     pub fn open(root: &Path) -> Result<Self> {
-        let set = Self::open_with_gaps(root)?;
-        match set.identities.iter().find(|i| i.ends.is_empty()) {
-            None => Ok(set),
-            Some(empty) => Err(Error::data(
-                root.join(&empty.name),
-                format!(
-                    "holds no image ({}); every identity needs at least one: remove the folder or fill it",
-                    EXTENSIONS.join(", ")
-                ),
-            )),
-        }
-    }
-
-    /// As [`ImageFolder::open`], but an identity may have no image: for those who skip identities with few.
-    ///
-    /// # Errors
-    /// A folder cannot be listed; there are no identities.
-    pub fn open_with_gaps(root: &Path) -> Result<Self> {
-        let found = entries(root)?;
-        let loose_images = found
-            .iter()
-            .filter(|(name, folder)| !folder && image_extension(name).is_some())
-            .count();
-        let mut names: Vec<String> = found
-            .into_iter()
-            .filter_map(|(name, folder)| folder.then_some(name))
-            .collect();
+        let mut found = Entries::of(root)?;
+        let mut unused = Unused::default();
+        let loose = found.take_pictures("", Reason::FileBesideIdentities, &mut unused);
+        let mut names = found.folders;
         if names.is_empty() {
-            let there = match loose_images {
+            let there = match loose.len() {
                 0 => "there is no folder in it".into(),
                 n => format!("there are {n} images but no folders in it"),
             };
@@ -121,15 +125,21 @@ impl ImageFolder {
                 format!("holds no identities: expected <identity>/<image>.jpg, {there}"),
             ));
         }
+        for name in loose {
+            unused.add(Reason::FileBesideIdentities, name);
+        }
         labels::sort(&mut names);
-        let mut identities = names
+        let listed = names
             .into_par_iter()
             .map(|name| list_identity(root, name))
             .collect::<Result<Vec<_>>>()?;
+        let mut identities = Vec::with_capacity(listed.len());
         let mut images = 0;
-        for identity in &mut identities {
+        for (mut identity, more) in listed {
             identity.first = images;
             images += identity.ends.len();
+            unused.merge(more);
+            identities.push(identity);
         }
         if u32::try_from(images).is_err() {
             return Err(Error::data(
@@ -137,10 +147,14 @@ impl ImageFolder {
                 format!("holds {images} images, more than 2^32"),
             ));
         }
+        if images == 0 {
+            return Err(no_image(root, &unused));
+        }
         Ok(ImageFolder {
             root: root.into(),
             identities,
             images,
+            unused,
         })
     }
 
@@ -159,14 +173,72 @@ impl ImageFolder {
     }
 }
 
-fn list_identity(root: &Path, name: String) -> Result<Identity> {
-    let dir = root.join(&name);
-    let mut files: Vec<String> = entries(&dir)?
-        .into_iter()
-        .filter(|(file, folder)| !folder && image_extension(file).is_some())
-        .map(|(file, _)| file)
+/// Why there is no image in `root` and the folders in it: names the folders to give instead, where images lie deeper, or
+/// what else there is.
+pub(crate) fn no_image(root: &Path, unused: &Unused) -> Error {
+    let problem = match sets_below(root, DEPTH).as_slice() {
+        [] => {
+            let other = unused.iter().find(|l| l.reason == Reason::NoPicture);
+            let other = other.map_or(String::new(), |l| format!("; there are {l}"));
+            format!(
+                "holds no image ({}) in the folders in it{other}",
+                EXTENSIONS.join(", ")
+            )
+        }
+        [only] => format!(
+            "holds no image in the folders in it; they lie deeper: give {}, whose folders are then the identities",
+            only.display()
+        ),
+        [first, .., last] => format!(
+            "holds no image in the folders in it; they lie deeper: give one of the folders {} to {}, whose folders are then \
+             the identities (if each of these is one identity, its images must lie directly in it)",
+            first.display(),
+            last.display()
+        ),
+    };
+    Error::data(root, problem)
+}
+
+/// How deep images are looked for, to name the folder that should have been given.
+const DEPTH: usize = 3;
+
+/// The folders in `root`, or else in the folders in it, whose own folders hold images; by name, a few at most.
+fn sets_below(root: &Path, depth: usize) -> Vec<PathBuf> {
+    const LOOKED_AT: usize = 100;
+    let folders = |path: &Path| -> Vec<PathBuf> {
+        let found = Entries::of(path).map_or(Vec::new(), |found| found.folders);
+        let found = found.into_iter().take(LOOKED_AT);
+        found.map(|name| path.join(name)).collect()
+    };
+    let holds_images = |path: &PathBuf| {
+        let files = Entries::of(path).map_or(Vec::new(), |found| found.files);
+        files.iter().any(|name| picture::is_name(name))
+    };
+    let inside = folders(root);
+    let sets: Vec<PathBuf> = (inside.iter())
+        .filter(|path| folders(path).iter().any(holds_images))
+        .cloned()
         .collect();
-    files.sort_unstable();
+    if !sets.is_empty() || depth == 0 {
+        return sets;
+    }
+    (inside.iter().map(|path| sets_below(path, depth - 1)))
+        .find(|sets| !sets.is_empty())
+        .unwrap_or_default()
+}
+
+fn list_identity(root: &Path, name: String) -> Result<(Identity, Unused)> {
+    let dir = root.join(&name);
+    let mut unused = Unused::default();
+    let mut found = Entries::of(&dir)?;
+    let place = format!("{name}/");
+    let files = found.take_pictures(&place, Reason::NoPicture, &mut unused);
+    for folder in found.folders {
+        unused.add(Reason::FolderInIdentity, format!("{place}{folder}"));
+    }
+    if files.is_empty() {
+        unused.add(Reason::EmptyClass, &name[..]);
+    }
     let mut names = String::with_capacity(files.iter().map(String::len).sum());
     let mut ends = Vec::with_capacity(files.len());
     for file in &files {
@@ -174,12 +246,13 @@ fn list_identity(root: &Path, name: String) -> Result<Identity> {
         let end = u32::try_from(names.len());
         ends.push(end.map_err(|_| Error::data(&dir, "holds too many images for one identity"))?);
     }
-    Ok(Identity {
+    let identity = Identity {
         name,
         first: 0,
         names,
         ends,
-    })
+    };
+    Ok((identity, unused))
 }
 
 impl Dataset for ImageFolder {
@@ -199,8 +272,7 @@ impl Dataset for ImageFolder {
 
     fn read(&self, index: usize, image: &mut Image) -> Result<()> {
         let path = self.path(index);
-        let bytes = fs::read(&path).map_err(Error::io("reading", &path))?;
-        picture::decode(&bytes, image)
+        picture::decode_upright(&read_whole(&path)?, image)
             .map_err(|why| Error::data(&path, format!("cannot be decoded: {why}")))
     }
 
@@ -212,19 +284,20 @@ impl Dataset for ImageFolder {
         vec![self.path(index)]
     }
 
+    fn upright(&self) -> bool {
+        true
+    }
+
     fn encoded(&self, index: usize) -> Result<Option<Encoded>> {
-        let path = self.path(index);
-        let bytes = fs::read(&path).map_err(Error::io("reading", &path))?;
-        let name = path
-            .file_name()
-            .and_then(|n| n.to_str())
-            .unwrap_or_default();
-        let extension = image_extension(name).unwrap_or("jpg").to_owned();
-        Ok(Some(Encoded { bytes, extension }))
+        read_whole(&self.path(index)).map(|bytes| Some(Encoded::new(bytes)))
     }
 
     fn class_name(&self, label: u32) -> String {
         self.identities[label as usize].name.clone()
+    }
+
+    fn unused(&self) -> Unused {
+        self.unused.clone()
     }
 }
 
@@ -271,7 +344,7 @@ mod tests {
         let mut image = Image::default();
         set.read(1, &mut image).unwrap();
         assert_eq!(image.pixels, [7, 7, 7]);
-        assert_eq!(set.encoded(1).unwrap().unwrap().extension, "pgm");
+        assert_eq!(set.encoded(1).unwrap().unwrap().extension, "pnm");
 
         let dir = tree(&["10/b.pgm", "9/z.pgm", "x/a.jpg"]);
         let set = ImageFolder::open(dir.path()).unwrap();
@@ -284,11 +357,28 @@ mod tests {
             let dir = tree(files);
             ImageFolder::open(dir.path()).unwrap_err().to_string()
         };
-        assert!(
-            say(&["a/1.jpg", "lonely/", "lonely/readme.txt"]).contains("lonely: holds no image")
-        );
+        assert!(say(&["lonely/", "b/readme.txt"]).contains("holds no image"));
+        let other = say(&["a/1.heic", "a/2.heic"]);
+        assert!(other.contains("2 files of other kinds"), "{other}");
+        // Pictures one level deeper, or two; one folder, or several.
+        for (files, give) in [
+            (
+                &["faces/a/1.jpg", "faces/b/1.jpg"][..],
+                "give ROOT/faces, whose",
+            ),
+            (&["x/faces/a/1.jpg"], "give ROOT/x/faces, whose"),
+            (
+                &["train/a/1.jpg", "val/b/1.jpg"],
+                "give one of the folders ROOT/train to ROOT/val, whose",
+            ),
+        ] {
+            let dir = tree(files);
+            let said = ImageFolder::open(dir.path()).unwrap_err().to_string();
+            let said = said.replace(dir.path().to_str().unwrap(), "ROOT");
+            assert!(said.contains(give) && !said.contains("remove"), "{said}");
+        }
         let dir = tree(&["0/", "1/a.jpg", "2/", "3/b.jpg", "3/c.jpg", "4/"]);
-        let gaps = ImageFolder::open_with_gaps(dir.path()).unwrap();
+        let gaps = ImageFolder::open(dir.path()).unwrap();
         assert_eq!((gaps.len(), gaps.classes()), (3, 5));
         assert_eq!([0, 1, 2].map(|i| gaps.label(i)), [1, 3, 3]);
         assert!(gaps.describe(2).ends_with("3/c.jpg") && gaps.images_of(4).is_empty());
@@ -296,6 +386,47 @@ mod tests {
         assert!(say(&[]).contains("holds no identities"));
         let nowhere = ImageFolder::open(Path::new("/nowhere/at/all")).unwrap_err();
         assert!(nowhere.to_string().contains("/nowhere/at/all"));
+    }
+
+    #[test]
+    fn what_is_not_used_is_counted_and_named() {
+        let dir = tree(&[
+            "list.txt",
+            "loose.jpg",
+            ".git/x",
+            "a/1.JFIF",
+            "a/2.webp",
+            "a/3.BMP",
+            "a/4.gif",
+            "a/4.heic",
+            "a/.DS_Store",
+            "a/deep/5.jpg",
+            "b/",
+        ]);
+        let set = ImageFolder::open(dir.path()).unwrap();
+        assert_eq!((set.len(), set.classes()), (3, 2));
+        let said: Vec<String> = set.unused().iter().map(ToString::to_string).collect();
+        let expected = [
+            "2 hidden entries (.git, a/.DS_Store)",
+            "2 files beside the identities (list.txt, loose.jpg)",
+            "2 files of other kinds than the pictures that are read (a/4.gif, a/4.heic)",
+            "1 folder inside an identity's folder (a/deep)",
+            "1 class without a picture (b)",
+        ];
+        assert_eq!(said, expected);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_that_leads_nowhere_is_a_picture_that_cannot_be_read() {
+        let dir = tree(&["a/1.pgm"]);
+        for name in ["a/2.pgm", "beside"] {
+            std::os::unix::fs::symlink("nowhere", dir.path().join(name)).unwrap();
+        }
+        let set = ImageFolder::open(dir.path()).unwrap();
+        assert_eq!((set.len(), set.classes()), (2, 1));
+        let error = set.read(1, &mut Image::default()).unwrap_err().to_string();
+        assert!(error.contains("a/2.pgm"), "{error}");
     }
 
     #[cfg(unix)]

@@ -6,12 +6,13 @@
 //!
 //! | bytes | content |
 //! |---|---|
-//! | 8 | `AFINDEX1` |
+//! | 8 | `AFINDEX2` |
 //! | 4 | format of the file: 1 TFRecord, 2 tar |
 //! | 8, 8, 4 | the file's size; time of its last change: seconds since 1970, nanoseconds |
 //! | 4, 8 | number of names, of records |
 //! | each name | 4 bytes length, UTF-8 |
 //! | each record | 8 offset, 4 length, 4 number of the label's name |
+//! | the rest | what the file holds besides (`data/unused.rs`) |
 //! | 4 | CRC-32C of all before |
 //!
 //! An index is made again if it does not match the file (another size or time) or its own CRC.
@@ -19,6 +20,7 @@
 use crate::base::files;
 use crate::data::Opening;
 use crate::data::formats::labels::Interner;
+use crate::data::unused::Unused;
 use crate::encoding::framing::crc32c;
 use crate::{Error, Result};
 use std::fs;
@@ -26,7 +28,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
-const MAGIC: &[u8; 8] = b"AFINDEX1";
+const MAGIC: &[u8; 8] = b"AFINDEX2";
 
 /// Bytes before the names.
 const HEADER: usize = 44;
@@ -57,6 +59,8 @@ pub(crate) struct Record {
 pub(crate) struct IndexBuilder {
     names: Interner,
     records: Vec<Record>,
+    /// What is no record.
+    pub(crate) unused: Unused,
 }
 
 impl IndexBuilder {
@@ -74,6 +78,7 @@ impl IndexBuilder {
         Index {
             names: self.names.into_names(),
             records: self.records,
+            unused: self.unused,
         }
     }
 }
@@ -83,6 +88,7 @@ impl IndexBuilder {
 pub(crate) struct Index {
     pub(crate) names: Vec<String>,
     pub(crate) records: Vec<Record>,
+    pub(crate) unused: Unused,
 }
 
 /// What tells one state of a file from another.
@@ -189,6 +195,7 @@ fn encode(index: &Index, format: Format, stamp: Stamp) -> Vec<u8> {
         bytes.extend(record.length.to_le_bytes());
         bytes.extend(record.name.to_le_bytes());
     }
+    index.unused.encode(&mut bytes);
     bytes.extend(crc32c(&bytes).to_le_bytes());
     bytes
 }
@@ -215,6 +222,7 @@ fn decode(bytes: &[u8], format: Format, stamp: Stamp) -> Option<Index> {
     let mut index = Index {
         names: Vec::with_capacity(names.min(rest.len() / 4)),
         records: Vec::with_capacity(records.min(rest.len() / ENTRY)),
+        unused: Unused::default(),
     };
     for _ in 0..names {
         let length = take_u32(&mut rest)? as usize;
@@ -234,6 +242,7 @@ fn decode(bytes: &[u8], format: Format, stamp: Stamp) -> Option<Index> {
         }
         index.records.push(record);
     }
+    index.unused = Unused::decode(&mut rest)?;
     rest.is_empty().then_some(index)
 }
 
@@ -252,6 +261,7 @@ fn take_u64(rest: &mut &[u8]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::unused::Reason;
     use std::cell::Cell;
 
     fn built(salt: u32) -> Index {
@@ -263,6 +273,7 @@ mod tests {
                 ["a", "", "ö"][(i + salt) as usize % 3],
             );
         }
+        builder.unused.add(Reason::FileOfSample, "0.json");
         builder.finish()
     }
 

@@ -12,5 +12,6 @@ pub mod recordio;
 mod sharded;
 pub(crate) mod shards;
 pub(crate) mod tar;
+pub(crate) mod text;
 pub mod tfrecord;
 pub mod webdataset;

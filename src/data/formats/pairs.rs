@@ -13,7 +13,7 @@
 //! | line | meaning |
 //! |---|---|
 //! | `a/1.jpg b/2.jpg 0` | two images and 1 for one person, 0 for two |
-//! | `"a b/1.jpg" b/2.jpg 1` | a path with spaces, in quotes, with `\"` and `\\` |
+//! | `"a b/1.jpg" b/2.jpg 1` | a path with spaces, in quotes, with `\"` and `\\`; another backslash is itself |
 //! | fields separated by tabs | paths as they are |
 //! | empty, or `# remark` | |
 //!
@@ -22,8 +22,8 @@
 
 use crate::base::files::read_whole;
 use crate::data::Image;
-use crate::data::formats::image_folder::EXTENSIONS;
-use crate::data::picture;
+use crate::data::formats::text::{self, Text};
+use crate::data::picture::{self, EXTENSIONS};
 use crate::{Error, Result};
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
@@ -66,7 +66,9 @@ pub(crate) fn unquote(text: &str) -> Result<(String, &str), &'static str> {
             '"' => return Ok((inside, &text[i + 1..])),
             '\\' => match chars.next() {
                 Some((_, c @ ('"' | '\\'))) => inside.push(c),
-                _ => return Err("a backslash in quotes before something else than \" or \\"),
+                // A folder, as Windows writes it.
+                Some((_, c)) => inside.extend(['\\', c]),
+                None => break,
             },
             c => inside.push(c),
         }
@@ -93,7 +95,9 @@ fn lfw_image(root: &Path, name: &str, number: &str) -> Result<PathBuf, String> {
         .parse()
         .map_err(|_| format!("{number:?} where an image's number belongs"))?;
     let file = |ending: &str| root.join(name).join(format!("{name}_{number:04}.{ending}"));
-    let found = EXTENSIONS.into_iter().map(file).find(|path| path.is_file());
+    let endings = EXTENSIONS.map(|ending| [ending.to_owned(), ending.to_ascii_uppercase()]);
+    let mut files = endings.iter().flatten().map(|ending| file(ending));
+    let found = files.find(|path| path.is_file());
     found.ok_or_else(|| {
         format!(
             "no file {} (nor .png, ...); give the folder of aligned images",
@@ -108,7 +112,7 @@ impl Pairs {
     /// # Errors
     /// The file cannot be read, a line is malformed, an image is not there, or there are not as many pairs as promised.
     pub fn open(path: &Path, root: Option<&Path>) -> Result<Self> {
-        let bytes = read_whole(path)?;
+        let text = Text::read(path)?;
         let root = root.or(path.parent()).unwrap_or(Path::new(""));
         let mut pairs = Pairs {
             images: Vec::new(),
@@ -116,17 +120,12 @@ impl Pairs {
         };
         // None: no line yet; then whether it is LFW's format, and how many pairs there must be.
         let mut lfw: Option<Option<u64>> = None;
-        let mut next = 0;
-        for line in bytes.split(|&b| b == b'\n') {
-            let at = next;
-            next += line.len() as u64 + 1;
+        for (at, line) in text.lines() {
             let bad = |expected: &str, found: &str| {
-                let shown = String::from_utf8_lossy(&line[..line.len().min(80)]);
+                let shown: String = line.chars().take(80).collect();
                 Error::malformed(path, at, expected, format!("{found}: {shown:?}"))
             };
-            let text = std::str::from_utf8(line)
-                .map_err(|_| bad("a pairs file in UTF-8", "other bytes"))?
-                .trim();
+            let text = line.trim();
             if text.is_empty() || text.starts_with('#') {
                 continue;
             }
@@ -196,7 +195,7 @@ impl Pairs {
             _ => return Err(bad(expected, "neither 0 nor 1 at the end")),
         };
         for image in [first, second] {
-            let image = root.join(&image[..]);
+            let image = text::file(root, image);
             if !image.is_file() {
                 return Err(bad(
                     "an image of the pair",
@@ -225,7 +224,7 @@ impl Pairs {
     /// It cannot be read or decoded.
     pub fn read(&self, index: usize, image: &mut Image) -> Result<()> {
         let path = &self.images[index];
-        picture::decode(&read_whole(path)?, image)
+        picture::decode_upright(&read_whole(path)?, image)
             .map_err(|why| Error::data(path, format!("cannot be decoded: {why}")))
     }
 }

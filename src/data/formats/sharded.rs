@@ -4,6 +4,7 @@ use crate::base::map::Map;
 use crate::data::Opening;
 use crate::data::formats::index::{self, Format, Index, IndexBuilder, Record, Stamp};
 use crate::data::formats::labels;
+use crate::data::unused::Unused;
 use crate::{Error, Result};
 use rayon::prelude::*;
 use std::collections::HashMap;
@@ -29,6 +30,8 @@ pub(crate) struct Sharded {
     /// `name` is the class.
     records: Vec<Record>,
     names: Vec<String>,
+    /// What the files, and where they were found, hold besides.
+    pub(crate) unused: Unused,
 }
 
 /// A record's bytes and place.
@@ -77,11 +80,17 @@ impl Sharded {
             shards: Vec::with_capacity(paths.len()),
             records: Vec::new(),
             names: Vec::new(),
+            unused: Unused::default(),
         };
         let mut numbers: HashMap<String, u32> = HashMap::new();
         for ((path, map), index) in paths.into_iter().zip(maps).zip(indices) {
             // The first file's error, whatever order they were walked in.
-            let Index { names, records } = index?;
+            let Index {
+                names,
+                records,
+                unused,
+            } = index?;
+            set.unused.merge(unused);
             map.expect_random_access();
             set.shards.push(Shard {
                 path,

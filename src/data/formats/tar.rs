@@ -14,6 +14,7 @@
 //! A pax record is `length key=value\n`; `path` and `size` replace what the next header says. A block of zeros ends the
 //! archive; after it there may be more zeros.
 
+use crate::data::unused::{Reason, Unused};
 use crate::{Error, Result};
 use std::path::Path;
 
@@ -43,11 +44,18 @@ pub(crate) struct Members<'a> {
     path: &'a Path,
     bytes: &'a [u8],
     at: usize,
+    /// Members that are neither file nor folder.
+    pub(crate) unused: Unused,
 }
 
 impl<'a> Members<'a> {
     pub(crate) fn new(path: &'a Path, bytes: &'a [u8]) -> Self {
-        Members { path, bytes, at: 0 }
+        Members {
+            path,
+            bytes,
+            at: 0,
+            unused: Unused::default(),
+        }
     }
 
     /// How far the walk has come.
@@ -100,9 +108,13 @@ impl<'a> Members<'a> {
                         content,
                     }));
                 }
-                // Folders, links, and pax records for all members, which name none.
+                // Pax records for all members, which name none.
                 b'g' => {}
-                _ => name = None,
+                b'5' => name = None,
+                _ => {
+                    let name = name.take().unwrap_or_else(|| short_name(header));
+                    self.unused.add(Reason::NoFile, name);
+                }
             }
         }
     }

@@ -1,17 +1,18 @@
 //! WebDataset: tar archives (`data/tar.rs`) whose files are grouped into samples by their names.
 //!
 //! A sample is a run of files whose names are the same up to the first dot of the last part: `set/000123.jpg` with
-//! `set/000123.cls`. The image is the file ending in jpg, jpeg, png, pgm, ppm or pnm, the label the text in the file ending
-//! in `.cls`, a number or a name; other files of a sample are passed over, samples with neither, and hidden files (`.name`). Labels are ranked
-//! (`data/labels.rs`). Archives must not be compressed. Where the samples are is found once and kept
+//! `set/000123.cls`. The image is the file whose name ends as a picture's does, the label the text in the file ending
+//! in `.cls`, a number or a name. Other files of a sample, samples with neither, hidden files (`.name`) and links are
+//! counted as not used. Labels are ranked (`data/labels.rs`). Archives must not be compressed. Where the samples are is found once and kept
 //! (`data/index.rs`).
 
-use crate::data::formats::image_folder::EXTENSIONS;
 use crate::data::formats::index::{Format, IndexBuilder};
 use crate::data::formats::sharded::Sharded;
 use crate::data::formats::tar::{Member, Members};
+use crate::data::formats::text::without_mark;
 use crate::data::formats::{labels, shards};
 use crate::data::picture;
+use crate::data::unused::{Reason, Unused};
 use crate::data::{Dataset, Encoded, Image, Opening};
 use crate::{Error, Result};
 use std::path::{Path, PathBuf};
@@ -25,7 +26,7 @@ const REPORT: usize = 16 << 20;
 /// One WebDataset archive or several as a data set.
 #[derive(Debug)]
 pub struct WebDataset {
-    records: Sharded,
+    pub(in crate::data) records: Sharded,
 }
 
 impl WebDataset {
@@ -73,16 +74,28 @@ fn is_hidden(name: &str) -> bool {
 }
 
 impl Sample {
-    fn add(&mut self, path: &Path, member: &Member<'_>, ending: &str) -> Result<()> {
+    fn add(
+        &mut self,
+        path: &Path,
+        member: &Member<'_>,
+        ending: &str,
+        unused: &mut Unused,
+    ) -> Result<()> {
         let bad = |expected: String, found: String| {
             Err(Error::malformed(path, member.header, expected, found))
         };
-        if ending == "cls" {
+        if ending.eq_ignore_ascii_case("cls") {
             let text = (member.content.len() <= MAX_LABEL)
-                .then(|| std::str::from_utf8(member.content).ok())
+                .then(|| std::str::from_utf8(without_mark(member.content)).ok())
                 .flatten();
             let label = text.map_or(Err("no short text in UTF-8".into()), labels::check);
             match label {
+                Ok(_) if self.label.is_some() => {
+                    return bad(
+                        format!("one label in sample {}", self.key),
+                        format!("a second one, {}", member.name),
+                    );
+                }
                 Ok(label) => self.label = Some(label.to_owned()),
                 Err(found) => {
                     return bad(
@@ -91,10 +104,7 @@ impl Sample {
                     );
                 }
             }
-        } else if EXTENSIONS
-            .into_iter()
-            .any(|known| ending.eq_ignore_ascii_case(known))
-        {
+        } else if picture::is_extension(ending) {
             let Ok(length) = u32::try_from(member.content.len()) else {
                 return bad(
                     "an image of less than 4 GiB".into(),
@@ -108,6 +118,8 @@ impl Sample {
                 );
             }
             self.image = Some((member.offset, length));
+        } else {
+            unused.add(Reason::FileOfSample, &member.name[..]);
         }
         Ok(())
     }
@@ -139,6 +151,7 @@ fn walk(path: &Path, bytes: &[u8], builder: &mut IndexBuilder, passed: &dyn Fn(u
     let mut reported = 0;
     while let Some(member) = members.next()? {
         if is_hidden(&member.name) {
+            builder.unused.add(Reason::Hidden, member.name);
             continue;
         }
         let (key, ending) = split_name(&member.name);
@@ -150,13 +163,14 @@ fn walk(path: &Path, bytes: &[u8], builder: &mut IndexBuilder, passed: &dyn Fn(u
             };
             std::mem::replace(&mut sample, next).finish(path, builder)?;
         }
-        sample.add(path, &member, ending)?;
+        sample.add(path, &member, ending, &mut builder.unused)?;
         if members.position() - reported >= REPORT {
             passed((members.position() - reported) as u64);
             reported = members.position();
         }
     }
     passed((bytes.len() - reported) as u64);
+    builder.unused.merge(members.unused);
     sample.finish(path, builder)
 }
 
@@ -201,6 +215,10 @@ impl Dataset for WebDataset {
 
     fn class_name(&self, label: u32) -> String {
         self.records.class_name(label)
+    }
+
+    fn unused(&self) -> Unused {
+        self.records.unused.clone()
     }
 }
 

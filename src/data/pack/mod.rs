@@ -8,8 +8,8 @@
 //! pictures are files, `images/<label>/0001.jpg`, and the paths start from the folder of the TFRecord files.
 //! `identities.tsv` keeps what the class numbers were called.
 //!
-//! JPEG and PNG files go in untouched, unless a resize is asked for. PNM files, which MXNet's `imdecode` does not know, become
-//! PNG, which loses nothing. InsightFace's own reader expects all pictures to be 112x112.
+//! JPEG and PNG files go in untouched, unless a resize is asked for. Other kinds, which not every reader of the packed files
+//! knows, become PNG, which loses nothing. A picture with an EXIF orientation is written as it is read, without it. InsightFace's own reader expects all pictures to be 112x112.
 //!
 //! The last N identities can be kept out of training: they become an image folder whose folder names are their numbers
 //! (`85642/0001.jpg`), which is what embedding test identities by number wants.
@@ -81,6 +81,8 @@ pub struct Packed {
     pub reserved_identities: usize,
     /// Images to train on that are not 112x112, which InsightFace's own reader does not accept.
     pub other_sizes: usize,
+    /// Images that EXIF said were to be turned, written as they are read.
+    pub turned: usize,
     /// Images that were left out, and why.
     pub skipped: Vec<String>,
 }
@@ -129,11 +131,17 @@ pub fn pack(
             .map(|&place| encoded(source, groups.images[place as usize], options))
             .collect();
         for (&place, result) in places.iter().zip(read) {
-            let Some((encoded, size)) = packed.keep(result, options)? else {
+            let Some(Stored {
+                encoded,
+                size,
+                turned,
+            }) = packed.keep(result, options)?
+            else {
                 continue;
             };
             packed.images += 1;
             packed.other_sizes += usize::from(size != (112, 112));
+            packed.turned += usize::from(turned);
             let place = place as usize;
             let label = source.label(groups.images[place] as usize);
             let number = place - groups.starts[label as usize] + 1;
@@ -203,12 +211,16 @@ impl Groups {
     }
 }
 
-/// An image file as it is to be stored, with its picture's width and height.
-fn encoded(
-    source: &dyn Dataset,
-    index: u32,
-    options: &PackOptions,
-) -> Result<(Encoded, (usize, usize))> {
+/// An image file as it is to be stored.
+struct Stored {
+    encoded: Encoded,
+    /// The picture's width and height.
+    size: (usize, usize),
+    /// Whether the original has an EXIF orientation, which is not written: readers do not agree on whether it counts.
+    turned: bool,
+}
+
+fn encoded(source: &dyn Dataset, index: u32, options: &PackOptions) -> Result<Stored> {
     let index = index as usize;
     let broken = |why: String| {
         Error::Invalid(format!(
@@ -217,23 +229,26 @@ fn encoded(
         ))
     };
     let stored = source.encoded(index)?;
-    if let Some(stored) = stored {
+    let turned = (stored.as_ref()).is_some_and(|stored| picture::is_turned(&stored.bytes));
+    let lossless = (stored.as_ref()).is_some_and(|stored| stored.extension == "png");
+    if let Some(stored) = stored.filter(|_| !turned) {
         let size = picture::dimensions(&stored.bytes).map_err(broken)?;
         if options.resize.is_none_or(|r| size == (r, r)) {
-            let pnm = stored.bytes.starts_with(b"P");
+            let kept = matches!(&stored.extension[..], "jpg" | "png");
             let mut picture = Image::default();
             // One that is to be left out may be broken anywhere.
-            if pnm || options.skip_bad {
+            if !kept || options.skip_bad {
                 picture::decode(&stored.bytes, &mut picture).map_err(broken)?;
             }
-            if !pnm {
-                return Ok((stored, size));
-            }
-            let png = Encoded {
-                bytes: picture::encode_png(&picture),
-                extension: "png".into(),
+            let encoded = match kept {
+                true => stored,
+                false => Encoded::new(picture::encode_png(&picture)),
             };
-            return Ok((png, size));
+            return Ok(Stored {
+                encoded,
+                size,
+                turned,
+            });
         }
     }
     let mut picture = Image::default();
@@ -243,11 +258,15 @@ fn encoded(
     {
         picture = picture::resize(&picture, r, r);
     }
-    let jpeg = Encoded {
-        bytes: picture::encode_jpeg(&picture, JPEG_QUALITY),
-        extension: "jpg".into(),
+    let bytes = match lossless && options.resize.is_none() {
+        true => picture::encode_png(&picture),
+        false => picture::encode_jpeg(&picture, JPEG_QUALITY),
     };
-    Ok((jpeg, (picture.width, picture.height)))
+    Ok(Stored {
+        encoded: Encoded::new(bytes),
+        size: (picture.width, picture.height),
+        turned,
+    })
 }
 
 /// `identities.tsv`: number, name and number of images of every class, the reserved ones included.
@@ -281,10 +300,12 @@ fn reserve(
     fs::create_dir_all(&dir).map_err(Error::io("creating the folder", &dir))?;
     let mut number = 0;
     for &index in &groups.images[groups.starts[label]..groups.starts[label + 1]] {
-        let Some((image, _)) = packed.keep(encoded(source, index, options), options)? else {
+        let Some(stored) = packed.keep(encoded(source, index, options), options)? else {
             continue;
         };
+        let image = stored.encoded;
         number += 1;
+        packed.turned += usize::from(stored.turned);
         packed.reserved_images += 1;
         let path = dir.join(format!("{number:04}.{}", image.extension));
         fs::write(&path, image.bytes).map_err(Error::io("writing", &path))?;

@@ -1,24 +1,91 @@
 //! Pictures: decoding, resizing, cropping, flipping and channel order.
 //!
-//! JPEG (baseline and progressive, grey, YCbCr and CMYK), PNG and PNM files become RGB, 8 bits a channel: grey is
-//! repeated in all three channels, 16 bits are rounded to 8, alpha is dropped. The EXIF block is ignored, the
-//! orientation in it included: face crops are upright already, and no training set writes it.
+//! JPEG (baseline and progressive, grey, YCbCr and CMYK), PNG, WebP, BMP and PNM files become RGB, 8 bits a channel: grey is
+//! repeated in all three channels, 16 bits are rounded to 8, alpha is dropped. Of the EXIF block the orientation counts, for
+//! picture files ([`decode_upright`]), as OpenCV has it; pictures in records are taken as they are stored ([`decode`]).
 //!
 //! Resizing is bilinear with OpenCV's conventions (`cv2.resize(..., interpolation=cv2.INTER_LINEAR)`): output pixel x
 //! samples the input at (x + 1/2) * source / target - 1/2, coordinates outside repeat the border, and nothing is
 //! smoothed before it is made smaller. Arithmetic is in f32; OpenCV's own 8-bit path uses 11-bit weights and may differ by 1.
 
 pub mod augment;
+mod orientation;
+
+pub use orientation::is_turned;
 
 use crate::data::Image;
-use ::image::ImageDecoder as _;
+use ::image::ImageDecoder;
 use std::io::Cursor;
 use zune_jpeg::zune_core::bytestream::ZCursor;
 use zune_jpeg::zune_core::colorspace::ColorSpace;
 use zune_jpeg::zune_core::options::DecoderOptions;
 
-/// The largest picture that is decoded, in pixels (10,000 x 10,000).
-const MAX_PIXELS: u64 = 100_000_000;
+/// What the names of picture files end in, in lower case.
+pub(crate) const EXTENSIONS: [&str; 11] = [
+    "jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "pgm", "ppm", "pnm", "pbm",
+];
+
+/// Whether a file's name that ends in this, in any case, is a picture's.
+pub(crate) fn is_extension(ending: &str) -> bool {
+    (EXTENSIONS.iter()).any(|known| ending.eq_ignore_ascii_case(known))
+}
+
+/// Whether a file of this name is a picture.
+pub(crate) fn is_name(name: &str) -> bool {
+    (name.rsplit_once('.')).is_some_and(|(_, ending)| is_extension(ending))
+}
+
+/// The kinds of picture files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Jpeg,
+    Png,
+    WebP,
+    Bmp,
+    Pnm,
+}
+
+impl Kind {
+    /// What the file in `bytes` is, by how it begins.
+    pub(crate) fn of(bytes: &[u8]) -> Option<Self> {
+        match bytes {
+            [0xff, 0xd8, ..] => Some(Kind::Jpeg),
+            [0x89, b'P', b'N', b'G', ..] => Some(Kind::Png),
+            [
+                b'R',
+                b'I',
+                b'F',
+                b'F',
+                _,
+                _,
+                _,
+                _,
+                b'W',
+                b'E',
+                b'B',
+                b'P',
+                ..,
+            ] => Some(Kind::WebP),
+            [b'B', b'M', ..] => Some(Kind::Bmp),
+            [b'P', b'1'..=b'7', ..] => Some(Kind::Pnm),
+            _ => None,
+        }
+    }
+
+    /// What its name ends in.
+    pub(crate) fn extension(self) -> &'static str {
+        match self {
+            Kind::Jpeg => "jpg",
+            Kind::Png => "png",
+            Kind::WebP => "webp",
+            Kind::Bmp => "bmp",
+            Kind::Pnm => "pnm",
+        }
+    }
+}
+
+/// The largest picture that is decoded, in pixels: those of most cameras.
+const MAX_PIXELS: u64 = 50_000_000;
 
 /// A decoded picture may hold this many bytes for each byte of its file (DEFLATE reaches 1032), or [`FREE_BYTES`].
 const MAX_EXPANSION: u64 = 1_100;
@@ -26,59 +93,88 @@ const MAX_EXPANSION: u64 = 1_100;
 /// Pictures up to this many decoded bytes need no justification by the size of their file.
 const FREE_BYTES: u64 = 16 << 20;
 
-/// Decodes a JPEG, PNG or PNM file into `image`, reusing its memory.
+/// Decodes a picture file as [`decode`] does, and turns it as its EXIF orientation says.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decode_upright(bytes: &[u8], image: &mut Image) -> Result<(), String> {
+    decode(bytes, image)?;
+    orientation::turn(bytes, image);
+    Ok(())
+}
+
+/// Whether a picture of this size can be an aligned face for a network that takes `size` x `size` pixels: a square, and not
+/// more than four times as large.
+pub fn may_be_aligned(width: usize, height: usize, size: usize) -> bool {
+    width == height && width <= 4 * size
+}
+
+/// Decodes a JPEG, PNG, WebP, BMP or PNM file into `image`, reusing its memory.
 ///
 /// # Errors
 /// A clause that says why not ("the JPEG ends before its end-of-image marker"), for the caller to put the place in front of.
 pub fn decode(bytes: &[u8], image: &mut Image) -> Result<(), String> {
-    match bytes {
-        [0xff, 0xd8, ..] => {
+    let (file, size) = (Cursor::new(bytes), bytes.len());
+    match Kind::of(bytes) {
+        Some(Kind::Jpeg) => {
             check_jpeg_is_whole(bytes)?;
             decode_jpeg(bytes, image)
         }
-        [0x89, b'P', b'N', b'G', ..] => finish(
-            image::codecs::png::PngDecoder::new(Cursor::new(bytes)),
-            bytes.len(),
-            image,
-        ),
-        [b'P', b'1'..=b'7', ..] => finish(
-            image::codecs::pnm::PnmDecoder::new(Cursor::new(bytes)),
-            bytes.len(),
-            image,
-        ),
-        _ => Err(unknown_format(bytes)),
+        Some(Kind::Png) => finish(png(bytes), size, image),
+        Some(Kind::WebP) => finish(image::codecs::webp::WebPDecoder::new(file), size, image),
+        Some(Kind::Bmp) => finish(image::codecs::bmp::BmpDecoder::new(file), size, image),
+        Some(Kind::Pnm) => finish(image::codecs::pnm::PnmDecoder::new(file), size, image),
+        None => Err(unknown_format(bytes)),
     }
 }
 
-/// Width and height of a JPEG, PNG or PNM file, from its header; a JPEG must have its end, too.
+/// Width and height of a picture file, from its header; a JPEG must have its end, too.
 ///
 /// # Errors
 /// As [`decode`], as far as that can be told without decoding.
 pub fn dimensions(bytes: &[u8]) -> Result<(usize, usize), String> {
-    let size = |d: image::ImageResult<(u32, u32)>| {
-        d.map(|(w, h)| (w as usize, h as usize))
-            .map_err(|e| e.to_string())
-    };
-    match bytes {
-        [0xff, 0xd8, ..] => {
-            check_jpeg_is_whole(bytes)?;
-            size(image::codecs::jpeg::JpegDecoder::new(Cursor::new(bytes)).map(|d| d.dimensions()))
-        }
-        [0x89, b'P', b'N', b'G', ..] => {
-            size(image::codecs::png::PngDecoder::new(Cursor::new(bytes)).map(|d| d.dimensions()))
-        }
-        [b'P', b'1'..=b'7', ..] => {
-            size(image::codecs::pnm::PnmDecoder::new(Cursor::new(bytes)).map(|d| d.dimensions()))
-        }
-        _ => Err(unknown_format(bytes)),
+    fn size(decoder: image::ImageResult<impl ImageDecoder>) -> Result<(usize, usize), String> {
+        let (width, height) = decoder.map_err(|e| e.to_string())?.dimensions();
+        Ok((width as usize, height as usize))
     }
+    let file = Cursor::new(bytes);
+    match Kind::of(bytes) {
+        Some(Kind::Jpeg) => {
+            check_jpeg_is_whole(bytes)?;
+            size(image::codecs::jpeg::JpegDecoder::new(file))
+        }
+        Some(Kind::Png) => size(png(bytes)),
+        Some(Kind::WebP) => size(image::codecs::webp::WebPDecoder::new(file)),
+        Some(Kind::Bmp) => size(image::codecs::bmp::BmpDecoder::new(file)),
+        Some(Kind::Pnm) => size(image::codecs::pnm::PnmDecoder::new(file)),
+        None => Err(unknown_format(bytes)),
+    }
+}
+
+/// PNG's decoder, which inflates no more of what is no pixel than a picture that needs no justification may take.
+fn png(bytes: &[u8]) -> image::ImageResult<image::codecs::png::PngDecoder<Cursor<&[u8]>>> {
+    let mut limits = image::Limits::no_limits();
+    limits.max_alloc = Some(FREE_BYTES + bytes.len() as u64);
+    let mut decoder = image::codecs::png::PngDecoder::with_limits(Cursor::new(bytes), limits)?;
+    // A profile that is damaged is no harm, but one that was meant to inflate beyond the limit is.
+    let stored = orientation::png_chunk(bytes, b"iCCP").map_or(0, <[u8]>::len) as u64;
+    if stored * MAX_EXPANSION > FREE_BYTES && decoder.icc_profile()?.is_none() {
+        let limit = FREE_BYTES >> 20;
+        return Err(image::ImageError::Decoding(
+            image::error::DecodingError::new(
+                image::ImageFormat::Png.into(),
+                format!("its colour profile inflates to more than {limit} MiB"),
+            ),
+        ));
+    }
+    Ok(decoder)
 }
 
 fn unknown_format(bytes: &[u8]) -> String {
     match bytes {
         [] => "there are no bytes".into(),
         _ => format!(
-            "this is not a JPEG, PNG or PNM file (it begins with the bytes {:02x?})",
+            "this is not a JPEG, PNG, WebP, BMP or PNM file (it begins with the bytes {:02x?})",
             &bytes[..bytes.len().min(4)]
         ),
     }
@@ -134,7 +230,13 @@ fn check_size(width: u64, height: u64, total_bytes: u64, file_bytes: usize) -> R
     }
     let pixels = width * height;
     let needed = total_bytes.max(pixels * 3);
-    if pixels > MAX_PIXELS || needed > (file_bytes as u64 * MAX_EXPANSION).max(FREE_BYTES) {
+    if pixels > MAX_PIXELS {
+        return Err(format!(
+            "the header promises {width}x{height} pixels, more than the {} millions that are read",
+            MAX_PIXELS / 1_000_000
+        ));
+    }
+    if needed > (file_bytes as u64 * MAX_EXPANSION).max(FREE_BYTES) {
         return Err(format!(
             "the header promises {width}x{height} pixels, which a file of {file_bytes} bytes cannot honestly hold"
         ));
@@ -143,7 +245,7 @@ fn check_size(width: u64, height: u64, total_bytes: u64, file_bytes: usize) -> R
 }
 
 fn finish(
-    decoder: image::ImageResult<impl image::ImageDecoder>,
+    decoder: image::ImageResult<impl ImageDecoder>,
     file_bytes: usize,
     image: &mut Image,
 ) -> Result<(), String> {
@@ -315,6 +417,21 @@ pub fn resize(source: &Image, width: usize, height: usize) -> Image {
         height,
         pixels,
     }
+}
+
+/// Bilinear resize of one f32 plane of `size` x `size` to `resized` x `resized`.
+///
+/// # Panics
+/// If either plane would have no pixels, or `source` has not `size * size`.
+pub(crate) fn resize_plane(source: &[f32], size: usize, resized: usize) -> Vec<f32> {
+    let mut out = vec![0.0; resized * resized];
+    let window = ResizedWindow {
+        full: [resized; 2],
+        offset: [0; 2],
+        size: [resized; 2],
+    };
+    resize_window::<1, _, _>(source, (size, size), window, &mut out, |v| v);
+    out
 }
 
 /// Resizes every f32 plane (CHW: `planes` of `size` x `size`) to `resized` x `resized` and keeps its centre
@@ -573,8 +690,64 @@ mod tests {
     #[test]
     fn a_small_file_cannot_ask_for_a_large_buffer() {
         let mut image = Image::default();
-        let why = decode(b"P6 30000 3000 255\nabc", &mut image).unwrap_err();
-        assert!(why.contains("30000x3000"), "{why}");
+        let why = decode(b"P6 10000 10000 255\nabc", &mut image).unwrap_err();
+        assert!(
+            why.contains("10000x10000") && why.contains("50 millions"),
+            "{why}"
+        );
+        let why = decode(b"P6 30000 1500 255\nabc", &mut image).unwrap_err();
+        assert!(why.contains("30000x1500"), "{why}");
         assert!(image.pixels.capacity() < 1000);
+    }
+
+    /// A chunk `iCCP` with `stored` as its compressed profile.
+    fn with_profile(png: &[u8], stored: &[u8]) -> Vec<u8> {
+        let content = [b"iCCPp\0\0".as_slice(), stored].concat();
+        let mut crc = !0_u32;
+        for byte in &content {
+            crc ^= u32::from(*byte);
+            for _ in 0..8 {
+                crc = (crc >> 1) ^ ((crc & 1) * 0xedb8_8320);
+            }
+        }
+        let length = (stored.len() as u32 + 3).to_be_bytes();
+        [
+            &png[..33],
+            &length,
+            &content,
+            &(!crc).to_be_bytes(),
+            &png[33..],
+        ]
+        .concat()
+    }
+
+    #[test]
+    fn a_profile_is_not_inflated_without_end() {
+        let original = gradient(5, 4);
+        let png = encode_png(&original);
+        // Zlib: a block of dynamic Huffman codes would be smaller still; this one is of fixed codes, one zero and then
+        // matches of 258 zeros at distance 1, 13 bits each (the codes 11000101 and 00000).
+        let mut bits: Vec<bool> = vec![true, true, false];
+        bits.extend([false, false, true, true, false, false, false, false]);
+        for _ in 0..400_000 {
+            bits.extend([true, true, false, false, false, true, false, true]);
+            bits.extend([false; 5]);
+        }
+        bits.extend([false; 7]);
+        let mut zlib = vec![0x78, 0x9c];
+        zlib.extend(bits.chunks(8).map(|bits| {
+            (bits.iter().enumerate()).fold(0, |byte, (i, &bit)| byte | u8::from(bit) << i)
+        }));
+        // Adler-32 of zeros: a is 1, b is their count.
+        let count = 1 + 400_000 * 258_u64;
+        zlib.extend(((count % 65521) as u16).to_be_bytes());
+        zlib.extend([0, 1]);
+        let mut image = Image::default();
+        let why = decode(&with_profile(&png, &zlib), &mut image).unwrap_err();
+        assert!(why.contains("colour profile"), "{why}");
+        assert!(dimensions(&with_profile(&png, &zlib)).is_err());
+        // A damaged profile of honest size is nobody's harm.
+        decode(&with_profile(&png, &zlib[..1000]), &mut image).unwrap();
+        assert_eq!(image, original);
     }
 }

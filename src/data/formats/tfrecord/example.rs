@@ -119,32 +119,42 @@ impl Malformed {
     }
 }
 
-/// The first value of a feature.
-enum First {
+/// The one value of a feature.
+enum One {
     Bytes(Vec<u8>),
     Int(i64),
     Float,
-    Nothing,
+    /// None, or several.
+    Not(usize),
 }
 
-impl First {
+impl One {
     fn of(feature: Option<Feature>) -> Self {
         let kind = feature.and_then(|feature| feature.kind);
-        let first = match kind {
-            None => None,
-            Some(Kind::Bytes(list)) => list.value.into_iter().next().map(First::Bytes),
-            Some(Kind::Float(list)) => list.value.first().map(|_| First::Float),
-            Some(Kind::Int64(list)) => list.value.first().copied().map(First::Int),
-        };
-        first.unwrap_or(First::Nothing)
+        match kind {
+            None => One::Not(0),
+            Some(Kind::Bytes(list)) => match <[_; 1]>::try_from(list.value) {
+                Ok([bytes]) => One::Bytes(bytes),
+                Err(values) => One::Not(values.len()),
+            },
+            Some(Kind::Float(list)) => match list.value.len() {
+                1 => One::Float,
+                n => One::Not(n),
+            },
+            Some(Kind::Int64(list)) => match list.value[..] {
+                [value] => One::Int(value),
+                _ => One::Not(list.value.len()),
+            },
+        }
     }
 
-    fn what(&self) -> &'static str {
+    fn what(&self) -> String {
         match self {
-            First::Bytes(_) => "bytes",
-            First::Int(_) => "an int64",
-            First::Float => "a float",
-            First::Nothing => "an empty list",
+            One::Bytes(_) => "bytes".into(),
+            One::Int(_) => "an int64".into(),
+            One::Float => "a float".into(),
+            One::Not(0) => "an empty list".into(),
+            One::Not(n) => format!("{n} values where one belongs"),
         }
     }
 }
@@ -156,22 +166,35 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Example, Malformed> {
         let at = bytes.len() - rest.len();
         Malformed::new(at, "a tf.train.Example", why.to_string())
     })?;
-    let (mut label, mut picture) = (None, None);
+    let (mut label, mut picture, mut pictures) = (None, None, 0);
     let mut keys = Vec::new();
     for Entry { key, value } in example.features.unwrap_or_default().feature {
         match &key[..] {
-            "label" | "image/source_id" => label = Some(read_label(&key, First::of(value))?),
+            "label" | "image/source_id" => {
+                let found = read_label(&key, One::of(value))?;
+                if label.replace(found.clone()).is_some_and(|l| l != found) {
+                    return Err(Malformed::new(
+                        0,
+                        "one label",
+                        "two features with different ones",
+                    ));
+                }
+            }
             "image_raw" | "image/encoded" => {
-                picture = Some(match First::of(value) {
-                    First::Bytes(file) => Picture::Encoded(file),
+                let found = match One::of(value) {
+                    One::Bytes(file) => Picture::Encoded(file),
                     other => return Err(wrong(&key, "an image file as bytes", &other)),
-                });
+                };
+                pictures += 1;
+                picture = Some(found);
             }
             "image/img_path" => {
-                picture = Some(match First::of(value) {
-                    First::Bytes(path) => Picture::Path(text(path, "a path in UTF-8")?),
+                let found = match One::of(value) {
+                    One::Bytes(path) => Picture::Path(text(path, "a path in UTF-8")?),
                     other => return Err(wrong(&key, "a path as bytes", &other)),
-                });
+                };
+                pictures += 1;
+                picture = Some(found);
             }
             _ => {}
         }
@@ -179,6 +202,10 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Example, Malformed> {
         if keys.len() < 20 {
             keys.push(key);
         }
+    }
+    if pictures > 1 {
+        let found = format!("{pictures} features with one: {}", keys.join(", "));
+        return Err(Malformed::new(0, "one picture", found));
     }
     match (label, picture) {
         (Some(label), Some(picture)) => Ok(Example { label, picture }),
@@ -197,7 +224,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Example, Malformed> {
     }
 }
 
-fn wrong(key: &str, expected: &str, found: &First) -> Malformed {
+fn wrong(key: &str, expected: &str, found: &One) -> Malformed {
     let expected = format!("{expected} in the feature {key}");
     Malformed::new(0, expected, found.what())
 }
@@ -210,15 +237,15 @@ fn text(bytes: Vec<u8>, expected: &str) -> Result<String, Malformed> {
     })
 }
 
-fn read_label(key: &str, first: First) -> Result<String, Malformed> {
-    match first {
-        First::Int(label) if label >= 0 => Ok(label.to_string()),
-        First::Int(label) => Err(Malformed::new(
+fn read_label(key: &str, value: One) -> Result<String, Malformed> {
+    match value {
+        One::Int(label) if label >= 0 => Ok(label.to_string()),
+        One::Int(label) => Err(Malformed::new(
             0,
             format!("a label of 0 or above in the feature {key}"),
             label.to_string(),
         )),
-        First::Bytes(name) => {
+        One::Bytes(name) => {
             let name = text(name, "a label in UTF-8")?;
             let expected = format!("a label of 0 or above, or a name, in the feature {key}");
             labels::check(&name)
@@ -260,10 +287,10 @@ pub(crate) fn encode(schema: Schema, label: u32, name: &str, image: &[u8]) -> Ve
 mod tests {
     use super::*;
 
-    /// From the protocol by hand: {"image_raw": BytesList([ff d8]), "label": Int64List([3, 4, 5], packed)}.
-    const BY_HAND: &[u8] = b"\x0a\x27\
+    /// From the protocol by hand: {"image_raw": BytesList([ff d8]), "label": Int64List([3], packed)}.
+    const BY_HAND: &[u8] = b"\x0a\x25\
         \x0a\x13\x0a\x09image_raw\x12\x06\x0a\x04\x0a\x02\xff\xd8\
-        \x0a\x10\x0a\x05label\x12\x07\x1a\x05\x0a\x03\x03\x04\x05";
+        \x0a\x0e\x0a\x05label\x12\x05\x1a\x03\x0a\x01\x03";
 
     #[test]
     fn an_example_by_hand() {
@@ -330,6 +357,13 @@ mod tests {
         assert_eq!(with(b"\x0a\x07\x0a\x05 n/1 ", "image_raw"), "n/1");
         assert!(with(b"\x12\x06\x0a\x04\0\0\0\0", "image_raw").contains("found a float"));
         assert!(with(b"\x1a\x00", "image_raw").contains("found an empty list"));
+        let one_hot = with(b"\x1a\x06\x0a\x04\0\0\x01\0", "image_raw");
+        assert!(
+            one_hot.contains("found 4 values where one belongs"),
+            "{one_hot}"
+        );
+        let names = with(b"\x0a\x06\x0a\x01a\x0a\x01b", "image_raw");
+        assert!(names.contains("found 2 values"), "{names}");
         assert!(with(b"\x0a\x03\x0a\x01 ", "image_raw").contains("found no label"));
         let minus = b"\x1a\x0b\x08\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01";
         assert!(with(minus, "image_raw").contains("0 or above"));
@@ -338,5 +372,46 @@ mod tests {
             found.contains("image_raw, image/encoded") && found.ends_with("label, jpeg"),
             "{found}"
         );
+    }
+
+    #[test]
+    fn one_picture_and_one_label() {
+        let bytes = |values: &[&[u8]]| {
+            let value = values.iter().map(|v| v.to_vec()).collect();
+            Kind::Bytes(BytesList { value })
+        };
+        let label = |value: &[i64]| {
+            let value = value.to_vec();
+            Kind::Int64(Int64List { value })
+        };
+        let parsed = |entries: Vec<(&str, Kind)>| {
+            let entry = |(key, kind): (&str, Kind)| Entry {
+                key: key.to_owned(),
+                value: Some(Feature { kind: Some(kind) }),
+            };
+            let feature = entries.into_iter().map(entry).collect();
+            let features = Some(Features { feature });
+            let found = parse(&proto::Example { features }.encode_to_vec());
+            found.map(|e| e.label).unwrap_or_else(|e| e.found)
+        };
+        let file = || ("image_raw", bytes(&[b"\xff\xd8"]));
+        assert_eq!(parsed(vec![file(), ("label", label(&[3]))]), "3");
+        assert_eq!(
+            parsed(vec![file(), ("label", label(&[0, 1, 0]))]),
+            "3 values where one belongs"
+        );
+        let two = ("image_raw", bytes(&[b"a", b"b"]));
+        assert_eq!(
+            parsed(vec![two, ("label", label(&[3]))]),
+            "2 values where one belongs"
+        );
+        let other = ("image/img_path", bytes(&[b"a.jpg"]));
+        assert!(parsed(vec![file(), other, ("label", label(&[3]))]).starts_with("2 features"));
+        let labels = vec![
+            file(),
+            ("label", label(&[3])),
+            ("image/source_id", label(&[4])),
+        ];
+        assert!(parsed(labels).contains("different"));
     }
 }

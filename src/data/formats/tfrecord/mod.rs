@@ -16,8 +16,9 @@ use self::example::{Example, Malformed, Picture};
 use crate::base::files::read_whole;
 use crate::data::formats::index::{Format, IndexBuilder};
 use crate::data::formats::sharded::{Found, Sharded};
-use crate::data::formats::shards;
+use crate::data::formats::{shards, text};
 use crate::data::picture;
+use crate::data::unused::Unused;
 use crate::data::{Dataset, Encoded, Image, Opening};
 use crate::encoding::framing::{HEAD, TAIL, masked};
 use crate::{Error, Result};
@@ -31,7 +32,7 @@ const BLOCK_BYTES: usize = 64 << 20;
 /// One TFRecord file or several as a data set.
 #[derive(Debug)]
 pub struct TfRecord {
-    records: Sharded,
+    pub(in crate::data) records: Sharded,
     /// What relative paths start from, instead of the folder of each file.
     image_root: Option<PathBuf>,
 }
@@ -59,10 +60,7 @@ impl TfRecord {
         let Example { picture, .. } = read_data(&found)?;
         match picture {
             Picture::Encoded(bytes) => Ok(bytes),
-            Picture::Path(path) => {
-                // An absolute path replaces the folder.
-                read_whole(&self.folder(found.path).join(path))
-            }
+            Picture::Path(path) => read_whole(&text::file(self.folder(found.path), &path)),
         }
     }
 
@@ -218,7 +216,7 @@ impl Dataset for TfRecord {
             ..
         }) = read_data(&found)
         {
-            files.push(self.folder(found.path).join(path));
+            files.push(text::file(self.folder(found.path), &path));
         }
         files
     }
@@ -229,5 +227,9 @@ impl Dataset for TfRecord {
 
     fn class_name(&self, label: u32) -> String {
         self.records.class_name(label)
+    }
+
+    fn unused(&self) -> Unused {
+        self.records.unused.clone()
     }
 }

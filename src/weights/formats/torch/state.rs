@@ -172,7 +172,7 @@ fn what(value: &Value) -> &'static str {
         Value::Bool(_) => "a truth value",
         Value::Int(_) | Value::Float => "a number",
         Value::Bytes(_) | Value::Decoded(_) => "bytes",
-        Value::Text(_) => "a text",
+        Value::Text(_) | Value::DecodedText(_) => "a text",
         Value::List(_) => "a list",
         Value::Tuple(_) => "a tuple",
         Value::Dict(_) => "a dict",

@@ -1,4 +1,4 @@
-//! Python pickles, protocols 2 to 5, as far as lists, tuples, dicts, bytes, texts, numbers and truth values go, and calls
+//! Python pickles, protocols 0 to 5, as far as lists, tuples, dicts, bytes, texts, numbers and truth values go, and calls
 //! that the caller knows. Nothing is executed.
 //!
 //! A pickle is a program for a stack machine, an opcode of one byte with its argument (integers little-endian):
@@ -10,22 +10,27 @@
 //! | `a`, `e` | append the top, or all from the mark on, to the list below |
 //! | `s`, `u` | set key and value on the top, or all from the mark on, in the dict below |
 //! | `t` `l`, `85` `86` `87` | a tuple or list of all from the mark on; a tuple of one, two, three |
+//! | `d`, `1`, `2` | a dict of all from the mark on; drop all from the mark on; push the top again |
+//! | `p` `g`, `I` `L` `F`, `S` `V` | of protocol 0, with a line: remember and push, numbers, bytes and text (`lines.rs`) |
 //! | `q`+1 `r`+4 `94`, `h`+1 `j`+4 | remember the top under a number; push what was remembered |
-//! | `C`+1 `B`+4 `8e`+8, `U`+1 `T`+4 | bytes by length (in Python 2, strings) |
+//! | `C`+1 `B`+4 `8e`+8 `96`+8, `U`+1 `T`+4 | bytes by length (in Python 2, strings) |
 //! | `8c`+1 `X`+4 `8d`+8 | UTF-8 by length |
 //! | `N` `88` `89`, `K`+1 `M`+2 `J`+4 `8a`+1, `G`+8 | None, True, False; integers, the last by length; a floating-point number |
 //! | `c`, `93`, `R` | a name of Python's, by two lines or two texts; call it |
 //! | `Q` | something outside the pickle, by the key on the top |
-//! | `b` | tell an object about itself: what is told is dropped |
+//! | `b` | tell an object about itself: of a call of the caller's names it is kept, else dropped |
 //! | `0`, `.` | drop the top; the end |
 //!
-//! Three names are called here: `_codecs.encode(text, "latin1")`, a character a byte, and `bytes()`, no bytes, because
-//! protocol 2 writes bytes so, and `collections.OrderedDict()`, an empty dict. Of names that the caller lists a call
+//! Four names are called here: `_codecs.encode(text, "latin1")`, a character a byte, and `bytes()`, no bytes, because
+//! protocols up to 2 write bytes so, `bytearray` of either, and `collections.OrderedDict()`, an empty dict. Of names that the caller lists a call
 //! is a value, [`Value::Call`]. Any other name, and any other opcode, is refused.
 //!
 //! Bytes stay in the file, a value takes 32 bytes here, no opcode makes more than one, and what is decoded is together
 //! not larger than the file. Values and remembered numbers are at most 2^24 together, hundreds of times those of LFW's set, and
 //! an opcode puts one number of 4 bytes on a stack or list, or two from the stack in a dict: memory is bounded by some 2 GiB and ten times the file's size.
+
+mod lines;
+pub(crate) mod numpy;
 
 use crate::Error;
 use std::collections::HashMap;
@@ -74,6 +79,8 @@ pub(crate) enum Value {
     Decoded(Box<[u8]>),
     /// UTF-8 in the file.
     Text(Range<usize>),
+    /// A text that is not in the file as it is.
+    DecodedText(Box<str>),
     List(Vec<Id>),
     Tuple(Vec<Id>),
     /// Keys and values in the order in which they were set; a key may be there twice.
@@ -93,6 +100,8 @@ pub(crate) enum Function {
     Encode,
     /// `bytes`
     Bytes,
+    /// `bytearray`
+    ByteArray,
     /// `collections.OrderedDict`
     OrderedDict,
     /// The caller's name of this number.
@@ -103,6 +112,8 @@ pub(crate) enum Function {
 #[derive(Debug)]
 pub(crate) struct Values {
     values: Vec<Value>,
+    /// What calls of the caller's names were told about themselves.
+    states: HashMap<Id, Id>,
     top: Id,
     /// Bytes from the pickle's beginning to its end.
     len: usize,
@@ -134,9 +145,17 @@ impl Values {
     }
 }
 
-/// Whether `bytes` begin as a pickle of a protocol that is read.
+/// Whether `bytes` begin as a pickle that says its protocol.
 pub(crate) fn is_pickle(bytes: &[u8]) -> bool {
     matches!(bytes, [0x80, 2..=5, ..])
+}
+
+/// Whether `bytes` begin as a list or tuple of lists in protocol 0 or 1, which do not say so.
+pub(crate) fn is_old_pickle(bytes: &[u8]) -> bool {
+    let list = |bytes: &[u8]| matches!(bytes, [b'(', b'l', b'p', ..] | [b']', b'q' | b'r', ..]);
+    list(bytes)
+        || (bytes.strip_prefix(b"("))
+            .is_some_and(|inner| list(inner) || inner.starts_with(b"cnumpy"))
 }
 
 const NONE: Id = 0;
@@ -148,10 +167,10 @@ const MOST: usize = 1 << 24;
 
 /// Runs the pickle with which `bytes` begin. It may call the `names`, each a module and a name in it.
 pub(crate) fn load(bytes: &[u8], names: &[(&str, &str)]) -> Result<Values, Refusal> {
-    if !is_pickle(bytes) {
+    if !is_pickle(bytes) && !is_old_pickle(bytes) {
         return Err(Refusal::Malformed(
             0,
-            "a pickle of protocol 2 to 5",
+            "a pickle of protocol 0 to 5",
             format!("the bytes {:02x?}", &bytes[..bytes.len().min(4)]),
         ));
     }
@@ -161,7 +180,8 @@ pub(crate) fn load(bytes: &[u8], names: &[(&str, &str)]) -> Result<Values, Refus
     let mut machine = Machine {
         bytes,
         names,
-        at: 2,
+        at: if is_pickle(bytes) { 2 } else { 0 },
+        states: HashMap::new(),
         values: vec![Value::None, Value::Bool(true), Value::Bool(false)],
         stack: Vec::new(),
         marks: Vec::new(),
@@ -178,6 +198,7 @@ pub(crate) fn load(bytes: &[u8], names: &[(&str, &str)]) -> Result<Values, Refus
     let top = machine.pop()?;
     Ok(Values {
         values: machine.values,
+        states: machine.states,
         top,
         len: machine.at,
     })
@@ -188,6 +209,7 @@ struct Machine<'a> {
     names: &'a [(&'a str, &'a str)],
     at: usize,
     values: Vec<Value>,
+    states: HashMap<Id, Id>,
     stack: Vec<Id>,
     /// Heights of the stack.
     marks: Vec<usize>,
@@ -244,18 +266,58 @@ impl Machine<'_> {
                 items.reverse();
                 self.push(Value::Tuple(items));
             }
-            b'q' => self.remember(1)?,
-            b'r' => self.remember(4)?,
+            b'd' => {
+                let items = self.pop_to_mark()?;
+                self.push(Value::Dict(Vec::new()));
+                self.set(&items)?;
+            }
+            b'1' => {
+                self.pop_to_mark()?;
+            }
+            b'2' => {
+                let top = self.top()?;
+                self.stack.push(top);
+            }
+            b'I' => self.int_line()?,
+            b'L' => {
+                let number = self.decimal()?;
+                self.push(Value::Int(number));
+            }
+            b'F' => self.float_line()?,
+            b'S' => self.bytes_line()?,
+            b'V' => self.text_line()?,
+            b'p' => {
+                let key = self.memo_line()?;
+                self.remember(key)?;
+            }
+            b'g' => {
+                let key = self.memo_line()?;
+                self.recall(key)?;
+            }
+            b'q' => {
+                let key = self.number(1)? as u32;
+                self.remember(key)?;
+            }
+            b'r' => {
+                let key = self.number(4)? as u32;
+                self.remember(key)?;
+            }
             0x94 => {
                 let key = self.memo.len() as u32;
                 let top = self.top()?;
                 self.memo.insert(key, top);
             }
-            b'h' => self.recall(1)?,
-            b'j' => self.recall(4)?,
+            b'h' => {
+                let key = self.number(1)? as u32;
+                self.recall(key)?;
+            }
+            b'j' => {
+                let key = self.number(4)? as u32;
+                self.recall(key)?;
+            }
             b'C' | b'U' => self.sized(1, Value::Bytes)?,
             b'B' | b'T' => self.sized(4, Value::Bytes)?,
-            0x8e => self.sized(8, Value::Bytes)?,
+            0x8e | 0x96 => self.sized(8, Value::Bytes)?,
             0x8c => self.sized(1, Value::Text)?,
             b'X' => self.sized(4, Value::Text)?,
             0x8d => self.sized(8, Value::Text)?,
@@ -294,8 +356,10 @@ impl Machine<'_> {
                 self.push(Value::Outside(key));
             }
             b'b' => {
-                self.pop()?;
-                self.top()?;
+                let (state, object) = (self.pop()?, self.top()?);
+                if matches!(self.values[object as usize], Value::Call(..)) {
+                    self.states.insert(object, state);
+                }
             }
             b'0' => {
                 self.pop()?;
@@ -392,15 +456,13 @@ impl Machine<'_> {
         }
     }
 
-    fn remember(&mut self, width: u64) -> Result<(), Refusal> {
-        let key = self.number(width)? as u32;
+    fn remember(&mut self, key: u32) -> Result<(), Refusal> {
         let top = self.top()?;
         self.memo.insert(key, top);
         Ok(())
     }
 
-    fn recall(&mut self, width: u64) -> Result<(), Refusal> {
-        let key = self.number(width)? as u32;
+    fn recall(&mut self, key: u32) -> Result<(), Refusal> {
         match self.memo.get(&key) {
             Some(&id) => {
                 self.stack.push(id);
@@ -457,6 +519,7 @@ impl Machine<'_> {
         let function = match (module, name) {
             ("_codecs", "encode") => Function::Encode,
             ("__builtin__" | "builtins", "bytes") => Function::Bytes,
+            ("__builtin__" | "builtins", "bytearray") => Function::ByteArray,
             ("collections", "OrderedDict") => Function::OrderedDict,
             _ if let Some(i) = self.names.iter().position(|&known| known == (module, name)) => {
                 Function::Named(i)
@@ -492,18 +555,26 @@ impl Machine<'_> {
                 self.push(Value::Dict(Vec::new()));
                 return Ok(());
             }
-            (Function::Bytes, []) => Some(Vec::new()),
-            (Function::Encode, &[text, encoding]) => match (value(text), value(encoding)) {
-                (Value::Text(text), Value::Text(encoding))
-                    if matches!(
-                        &self.bytes[encoding.clone()],
-                        b"latin1" | b"latin-1" | b"iso-8859-1"
-                    ) =>
-                {
-                    latin1(&self.bytes[text.clone()])
-                }
-                _ => None,
-            },
+            (Function::ByteArray, &[bytes])
+                if matches!(value(bytes), Value::Bytes(_) | Value::Decoded(_)) =>
+            {
+                self.stack.push(bytes);
+                return Ok(());
+            }
+            (Function::Bytes | Function::ByteArray, []) => Some(Vec::new()),
+            (Function::Encode | Function::ByteArray, &[text, encoding]) => {
+                let content = |id: Id| match value(id) {
+                    Value::Text(range) | Value::Bytes(range) => &self.bytes[range.clone()],
+                    Value::DecodedText(text) => text.as_bytes(),
+                    Value::Decoded(bytes) => bytes,
+                    _ => &[],
+                };
+                let is_text = matches!(value(text), Value::Text(_) | Value::DecodedText(_));
+                let encoding = matches!(content(encoding), b"latin1" | b"latin-1" | b"iso-8859-1");
+                (is_text && encoding)
+                    .then(|| latin1(content(text)))
+                    .flatten()
+            }
             _ => None,
         };
         let decoded = decoded.ok_or_else(|| {
@@ -554,6 +625,7 @@ mod tests {
             }
             Value::Decoded(decoded) => format!("b{:?}", decoded.escape_ascii().to_string()),
             Value::Text(range) => format!("{:?}", String::from_utf8_lossy(&bytes[range.clone()])),
+            Value::DecodedText(text) => format!("{text:?}"),
             Value::List(ids) => format!("[{}]", all(ids)),
             Value::Tuple(ids) => format!("({})", all(ids)),
             Value::Float => "float".into(),
@@ -600,6 +672,18 @@ mod tests {
         );
     }
 
+    /// By hand, after `pickletools.py`: what each opcode with a line means.
+    #[test]
+    fn protocol_0() {
+        let pickle = b"(lp0\nI01\naI00\naI-5\naL7L\naF1.5\naS'a\\'\\n\\xff'\np1\nag1\naV\xff\\u20ac\na(dp2\nI1\nI2\nsa.";
+        assert_eq!(
+            loaded(pickle),
+            r#"[True,False,-5,7,float,b"a\\'\\n\\xff",b"a\\'\\n\\xff","\u{ff}\u{20ac}",{1:2}]"#
+                .replace("\\u{ff}", "\u{ff}")
+                .replace("\\u{20ac}", "\u{20ac}")
+        );
+    }
+
     const PROTOCOL_2: &[u8] = b"\x80\x02(]q\x00(c_codecs\x0aencode\x0aq\x01X\x04\x00\x00\x00\xc3\xbf\xc3\x98q\x02X\x06\x00\x00\x00latin1q\x03\x86q\x04Rq\x05c__builtin__\x0abytes\x0aq\x06)Rq\x07h\x05e]q\x08(\x88\x89eX\x02\x00\x00\x00\xc3\xb6q\x09J\xfd\xff\xff\xffM,\x01Jp\x11\x01\x00Ntq\x0a.";
     const PROTOCOL_3: &[u8] = b"\x80\x03(]q\x00(C\x02\xff\xd8q\x01C\x00q\x02h\x01e]q\x03(\x88\x89eX\x02\x00\x00\x00\xc3\xb6q\x04J\xfd\xff\xff\xffM,\x01Jp\x11\x01\x00Ntq\x05.";
     const PROTOCOL_4: &[u8] = b"\x80\x04\x95+\x00\x00\x00\x00\x00\x00\x00(]\x94(C\x02\xff\xd8\x94C\x00\x94h\x01e]\x94(\x88\x89e\x8c\x02\xc3\xb6\x94J\xfd\xff\xff\xffM,\x01Jp\x11\x01\x00Nt\x94.";
@@ -622,9 +706,11 @@ mod tests {
             b"\x80\x02c_codecs\nencode\nX\x01\0\0\0aX\x05\0\0\0utf-8\x86R.",
             "other arguments",
         );
-        says("\u{80}\x02".as_bytes(), "protocol 2 to 5");
-        says(b"\x80\x02d.", "opcode 'd' at byte 2");
-        says(b"(lp0\n.", "protocol 2 to 5");
+        says("\u{80}\x02".as_bytes(), "protocol 0 to 5");
+        says(b"\x80\x02o.", "opcode 'o' at byte 2");
+        says(b"(lp0\nS'ls'\n(cos\nsystem\n", "os.system");
+        says(b"(lp0\nS'\\q'\na.", "in quotes");
+        says(b"(lp0\nI99999999999999999999\na.", "64 bits");
         says(b"\x80\x02.", "a value on the stack");
         says(b"\x80\x02]((a.", "a value on the stack");
         says(b"\x80\x02(t(K\x01e.", "a list to append to");

@@ -1,36 +1,12 @@
-//! MXNet's RecordIO, with InsightFace's conventions on top.
-//!
-//! A `.rec` file is a sequence of records, each at a multiple of 4 bytes, little-endian:
-//!
-//! | bytes | content |
-//! |---|---|
-//! | 4 | magic 0xced7230a |
-//! | 4 | kind of part (top 3 bits), length of the part (low 29 bits) |
-//! | length | payload |
-//! | 0-3 | zeros up to a multiple of 4 |
-//!
-//! A payload that contains the magic at a multiple of 4 is cut there: the magic is left out and the parts follow one
-//! another, kind 1 first, 2 in the middle, 3 last (0 is a whole record). The payload of an image record is:
-//!
-//! | bytes | content |
-//! |---|---|
-//! | 4 | flag: number of labels in the array below |
-//! | 4 | label (f32), used where flag is 0 |
-//! | 8, 8 | id, id2 |
-//! | 4 * flag | labels (f32); the first is the class |
-//! | the rest | a JPEG or PNG file |
-//!
-//! InsightFace: record 0 holds no image but, with flag 2, the keys [first identity header, end); the image records have
-//! the keys from 1 to the first identity header; identity header k holds, with flag 2, the keys [start, end) of the images
-//! of one identity. `train.idx` has a line `key\toffset` a record; `property` holds `classes,height,width`.
+//! The records of a RecordIO file: their parts, their heads, and the index that names them (layout: the module's text).
 
+use crate::base::files::read_whole;
 use crate::base::map::Map;
-use crate::data::picture;
-use crate::data::{Dataset, Encoded, Image};
+use crate::data::formats::text::without_mark;
+use crate::data::unused::{Reason, Unused};
 use crate::{Error, Result};
 use std::borrow::Cow;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// What every record begins with.
 pub(crate) const MAGIC: u32 = 0xced7_230a;
@@ -46,20 +22,20 @@ pub(crate) const MAX_PART: usize = (1 << 29) - 1;
 
 /// A record's position: its key in the index (or its number in the file), and its first byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Entry {
-    key: u32,
-    offset: u64,
+pub(super) struct Entry {
+    pub(super) key: u32,
+    pub(super) offset: u64,
 }
 
 /// The start of an image record's payload.
 #[derive(Debug)]
-struct Header<'a> {
+pub(super) struct Header<'a> {
     flag: u32,
     label: f32,
     /// Labels in the array, `4 * flag` bytes.
     labels: &'a [u8],
     /// The image file.
-    body: &'a [u8],
+    pub(super) body: &'a [u8],
 }
 
 impl Header<'_> {
@@ -71,204 +47,27 @@ impl Header<'_> {
             .map(|&b| f32::from_le_bytes(b))
     }
 
+    /// Whether the labels tell the class by their place: 0 but for a single 1, which is not the first. Two labels are
+    /// InsightFace's pair of numbers.
+    fn is_one_hot(&self) -> bool {
+        let values = || (0..self.labels.len() / 4).filter_map(|i| self.array(i));
+        let ones = values().filter(|&value| value == 1.0).count();
+        let zeros = values().filter(|&value| value == 0.0).count();
+        zeros >= 2 && ones == 1 && zeros + 1 == values().count() && self.array(0) == Some(0.0)
+    }
+
     /// The class label, as the file has it.
     fn class(&self) -> f32 {
         self.array(0).unwrap_or(self.label)
     }
 }
 
-/// A RecordIO file with random access.
-#[derive(Debug)]
-pub struct RecordIo {
-    path: PathBuf,
-    map: Map,
-    /// The image records.
-    entries: Vec<Entry>,
-    labels: Vec<u32>,
-    classes: usize,
-}
-
-impl RecordIo {
-    /// Opens a `.rec` file, or a folder that holds `train.rec` or exactly one `.rec` file.
-    ///
-    /// The index is the file of the same name ending in `.idx`; without one, the file is scanned from start to end.
-    /// With an index and InsightFace's identity headers, one record an identity is looked at; otherwise the start of each record.
-    ///
-    /// # Errors
-    /// There is no such file; a record, the index or `property` is malformed; a label is not a class.
-    pub fn open(path: &Path) -> Result<Self> {
-        let path = find_rec(path)?;
-        let map = Map::open(&path)?;
-        if map.is_empty() {
-            return Err(Error::data(&path, "is empty: there is no record in it"));
-        }
-        let index_path = path.with_extension("idx");
-        let file = RecFile {
-            path: &path,
-            map: &map,
-        };
-        let property = read_property(&path.with_file_name("property"))?;
-        let (entries, labels) = if index_path.is_file() {
-            let all = read_index(&index_path, &file)?;
-            match file.insightface_header(&all)? {
-                Some((first, end)) => file.by_identity(&all, first, end)?,
-                None => file.by_record(&all)?,
-            }
-        } else {
-            // Identity headers speak of the index's keys, which nobody knows now; every record names its class, too.
-            file.by_record(&file.scan()?)?
-        };
-        let highest = labels
-            .iter()
-            .copied()
-            .max()
-            .ok_or_else(|| Error::data(&path, "holds no image record"))?;
-        let classes = property.unwrap_or(highest as usize + 1);
-        if let Some(i) = labels.iter().position(|&label| label as usize >= classes) {
-            return Err(Error::malformed(
-                &path,
-                entries[i].offset + PART_HEADER as u64 + 4,
-                format!("a label below {classes}, the number of classes that `property` names"),
-                format!("label {} in record {}", labels[i], entries[i].key),
-            ));
-        }
-        map.expect_random_access();
-        Ok(RecordIo {
-            path,
-            map,
-            entries,
-            labels,
-            classes,
-        })
-    }
-
-    /// The `.rec` file.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// The bytes of image `index` as they are stored (JPEG as a rule).
-    ///
-    /// # Errors
-    /// The record is malformed, or its label is not that of its identity.
-    fn body(&self, index: usize) -> Result<Cow<'_, [u8]>> {
-        let file = RecFile {
-            path: &self.path,
-            map: &self.map,
-        };
-        let entry = self.entries[index];
-        let (payload, _) = file.payload(entry.offset)?;
-        let header = file.image_header(&payload, entry)?;
-        let label = file.class_label(&header, entry)?;
-        if label != self.labels[index] {
-            return Err(Error::malformed(
-                &self.path,
-                entry.offset + PART_HEADER as u64 + 4,
-                format!(
-                    "label {}, as in the first record of the same identity",
-                    self.labels[index]
-                ),
-                format!("label {label} in record {}", entry.key),
-            ));
-        }
-        let start = payload.len() - header.body.len();
-        Ok(match payload {
-            Cow::Borrowed(bytes) => Cow::Borrowed(&bytes[start..]),
-            Cow::Owned(mut bytes) => Cow::Owned(bytes.split_off(start)),
-        })
-    }
-}
-
-impl Dataset for RecordIo {
-    fn len(&self) -> usize {
-        self.entries.len()
-    }
-
-    fn classes(&self) -> usize {
-        self.classes
-    }
-
-    fn label(&self, index: usize) -> u32 {
-        self.labels[index]
-    }
-
-    fn read(&self, index: usize, image: &mut Image) -> Result<()> {
-        let body = self.body(index)?;
-        picture::decode(&body, image).map_err(|why| {
-            let entry = self.entries[index];
-            Error::malformed(
-                &self.path,
-                entry.offset,
-                format!("an image in record {}", entry.key),
-                format!("one that cannot be decoded: {why}"),
-            )
-        })
-    }
-
-    fn describe(&self, index: usize) -> String {
-        let Entry { key, offset } = self.entries[index];
-        format!("{}, record {key} at byte {offset}", self.path.display())
-    }
-
-    fn files(&self, _index: usize) -> Vec<PathBuf> {
-        vec![self.path.clone()]
-    }
-
-    fn encoded(&self, index: usize) -> Result<Option<Encoded>> {
-        Ok(Some(Encoded::new(self.body(index)?.into_owned())))
-    }
-}
-
-/// The `.rec` file that `path` is or holds.
-fn find_rec(path: &Path) -> Result<PathBuf> {
-    if !path.is_dir() {
-        return Ok(path.into());
-    }
-    let train = path.join("train.rec");
-    if train.is_file() {
-        return Ok(train);
-    }
-    let mut found = Vec::new();
-    for entry in fs::read_dir(path).map_err(Error::io("listing the folder", path))? {
-        let entry = entry.map_err(Error::io("listing the folder", path))?.path();
-        if entry.extension().is_some_and(|e| e == "rec") {
-            found.push(entry);
-        }
-    }
-    match found.len() {
-        1 => Ok(found.remove(0)),
-        0 => Err(Error::data(path, "holds no .rec file")),
-        n => Err(Error::data(
-            path,
-            format!("holds {n} .rec files, none of them called train.rec; name the file itself"),
-        )),
-    }
-}
-
-/// The number of classes in `property`, where there is such a file.
-fn read_property(path: &Path) -> Result<Option<usize>> {
-    if !path.is_file() {
-        return Ok(None);
-    }
-    let text = fs::read(path).map_err(Error::io("reading", path))?;
-    let text = String::from_utf8_lossy(&text[..text.len().min(1000)]);
-    let classes = text.split(',').next().and_then(|n| n.trim().parse().ok());
-    match classes {
-        Some(n) if n > 0 && u32::try_from(n).is_ok() => Ok(Some(n)),
-        _ => Err(Error::malformed(
-            path,
-            0,
-            "classes,height,width, such as 85742,112,112",
-            format!("{:?}", text.chars().take(60).collect::<String>()),
-        )),
-    }
-}
-
 /// The entries of a `.idx` file, sorted by key.
-fn read_index(path: &Path, file: &RecFile<'_>) -> Result<Vec<Entry>> {
-    let text = fs::read(path).map_err(Error::io("reading", path))?;
+pub(super) fn read_index(path: &Path, file: &RecFile<'_>) -> Result<Vec<Entry>> {
+    let bytes = read_whole(path)?;
+    let text = without_mark(&bytes);
     let mut entries = Vec::with_capacity(text.len() / 12);
-    let mut at = 0;
+    let mut at = (bytes.len() - text.len()) as u64;
     for line in text.split(|&b| b == b'\n') {
         let bad = |expected: String| {
             let found = String::from_utf8_lossy(&line[..line.len().min(60)]).into_owned();
@@ -312,9 +111,9 @@ fn read_index(path: &Path, file: &RecFile<'_>) -> Result<Vec<Entry>> {
 }
 
 /// A mapped file with its name.
-struct RecFile<'a> {
-    path: &'a Path,
-    map: &'a Map,
+pub(super) struct RecFile<'a> {
+    pub(super) path: &'a Path,
+    pub(super) map: &'a Map,
 }
 
 impl<'a> RecFile<'a> {
@@ -358,7 +157,7 @@ impl<'a> RecFile<'a> {
     }
 
     /// The payload of the record at `offset`, its parts put together, and where the next record begins.
-    fn payload(&self, offset: u64) -> Result<(Cow<'a, [u8]>, u64)> {
+    pub(super) fn payload(&self, offset: u64) -> Result<(Cow<'a, [u8]>, u64)> {
         let (kind, bytes, mut next) = self.part(offset)?;
         match kind {
             0 => return Ok((Cow::Borrowed(bytes), next)),
@@ -394,7 +193,7 @@ impl<'a> RecFile<'a> {
     }
 
     /// All records, numbered from 0 in the order of the file.
-    fn scan(&self) -> Result<Vec<Entry>> {
+    pub(super) fn scan(&self) -> Result<Vec<Entry>> {
         let mut entries = Vec::new();
         let (mut offset, end) = (0, self.map.len() as u64);
         while offset < end {
@@ -402,20 +201,54 @@ impl<'a> RecFile<'a> {
                 return Err(Error::data(self.path, "holds more than 2^32 records"));
             };
             entries.push(Entry { key, offset });
-            let (mut kind, _, mut next) = self.part(offset)?;
-            if kind > 1 {
-                // Reports the wrong kind.
-                self.payload(offset)?;
-            }
-            while kind == 1 || kind == 2 {
-                (kind, _, next) = self.part(next)?;
-            }
-            offset = next;
+            offset = self.behind(offset)?;
         }
         Ok(entries)
     }
 
-    fn image_header<'p>(&self, payload: &'p [u8], entry: Entry) -> Result<Header<'p>> {
+    /// Where the record behind that at `offset` begins.
+    fn behind(&self, offset: u64) -> Result<u64> {
+        let (mut kind, _, mut next) = self.part(offset)?;
+        if kind > 1 {
+            // Reports the wrong kind.
+            self.payload(offset)?;
+        }
+        while kind == 1 || kind == 2 {
+            (kind, _, next) = self.part(next)?;
+        }
+        Ok(next)
+    }
+
+    /// Counts the records that the index `all` does not name: everywhere, where `all_are_read` anyway, or before the first
+    /// and after the last that it names.
+    pub(super) fn unnamed(&self, all: &[Entry], all_are_read: bool, unused: &mut Unused) {
+        let mut named: Vec<u64> = all.iter().map(|entry| entry.offset).collect();
+        named.sort_unstable();
+        let mut at = 0;
+        let end = self.map.len() as u64;
+        let last = named[named.len() - 1];
+        for offset in named.into_iter().chain([end]) {
+            while at < offset {
+                let Ok(next) = self.behind(at) else {
+                    unused.add(Reason::NoRecord, format!("byte {at}"));
+                    break;
+                };
+                unused.add(Reason::UnnamedRecord, format!("byte {at}"));
+                at = next;
+            }
+            if offset == end {
+                break;
+            }
+            at = if all_are_read || offset == last {
+                // What is wrong with a record is told by whoever reads it.
+                self.behind(offset).unwrap_or(end)
+            } else {
+                end
+            };
+        }
+    }
+
+    pub(super) fn image_header<'p>(&self, payload: &'p [u8], entry: Entry) -> Result<Header<'p>> {
         let bad = |expected: String| {
             Error::malformed(
                 self.path,
@@ -442,7 +275,18 @@ impl<'a> RecFile<'a> {
         })
     }
 
-    fn class_label(&self, header: &Header<'_>, entry: Entry) -> Result<u32> {
+    pub(super) fn class_label(&self, header: &Header<'_>, entry: Entry) -> Result<u32> {
+        if header.is_one_hot() {
+            return Err(Error::malformed(
+                self.path,
+                entry.offset + (PART_HEADER + IMAGE_HEADER) as u64,
+                "the class as one number, the first of the labels",
+                format!(
+                    "{} labels in record {}, all 0 but a single 1: a one-hot label",
+                    header.flag, entry.key
+                ),
+            ));
+        }
         // f32 counts exactly up to 2^24.
         whole(header.class(), 1 << 24).ok_or_else(|| {
             Error::malformed(
@@ -455,7 +299,7 @@ impl<'a> RecFile<'a> {
     }
 
     /// The keys [first identity header, end) of record 0, if it is one of InsightFace's.
-    fn insightface_header(&self, all: &[Entry]) -> Result<Option<(u32, u32)>> {
+    pub(super) fn insightface_header(&self, all: &[Entry]) -> Result<Option<(u32, u32)>> {
         let entry = all[0];
         if entry.key != 0 {
             return Ok(None);
@@ -493,7 +337,13 @@ impl<'a> RecFile<'a> {
     }
 
     /// Image records and labels as the identity headers with the keys `first..end` name them.
-    fn by_identity(&self, all: &[Entry], first: u32, end: u32) -> Result<(Vec<Entry>, Vec<u32>)> {
+    pub(super) fn by_identity(
+        &self,
+        all: &[Entry],
+        first: u32,
+        end: u32,
+        unused: &mut Unused,
+    ) -> Result<(Vec<Entry>, Vec<u32>)> {
         let find = |key: u32| all.binary_search_by_key(&key, |e| e.key).ok();
         let missing = |key: u32, what: &str| {
             Error::data(
@@ -543,11 +393,19 @@ impl<'a> RecFile<'a> {
             entries.extend_from_slice(images);
             labels.resize(entries.len(), label);
         }
+        let mut of_identities = entries.iter().peekable();
+        for entry in &all[1..] {
+            if of_identities.peek() == Some(&entry) {
+                of_identities.next();
+            } else if !(first..end).contains(&entry.key) {
+                unused.add(Reason::RecordOfNoIdentity, format!("record {}", entry.key));
+            }
+        }
         Ok((entries, labels))
     }
 
     /// The records that hold an image, each with the label that it names itself.
-    fn by_record(&self, all: &[Entry]) -> Result<(Vec<Entry>, Vec<u32>)> {
+    pub(super) fn by_record(&self, all: &[Entry]) -> Result<(Vec<Entry>, Vec<u32>)> {
         let (mut entries, mut labels) =
             (Vec::with_capacity(all.len()), Vec::with_capacity(all.len()));
         for &entry in all {
