@@ -1,9 +1,9 @@
 //! Pictures to unit vectors: some pictures at once, and the one loop over a data set.
 
 use crate::backend::Backend;
+use crate::base::changes::flip;
 use crate::data::loader::{Batch, Loader, LoaderOptions};
 use crate::data::picture::augment::Augment;
-use crate::data::picture::flip;
 use crate::data::{Dataset, Image};
 use crate::embedder::Embedder;
 use crate::verification::{self, Tta};

@@ -15,8 +15,9 @@ mod sets;
 pub use sets::{DEFAULT_SETS, EvalSet, SetFiles, SetKind, find, find_all};
 
 use crate::backend::Backend;
+use crate::base::changes::flip;
 use crate::data::formats::bcolz::CarrayWriter;
-use crate::data::picture::{flip, swap_red_blue};
+use crate::data::picture::swap_red_blue;
 use crate::data::{Dataset, Image};
 use crate::embedder::Embedder;
 use crate::encoding::npy::{self, Elements, Npy};

@@ -13,6 +13,7 @@ mod orientation;
 
 pub use orientation::is_turned;
 
+use crate::base::changes::to_u8;
 use crate::data::Image;
 use ::image::ImageDecoder;
 use std::io::Cursor;
@@ -388,13 +389,6 @@ pub(crate) fn resize_window<const C: usize, T, U>(
     }
 }
 
-/// Rounds to the nearest of 0..=255.
-#[inline(always)]
-pub(crate) fn to_u8(value: f32) -> u8 {
-    // `as` saturates at both ends.
-    (value + 0.5) as u8
-}
-
 /// Bilinear resize of an RGB picture (see the module's text for the convention).
 ///
 /// # Panics
@@ -501,13 +495,6 @@ pub fn centre_crop(source: &Image, width: usize, height: usize) -> Image {
     )
 }
 
-/// Mirrors left and right, in place, an HWC array of 3-channel pixels with rows of `width`.
-pub fn flip<T>(pixels: &mut [T], width: usize) {
-    for row in pixels.chunks_exact_mut(width * 3) {
-        row.as_chunks_mut::<3>().0.reverse();
-    }
-}
-
 /// Exchanges the first and third channel of interleaved pixels: RGB becomes BGR and back.
 pub fn swap_red_blue<T>(pixels: &mut [T]) {
     for pixel in pixels.chunks_exact_mut(3) {
@@ -518,6 +505,7 @@ pub fn swap_red_blue<T>(pixels: &mut [T]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::changes::flip;
 
     fn gradient(width: usize, height: usize) -> Image {
         let pixels = (0..width * height * 3)
