@@ -483,6 +483,17 @@ fn unsafe_lives_in_the_backend() {
     );
 }
 
+/// `println!` and its siblings panic if the reading end is closed.
+#[test]
+fn nothing_prints_with_a_macro_that_panics() {
+    let words = ["print!", "println!", "eprint!", "eprintln!", "dbg!"];
+    let sinners = sources().into_iter();
+    let sinners = sinners
+        .flat_map(|source| source.lines_with(&words))
+        .collect();
+    nobody("printing goes through cli/output.rs", sinners);
+}
+
 #[test]
 fn no_file_is_long() {
     let long = sources().into_iter().filter_map(|source| {

@@ -74,10 +74,10 @@ pub(super) fn progress() -> Output {
 pub(super) fn warn_unaligned(pictures: usize, size: usize) {
     if pictures > 0 {
         let pictures = grouped(pictures as u64);
-        eprintln!(
+        warn(format!(
             "warning: {pictures} of the pictures are not square, or more than four times as large as the {size} pixels that the \
              network takes: faces must be found and aligned first, or the answer means nothing"
-        );
+        ));
     }
 }
 
