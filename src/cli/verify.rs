@@ -4,7 +4,6 @@ use super::device::{DeviceArgs, Gpus, OnDevice, with_device};
 use super::output::{say, warn, warn_unaligned};
 use super::weights::WeightsArgs;
 use crate::backend::Backend;
-use crate::base::files::read_whole;
 use crate::data::Image;
 use crate::data::picture::{self, may_be_aligned};
 use crate::embed;
@@ -68,8 +67,7 @@ pub(super) fn run(args: Args, gpus: &impl Gpus) -> Result<()> {
 
 fn decode(path: &Path) -> Result<Image> {
     let mut picture = Image::default();
-    picture::decode_upright(&read_whole(path)?, &mut picture)
-        .map_err(|why| Error::data(path, format!("cannot be decoded: {why}")))?;
+    picture::read(path, &mut picture)?;
     Ok(picture)
 }
 

@@ -1,6 +1,5 @@
 //! Picture files given by name, as a data set.
 
-use crate::base::files::read_whole;
 use crate::data::formats::image_folder::{Entries, no_image};
 use crate::data::picture;
 use crate::data::unused::{Reason, Unused};
@@ -68,9 +67,7 @@ impl Dataset for Pictures {
     }
 
     fn read(&self, index: usize, picture: &mut Image) -> Result<()> {
-        let path = self.path(index);
-        picture::decode_upright(&read_whole(path)?, picture)
-            .map_err(|why| Error::data(path, format!("cannot be decoded: {why}")))
+        picture::read(self.path(index), picture)
     }
 
     fn describe(&self, index: usize) -> String {

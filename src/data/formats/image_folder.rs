@@ -271,9 +271,7 @@ impl Dataset for ImageFolder {
     }
 
     fn read(&self, index: usize, image: &mut Image) -> Result<()> {
-        let path = self.path(index);
-        picture::decode_upright(&read_whole(&path)?, image)
-            .map_err(|why| Error::data(&path, format!("cannot be decoded: {why}")))
+        picture::read(&self.path(index), image)
     }
 
     fn describe(&self, index: usize) -> String {

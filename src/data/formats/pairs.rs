@@ -20,7 +20,6 @@
 //! The lines are in the order of the pairs, which decides the folds. Paths start from the given folder, or from the
 //! folder of the file. First of all, every image is checked to exist.
 
-use crate::base::files::read_whole;
 use crate::data::Image;
 use crate::data::formats::text::{self, Text};
 use crate::data::picture::{self, EXTENSIONS};
@@ -223,8 +222,6 @@ impl Pairs {
     /// # Errors
     /// It cannot be read or decoded.
     pub fn read(&self, index: usize, image: &mut Image) -> Result<()> {
-        let path = &self.images[index];
-        picture::decode_upright(&read_whole(path)?, image)
-            .map_err(|why| Error::data(path, format!("cannot be decoded: {why}")))
+        picture::read(self.path(index), image)
     }
 }

@@ -14,9 +14,12 @@ mod orientation;
 pub use orientation::is_turned;
 
 use crate::base::changes::to_u8;
+use crate::base::files::read_whole;
 use crate::data::Image;
+use crate::{Error, Result};
 use ::image::ImageDecoder;
 use std::io::Cursor;
+use std::path::Path;
 use zune_jpeg::zune_core::bytestream::ZCursor;
 use zune_jpeg::zune_core::colorspace::ColorSpace;
 use zune_jpeg::zune_core::options::DecoderOptions;
@@ -102,6 +105,15 @@ pub fn decode_upright(bytes: &[u8], image: &mut Image) -> Result<(), String> {
     decode(bytes, image)?;
     orientation::turn(bytes, image);
     Ok(())
+}
+
+/// Reads and decodes the picture file at `path` as [`decode_upright`] does.
+///
+/// # Errors
+/// It cannot be read or decoded.
+pub fn read(path: &Path, image: &mut Image) -> Result<()> {
+    decode_upright(&read_whole(path)?, image)
+        .map_err(|why| Error::data(path, format!("cannot be decoded: {why}")))
 }
 
 /// Whether a picture of this size can be an aligned face for a network that takes `size` x `size` pixels: a square, and not
@@ -734,7 +746,7 @@ mod tests {
         let why = decode(&with_profile(&png, &zlib), &mut image).unwrap_err();
         assert!(why.contains("colour profile"), "{why}");
         assert!(dimensions(&with_profile(&png, &zlib)).is_err());
-        // A damaged profile of honest size is nobody's harm.
+        // A damaged profile that does not inflate beyond the limit does no harm.
         decode(&with_profile(&png, &zlib[..1000]), &mut image).unwrap();
         assert_eq!(image, original);
     }

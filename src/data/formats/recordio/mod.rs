@@ -76,15 +76,20 @@ impl RecordIo {
         let mut unused = Unused::default();
         let (entries, labels) = if index_path.is_file() {
             let all = read_index(&index_path, &file)?;
-            let header = file.insightface_header(&all)?;
-            file.unnamed(&all, header.is_none(), &mut unused);
-            match header {
-                Some((first, end)) => file.by_identity(&all, first, end, &mut unused)?,
-                None => file.by_record(&all)?,
+            match file.insightface_header(&all)? {
+                Some((first, end)) => {
+                    file.unnamed(vec![file.extent(&all)], &mut unused);
+                    file.by_identity(&all, first, end, &mut unused)?
+                }
+                None => {
+                    let (images, named) = file.by_record(&all)?;
+                    file.unnamed(named, &mut unused);
+                    images
+                }
             }
         } else {
-            // Identity headers speak of the index's keys, which nobody knows now; every record names its class, too.
-            file.by_record(&file.scan()?)?
+            // Identity headers refer to keys, which only the index has. But every record names its class as well.
+            file.by_record(&file.scan()?)?.0
         };
         let highest = labels
             .iter()

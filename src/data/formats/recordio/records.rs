@@ -47,8 +47,8 @@ impl Header<'_> {
             .map(|&b| f32::from_le_bytes(b))
     }
 
-    /// Whether the labels tell the class by their place: 0 but for a single 1, which is not the first. Two labels are
-    /// InsightFace's pair of numbers.
+    /// Whether the labels are one-hot: all 0, except a single 1 that is not the first. Two labels are InsightFace's pair of
+    /// numbers.
     fn is_one_hot(&self) -> bool {
         let values = || (0..self.labels.len() / 4).filter_map(|i| self.array(i));
         let ones = values().filter(|&value| value == 1.0).count();
@@ -109,6 +109,12 @@ pub(super) fn read_index(path: &Path, file: &RecFile<'_>) -> Result<Vec<Entry>> 
     }
     Ok(entries)
 }
+
+/// A stretch of a file: its first byte, and the byte after its last.
+pub(super) type Stretch = (u64, u64);
+
+/// Image records, and the label of each.
+pub(super) type Images = (Vec<Entry>, Vec<u32>);
 
 /// A mapped file with its name.
 pub(super) struct RecFile<'a> {
@@ -219,16 +225,23 @@ impl<'a> RecFile<'a> {
         Ok(next)
     }
 
-    /// Counts the records that the index `all` does not name: everywhere, where `all_are_read` anyway, or before the first
-    /// and after the last that it names.
-    pub(super) fn unnamed(&self, all: &[Entry], all_are_read: bool, unused: &mut Unused) {
-        let mut named: Vec<u64> = all.iter().map(|entry| entry.offset).collect();
-        named.sort_unstable();
-        let mut at = 0;
+    /// From the first of the records in `all` to the end of the last, without a look at those between.
+    pub(super) fn extent(&self, all: &[Entry]) -> Stretch {
+        let offsets = || all.iter().map(|entry| entry.offset);
+        let (first, last) = (offsets().min(), offsets().max());
         let end = self.map.len() as u64;
-        let last = named[named.len() - 1];
-        for offset in named.into_iter().chain([end]) {
-            while at < offset {
+        // A record that is malformed is reported where it is read.
+        let end = last.map_or(end, |last| self.behind(last).unwrap_or(end));
+        (first.unwrap_or(end), end)
+    }
+
+    /// Counts the records that lie outside `named`.
+    pub(super) fn unnamed(&self, mut named: Vec<Stretch>, unused: &mut Unused) {
+        named.sort_unstable();
+        let end = self.map.len() as u64;
+        let mut at = 0;
+        for (first, last) in named.into_iter().chain([(end, end)]) {
+            while at < first {
                 let Ok(next) = self.behind(at) else {
                     unused.add(Reason::NoRecord, format!("byte {at}"));
                     break;
@@ -236,15 +249,7 @@ impl<'a> RecFile<'a> {
                 unused.add(Reason::UnnamedRecord, format!("byte {at}"));
                 at = next;
             }
-            if offset == end {
-                break;
-            }
-            at = if all_are_read || offset == last {
-                // What is wrong with a record is told by whoever reads it.
-                self.behind(offset).unwrap_or(end)
-            } else {
-                end
-            };
+            at = last;
         }
     }
 
@@ -343,7 +348,7 @@ impl<'a> RecFile<'a> {
         first: u32,
         end: u32,
         unused: &mut Unused,
-    ) -> Result<(Vec<Entry>, Vec<u32>)> {
+    ) -> Result<Images> {
         let find = |key: u32| all.binary_search_by_key(&key, |e| e.key).ok();
         let missing = |key: u32, what: &str| {
             Error::data(
@@ -404,12 +409,15 @@ impl<'a> RecFile<'a> {
         Ok((entries, labels))
     }
 
-    /// The records that hold an image, each with the label that it names itself.
-    pub(super) fn by_record(&self, all: &[Entry]) -> Result<(Vec<Entry>, Vec<u32>)> {
+    /// The records that hold an image, each with the label that it names itself; and the stretch of the file that each of
+    /// `all` takes.
+    pub(super) fn by_record(&self, all: &[Entry]) -> Result<(Images, Vec<Stretch>)> {
         let (mut entries, mut labels) =
             (Vec::with_capacity(all.len()), Vec::with_capacity(all.len()));
+        let mut stretches = Vec::with_capacity(all.len());
         for &entry in all {
-            let (payload, _) = self.payload(entry.offset)?;
+            let (payload, next) = self.payload(entry.offset)?;
+            stretches.push((entry.offset, next));
             let header = self.image_header(&payload, entry)?;
             if header.flag == 2 && header.body.is_empty() {
                 // One of InsightFace's headers.
@@ -418,7 +426,7 @@ impl<'a> RecFile<'a> {
             labels.push(self.class_label(&header, entry)?);
             entries.push(entry);
         }
-        Ok((entries, labels))
+        Ok(((entries, labels), stretches))
     }
 }
 
