@@ -184,7 +184,7 @@ arcface_fprop(const float* x, const float* classes, const u32* labels, const flo
     }
 }
 
-// G of a tile: n x `stride`, of which the columns from `count` to the tile's end are 0; and each class's part of q over this
+// G of a tile, n x `stride`: the columns from `count` to the tile's end are 0. And each class's part of q over this
 // tile's rows, q_parts[row tile][column]. `classes`, `inverse_norms` and `first` are those of the stretch.
 extern "C" __global__ void __launch_bounds__(THREADS)
 arcface_gradients(const float* x, const float* classes, const u32* labels, const float* rows, const float* inverse_norms,

@@ -57,7 +57,7 @@ batch_norm_moments(Columns columns, const float* x, float* partials) {
     __syncthreads();
     u32 width = columns.lanes * VECTOR, c = blockIdx.x * width + threadIdx.x;
     if (threadIdx.x >= width || c >= channels) return;
-    // Pixels of the tile, and thereby of each row of threads.
+    // Pixels of the tile. Rows of threads from this number on have seen none.
     u32 pixels = (u32)(at.end - (u64)blockIdx.y * columns.rows);
     Moments<1> total = {0.0f, {{0.0f}}, {{0.0f}}};
     for (u32 row = 0; row < at.step && row < pixels; row++) {

@@ -119,7 +119,7 @@ struct Finish {
     u32 activation;
     Vector<V> bias, slope;
 
-    // Channels k..k+V-1, of which those from `channels` on do not exist.
+    // Channels k..k+V-1. Those at or above `channels` do not exist.
     __device__ __forceinline__ Finish(const Epilogue& epilogue, u32 channels, u32 k) : activation(epilogue.activation) {
         for (u32 j = 0; j < V; j++) {
             bool inside = k + j < channels;

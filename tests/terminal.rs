@@ -18,7 +18,7 @@ fn stderr(output: &Output) -> String {
     text
 }
 
-/// A pipe that nobody reads.
+/// A pipe whose reading end is closed.
 fn closed_pipe() -> Stdio {
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);

@@ -13,7 +13,7 @@ const SAME_WISH: Duration = Duration::from_secs(1);
 
 static ASKED: OnceLock<Instant> = OnceLock::new();
 
-/// What the user is told at the first signal, while a command is in an orderly part.
+/// What to print at the first signal; set while a command is in an orderly part.
 static ANSWER: Mutex<Option<&str>> = Mutex::new(None);
 
 fn answer() -> std::sync::MutexGuard<'static, Option<&'static str>> {

@@ -47,7 +47,7 @@ impl Validator {
         })
     }
 
-    /// The first time after [`run`](Self::run): a line for each set of which pictures are resized.
+    /// A line for each set with pictures that are resized, on the first call after [`run`](Self::run); nothing on later calls.
     pub(super) fn resized(&mut self) -> Vec<String> {
         match std::mem::replace(&mut self.told, true) {
             true => Vec::new(),

@@ -215,7 +215,7 @@ impl Embedded {
         if let Some(state) = state::State::read(out)? {
             return Err(state.unfinished(out));
         }
-        // Without the list of files, which comes last, nobody takes a part of this for the whole.
+        // The list of files is written last: without it, an unfinished folder does not pass for a finished one.
         folder::remove_stale(
             out,
             &[

@@ -80,7 +80,7 @@ fn add<B: Backend>(backend: &mut B) {
                     b,
                     activation: ACTIVATIONS[(kind + 2) % 4],
                 };
-                // Product, sum, slope; the sum of both; the slope behind it.
+                // Five roundings: an operand's product, sum and slope; the sum of both operands; the slope of the result.
                 check(backend, &case, roundings(5));
             }
         }

@@ -1,5 +1,5 @@
-//! NumPy's arrays and scalars in pickles, as far as numbers, bytes and objects go. Nothing is executed: what a call of a
-//! name would make is told by its arguments, and by what the array is then told about itself.
+//! NumPy's arrays and scalars in pickles, as far as numbers, bytes and objects go. Nothing is executed: the arguments of a
+//! call, and the state that the pickle sets afterwards, say what the call would make.
 //!
 //! | call | arguments, and state |
 //! |---|---|

@@ -234,8 +234,8 @@ impl<'a> Backward<'a> {
         match self.readers[x].get(1) {
             Some(next) => *next < written,
             None => {
-                // Nobody else contributes: it closes right here, so it must not be masked; and whoever reads it
-                // further down must not hand it on to someone who changes it.
+                // There is no other contributor, so the gradient closes here and must not be masked. Its later readers
+                // must not pass it on to an instruction that changes it.
                 !self.program.values[x].needs_mask() && self.written_by_layer(x)
             }
         }
