@@ -3,7 +3,7 @@
 use super::folder::{FILES, LABELS, NAMES, NPY, ORIGIN, Origin, SAFETENSORS};
 use super::state::State;
 use crate::data::formats::text::Text;
-use crate::encoding::half::f32_from_f16;
+use crate::encoding::float::Float;
 use crate::encoding::npy::{self, Elements, Npy};
 use crate::report::similarity::{Block, Means, Similarity};
 use crate::{Error, Result};
@@ -200,14 +200,7 @@ fn read_safetensors(path: &Path) -> Result<Stored> {
     let tensors = SafeTensors::deserialize(&bytes).map_err(whole)?;
     let embeddings = tensors.tensor("embeddings").map_err(whole)?;
     let (dtype, shape) = (embeddings.dtype(), embeddings.shape());
-    let data = embeddings.data();
-    let values = match dtype {
-        Dtype::F16 => words(data, |w| f32_from_f16(u16::from_le_bytes(w))),
-        Dtype::BF16 => words(data, |[low, high]| f32::from_le_bytes([0, 0, low, high])),
-        Dtype::F32 => words(data, f32::from_le_bytes),
-        Dtype::F64 => words(data, |w| f64::from_le_bytes(w) as f32),
-        _ => Vec::new(),
-    };
+    let values = Float::of(dtype).map_or_else(Vec::new, |float| float.decode(embeddings.data()));
     if shape.len() != 2 || values.is_empty() {
         return Err(Error::data(
             path,

@@ -11,7 +11,7 @@
 //! Read: bool, integers of 1 to 8 bytes and floating-point numbers of 2 to 8, of either byte order, in row-major order; what has
 //! no type of its own below becomes the next wider one. Written: f4, i8, u4 and bool, version 1.0.
 
-use super::half::f32_from_f16;
+use super::float::f32_from_f16;
 use crate::base::files;
 use crate::{Error, Result};
 use std::io::{BufReader, Read as _, Write as _};

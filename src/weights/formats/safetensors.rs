@@ -4,10 +4,11 @@
 //! u64 H | H bytes of JSON: {"name": {"dtype", "shape", "data_offsets"}, ..., "__metadata__": {...}} | data, row-major, little-endian
 //! ```
 
-use super::tensors::{Float, NamedTensor, TensorFile};
+use super::tensors::{NamedTensor, TensorFile};
 use crate::base::files::read_whole;
+use crate::encoding::float::Float;
 use crate::{Error, Result};
-use safetensors::{Dtype, SafeTensors};
+use safetensors::SafeTensors;
 use std::path::Path;
 
 /// Whether a file that begins with `start` may be safetensors: its header is JSON.
@@ -27,16 +28,11 @@ pub fn open(path: &Path) -> Result<TensorFile> {
     let mut tensors = file.tensors();
     tensors.sort_by(|(a, _), (b, _)| a.cmp(b));
     for (name, tensor) in tensors {
-        let float = match tensor.dtype() {
-            Dtype::F16 => Float::F16,
-            Dtype::BF16 => Float::Bf16,
-            Dtype::F32 => Float::F32,
-            Dtype::F64 => Float::F64,
-            other => {
-                let why = format!("its elements are {other:?}, not floating-point numbers");
-                found.ignored.push((name, why));
-                continue;
-            }
+        let dtype = tensor.dtype();
+        let Some(float) = Float::of(dtype) else {
+            let why = format!("its elements are {dtype:?}, not floating-point numbers");
+            found.ignored.push((name, why));
+            continue;
         };
         found.tensors.push(NamedTensor {
             name,
@@ -50,7 +46,7 @@ pub fn open(path: &Path) -> Result<TensorFile> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use safetensors::tensor::TensorView;
+    use safetensors::tensor::{Dtype, TensorView};
 
     #[test]
     fn every_kind_of_number_becomes_the_same() {

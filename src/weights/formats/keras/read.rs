@@ -1,7 +1,8 @@
 //! The reader. [`hdf5_reader`] checks lengths against the file before it allocates; what it leaves to its caller is
 //! checked here: how much the arrays, names and attributes decode to, all together.
 
-use crate::weights::formats::tensors::{Float, NamedTensor, TensorFile};
+use crate::encoding::float::Float;
+use crate::weights::formats::tensors::{NamedTensor, TensorFile};
 use crate::{Error, Result};
 use hdf5_reader::group::Group;
 use hdf5_reader::storage::FileStorage;

@@ -2,7 +2,7 @@
 
 use super::proto::{TensorProto, data_type};
 use crate::Error;
-use crate::weights::formats::tensors::Float;
+use crate::encoding::float::Float;
 use std::path::Path;
 
 /// A constant.

@@ -1,8 +1,9 @@
 //! From the pickle's values to tensors.
 
 use super::Parts;
+use crate::encoding::float::Float;
 use crate::encoding::pickle::{Id, Value, Values};
-use crate::weights::formats::tensors::{Float, NamedTensor, TensorFile};
+use crate::weights::formats::tensors::{NamedTensor, TensorFile};
 use crate::{Error, Result};
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
