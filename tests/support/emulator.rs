@@ -84,7 +84,7 @@ impl Emulator {
         let digits: u32 = (architecture.chars().filter(char::is_ascii_digit))
             .fold(0, |n, c| 10 * n + u32::from(c as u8 - b'0'));
         let properties = Properties {
-            name: "emulated GPU".to_owned(),
+            name: format!("emulated GPU ({})", options.arithmetic),
             capability: (digits / 10, digits % 10),
             multiprocessors: 16,
             memory: MEMORY,

@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicBool;
 use crate::counters::Counters;
 use crate::exec::{self, Pattern};
 use crate::fault::{Check, Fault, Place, Trouble};
+use crate::matrix::Arithmetic;
 use crate::memory::Global;
 use crate::program::{BarrierReduce, File, Preset, Program, Reg, Special};
 use crate::row::{FULL, Row, Row64};
@@ -26,6 +27,7 @@ pub(crate) struct Launch<'a> {
     /// Warps in descending order.
     pub(crate) reverse: bool,
     pub(crate) avx2: bool,
+    pub(crate) arithmetic: Arithmetic,
     /// Another block has failed.
     pub(crate) stop: AtomicBool,
     /// Held by atomic operations on eight bytes, which are two words of memory.

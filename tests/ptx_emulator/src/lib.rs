@@ -55,9 +55,13 @@
 //! **What is counted** ([`Counters`]): warp instructions by kind, sectors and bytes of global memory, passes over the
 //! banks of shared memory, barriers, tensor-core operations.
 //!
+//! **Tensor cores** ([`Options::arithmetic`]) answer as a named card does, to the bit (H200 by default), or by fused
+//! multiply-adds, which is several times as fast: for tests of whole steps. `--example tensor` measures both. A card
+//! truncates towards zero, so a long chain of products is biased, and kernels must bound their chains.
+//!
 //! **What differs from a GPU.** Approximations (`ex2`, `rsqrt`, `sin`, `div.approx`, ...) are rounded from f64: closer than
-//! hardware, within the ISA's bounds. f32 and f64 results that are NaN may have other bits than the canonical NaN. Matrix
-//! products accumulate in f32, in order of k. `%clock` counts the warp's instructions. A barrier that only some warps
+//! hardware, within the ISA's bounds. f32 and f64 results that are NaN may have other bits than the canonical NaN.
+//! `%clock` counts the warp's instructions. A barrier that only some warps
 //! pass orders all warps for the race check. Races between blocks are found only as a dependence on order. Recursion,
 //! indirect calls, clusters, textures, `vmad`, TMA and `wgmma` are not known. Where the ISA leaves a choice, the
 //! emulator follows NVIDIA's assembler (the carry of `sub.cc`, `cvt.ftz` to f16, 64-bit `bfe`).
@@ -83,9 +87,11 @@ mod parse;
 mod program;
 mod row;
 mod shared;
+mod tensor;
 
 pub use counters::{Class, Counters};
 pub use fault::{Check, Fault, LoadError, Place};
 pub use lower::OPCODES;
 pub use machine::{KernelInfo, Machine, Module, Options};
+pub use matrix::Arithmetic;
 pub use program::Parameter;

@@ -10,6 +10,7 @@ use crate::counters::Counters;
 use crate::exec;
 use crate::fault::{Check, Fault, LoadError};
 use crate::lower::{align, lower};
+use crate::matrix::Arithmetic;
 use crate::memory::{Global, Refusal};
 use crate::parse::{Function, Tree, VarSpace, parse};
 use crate::program::{Parameter, Program};
@@ -31,6 +32,8 @@ pub struct Options {
     pub shared_per_block: u32,
     /// Uses AVX2 and FMA where the processor has them. Without, results are the same and come slowly.
     pub vector: bool,
+    /// Whose arithmetic `mma` follows.
+    pub arithmetic: Arithmetic,
 }
 
 impl Default for Options {
@@ -43,6 +46,7 @@ impl Default for Options {
             memory: 16 << 30,
             shared_per_block: 227 << 10,
             vector: true,
+            arithmetic: Arithmetic::default(),
         }
     }
 }
@@ -320,6 +324,7 @@ impl Machine {
             dynamic_shared,
             budget: self.options.instruction_budget,
             reverse: false,
+            arithmetic: self.options.arithmetic,
             avx2: self.options.vector && exec::has_avx2(),
             stop: AtomicBool::new(false),
             pairs: Mutex::new(()),

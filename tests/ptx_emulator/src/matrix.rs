@@ -6,21 +6,23 @@
 //! number of registers: with `pack` elements a register (2 for f16 and bf16, 1 for tf32 and f32), `group = lane / 4` and
 //! `thread = lane % 4`, the registers walk over 8-row and 4-register-wide sub-blocks.
 //!
-//! **Arithmetic.** Operands are widened to f32, exactly; then for each element of D, starting from C and with k
-//! ascending, `acc = fma(a[m][k], b[k][n], acc)` in f32 with one rounding a step, to nearest even, subnormals kept. For
-//! bf16 and f16 the products are exact in f32 (short of overflow and underflow of a bf16 product). f16 accumulators
-//! are widened, accumulated in f32 in the same way, and rounded once at the end. The ISA leaves order and intermediate
-//! precision open, and the hardware's are different (it aligns the products of a step and truncates): a kernel's
-//! tolerance must cover both. NaN results are the canonical NaN.
+//! **Arithmetic.** [`Arithmetic`] says whose: a card's, to the bit, or fused multiply-adds. Operands are widened to f32,
+//! exactly; tf32 is truncated to its upper 19 bits. With fused multiply-adds each element of D starts from C, and with k
+//! ascending `acc = fma(a[m][k], b[k][n], acc)` in f32, rounded to nearest even, subnormals kept; f16 accumulators are
+//! widened and rounded once at the end. NaN results are the canonical NaN.
 
 use crate::half::{self, Finish, Rounding, bf16_to_f32, f16_to_f32, f32_to_f16, tf32_to_f32};
+pub use crate::tensor::Arithmetic;
+use crate::tensor::{self, Lanes, Portable};
 
 /// One register of every lane of a warp.
 pub type Register = [u32; 32];
 
-const M: usize = 16;
-const N: usize = 8;
-type Tile = [[f32; N]; M];
+/// Rows and columns of C and D.
+pub(crate) const M: usize = 16;
+pub(crate) const N: usize = 8;
+/// C or D.
+pub(crate) type Tile = [[f32; N]; M];
 
 /// The (row, column) in A (16 x K) of element `half` of lane `lane`'s register `register`.
 pub const fn a_position(pack: usize, lane: usize, register: usize, half: usize) -> (usize, usize) {
@@ -140,7 +142,16 @@ impl Mma {
 }
 
 /// D = A B + C by a warp. `a`, `b`, `c` and `d` have the instruction's register counts (its parser saw to that).
-pub fn mma(kind: Mma, d: &mut [Register], a: &[Register], b: &[Register], c: &[Register]) {
+/// `vector` allows vector instructions, where the processor has them; the result is the same without.
+pub fn mma(
+    kind: Mma,
+    arithmetic: Arithmetic,
+    vector: bool,
+    d: &mut [Register],
+    a: &[Register],
+    b: &[Register],
+    c: &[Register],
+) {
     assert!(
         a.len() == kind.a_registers()
             && b.len() == kind.b_registers()
@@ -149,30 +160,47 @@ pub fn mma(kind: Mma, d: &mut [Register], a: &[Register], b: &[Register], c: &[R
         "mma with a wrong number of registers"
     );
     #[cfg(target_arch = "x86_64")]
-    if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+    if vector && is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
         // SAFETY: the two features were just found.
-        return unsafe { mma_avx2(kind, d, a, b, c) };
+        return unsafe { mma_avx2(kind, arithmetic, d, a, b, c) };
     }
-    mma_portable(kind, d, a, b, c);
+    mma_here::<Portable>(kind, arithmetic, d, a, b, c);
 }
 
-/// [`mma_portable`] compiled for AVX2 and FMA; the same arithmetic to the bit.
+/// [`mma_here`] compiled for AVX2 and FMA; the same arithmetic to the bit.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-fn mma_avx2(kind: Mma, d: &mut [Register], a: &[Register], b: &[Register], c: &[Register]) {
-    mma_portable(kind, d, a, b, c);
+fn mma_avx2(
+    kind: Mma,
+    arithmetic: Arithmetic,
+    d: &mut [Register],
+    a: &[Register],
+    b: &[Register],
+    c: &[Register],
+) {
+    mma_here::<tensor::Avx2>(kind, arithmetic, d, a, b, c);
 }
 
 #[inline(always)]
-fn mma_portable(kind: Mma, d: &mut [Register], a: &[Register], b: &[Register], c: &[Register]) {
+fn mma_here<V: Lanes>(
+    kind: Mma,
+    arithmetic: Arithmetic,
+    d: &mut [Register],
+    a: &[Register],
+    b: &[Register],
+    c: &[Register],
+) {
     let mut acc = load_accumulators(kind.accumulator, c);
+    let bf16 = |x| halves(x, bf16_to_f32);
+    let f16 = |x| halves(x, f16_to_f32);
+    let tf32 = |x| [tf32_to_f32(x)];
     match (kind.operand, kind.k) {
-        (Operand::Bf16, 16) => product::<16, 2>(&mut acc, a, b, |x| halves(x, bf16_to_f32)),
-        (Operand::Bf16, _) => product::<8, 2>(&mut acc, a, b, |x| halves(x, bf16_to_f32)),
-        (Operand::F16, 16) => product::<16, 2>(&mut acc, a, b, |x| halves(x, f16_to_f32)),
-        (Operand::F16, _) => product::<8, 2>(&mut acc, a, b, |x| halves(x, f16_to_f32)),
-        (Operand::Tf32, 8) => product::<8, 1>(&mut acc, a, b, |x| [tf32_to_f32(x)]),
-        (Operand::Tf32, _) => product::<4, 1>(&mut acc, a, b, |x| [tf32_to_f32(x)]),
+        (Operand::Bf16, 16) => product::<16, 2, V>(kind, arithmetic, &mut acc, a, b, bf16),
+        (Operand::Bf16, _) => product::<8, 2, V>(kind, arithmetic, &mut acc, a, b, bf16),
+        (Operand::F16, 16) => product::<16, 2, V>(kind, arithmetic, &mut acc, a, b, f16),
+        (Operand::F16, _) => product::<8, 2, V>(kind, arithmetic, &mut acc, a, b, f16),
+        (Operand::Tf32, 8) => product::<8, 1, V>(kind, arithmetic, &mut acc, a, b, tf32),
+        (Operand::Tf32, _) => product::<4, 1, V>(kind, arithmetic, &mut acc, a, b, tf32),
     }
     store_accumulators(kind.accumulator, &acc, d);
 }
@@ -184,7 +212,9 @@ fn halves(register: u32, widen: impl Fn(u16) -> f32) -> [f32; 2] {
 
 /// acc += A B with A and B spread to dense f32 tiles first, so that the product is eight columns a vector.
 #[inline(always)]
-fn product<const K: usize, const PACK: usize>(
+fn product<const K: usize, const PACK: usize, V: Lanes>(
+    kind: Mma,
+    arithmetic: Arithmetic,
     acc: &mut Tile,
     a: &[Register],
     b: &[Register],
@@ -206,13 +236,8 @@ fn product<const K: usize, const PACK: usize>(
             }
         }
     }
-    for (sums, a_row) in acc.iter_mut().zip(&a_tile) {
-        for (&x, b_row) in a_row.iter().zip(&b_tile) {
-            for (sum, &y) in sums.iter_mut().zip(b_row) {
-                *sum = x.mul_add(y, *sum);
-            }
-        }
-    }
+    let types = (kind.operand, kind.accumulator);
+    tensor::product::<K, V>(arithmetic, types, acc, &a_tile, &b_tile);
 }
 
 /// A register's elements as f32, one run a group of four lanes: along a row of A, down a column of B.

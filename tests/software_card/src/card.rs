@@ -190,6 +190,7 @@ impl Context {
             machine: Machine::new(Options {
                 memory: settings.memory,
                 shared_per_block: settings.shared_per_block(),
+                arithmetic: settings.arithmetic,
                 ..Options::default()
             }),
             device: Device::default(),

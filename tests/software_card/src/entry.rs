@@ -115,7 +115,7 @@ pub(crate) unsafe extern "C" fn cuDeviceGetName(
 ) -> Status {
     call("cuDeviceGetName", |card| {
         device(card, number)?;
-        let text = c"software card".to_bytes_with_nul();
+        let text = format!("software card ({})\0", card.settings.arithmetic);
         if name.is_null() || (len as usize) < text.len() {
             return Err(INVALID_VALUE);
         }

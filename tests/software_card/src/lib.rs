@@ -23,6 +23,7 @@
 //! | variable | |
 //! |---|---|
 //! | `SOFTWARE_CARD_CAPABILITY` | compute capability, default 8.0 |
+//! | `SOFTWARE_CARD_ARITHMETIC` | whose arithmetic the tensor cores follow: `a100`, `l40s`, `h100`, `h200`, `b200`, or `fused`, no card's but fast; by default that of the compute capability. The card's name says it |
 //! | `SOFTWARE_CARD_MEMORY` | MiB of memory, default 16384 |
 //! | `SOFTWARE_CARD_POOLS` | 0: no stream-ordered memory |
 //! | `SOFTWARE_CARD_FAIL` | failures on request, see below |

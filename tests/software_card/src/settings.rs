@@ -1,6 +1,7 @@
 //! The card's settings, from the environment.
 
 use crate::faults::Requests;
+use ptx_emulator::Arithmetic;
 use std::path::PathBuf;
 
 /// The card's properties, and the failures and the report to make.
@@ -8,6 +9,8 @@ use std::path::PathBuf;
 pub(crate) struct Settings {
     /// Compute capability.
     pub(crate) capability: (u32, u32),
+    /// Whose arithmetic the tensor cores follow.
+    pub(crate) arithmetic: Arithmetic,
     /// Bytes of memory.
     pub(crate) memory: u64,
     /// Whether there is stream-ordered memory.
@@ -38,8 +41,12 @@ impl Settings {
             Some((major.parse().ok()?, minor.parse().ok()?))
         };
         let number = |text: &str| text.parse::<u64>().ok();
+        let capability = variable("SOFTWARE_CARD_CAPABILITY", pair).unwrap_or((8, 0));
+        let named = |name: &str| name.parse::<Arithmetic>().ok();
         Settings {
-            capability: variable("SOFTWARE_CARD_CAPABILITY", pair).unwrap_or((8, 0)),
+            capability,
+            arithmetic: variable("SOFTWARE_CARD_ARITHMETIC", named)
+                .unwrap_or(Arithmetic::of_capability(capability)),
             memory: variable("SOFTWARE_CARD_MEMORY", number).unwrap_or(16 << 10) << 20,
             pools: variable("SOFTWARE_CARD_POOLS", number) != Some(0),
             requests: variable("SOFTWARE_CARD_FAIL", Requests::parse).unwrap_or_default(),

@@ -164,6 +164,8 @@ pub(super) fn matrix(env: &mut Env<'_>, warp: &mut Warp, side: &Side, mask: u32)
             }
             matrix::mma(
                 kind,
+                env.launch.arithmetic,
+                env.launch.avx2,
                 &mut d[..side.dst.len()],
                 &sources[..a],
                 &sources[a..a + b],
