@@ -10,6 +10,7 @@ use crate::fault::{Check, Fault, Place, Trouble};
 use crate::matrix::Arithmetic;
 use crate::memory::Global;
 use crate::program::{BarrierReduce, File, Preset, Program, Reg, Special};
+use crate::races::{BlockRaces, Fenced, Races, SECTOR};
 use crate::row::{FULL, Row, Row64};
 use crate::shared::Shared;
 
@@ -30,6 +31,7 @@ pub(crate) struct Launch<'a> {
     pub(crate) arithmetic: Arithmetic,
     /// Another block has failed.
     pub(crate) stop: AtomicBool,
+    pub(crate) races: Races,
     /// Held by atomic operations on eight bytes, which are two words of memory.
     pub(crate) pairs: Mutex<()>,
 }
@@ -99,6 +101,7 @@ pub(crate) struct Warp {
     pub(crate) local_written: Vec<[u8; 32]>,
     pub(crate) copies: Vec<Copy>,
     pub(crate) committed: [u32; 32],
+    pub(crate) fenced: Fenced,
     /// Where the warp stands, for messages.
     pub(crate) pc: u32,
 }
@@ -119,6 +122,7 @@ pub(crate) struct Env<'a> {
     pub(crate) launch: &'a Launch<'a>,
     pub(crate) shared: Shared,
     pub(crate) counters: Counters,
+    pub(crate) races: BlockRaces,
     /// How often each basic block was entered.
     pub(crate) entries: Vec<u64>,
     pub(crate) patterns: Vec<Pattern>,
@@ -166,6 +170,7 @@ impl<'a> Worker<'a> {
                 launch,
                 shared: Shared::new(bytes, program.shared_grain),
                 counters: Counters::default(),
+                races: BlockRaces::default(),
                 entries: vec![0; program.terminators.len()],
                 patterns: vec![Pattern::default(); program.sides.len()],
                 barriers: [Barrier::default(); 16],
@@ -181,6 +186,7 @@ impl<'a> Worker<'a> {
     pub(crate) fn run(&mut self, index: u64) -> Result<(), Box<Fault>> {
         let at = self.env.launch.block_at(index);
         self.env.shared.clear();
+        self.env.races.begin(index);
         self.env.barriers = [Barrier::default(); 16];
         self.env.counters.blocks += 1;
         self.env.counters.warps += self.warps.len() as u64;
@@ -196,6 +202,7 @@ impl<'a> Worker<'a> {
             warp.sync_epoch = 0;
             warp.copies.clear();
             warp.committed = [0; 32];
+            warp.fenced = Fenced::default();
             warp.local_written.fill([0; 32]);
             for &row in &self.env.launch.program.unwritten {
                 warp.pred[row as usize] = 0;
@@ -362,6 +369,8 @@ impl<'a> Worker<'a> {
                 *sum += entries * u64::from(n);
             }
         }
+        self.env.counters.dram_load_bytes = SECTOR * self.env.races.first.reads;
+        self.env.counters.dram_store_bytes = SECTOR * self.env.races.first.writes;
         self.env.counters
     }
 }
@@ -421,6 +430,7 @@ impl Env<'_> {
         }
         *state = Barrier::default();
         self.shared.advance();
+        self.races.barrier();
         self.released.push_back((barrier, result));
         Ok(())
     }

@@ -97,6 +97,10 @@ pub struct Counters {
     pub global_store_sectors: u64,
     /// Bytes that threads stored.
     pub global_store_bytes: u64,
+    /// Bytes of the sectors that the launch has loaded from, each counted once. Atomic operations count.
+    pub dram_load_bytes: u64,
+    /// Bytes of the sectors that the launch has stored to, each counted once. Atomic operations count.
+    pub dram_store_bytes: u64,
     /// Passes over the 32 banks that loads of shared memory need; one a request of 128 bytes without conflicts.
     pub shared_load_wavefronts: u64,
     /// Passes over the 32 banks that stores to shared memory need.
@@ -134,6 +138,8 @@ impl AddAssign<&Counters> for Counters {
         self.global_store_requests += other.global_store_requests;
         self.global_store_sectors += other.global_store_sectors;
         self.global_store_bytes += other.global_store_bytes;
+        self.dram_load_bytes += other.dram_load_bytes;
+        self.dram_store_bytes += other.dram_store_bytes;
         self.shared_load_wavefronts += other.shared_load_wavefronts;
         self.shared_store_wavefronts += other.shared_store_wavefronts;
         self.tensor_multiply_adds += other.tensor_multiply_adds;
@@ -177,6 +183,11 @@ impl fmt::Display for Counters {
                 "  global {name}: {requests} requests, {sectors} sectors, {bytes} bytes"
             )?;
         }
+        writeln!(
+            f,
+            "  bytes first touched: {} loaded, {} stored",
+            self.dram_load_bytes, self.dram_store_bytes
+        )?;
         write!(
             f,
             "  shared wavefronts: {} load, {} store; tensor multiply-adds: {}; block barriers: {}",

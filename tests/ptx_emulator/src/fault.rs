@@ -50,6 +50,8 @@ pub enum Check {
     Misaligned,
     /// Two threads touch the same shared memory, one writes, and no barrier stands between them.
     SharedRace,
+    /// Two blocks touch the same global memory, one writes, and no fence and atomic operation order the two.
+    GlobalRace,
     /// A barrier that not all threads reach.
     Barrier,
     /// A `cp.async` destination touched before the wait that covers it.
@@ -76,6 +78,7 @@ impl Check {
             Check::Unwritten => "use of a register never written",
             Check::Misaligned => "misaligned access",
             Check::SharedRace => "shared-memory race",
+            Check::GlobalRace => "race between blocks",
             Check::Barrier => "barrier not reached by all",
             Check::AsyncCopy => "asynchronous copy used before its wait",
             Check::WarpMask => "warp instruction not reached by all its lanes",

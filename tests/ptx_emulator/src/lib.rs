@@ -47,12 +47,13 @@
 //! branch run lowest program counter first and so meet again as early as they can. A warp runs until it waits.
 //!
 //! **What is checked** ([`Check`]): bounds, initialisation and alignment of every access; registers used before they are
-//! written; races in shared memory; barriers that not all threads reach, or that only some lanes of a warp reach;
+//! written; races in shared memory, and between blocks in global memory; barriers that not all threads reach, or that only some lanes of a warp reach;
 //! `cp.async` data touched before its wait; member masks that name absent lanes; writes to constants; endless loops; on
 //! request ([`Options::check_order`]) whether the result depends on the order of blocks and warps. A [`Fault`] is a
 //! sentence with kernel, source line, block and thread.
 //!
-//! **What is counted** ([`Counters`]): warp instructions by kind, sectors and bytes of global memory, passes over the
+//! **What is counted** ([`Counters`]): warp instructions by kind, sectors and bytes of global memory, the sectors that a
+//! launch touches at all (what DRAM must move if L2 keeps every reuse), passes over the
 //! banks of shared memory, barriers, tensor-core operations.
 //!
 //! **Tensor cores** ([`Options::arithmetic`]) answer as a named card does, to the bit (H200 by default), or by fused
@@ -62,8 +63,8 @@
 //! **What differs from a GPU.** Approximations (`ex2`, `rsqrt`, `sin`, `div.approx`, ...) are rounded from f64: closer than
 //! hardware, within the ISA's bounds. f32 and f64 results that are NaN may have other bits than the canonical NaN.
 //! `%clock` counts the warp's instructions. A barrier that only some warps
-//! pass orders all warps for the race check. Races between blocks are found only as a dependence on order. Recursion,
-//! indirect calls, clusters, textures, `vmad`, TMA and `wgmma` are not known. Where the ISA leaves a choice, the
+//! pass orders all warps for the race check. Blocks are ordered by fences and atomic operations (tickets), and not by
+//! `ld.acquire` and `st.release`. Recursion, indirect calls, clusters, textures, `vmad`, TMA and `wgmma` are not known. Where the ISA leaves a choice, the
 //! emulator follows NVIDIA's assembler (the carry of `sub.cc`, `cvt.ftz` to f16, 64-bit `bfe`).
 #![warn(missing_docs, unreachable_pub)]
 
@@ -85,6 +86,7 @@ mod memory;
 pub mod model;
 mod parse;
 mod program;
+mod races;
 mod row;
 mod shared;
 mod tensor;

@@ -315,6 +315,7 @@ impl Machine {
             parameters[first..first + argument.len()].copy_from_slice(argument);
         }
         let global = self.read_lock();
+        let blocks = grid.iter().map(|&n| u64::from(n)).product();
         let mut launch = Launch {
             program,
             global: &global,
@@ -327,6 +328,7 @@ impl Machine {
             arithmetic: self.options.arithmetic,
             avx2: self.options.vector && exec::has_avx2(),
             stop: AtomicBool::new(false),
+            races: global.races(blocks),
             pairs: Mutex::new(()),
         };
         if !self.options.check_order {
@@ -337,6 +339,7 @@ impl Machine {
         let after = global.snapshot();
         global.restore(&before);
         launch.reverse = true;
+        launch.races = global.races(blocks);
         self.run(&launch)?;
         match global.difference(&after) {
             None => Ok(counters),

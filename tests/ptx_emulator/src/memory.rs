@@ -8,6 +8,7 @@
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use crate::fault::Check;
+use crate::races::{Races, Touched};
 
 /// Generic addresses of shared, local and parameter memory lie in windows of this size; global memory lies above.
 pub(crate) const WINDOW_BYTES: u64 = 1 << 40;
@@ -43,6 +44,8 @@ pub(crate) struct Allocation {
     pub(crate) words: Box<[AtomicU32]>,
     /// A bit a byte.
     pub(crate) written: Box<[AtomicU32]>,
+    /// Who touched each sector in the launch that runs.
+    pub(crate) touched: Touched,
 }
 
 fn zeros(count: u64) -> Box<[AtomicU32]> {
@@ -58,6 +61,7 @@ impl Allocation {
             read_only: false,
             words: zeros(bytes.div_ceil(4)),
             written: zeros(bytes.div_ceil(32)),
+            touched: Touched::new(bytes),
         }
     }
 
@@ -85,8 +89,9 @@ impl Allocation {
         }
     }
 
-    /// The masks of written bits that cover the bytes from `start` to `end`: (word, mask).
-    fn masks(start: u64, end: u64) -> impl Iterator<Item = (usize, u32)> {
+    /// The masks of written bits that cover the bytes from `start` to `end`: (word, mask), which is (sector, bytes).
+    #[inline(always)]
+    pub(crate) fn masks(start: u64, end: u64) -> impl Iterator<Item = (usize, u32)> {
         (start / 32..end.div_ceil(32)).map(move |word| {
             let first = start.max(32 * word) - 32 * word;
             let last = end.min(32 * word + 32) - 32 * word;
@@ -178,6 +183,8 @@ pub(crate) struct Global {
     next: u64,
     used: u64,
     limit: u64,
+    /// Launches that were begun.
+    launches: AtomicU32,
 }
 
 impl Global {
@@ -187,7 +194,14 @@ impl Global {
             next: FIRST_ADDRESS,
             used: 0,
             limit,
+            launches: AtomicU32::new(0),
         }
+    }
+
+    /// The records of a new launch.
+    pub(crate) fn races(&self, blocks: u64) -> Races {
+        let last = self.launches.fetch_add(1, Relaxed);
+        Races::new(last.wrapping_add(1).max(1), blocks)
     }
 
     pub(crate) fn used(&self) -> u64 {

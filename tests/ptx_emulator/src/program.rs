@@ -280,6 +280,8 @@ pub(crate) enum SideKind {
     /// Destinations: leader, predicate. Sources: members.
     Elect,
     WarpSync,
+    /// A fence that reaches other blocks.
+    Fence,
     /// Sources: barrier number, count (if `counted`), predicate (if it reduces).
     Barrier {
         reduce: BarrierReduce,

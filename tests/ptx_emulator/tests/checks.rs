@@ -294,6 +294,85 @@ fn asynchronous_copies_appear_at_their_wait() {
 }
 
 #[test]
+fn a_last_block_adds_up_what_fences_and_tickets_order() {
+    let b = bench();
+    let (blocks, threads) = (40, 96);
+    let count = (blocks * threads) as usize;
+    let (total, parts, ticket) = (b.floats(threads as usize), b.floats(count), b.empty(1));
+    b.machine.memset(ticket, 0, 4).unwrap();
+    let run = |leaves_out: u32, fenced_by: u32| {
+        let pointers = [total, parts, ticket];
+        b.run(
+            "last_block",
+            blocks,
+            threads,
+            &pointers,
+            &[leaves_out, fenced_by],
+        )
+    };
+    for fenced_by in [0, 1] {
+        // The last block has reset the ticket, so it serves again.
+        for _ in 0..3 {
+            let counters = run(0, fenced_by).unwrap();
+            let expected: Vec<u32> = (0..96).map(|t| (40.0 * t as f32).to_bits()).collect();
+            assert_eq!(b.words(total, 96), expected);
+            let bytes = u64::from(4 * blocks * threads);
+            assert_eq!(counters.dram_load_bytes, bytes + 32);
+            assert_eq!(counters.dram_store_bytes, bytes + 4 * 96 + 32);
+        }
+        for leaves_out in [1, 2, 3] {
+            // Without its barrier a fence by one thread covers its own warp.
+            b.machine.memset(ticket, 0, 4).unwrap();
+            let fault = run(leaves_out, fenced_by);
+            let text = fault.as_ref().unwrap_err().to_string();
+            assert!(text.contains("reads 4 bytes that block ("), "{text}");
+            assert_fault(fault, Check::GlobalRace, "last_block", "sum += parts", None);
+        }
+        b.machine.memset(ticket, 0, 4).unwrap();
+    }
+}
+
+#[test]
+fn a_fence_covers_what_is_written_before_it() {
+    let b = bench();
+    let (total, parts, ticket) = (b.empty(1), b.floats(40), b.empty(1));
+    b.machine.memset(ticket, 0, 4).unwrap();
+    let run = |late: u32| b.run("one_number", 40, 1, &[total, parts, ticket], &[late]);
+    run(0).unwrap();
+    assert_eq!(b.words(total, 1), [780f32.to_bits()]);
+    b.machine.memset(ticket, 0, 4).unwrap();
+    assert_fault(
+        run(1),
+        Check::GlobalRace,
+        "one_number",
+        "sum += parts",
+        None,
+    );
+}
+
+#[test]
+fn blocks_leave_each_others_memory_alone() {
+    let b = bench();
+    let y = b.floats(256);
+    b.run("shift", 4, 64, &[y], &[0]).unwrap();
+    // Within a block the barrier orders reads and writes; across blocks nothing does.
+    b.run("shift", 1, 256, &[y], &[1]).unwrap();
+    for distance in [1, 64] {
+        let fault = b.run("shift", 4, 64, &[y], &[distance]);
+        assert_eq!(fault.unwrap_err().check, Check::GlobalRace);
+    }
+    let counters = b.run("flag", 8, 32, &[y], &[0]).unwrap();
+    assert_eq!(
+        (counters.dram_load_bytes, counters.dram_store_bytes),
+        (0, 32)
+    );
+    let fault = b.run("flag", 8, 32, &[y], &[1]);
+    let text = fault.as_ref().unwrap_err().to_string();
+    assert!(text.contains("writes 4 bytes that block ("), "{text}");
+    assert_fault(fault, Check::GlobalRace, "flag", "*y = own", Some(0));
+}
+
+#[test]
 fn the_order_of_blocks_does_not_matter() {
     let b = bench_with(Options {
         check_order: true,
@@ -308,7 +387,8 @@ fn the_order_of_blocks_does_not_matter() {
         ..Options::default()
     };
     let b = bench_with(one);
-    let y = b.empty(8);
+    let y = b.empty(9);
+    b.machine.memset(y + 32, 0, 4).unwrap();
     let fault = b.run("order", 8, 32, &[y], &[1]).unwrap_err();
     assert_eq!(
         (fault.check, fault.address),

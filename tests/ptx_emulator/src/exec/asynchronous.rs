@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::address::{addresses, sectors};
-use super::global::{check_written, lane_allocation};
+use super::global::{check_written, lane_allocation, note_read};
 use super::memory::check_shared;
 use super::{Pattern, Result, lanes_of, value};
 use crate::block::{Copy, Env, Warp};
@@ -59,10 +59,11 @@ pub(super) fn copy(env: &mut Env<'_>, warp: &mut Warp, side: &Side, mask: u32) -
     Ok(())
 }
 
-fn read(env: &Env<'_>, address: u64, data: &mut [u8], lane: usize) -> Result<()> {
+fn read(env: &mut Env<'_>, address: u64, data: &mut [u8], lane: usize) -> Result<()> {
     let bytes = data.len() as u32;
     let (a, offset) = lane_allocation(env, address, bytes, lane)?;
     check_written(a, offset, bytes, lane)?;
+    note_read((env.launch, &mut env.races), a, offset, bytes, lane)?;
     for (k, byte) in data.iter_mut().enumerate() {
         let at = offset + k as u64;
         *byte = (a.words[(at / 4) as usize].load(Relaxed) >> (8 * (at % 4))) as u8;

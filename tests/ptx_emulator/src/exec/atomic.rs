@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::address::addresses;
-use super::global::{check_written, lane_allocation};
+use super::global::{byte_mask, check_written, conflict, lane_allocation};
 use super::memory::{by_window, check_shared, within};
 use super::{Pattern, Result, lanes_of, set_value, value};
 use crate::block::{Env, Warp};
@@ -11,6 +11,7 @@ use crate::fault::{Check, Trouble};
 use crate::half::{self, BF16, F16, Finish, Rounding};
 use crate::memory::{LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW};
 use crate::program::{Access, AtomOp, Side, Space};
+use crate::races::SECTOR;
 
 /// The new value from the old, the operand and the value to compare with. Operands have `bits` bits. Only on global
 /// memory does the addition of f32 flush subnormals.
@@ -128,7 +129,8 @@ pub(super) fn atomic(
             let old = if window == SHARED_WINDOW {
                 in_shared(env, warp, at[lane] as u32, access.bytes, lane, new)?
             } else {
-                in_global(env, at[lane], access.bytes, lane, new)?
+                let takes = !side.dst.is_empty();
+                in_global(env, warp, (at[lane], takes), access.bytes, lane, new)?
             };
             if let Some(&dst) = side.dst.first() {
                 set_value(warp, dst, lane, old);
@@ -157,8 +159,9 @@ fn in_shared(
 }
 
 fn in_global(
-    env: &Env<'_>,
-    address: u64,
+    env: &mut Env<'_>,
+    warp: &mut Warp,
+    (address, takes): (u64, bool),
     bytes: u32,
     lane: usize,
     new: impl Fn(u64) -> u64,
@@ -166,17 +169,29 @@ fn in_global(
     let (a, offset) = lane_allocation(env, address, bytes, lane)?;
     check_written(a, offset, bytes, lane)?;
     let first = (offset / 4) as usize;
-    if bytes == 4 {
-        let old =
-            a.words[first].fetch_update(Relaxed, Relaxed, |old| Some(new(u64::from(old)) as u32));
-        return Ok(u64::from(old.unwrap_or_else(|old| old)));
-    }
-    // Eight bytes are two words here; a lock makes the pair one.
-    let _guard = env.launch.pairs.lock();
-    let old =
-        u64::from(a.words[first].load(Relaxed)) | u64::from(a.words[first + 1].load(Relaxed)) << 32;
-    let result = new(old);
-    a.words[first].store(result as u32, Relaxed);
-    a.words[first + 1].store((result >> 32) as u32, Relaxed);
+    let Env { launch, races, .. } = env;
+    let launch = *launch;
+    let operation = || {
+        if bytes == 4 {
+            let update = |old| Some(new(u64::from(old)) as u32);
+            let old = a.words[first].fetch_update(Relaxed, Relaxed, update);
+            return u64::from(old.unwrap_or_else(|old| old));
+        }
+        // Eight bytes are two words here; a lock makes the pair one.
+        let _guard = launch.pairs.lock();
+        let [low, high] = [&a.words[first], &a.words[first + 1]];
+        let old = u64::from(low.load(Relaxed)) | u64::from(high.load(Relaxed)) << 32;
+        let result = new(old);
+        low.store(result as u32, Relaxed);
+        high.store((result >> 32) as u32, Relaxed);
+        old
+    };
+    let who = (warp.index, &warp.fenced);
+    let old = races.ticket(&launch.races, address, takes, who, operation);
+    let (sector, mask) = ((offset / SECTOR) as usize, byte_mask(offset, bytes));
+    let begin = address / SECTOR * SECTOR;
+    let noted = races.atomic(&launch.races, &a.touched, sector, begin, warp.index, mask);
+    noted.map_err(|found| conflict(launch, &found, "updates atomically", address, bytes, lane))?;
+    env.races.writing(warp.index, &mut warp.fenced, 1 << lane);
     Ok(old)
 }

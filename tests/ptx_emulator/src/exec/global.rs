@@ -4,9 +4,10 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::memory::{Cells, Found};
 use super::{Pattern, Result, lanes_of};
-use crate::block::Env;
+use crate::block::{Env, Launch, Warp};
 use crate::fault::{Check, Trouble};
 use crate::memory::Allocation;
+use crate::races::{BlockRaces, Conflict, SECTOR};
 
 /// The allocation that an access of all lanes lies in, and the first lane's offset in it; `None` if they lie in
 /// several.
@@ -105,6 +106,103 @@ fn unwritten(a: &Allocation, pattern: &Pattern, offset: u64, bytes: u32) -> Resu
     Ok(())
 }
 
+/// The bytes of an aligned access in its sector.
+#[inline(always)]
+pub(super) fn byte_mask(offset: u64, bytes: u32) -> u32 {
+    (u32::MAX >> (32 - bytes)) << (offset % SECTOR)
+}
+
+/// What is said of an access that conflicts with another block's.
+pub(super) fn conflict(
+    launch: &Launch<'_>,
+    found: &Conflict,
+    does: &str,
+    address: u64,
+    bytes: u32,
+    lane: usize,
+) -> Box<Trouble> {
+    let who = match found.block {
+        Some(block) => {
+            let [x, y, z] = launch.block_at(block);
+            format!("block ({x}, {y}, {z}) has")
+        }
+        None => "several blocks have".to_owned(),
+    };
+    let did = found.did;
+    Trouble::at(
+        Check::GlobalRace,
+        lane,
+        address,
+        format!(
+            "the thread {does} {bytes} bytes that {who} {did}; no fence and later atomic operation, met by one of this \
+             block, order the two"
+        ),
+    )
+}
+
+/// Notes one lane's read for the check of races between blocks.
+pub(super) fn note_read(
+    (launch, races): (&Launch<'_>, &mut BlockRaces),
+    a: &Allocation,
+    offset: u64,
+    bytes: u32,
+    lane: usize,
+) -> Result<()> {
+    for (sector, mask) in Allocation::masks(offset, offset + u64::from(bytes)) {
+        if !races.read(&launch.races, &a.touched, sector, mask) {
+            let begin = a.base + SECTOR * sector as u64;
+            let checked = races.check_read(&launch.races, &a.touched, sector, begin, mask);
+            if let Err(found) = checked {
+                let address = a.base + offset;
+                return Err(conflict(launch, &found, "reads", address, bytes, lane));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Looks at every lane, after the quick check of a read has failed.
+#[cold]
+#[inline(never)]
+fn check_reads(env: &mut Env<'_>, side: usize, a: &Allocation, offset: u64) -> Result<()> {
+    let pattern = &env.patterns[side];
+    for lane in lanes_of(pattern.mask) {
+        let offset = offset.wrapping_add(pattern.distances[lane]);
+        note_read(
+            (env.launch, &mut env.races),
+            a,
+            offset,
+            pattern.bytes(),
+            lane,
+        )?;
+    }
+    Ok(())
+}
+
+/// Notes one lane's write for the check of races between blocks. A store of what is there already is no race.
+fn note_write<const N: usize>(
+    (launch, races): (&Launch<'_>, &mut BlockRaces),
+    warp: u32,
+    (a, offset): (&Allocation, u64),
+    bytes: u32,
+    lane: usize,
+    words: &[u32; N],
+) -> Result<()> {
+    let (sector, mask) = ((offset / SECTOR) as usize, byte_mask(offset, bytes));
+    if races.write(&launch.races, &a.touched, sector, warp, mask) {
+        return Ok(());
+    }
+    let begin = a.base + SECTOR * sector as u64;
+    let checked = races.check_write(&launch.races, &a.touched, sector, begin, warp, mask);
+    match checked {
+        Err(found) if found.did == "read" || words_at(a, offset, bytes) != *words => {
+            let address = a.base + offset;
+            Err(conflict(launch, &found, "writes", address, bytes, lane))
+        }
+        _ => Ok(()),
+    }
+}
+
 #[inline(always)]
 fn words_at<const N: usize>(a: &Allocation, offset: u64, bytes: u32) -> [u32; N] {
     let mut words = [0; N];
@@ -136,9 +234,18 @@ pub(super) fn load_global<const N: usize>(
     let Some((a, offset)) = found else {
         return load_scattered(env, side, first, bytes, cells);
     };
+    let launch = env.launch;
     if pattern.contiguous {
-        if !a.is_range_written(offset, offset + u64::from(32 * bytes)) {
+        let end = offset + u64::from(32 * bytes);
+        if !a.is_range_written(offset, end) {
             unwritten(a, pattern, offset, bytes)?;
+        }
+        let mut alone = true;
+        for (sector, mask) in Allocation::masks(offset, end) {
+            alone &= env.races.read(&launch.races, &a.touched, sector, mask);
+        }
+        if !alone {
+            check_reads(env, side, a, offset)?;
         }
         if bytes >= 4 {
             let start = (offset / 4) as usize;
@@ -149,15 +256,22 @@ pub(super) fn load_global<const N: usize>(
             return Ok(Found::Each);
         }
     }
-    let mut fine = true;
+    let pattern = &env.patterns[side];
+    let (mut fine, mut alone) = (true, true);
     for (n, (_, distance)) in pattern.leaders().enumerate() {
         let offset = offset.wrapping_add(distance);
         fine &= a.is_written(offset, bytes);
+        let (sector, mask) = ((offset / SECTOR) as usize, byte_mask(offset, bytes));
+        alone &= env.races.read(&launch.races, &a.touched, sector, mask);
         cells[n & 31] = words_at(a, offset, bytes);
     }
     if !fine {
         unwritten(a, pattern, offset, bytes)?;
     }
+    if !alone {
+        check_reads(env, side, a, offset)?;
+    }
+    let pattern = &env.patterns[side];
     Ok(if pattern.distinct == 1 {
         Found::Same
     } else {
@@ -168,17 +282,18 @@ pub(super) fn load_global<const N: usize>(
 #[cold]
 #[inline(never)]
 fn load_scattered<const N: usize>(
-    env: &Env<'_>,
+    env: &mut Env<'_>,
     side: usize,
     first: u64,
     bytes: u32,
     cells: &mut Cells<N>,
 ) -> Result<Found> {
     let pattern = &env.patterns[side];
-    let at = pattern.at(first);
-    for lane in lanes_of(pattern.mask) {
+    let (mask, at) = (pattern.mask, pattern.at(first));
+    for lane in lanes_of(mask) {
         let (a, offset) = lane_allocation(env, at[lane], bytes, lane)?;
         check_written(a, offset, bytes, lane)?;
+        note_read((env.launch, &mut env.races), a, offset, bytes, lane)?;
         cells[lane] = words_at(a, offset, bytes);
     }
     Ok(Found::Each)
@@ -211,6 +326,7 @@ fn put<const N: usize>(a: &Allocation, offset: u64, bytes: u32, words: &[u32; N]
 #[inline(always)]
 pub(super) fn store_global<const N: usize>(
     env: &mut Env<'_>,
+    warp: &mut Warp,
     side: usize,
     first: u64,
     bytes: u32,
@@ -222,13 +338,23 @@ pub(super) fn store_global<const N: usize>(
     counters.global_store_requests += 1;
     counters.global_store_bytes += u64::from(pattern.mask.count_ones() * bytes);
     counters.global_store_sectors += pattern.sectors(first);
+    env.races
+        .writing(warp.index, &mut warp.fenced, pattern.mask);
     let Some((a, offset)) = found else {
-        return store_scattered(env, side, first, bytes, cells);
+        return store_scattered(env, warp.index, side, first, bytes, cells);
     };
     writable(a, first, pattern.mask.trailing_zeros() as usize)?;
+    let launch = env.launch;
     if pattern.contiguous {
-        a.mark_range(offset, offset + u64::from(32 * bytes));
-        if bytes >= 4 {
+        let end = offset + u64::from(32 * bytes);
+        let mut alone = true;
+        for (sector, mask) in Allocation::masks(offset, end) {
+            alone &= env
+                .races
+                .write(&launch.races, &a.touched, sector, warp.index, mask);
+        }
+        if alone && bytes >= 4 {
+            a.mark_range(offset, end);
             let start = (offset / 4) as usize;
             let targets = a.words[start..start + 32 * N].as_chunks::<N>().0;
             for (target, cell) in targets.iter().zip(cells) {
@@ -241,6 +367,8 @@ pub(super) fn store_global<const N: usize>(
     }
     for lane in lanes_of(pattern.mask) {
         let offset = offset.wrapping_add(pattern.distances[lane]);
+        let races = (launch, &mut env.races);
+        note_write(races, warp.index, (a, offset), bytes, lane, &cells[lane])?;
         a.mark(offset, bytes);
         put(a, offset, bytes, &cells[lane]);
     }
@@ -250,17 +378,20 @@ pub(super) fn store_global<const N: usize>(
 #[cold]
 #[inline(never)]
 fn store_scattered<const N: usize>(
-    env: &Env<'_>,
+    env: &mut Env<'_>,
+    warp: u32,
     side: usize,
     first: u64,
     bytes: u32,
     cells: &Cells<N>,
 ) -> Result<()> {
     let pattern = &env.patterns[side];
-    let at = pattern.at(first);
-    for lane in lanes_of(pattern.mask) {
+    let (mask, at) = (pattern.mask, pattern.at(first));
+    for lane in lanes_of(mask) {
         let (a, offset) = lane_allocation(env, at[lane], bytes, lane)?;
         writable(a, at[lane], lane)?;
+        let races = (env.launch, &mut env.races);
+        note_write(races, warp, (a, offset), bytes, lane, &cells[lane])?;
         a.mark(offset, bytes);
         put(a, offset, bytes, &cells[lane]);
     }

@@ -234,7 +234,7 @@ fn store_words<const N: usize>(
     let cells: Cells<N> = collect(warp, access, &src[usize::from(access.based)..]);
     match access.space {
         Space::Shared => store_shared(env, warp, side, first, bytes, &cells),
-        Space::Global => store_global(env, side, first, bytes, &cells),
+        Space::Global => store_global(env, warp, side, first, bytes, &cells),
         Space::Local => {
             let at = env.patterns[side].at(first);
             store_local(warp, &at, bytes, mask, &cells)
@@ -524,7 +524,7 @@ fn store_generic<const N: usize>(
                     "the parameters of a kernel are constant".to_owned(),
                 ));
             }
-            _ => store_global(env, side, first, bytes, cells)?,
+            _ => store_global(env, warp, side, first, bytes, cells)?,
         }
     }
     Ok(())

@@ -487,6 +487,7 @@ fn side(
                 set_value(warp, side.dst[0], lane, now);
             }
         }
+        SideKind::Fence => env.races.fence(warp.index, &mut warp.fenced, mask),
         SideKind::WarpSync => sync::warp_sync(env, warp, side, mask)?,
         SideKind::Barrier { .. } => return sync::barrier(env, warp, side, mask, lanes, next),
         SideKind::ActiveMask => {

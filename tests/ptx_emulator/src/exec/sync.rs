@@ -11,6 +11,7 @@ const WARP_EPOCHS: u32 = 64;
 /// `bar.warp.sync`: orders accesses to shared memory within the warp.
 pub(super) fn warp_sync(env: &mut Env<'_>, warp: &mut Warp, side: &Side, mask: u32) -> Result<()> {
     members(warp, side.src[0], mask)?;
+    env.races.warp_sync(&mut warp.fenced);
     warp.sync_epoch += 1;
     if warp.sync_epoch == WARP_EPOCHS {
         env.shared.forget(warp.index);

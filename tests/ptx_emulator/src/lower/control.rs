@@ -56,7 +56,12 @@ impl<'a> Lower<'a> {
                         "cta", "gl", "gpu", "sys", "sc", "acq_rel", "acquire", "release",
                     ],
                 )?;
-                self.emit_side(SideKind::Nothing, Class::Barrier, vec![], vec![]);
+                let kind = if i.has("cta") {
+                    SideKind::Nothing
+                } else {
+                    SideKind::Fence
+                };
+                self.emit_side(kind, Class::Barrier, vec![], vec![]);
             }
             "call" => self.call(i)?,
             _ => self.barrier(i)?,

@@ -312,6 +312,9 @@ impl Lower<'_> {
         };
         let bytes = ty.bits() / 8;
         self.note_shared(space, bytes);
+        if (i.has("release") || i.has("acq_rel")) && !i.has("cta") {
+            self.emit_side(SideKind::Fence, Class::Helper, vec![], vec![]);
+        }
         let access = Access {
             space,
             bytes,

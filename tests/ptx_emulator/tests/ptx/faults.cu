@@ -117,8 +117,49 @@ KERNEL copy_async_groups(float* y, const float* x, int second) {
   asm volatile("cp.async.wait_all;" ::: "memory");
 }
 
-// Which block comes last decides.
-KERNEL order(int* y, int racy) { if (threadIdx.x == 0) y[racy ? 0 : blockIdx.x] = blockIdx.x; }
+// Which block comes first decides, though nothing is a race.
+KERNEL order(int* y, int tickets) { if (threadIdx.x == 0) y[blockIdx.x] = tickets ? atomicAdd(y + 8, 1) : blockIdx.x; }
+
+// The last block adds up what all have left. `leaves_out` 1: the fence; 2: the barrier before the ticket; 3: the ticket.
+KERNEL last_block(float* total, float* parts, unsigned* ticket, int leaves_out, int fenced_by) {
+  __shared__ int last;
+  parts[blockIdx.x * blockDim.x + threadIdx.x] = threadIdx.x;
+  if (leaves_out != 1 && fenced_by != 0) __threadfence();
+  if (leaves_out != 2) __syncthreads();
+  if (threadIdx.x == 0) {
+    if (leaves_out != 1 && fenced_by == 0) __threadfence();
+    last = leaves_out == 3 ? blockIdx.x == gridDim.x - 1 : atomicAdd(ticket, 1) == gridDim.x - 1;
+  }
+  __syncthreads();
+  if (!last) return;
+  float sum = 0;
+  for (int b = 0; b < gridDim.x; b++) sum += parts[b * blockDim.x + threadIdx.x];
+  total[threadIdx.x] = sum;
+  if (threadIdx.x == 0) *ticket = 0;
+}
+
+// One number a block, written, fenced and announced by one thread. `late`: it is written after that.
+KERNEL one_number(float* total, float* parts, unsigned* ticket, int late) {
+  if (!late) parts[blockIdx.x] = blockIdx.x;
+  __threadfence();
+  int last = atomicAdd(ticket, 1) == gridDim.x - 1;
+  if (late) parts[blockIdx.x] = blockIdx.x;
+  if (!last) return;
+  float sum = 0;
+  for (int b = 0; b < gridDim.x; b++) sum += parts[b];
+  *total = sum;
+}
+
+// Each block replaces its numbers by those `distance` further on.
+KERNEL shift(int* y, int distance) {
+  int i = blockIdx.x * blockDim.x + threadIdx.x;
+  int v = i + distance < gridDim.x * blockDim.x ? y[i + distance] : 0;
+  __syncthreads();
+  y[i] = v;
+}
+
+// All blocks store to one word: the same number, or their own.
+KERNEL flag(int* y, int own) { if (threadIdx.x == 0) *y = own ? blockIdx.x : 1; }
 
 KERNEL endless(int* y) { while (*(volatile int*)y == 0) {} }
 
