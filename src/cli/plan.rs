@@ -108,15 +108,16 @@ pub(super) fn run(args: Args, gpus: &impl Gpus) -> Result<()> {
         Some(_) => size(available),
         None => format!("the {} that are free on the device", size(available)),
     };
-    say(if largest == 0 {
-        format!("not even one image fits into {room}")
-    } else {
-        format!(
-            "largest batch in {room}: {} ({} an image)",
-            grouped(largest as u64),
-            size(plan.bytes_an_image())
-        )
-    });
+    if largest == 0 {
+        return Err(Error::Invalid(format!(
+            "not even one image fits into {room}"
+        )));
+    }
+    say(format!(
+        "largest batch in {room}: {} ({} an image)",
+        grouped(largest as u64),
+        size(plan.bytes_an_image())
+    ));
     say("not counted: the loader's batches of pixels, and the backend's scratch memory");
     Ok(())
 }
