@@ -60,13 +60,13 @@ enum Command {
     /// Turn a data set of any format into a shuffled RecordIO or TFRecord set, or evaluation sets into bcolz arrays.
     Pack(pack::Args),
     /// Read all of a data set: counts, labels, broken and double images, sizes, colours, time. Exit code 1 where training
-    /// would fail.
+    /// with the same recipe would fail.
     Check(check::Args),
     /// Make weights of another program's model file: Keras .h5, PyTorch .pt and .pth, safetensors, ONNX.
     Import(import::Args),
     /// Write weights for other programs: ONNX, Keras .h5, PyTorch state dict.
     Export(export::Args),
-    /// Memory before running: the table of tensors, and the largest batch that fits.
+    /// Memory before running: the table of tensors, and the largest batch that fits. Exit code 1 where nothing fits.
     Plan(plan::Args),
     /// Devices, what was found, and what will be used.
     Info(info::Args),

@@ -175,6 +175,7 @@ fn small() -> Config {
             schedule: Schedule {
                 course: Course::Cosine,
                 warm_up: Some(Span::Steps(200)),
+                restarts: Vec::new(),
             },
         },
         train: TrainConfig {
@@ -211,6 +212,7 @@ fn demo() -> Config {
             schedule: Schedule {
                 course: Course::Cosine,
                 warm_up: Some(Span::Steps(40)),
+                restarts: Vec::new(),
             },
             ..small.optimizer
         },
@@ -249,6 +251,7 @@ fn seed(network: Network) -> Config {
                     factor: 0.1,
                 },
                 warm_up: None,
+                restarts: Vec::new(),
             },
         },
         train: TrainConfig {
@@ -295,6 +298,7 @@ fn arcface_tf2(network: Network) -> Config {
             schedule: Schedule {
                 course: Course::Constant,
                 warm_up: None,
+                restarts: Vec::new(),
             },
         },
         train: TrainConfig {
@@ -337,6 +341,7 @@ fn insightface(network: Network) -> Config {
             schedule: Schedule {
                 course: Course::Linear,
                 warm_up: None,
+                restarts: Vec::new(),
             },
         },
         train: TrainConfig {
