@@ -14,6 +14,8 @@ mod import;
 mod info;
 mod interrupt;
 mod kernels;
+#[cfg(feature = "manual")]
+mod manual;
 mod output;
 mod pack;
 mod plan;
@@ -72,6 +74,12 @@ enum Command {
     Info(info::Args),
     /// Compile the CUDA kernels in advance, for machines without NVIDIA's compiler.
     Kernels(kernels::Args),
+    /// Words for a shell to complete, on standard output.
+    #[cfg(feature = "manual")]
+    Completions(manual::CompletionsArgs),
+    /// Write the manual as pages for `man`.
+    #[cfg(feature = "manual")]
+    Man(manual::ManArgs),
 }
 
 /// Runs the program: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
@@ -130,6 +138,13 @@ fn run(cli: Cli, gpus: &impl Gpus) -> Result<()> {
         Command::Plan(args) => plan::run(args, gpus),
         Command::Info(args) => info::run(args, gpus),
         Command::Kernels(args) => kernels::run(&args),
+        #[cfg(feature = "manual")]
+        Command::Completions(args) => {
+            manual::completions(&args);
+            Ok(())
+        }
+        #[cfg(feature = "manual")]
+        Command::Man(args) => manual::man(&args),
     }
 }
 

@@ -56,6 +56,11 @@ impl Validator {
         })
     }
 
+    /// Whether there is a set to verify.
+    pub(super) fn has_sets(&self) -> bool {
+        !self.sets.is_empty()
+    }
+
     /// A line for each set with pictures that are resized, on the first call after [`run`](Self::run); nothing on later calls.
     pub(super) fn resized(&mut self) -> Vec<String> {
         match std::mem::replace(&mut self.told, true) {
@@ -153,7 +158,7 @@ pub(super) fn judge(verified: &mut Verified, step: u64, results: &[Result<SetRes
 /// Pictures that tell whether a network has collapsed.
 const SAMPLES: usize = 64;
 
-/// A warning if the network gives pictures of its own training data one and the same embedding, or cannot be asked.
+/// A warning if the network gives pictures of its own training data one and the same embedding, or if that cannot be found out.
 pub(super) fn collapsed<B: Backend>(
     trainer: &mut Trainer<B>,
     dataset: &dyn Dataset,
@@ -171,20 +176,28 @@ pub(super) fn collapsed<B: Backend>(
             pictures.push(picture);
         }
     }
+    if pictures.len() < 2 {
+        return None;
+    }
     let mut embed = || {
         let mut embedder = trainer.embedder(BATCH)?;
         let mut embeddings = Vec::new();
         for pictures in pictures.chunks(BATCH) {
             embeddings.extend(embedder.embed(pictures)?);
         }
-        match pictures.len() {
-            0..2 => Ok(()),
-            _ => verification::not_collapsed(&embeddings, embedder.size()),
+        Ok::<_, Error>((embeddings, embedder.size()))
+    };
+    let (embeddings, size) = match embed() {
+        Ok(found) => found,
+        Err(error) => {
+            return Some(format!(
+                "warning: whether the network has collapsed cannot be told: {error}"
+            ));
         }
     };
-    let error = embed().err()?;
+    let error = verification::not_collapsed(&embeddings, size).err()?;
     Some(format!(
-        "warning: {error}; {} of the training data were embedded. A lower learning rate or a longer warm-up may help",
+        "warning: {error} (asked with {} of the training data). A lower learning rate or a longer warm-up may help",
         count(pictures.len(), "picture")
     ))
 }
@@ -202,14 +215,14 @@ pub(super) fn resized(set: &EvalSet) -> Option<String> {
 pub(super) fn line(result: &SetResult) -> String {
     let v = &result.verification;
     format!(
-        "{}: accuracy {:.2} % +- {:.2}, threshold {:.2}, AUC {:.4}, EER {:.2} % ({} pairs)",
+        "{}: accuracy {:.2} % +- {:.2}, threshold {:.2}, AUC {:.4}, EER {:.2} % ({})",
         one_line(&result.name),
         100.0 * v.accuracy,
         100.0 * v.accuracy_std,
         v.threshold,
         v.auc,
         100.0 * v.eer,
-        v.pairs
+        count(v.pairs, "pair")
     )
 }
 

@@ -314,11 +314,14 @@ impl Counter {
 
     fn advance_at(&mut self, more: u64, seconds: f64) {
         self.done += more;
-        let line = line_of(self.unit, &self.name, self.done, self.total, seconds);
-        if self.screen.columns().is_some() {
-            self.screen.redraw(line);
+        let line = |name: &str| line_of(self.unit, name, self.done, self.total, seconds);
+        if let Some(columns) = self.screen.columns() {
+            // A name from data may be long.
+            let room = columns.saturating_sub(line("").len());
+            self.screen.redraw(line(&shortened(&self.name, room)));
         } else if seconds - self.last_line >= LINE_INTERVAL && self.done < self.total {
             self.last_line = seconds;
+            let line = line(&self.name);
             self.screen.print(&line);
         }
     }
@@ -334,6 +337,17 @@ impl Counter {
         let line = finished_line(self.unit, &self.name, self.done, seconds);
         self.screen.print(&line);
         self.screen.clear();
+    }
+}
+
+/// The beginning of `name`, with a sign that there is more, in `room` characters.
+fn shortened(name: &str, room: usize) -> String {
+    match name.char_indices().nth(room) {
+        None => name.to_owned(),
+        Some(_) => {
+            let kept: String = name.chars().take(room.saturating_sub(3)).collect();
+            kept + "..."
+        }
     }
 }
 
@@ -660,5 +674,8 @@ mod tests {
         assert_eq!(grouped(999.6), "1,000");
         assert_eq!(grouped(152.0), "152");
         assert_eq!(grouped(3.21), "3.2");
+        assert_eq!(shortened("agedb_30", 8), "agedb_30");
+        assert_eq!(shortened("my own faces", 8), "my ow...");
+        assert_eq!(shortened("Zoë's faces", 6), "Zoë...");
     }
 }

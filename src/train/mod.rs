@@ -40,6 +40,7 @@ mod prospects;
 pub use prospects::Prospects;
 
 use crate::backend::{Augmented, Backend, InputTransform, Segment};
+use crate::base::text::count;
 use crate::data::fingerprint::Fingerprint;
 use crate::data::loader::{Batch, Loader, LoaderOptions};
 use crate::data::picture::augment::Augment;
@@ -124,9 +125,9 @@ impl<B: Backend> Trainer<B> {
         let trained = (checkpoint.images, *classes);
         if (dataset.len(), dataset.classes()) != trained {
             return Err(Error::Invalid(format!(
-                "the checkpoint was trained on {} images of {} identities and the data has {} of {}; a run goes on with its own data only",
-                trained.0,
-                trained.1,
+                "the checkpoint was trained on {} of {} and the data has {} of {}; a run goes on with its own data only",
+                count(trained.0, "image"),
+                count(trained.1, "identity"),
                 dataset.len(),
                 dataset.classes()
             )));

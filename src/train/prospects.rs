@@ -50,7 +50,8 @@ impl Prospects {
         let epochs = config.train.epochs;
         let total = steps_per_epoch.checked_mul(epochs).ok_or_else(|| {
             Error::Usage(format!(
-                "{epochs} epochs of {steps_per_epoch} steps are too many"
+                "{epochs} epochs of {} are too many",
+                count(steps_per_epoch, "step")
             ))
         })?;
         let schedule = &config.optimizer.schedule;

@@ -1,6 +1,7 @@
 //! What `--resume` goes on with: the settings of the run, and a schedule for more epochs.
 
 use super::Args;
+use crate::base::text::count;
 use crate::optim::Course;
 use crate::recipe::config::Config;
 use crate::{Error, Result};
@@ -94,15 +95,18 @@ impl Args {
         }
         let Some(schedule) = self.schedule else {
             return Err(Error::Usage(format!(
-                "the run has {before} epochs and is to have {epochs}; --schedule says what becomes of its learning rate:\n  \
+                "the run has {} and is to have {epochs}; --schedule says what becomes of its learning rate:\n  \
                  --schedule stretch: from now on as in a run that had {epochs} epochs from its start\n  \
-                 --schedule continue: as it was to the end of epoch {before}; then a linear or cosine course begins again, other courses go on"
+                 --schedule continue: as it was to the end of epoch {before}; then a linear or cosine course begins again, other courses go on",
+                count(before, "epoch")
             )));
         };
         let total = |epochs: u64| steps_per_epoch.saturating_mul(epochs);
         if total(epochs) < steps_done {
             return Err(Error::Usage(format!(
-                "the run has done {steps_done} steps already, more than {epochs} epochs of {steps_per_epoch}"
+                "the run has done {} already, more than {} of {steps_per_epoch}",
+                count(steps_done, "step"),
+                count(epochs, "epoch")
             )));
         }
         let old = config.clone();
@@ -130,7 +134,8 @@ impl Args {
         let last = rate(&old, steps_done.saturating_sub(1));
         let next = rate(config, steps_done);
         Ok(Some(format!(
-            "schedule: {what} from {before} to {epochs} epochs; the learning rate was {last:.3e} and is {next:.3e} in the next step"
+            "schedule: {what} from {before} to {}; the learning rate was {last:.3e} and is {next:.3e} in the next step",
+            count(epochs, "epoch")
         )))
     }
 }

@@ -210,8 +210,12 @@ impl<B: Backend> Session<B> {
             let epoch_ends = report.step.is_multiple_of(steps_per_epoch);
             if epoch_ends {
                 self.progress.epoch_end();
-                // Before the checkpoint, so that a run resumed from it need not do it again.
-                self.validate()?;
+                if self.validator.has_sets() {
+                    // Whatever happens to the evaluation, the epoch is kept.
+                    self.verified.due = true;
+                    self.save()?;
+                    self.validate()?;
+                }
             }
             let on_request =
                 train.checkpoint_every > 0 && report.step.is_multiple_of(train.checkpoint_every);
@@ -228,10 +232,13 @@ impl<B: Backend> Session<B> {
             self.progress.message(&warning);
         }
         if !self.has_patience() {
+            let best = match &self.verified.best {
+                Some(best) => format!("better than that of step {}", best.step),
+                None => "of use".to_owned(),
+            };
             self.progress.message(&format!(
-                "stopped early: {} in a row not better than that of step {}",
-                count(self.verified.since, "evaluation"),
-                self.verified.best.as_ref().map_or(0, |best| best.step)
+                "stopped early: {} in a row not {best}",
+                count(self.verified.since, "evaluation")
             ));
         }
         let steps = self.trainer.steps_done();
@@ -271,22 +278,19 @@ impl<B: Backend> Session<B> {
     }
 
     /// Verifies the sets of --eval after the last step, logs their results, and keeps the weights if they are the best so
-    /// far. An interrupt leaves it due.
+    /// far. Interrupted, it is still due.
     fn validate(&mut self) -> Result<()> {
         let step = self.trainer.steps_done();
         let epoch = step / self.trainer.steps_per_epoch();
         let progress = &mut self.progress;
-        self.verified.due = false;
         let results = match self
             .validator
             .run(&mut self.trainer, |text| progress.status(text))
         {
-            Err(Error::Interrupted) => {
-                self.verified.due = true;
-                return Ok(());
-            }
+            Err(Error::Interrupted) => return Ok(()),
             results => results?,
         };
+        self.verified.due = false;
         for line in self.validator.resized() {
             self.progress.message(&line);
         }
