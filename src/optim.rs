@@ -156,25 +156,56 @@ pub enum Course {
 pub struct Schedule {
     /// After the warm-up.
     pub course: Course,
-    /// A straight line from 0 at step 0 to the full rate.
+    /// A straight line from 0 at step 0 to the full rate. It takes at most a third of the run, or a short run would
+    /// hardly learn at the full rate.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub warm_up: Option<Span>,
+    /// Steps at which a linear or cosine course begins again, after a warm-up, and reaches 0 at the next of them or at the
+    /// end of training. Other courses go on.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub restarts: Vec<u64>,
 }
 
 impl Schedule {
+    /// The steps from which and to which the course runs that `step` is part of: all, or between two restarts.
+    fn stretch(&self, step: u64, total_steps: u64) -> (u64, u64) {
+        let restarts = match self.course {
+            Course::Linear | Course::Cosine => &self.restarts[..],
+            Course::Constant | Course::Steps { .. } => &[],
+        };
+        let begin = restarts.iter().rfind(|restart| **restart <= step);
+        let end = restarts.iter().find(|restart| **restart > step);
+        let begin = begin.copied().unwrap_or(0);
+        let end = end.copied().unwrap_or(total_steps);
+        (begin, end.max(begin))
+    }
+
+    /// Steps of the warm-up as it is asked for.
+    pub fn warm_up_asked(&self, steps_per_epoch: u64) -> u64 {
+        self.warm_up.map_or(0, |span| span.steps(steps_per_epoch))
+    }
+
+    /// Steps of the warm-up before the course that `step` is part of: those asked for, or a third of the course.
+    pub fn warm_up(&self, step: u64, steps_per_epoch: u64, total_steps: u64) -> u64 {
+        let (begin, end) = self.stretch(step, total_steps);
+        self.warm_up_asked(steps_per_epoch).min((end - begin) / 3)
+    }
+
     /// The factor on the learning rate at `step`, counted from 0, of `total_steps`.
     pub fn factor(&self, step: u64, steps_per_epoch: u64, total_steps: u64) -> f64 {
-        let warm_up = self.warm_up.map_or(0, |s| s.steps(steps_per_epoch));
-        if step < warm_up {
-            return step as f64 / warm_up as f64;
+        let (begin, end) = self.stretch(step, total_steps);
+        let warm_up = self.warm_up(step, steps_per_epoch, total_steps);
+        let done = step - begin;
+        if done < warm_up {
+            return done as f64 / warm_up as f64;
         }
-        // The fraction of the schedule done after warm-up.
+        // The fraction of the course done after warm-up.
         let over = || {
-            let length = total_steps.saturating_sub(warm_up);
+            let length = (end - begin).saturating_sub(warm_up);
             if length == 0 {
                 1.0
             } else {
-                ((step - warm_up) as f64 / length as f64).min(1.0)
+                ((done - warm_up) as f64 / length as f64).min(1.0)
             }
         };
         match &self.course {
@@ -273,6 +304,11 @@ impl Optimizer {
                 factor.into(),
             )?;
         }
+        let restarts = &self.schedule.restarts;
+        if let Some(pair) = restarts.windows(2).find(|pair| pair[0] >= pair[1]) {
+            let found = pair[1] as f64;
+            check(false, "schedule.restarts must be in order", found)?;
+        }
         if let Some(Span::Epochs(epochs)) = self.schedule.warm_up {
             check(
                 epochs.is_finite() && epochs >= 0.0,
@@ -289,7 +325,11 @@ mod tests {
     use super::*;
 
     fn schedule(course: Course, warm_up: Option<Span>) -> Schedule {
-        Schedule { course, warm_up }
+        Schedule {
+            course,
+            warm_up,
+            restarts: Vec::new(),
+        }
     }
 
     #[test]
@@ -354,11 +394,58 @@ mod tests {
         assert!((linear.factor(45, 10, 120) - 0.75).abs() < 1e-12);
         let quarter = 0.5 * (1.0 + std::f64::consts::FRAC_PI_4.cos());
         assert!((cosine.factor(45, 10, 120) - quarter).abs() < 1e-12);
-        // A warm-up as long as the training, or longer.
-        for total in [20, 5, 0] {
-            assert_eq!(linear.factor(3, 10, total), 0.15);
-            assert!(linear.factor(20, 10, total) == 0.0);
+    }
+
+    #[test]
+    fn a_warm_up_takes_at_most_a_third() {
+        for course in [Course::Linear, Course::Cosine, Course::Constant] {
+            let schedule = schedule(course, Some(Span::Steps(20)));
+            for (total, used) in [(60, 20), (59, 19), (21, 7), (2, 0), (0, 0)] {
+                assert_eq!(schedule.warm_up(0, 10, total), used);
+                let at = |step| schedule.factor(step, 10, total);
+                let rises = (0..used).all(|step| at(step) == step as f64 / used as f64);
+                assert!(
+                    rises && (total == 0 || at(used) == 1.0),
+                    "{schedule:?} {total}"
+                );
+            }
         }
+        let linear = schedule(Course::Linear, Some(Span::Steps(20)));
+        assert_eq!(linear.factor(21, 10, 21), 0.0);
+        assert_eq!(linear.factor(0, 10, 0), 0.0);
+    }
+
+    #[test]
+    fn a_restart_begins_the_course_again() {
+        for course in [Course::Linear, Course::Cosine] {
+            let plain = schedule(course, Some(Span::Steps(4)));
+            let restarted = Schedule {
+                restarts: vec![30, 50],
+                ..plain.clone()
+            };
+            for step in 0..90 {
+                let expected = match step {
+                    0..30 => plain.factor(step, 10, 30),
+                    30..50 => plain.factor(step - 30, 10, 20),
+                    _ => plain.factor(step - 50, 10, 40),
+                };
+                assert_eq!(restarted.factor(step, 10, 90), expected, "{step}");
+            }
+        }
+        // There is nothing to begin again.
+        let constant = Schedule {
+            restarts: vec![30],
+            ..schedule(Course::Constant, Some(Span::Steps(4)))
+        };
+        assert_eq!(constant.factor(30, 10, 60), 1.0);
+        let wrong = Optimizer {
+            schedule: Schedule {
+                restarts: vec![30, 30],
+                ..Schedule::default()
+            },
+            ..Optimizer::default()
+        };
+        assert!(wrong.validate().is_err());
     }
 
     #[test]

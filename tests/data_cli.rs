@@ -95,12 +95,15 @@ fn check_tells_what_is_there_and_ends_with_1_where_training_would_fail() {
     let dir = dir.path();
     let folder = people(dir);
     fs::copy(folder.join("0/0.png"), folder.join("20/copy.png")).unwrap();
-    let said = stdout_of_success(&run(dir, "check --data people --json report.json"));
+    let said = stdout_of_success(&run(
+        dir,
+        "check --data people --batch-size 4 --json new/folder/report.json",
+    ));
     for words in [
         "images: 9 of 4 identities",
         "numbers from 0 to 30, 27 between them missing",
         "112x112 (9)",
-        "0 images are byte for byte an earlier one of the same identity, 1 one of another identity",
+        "0 images byte for byte an earlier one of the same identity, 1 one of another identity",
         "broken: 0 images",
         "training can read all of it",
     ] {
@@ -109,24 +112,82 @@ fn check_tells_what_is_there_and_ends_with_1_where_training_would_fail() {
     let json = |file: &str| -> serde_json::Value {
         serde_json::from_slice(&fs::read(dir.join(file)).unwrap()).unwrap()
     };
-    let report = json("report.json");
+    let report = json("new/folder/report.json");
     assert_eq!(report["images"], 9);
     assert_eq!(report["names"]["range"], serde_json::json!([0, 30]));
     assert_eq!(report["duplicates"]["other_identity"], 1);
 
     let whole = fs::read(folder.join("10/2.png")).unwrap();
     fs::write(folder.join("10/2.png"), &whole[..whole.len() / 2]).unwrap();
-    let output = run(dir, "check --data people --json broken.json");
+    let output = run(dir, "check --data people --batch-size 4 --json broken.json");
     let text = stderr_of_failure(&output, 1);
     assert!(
         text.contains("1 of 9 images cannot be read") && text.contains("10/2.png"),
         "{text}"
     );
     let said = String::from_utf8_lossy(&output.stdout);
-    assert!(said.contains("broken: 1 images"), "{said}");
+    assert!(said.contains("broken: 1 image\n"), "{said}");
     let report = json("broken.json");
     assert_eq!(report["broken"][0]["index"], 2);
     assert_eq!(report["problems"].as_array().unwrap().len(), 1);
+    let text = stderr_of_failure(&run(dir, "check --data people --json people/0/0.png/x"), 2);
+    assert!(text.contains("is a file, not a folder"), "{text}");
+}
+
+/// The same recipe on the same data: what one command refuses, the other does, in the same words.
+#[test]
+fn check_and_train_agree_about_what_cannot_learn() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    people(dir);
+    fs::create_dir_all(dir.join("alone/one")).unwrap();
+    for k in 0..4 {
+        let from = dir.join(format!("people/{}/{k}.png", k / 2 * 10));
+        fs::copy(from, dir.join(format!("alone/one/{k}.png"))).unwrap();
+    }
+    for (recipe, words) in [
+        ("--data alone --batch-size 4", "images of one identity only"),
+        ("--data people --batch-size 1", "batch norm"),
+        ("--data people", "8 images are fewer than a batch of 64"),
+        (
+            "--data alone",
+            "one identity only: nothing can be told apart; and 4 images are fewer than a batch of 64",
+        ),
+    ] {
+        let train = format!("train {recipe} --out none");
+        for command in [format!("check {recipe}"), train] {
+            let text = stderr_of_failure(&run(dir, &command), 1);
+            assert!(text.contains(words), "{command}: {text}");
+        }
+        assert!(!dir.join("none").exists());
+    }
+    let recipe = "--data people --preset demo --batch-size 3";
+    let notes = [
+        "a warm-up of 40 steps is more than a third of the run: it takes 2",
+        "batches of 3 leave 2 of 8 images out of each epoch, others each time; --batch-size 2 leaves out 0",
+    ];
+    for command in [
+        format!("check {recipe}"),
+        format!("train {recipe} --out some --steps 1 --device cpu"),
+    ] {
+        let said = stdout_of_success(&run(dir, &command));
+        for words in notes {
+            assert!(said.contains(words), "{words:?} is not in {said}");
+        }
+    }
+}
+
+#[test]
+fn nothing_is_reserved_unless_it_is_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    people(dir);
+    let said = stdout_of_success(&run(dir, "pack --data people --out packed"));
+    assert!(
+        said.contains("train.rec: 8 images of 4 identities"),
+        "{said}"
+    );
+    assert!(!dir.join("packed/reserved").exists());
 }
 
 /// Every command that opens a data set tells what of it is not used, and reads every kind of picture.
@@ -159,7 +220,7 @@ fn what_is_not_used_is_told_by_every_command() {
     ];
     let weights = weights.to_str().unwrap();
     for words in [
-        "check --data people --json report.json".into(),
+        "check --data people --batch-size 2 --json report.json".into(),
         "train --data people --preset demo --out run --steps 1 --set train.batch_size=4 --device cpu".into(),
         "pack --data people --out packed --reserve-last 0".into(),
         format!("embed --weights {weights} --data people --all --out embedded --device cpu"),
@@ -339,11 +400,11 @@ fn turned_and_unaligned_pictures_are_told() {
     fs::write(folder.join("0/upright.jpg"), with_orientation(&jpeg, 1)).unwrap();
     let wide = picture::encode_png(&picture(10, 160, 112));
     fs::write(folder.join("10/wide.png"), wide).unwrap();
-    let said = stdout_of_success(&run(dir, "check --data people"));
+    let said = stdout_of_success(&run(dir, "check --data people --batch-size 4"));
     for words in [
-        "turned: 1 images",
+        "turned: 1 image not upright",
         "turned as they are read",
-        "not aligned: 1 images",
+        "not aligned: 1 image not square",
     ] {
         assert!(said.contains(words), "{words:?} is not in {said}");
     }
@@ -352,7 +413,10 @@ fn turned_and_unaligned_pictures_are_told() {
         dir,
         "pack --data people --out packed --reserve-last 0",
     ));
-    assert!(said.contains("1 images have an EXIF orientation"), "{said}");
+    assert!(
+        said.contains("with an EXIF orientation: 1 image,"),
+        "{said}"
+    );
     let mut images = [arcface_cu::data::Image::default(), Default::default()];
     let (source, packed) = (open(&folder).unwrap(), open(&dir.join("packed")).unwrap());
     for i in 0..11 {
@@ -388,9 +452,9 @@ fn turned_and_unaligned_pictures_are_told() {
     }
     tar.resize(tar.len() + 1024, 0);
     fs::write(dir.join("faces.tar"), tar).unwrap();
-    let said = stdout_of_success(&run(dir, "check --data faces.tar"));
+    let said = stdout_of_success(&run(dir, "check --data faces.tar --batch-size 2"));
     assert!(
-        said.contains("turned: 1 images") && said.contains("taken as they are stored"),
+        said.contains("turned: 1 image not") && said.contains("taken as they are stored"),
         "{said}"
     );
     let set = open(&dir.join("faces.tar")).unwrap();
@@ -449,7 +513,7 @@ fn links_that_lead_nowhere_and_pipes_are_skipped_or_named() {
     assert!(said.contains("10/link.png"), "{said}");
     let said = stdout_of_success(&run(dir, &format!("{words} --skip-bad")));
     assert!(
-        said.contains("left out 1 images") && said.contains("10/link.png"),
+        said.contains("left out 1 image:") && said.contains("10/link.png"),
         "{said}"
     );
     fs::remove_file(folder.join("10/link.png")).unwrap();

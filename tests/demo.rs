@@ -25,7 +25,11 @@ fn a_quick_demonstration_leaves_everything() {
             out.to_str().unwrap(),
         ])
     };
-    let text = stdout_of_success(&run());
+    let output = run();
+    let text = stdout_of_success(&output);
+    // What `auto` chose is told once for all four commands.
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(stderr.matches("--device auto").count(), 1, "{stderr}");
     for command in ["pack", "train", "eval", "embed"] {
         assert!(
             text.contains(&format!("$ arcface-cu {command} --")),

@@ -198,8 +198,8 @@ fn packing_reserves_refuses_and_skips() {
     let text = stdout_of_success(&run(&["--skip-bad"]));
     for words in [
         "train.rec: 5 images of 2 identities",
-        "reserved: 4 images of 1 identities, kept out of training",
-        "left out 1 images:",
+        "reserved: 4 images of 1 identity, kept out of training",
+        "left out 1 image:",
         "broken.jpg",
     ] {
         assert!(text.contains(words), "{words}: {text}");

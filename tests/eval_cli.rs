@@ -159,8 +159,11 @@ fn distances_are_those_of_pictures_embedded_one_by_one() {
             channel_order,
         };
         let mut calls = Vec::new();
-        let found =
-            eval::evaluate(&mut embedder, &mut set, &options, &mut |n| calls.push(n)).unwrap();
+        let found = eval::evaluate(&mut embedder, &mut set, &options, &mut |n| {
+            calls.push(n);
+            Ok(())
+        })
+        .unwrap();
         assert_eq!(calls, [5, 5, 5, 5, 5, 1]);
         assert_eq!(found.result.name, "waves");
 
@@ -209,7 +212,8 @@ fn arrays_are_read_block_by_block() {
     let mut embedder = Embedder::new(&mut cpu, &weights, 4).unwrap();
     let mut done = 0;
     let error = eval::evaluate(&mut embedder, &mut set, &EvalOptions::default(), &mut |n| {
-        done += n
+        done += n;
+        Ok(())
     })
     .unwrap_err();
     assert!(

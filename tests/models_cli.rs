@@ -90,9 +90,16 @@ fn what_is_exported_comes_back() {
             &file,
         ]);
         assert!(text.contains("x/127.5 - 1"), "{text}");
+        // A sum; with --verbose, every tensor.
         let text = room.ok(&["import", &file, "--out", &back]);
         assert!(text.contains("mobilefacenet-tiny, 16-d"), "{text}");
         assert!(text.contains(" 0 of the network's missing"), "{text}");
+        assert!(
+            text.lines().count() <= 4 && !text.contains(" -> "),
+            "{text}"
+        );
+        let text = room.ok(&["import", &file, "--verbose", "--out", &back]);
+        assert!(text.matches(" -> ").count() > 50, "{text}");
         for weights in [name.to_owned(), format!("{name}.safetensors")] {
             let found = room.embed(&weights);
             assert_eq!(found.len(), expected.len());
@@ -240,7 +247,16 @@ fn wrong_files_and_words_are_told() {
         )
     };
     assert!(export("@folder").contains("is a folder"));
-    assert!(export("@nowhere/x").contains("there is no folder"));
+    assert!(export("@0.png/x").contains("is a file, not a folder"));
+    room.ok(&[
+        "export",
+        "--weights",
+        "@weights.safetensors",
+        "--to",
+        "torch",
+        "--out",
+        "@new/folder/x",
+    ]);
     assert!(export("@weights.safetensors").contains("--out is the file of --weights"));
     let words = [
         "import",

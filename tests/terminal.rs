@@ -101,6 +101,45 @@ fn numbers_without_a_place_in_toml_are_wrong_usage() {
     assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
 }
 
+/// The binary's own arguments, as a shell and `man` are told of them.
+#[cfg(feature = "manual")]
+#[test]
+fn completions_and_pages_name_every_command() {
+    let help = program(&["--help"]).output().unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    let commands = help.lines().skip_while(|line| *line != "Commands:").skip(1);
+    let commands: Vec<&str> = commands
+        .take_while(|line| !line.is_empty())
+        .filter(|line| line.starts_with("  ") && !line.starts_with("   "))
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|name| *name != "help")
+        .collect();
+    assert!(commands.len() > 12, "{help}");
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let output = program(&["completions", shell]).output().unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        let script = String::from_utf8(output.stdout).unwrap();
+        for command in &commands {
+            assert!(script.contains(command), "{shell}: {command}");
+        }
+        assert!(script.contains("patience"), "{shell}");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("share/man1");
+    let output = program(&["man", "--out", out.to_str().unwrap()])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    for command in &commands {
+        let page = fs::read_to_string(out.join(format!("arcface-cu-{command}.1"))).unwrap();
+        assert!(page.contains(".SH OPTIONS") || *command == "info", "{page}");
+    }
+    let page = fs::read_to_string(out.join("arcface-cu.1")).unwrap();
+    assert!(page.contains("arcface\\-cu\\-train(1)"), "{page}");
+    let page = fs::read_to_string(out.join("arcface-cu-train.1")).unwrap();
+    assert!(page.contains("\\-\\-patience"), "{page}");
+}
+
 #[test]
 fn names_from_data_are_escaped() {
     let dir = tempfile::tempdir().unwrap();

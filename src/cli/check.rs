@@ -1,11 +1,13 @@
 //! `arcface-cu check`: what is in a data set, and whether it can be trained on.
 
 use super::counter::counter;
-use super::output::{check_file, grouped, say};
+use super::output::{check_file, count, grouped, make_folder_of, say};
+use super::recipe::RecipeArgs;
 use super::source::{self, ImageRoot};
 use crate::base::files;
 use crate::base::text::one_line;
 use crate::data::check::{Report, check};
+use crate::train::Prospects;
 use crate::{Error, Result};
 use std::path::PathBuf;
 
@@ -19,6 +21,8 @@ pub(super) struct Args {
     data: PathBuf,
     #[command(flatten)]
     root: ImageRoot,
+    #[command(flatten)]
+    recipe: RecipeArgs,
     /// Write everything that is found as JSON. Default: none.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -26,14 +30,21 @@ pub(super) struct Args {
 
 pub(super) fn run(args: Args) -> Result<()> {
     check_file("--json", args.json.as_deref())?;
+    let config = args.recipe.config(None, &[])?;
     let dataset = source::open(&args.data, &args.root)?;
     let mut counter = counter("check", dataset.len());
-    let report = check(&*dataset, &mut |images| counter.advance(images as u64))?;
+    let mut report = check(&*dataset, &mut |images| counter.advance(images as u64))?;
     counter.finish();
+    let prospects = Prospects::of(&config, &*dataset, 0)?;
+    report.problems.extend(prospects.refused);
     print(&report);
+    for note in prospects.notes {
+        say(format!("with preset {}: {note}", config.preset));
+    }
     if let Some(path) = &args.json {
         let mut text = serde_json::to_string_pretty(&report).expect("a report is plain data");
         text.push('\n');
+        make_folder_of(path)?;
         files::write(path, text.as_bytes())?;
     }
     match &report.problems[..] {
@@ -48,19 +59,15 @@ pub(super) fn run(args: Args) -> Result<()> {
     }
 }
 
-fn count(n: usize) -> String {
-    grouped(n as u64)
-}
-
 fn percent(share: f64) -> String {
     format!("{:.1} %", 100.0 * share)
 }
 
 fn print(report: &Report) {
     say(format!(
-        "images: {} of {} identities, {:.1} MB",
-        count(report.images),
-        count(report.identities),
+        "images: {} of {}, {:.1} MB",
+        grouped(report.images as u64),
+        count(report.identities, "identity"),
         report.bytes as f64 / 1e6
     ));
     let names = &report.names;
@@ -78,20 +85,27 @@ fn print(report: &Report) {
     say(format!(
         "classes: 0 to {}, {} of them without images",
         report.identities - 1,
-        count(report.empty_identities)
+        grouped(report.empty_identities as u64)
     ));
     let spread = report.images_an_identity;
     say(format!(
-        "images an identity: {} to {}, median {}, mean {:.1}; {} identities with one image, {} with fewer than 5",
+        "images an identity: {} to {}, median {}, mean {:.1}; {} with one image, {} with fewer than 5",
         spread.least,
         spread.most,
         spread.median,
         spread.mean,
-        count(report.single_image_identities),
-        count(report.few_images_identities)
+        count(report.single_image_identities, "identity"),
+        grouped(report.few_images_identities as u64)
     ));
     let mut sizes: Vec<String> = (report.sizes.iter().take(NAMED))
-        .map(|size| format!("{}x{} ({})", size.width, size.height, count(size.images)))
+        .map(|size| {
+            format!(
+                "{}x{} ({})",
+                size.width,
+                size.height,
+                grouped(size.images as u64)
+            )
+        })
         .collect();
     if report.sizes.len() > NAMED {
         sizes.push(format!("and {} more", report.sizes.len() - NAMED));
@@ -99,14 +113,14 @@ fn print(report: &Report) {
     say(format!("sizes: {}", sizes.join(", ")));
     if report.unaligned > 0 {
         say(format!(
-            "not aligned: {} images are not square, or larger than 448 pixels; faces must be found and aligned first",
-            count(report.unaligned)
+            "not aligned: {} not square, or larger than 448 pixels; faces must be found and aligned first",
+            count(report.unaligned, "image")
         ));
     }
     if report.turned > 0 {
         say(format!(
-            "turned: {} images say by EXIF that they are not upright; {}",
-            count(report.turned),
+            "turned: {} not upright by EXIF; {}",
+            count(report.turned, "image"),
             match report.upright {
                 true => "they are turned as they are read",
                 false => "in records they are taken as they are stored",
@@ -115,15 +129,15 @@ fn print(report: &Report) {
     }
     let duplicates = &report.duplicates;
     say(format!(
-        "duplicates: {} images are byte for byte an earlier one of the same identity, {} one of another identity",
-        count(duplicates.same_identity),
-        count(duplicates.other_identity)
+        "duplicates: {} byte for byte an earlier one of the same identity, {} one of another identity",
+        count(duplicates.same_identity, "image"),
+        grouped(duplicates.other_identity as u64)
     ));
     for [image, earlier] in duplicates.examples.iter().take(NAMED) {
         say(format!("  {} = {}", one_line(image), one_line(earlier)));
     }
     print_colour(report);
-    say(format!("broken: {} images", count(report.broken.len())));
+    say(format!("broken: {}", count(report.broken.len(), "image")));
     for broken in report.broken.iter().take(NAMED) {
         say(format!("  {}", one_line(&broken.why)));
     }

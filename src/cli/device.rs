@@ -9,6 +9,7 @@ use crate::backend::cuda::driver::Driver;
 use crate::backend::cuda::gpu::{Gpu, Setup};
 use crate::backend::cuda::{Cache, Cuda};
 use std::str::FromStr;
+use std::sync::Once;
 
 /// What `--device` asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,22 +81,61 @@ impl Gpus for Installed {
     }
 }
 
-/// Opens the device and runs the task on it; says on standard error what `auto` chose and why.
+/// Opens the device and runs the task on it; says on standard error what `auto` chose and why, once for all commands of a
+/// process.
 pub(super) fn with_device(device: Device, gpus: &impl Gpus, task: impl OnDevice) -> Result<()> {
     match device {
         Device::Cpu => task.run(Cpu::new()),
         Device::Cuda(n) => task.run(gpus.open(n)?),
         Device::Auto => match gpus.open(0) {
             Ok(cuda) => {
-                warn(format!("--device auto: cuda:0, {}", cuda.describe()));
+                say_once(format!("--device auto: cuda:0, {}", cuda.describe()));
                 task.run(cuda)
             }
             Err(why) => {
-                warn(format!(
-                    "--device auto: the CPU, since no GPU can be used. {why}"
+                say_once(format!(
+                    "--device auto: the CPU; {} (`arcface-cu info` says more)",
+                    in_short(&why.to_string())
                 ));
                 task.run(Cpu::new())
             }
         },
+    }
+}
+
+fn say_once(text: String) {
+    static SAID: Once = Once::new();
+    SAID.call_once(|| warn(text));
+}
+
+/// The beginning of an error, up to the details.
+fn in_short(why: &str) -> &str {
+    /// What is shorter is only a name before the first colon.
+    const LEAST: usize = 20;
+    let ends = [": ", ". ", "; "].into_iter();
+    let ends = ends.flat_map(|end| why.match_indices(end).map(|(at, _)| at));
+    let end = ends.filter(|at| *at >= LEAST).min();
+    &why[..end.unwrap_or(why.len())]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_is_told_in_short() {
+        for (why, short) in [
+            (
+                "NVIDIA's driver was not found: libcuda.so.1 cannot be loaded. Install the driver",
+                "NVIDIA's driver was not found",
+            ),
+            (
+                "cuda:0: the card is too old for this. Use another",
+                "cuda:0: the card is too old for this",
+            ),
+            ("there is no GPU", "there is no GPU"),
+        ] {
+            assert_eq!(in_short(why), short);
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::counter::counter;
 use super::device::{DeviceArgs, Gpus, OnDevice, with_device};
-use super::output::{check_file, check_folder, say};
+use super::output::{check_file, check_folder, make_folder_of, say};
 use super::validation::resized;
 use super::weights::WeightsArgs;
 use crate::Result;
@@ -124,7 +124,10 @@ impl OnDevice for Task {
         };
         for set in &mut self.sets {
             let mut counter = counter(set.name(), set.images());
-            let mut progress = |images| counter.advance(images as u64);
+            let mut progress = |images| {
+                counter.advance(images as u64);
+                Ok(())
+            };
             let evaluation = match &mut report {
                 None => eval::evaluate(&mut embedder, set, &options, &mut progress)?,
                 Some(report) => {
@@ -145,6 +148,7 @@ impl OnDevice for Task {
                 };
                 let pictures = eval::pair_pictures(set, &evaluation, EXAMPLES)?;
                 let threshold = evaluation.result.verification.threshold;
+                make_folder_of(&path)?;
                 pairs::save(&path, set.name(), threshold, &pictures)?;
             }
             results.sets.push(evaluation.result);
@@ -159,6 +163,7 @@ impl OnDevice for Task {
         if let Some(path) = &args.json {
             let mut text = serde_json::to_string_pretty(&results).expect("results are plain data");
             text.push('\n');
+            make_folder_of(path)?;
             files::write(path, text.as_bytes())?;
         }
         if let (Some(folder), Some(report)) = (&args.report, &report) {

@@ -1,6 +1,6 @@
 //! `arcface-cu export`: weights for other programs.
 
-use super::output::{check_file, say, size};
+use super::output::{check_file, make_folder_of, say, size};
 use super::weights::{self, WeightsArgs};
 use crate::weights::export::onnx::{self, OnnxOptions};
 use crate::weights::export::{keras_h5, torch};
@@ -65,6 +65,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     }
     let imported = weights::load(&args.weights.file, args.classes)?;
     let weights = &imported.weights;
+    make_folder_of(&args.out)?;
     match args.to {
         Format::Onnx => {
             let options = OnnxOptions {

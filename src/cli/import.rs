@@ -1,8 +1,9 @@
 //! `arcface-cu import`: other programs' model files as weights of this one.
 
-use super::output::{check_file, grouped, say};
+use super::output::{check_file, count, make_folder_of, say};
 use super::weights;
 use crate::Result;
+use crate::base::text::one_line;
 use crate::recipe::presets::{self, INPUTS};
 use crate::weights::import::{self, ImportOptions, Report};
 use std::path::PathBuf;
@@ -24,6 +25,9 @@ pub(super) struct Args {
     /// The network takes blue, green, red: the input channels of its first filters are turned. Default: red, green, blue.
     #[arg(long)]
     bgr: bool,
+    /// List what became of each tensor. Default: a count, and what is missing.
+    #[arg(long)]
+    verbose: bool,
 }
 
 fn preset_help() -> String {
@@ -54,50 +58,66 @@ pub(super) fn run(args: &Args) -> Result<()> {
     };
     let imported = import::open(&args.file, &options)?;
     say(weights::describe(&imported)?);
-    tell(&imported.report);
+    tell(&imported.report, args.verbose);
     let rows = imported.class_rows.as_deref();
+    make_folder_of(&args.out)?;
     imported.weights.save_with_classes(&args.out, rows)?;
     say(format!(
         "{}{}",
         args.out.display(),
         match rows {
-            Some(_) => format!(
-                ", with {} class rows",
-                grouped(imported.weights.classes as u64)
-            ),
+            Some(_) => format!(", with {}", count(imported.weights.classes, "class row")),
             None => String::new(),
         }
     ));
     Ok(())
 }
 
-/// A line for each tensor, and the counts.
-pub(super) fn tell(report: &Report) {
-    for mapped in &report.mapped {
-        let shape = match &mapped.shape[..] {
-            [] => String::new(),
-            shape => format!(" {shape:?}"),
-        };
-        say(format!("  {}{shape} -> {}", mapped.from, mapped.to));
+/// The counts; with `verbose` also a line for each tensor.
+fn tell(report: &Report, verbose: bool) {
+    if verbose {
+        for mapped in &report.mapped {
+            let shape = match &mapped.shape[..] {
+                [] => String::new(),
+                shape => format!(" {shape:?}"),
+            };
+            say(format!("  {}{shape} -> {}", mapped.from, mapped.to));
+        }
+        return tell_rest(report);
     }
-    tell_rest(report);
+    tell_missing(report);
+    let hint = if report.unused.is_empty() {
+        ""
+    } else {
+        " (--verbose lists them)"
+    };
+    say(format!("{}{hint}", sum(report)));
 }
 
 /// A line for each tensor that did not come through, and the counts.
 pub(super) fn tell_rest(report: &Report) {
+    tell_missing(report);
+    for (name, why) in &report.unused {
+        say(format!("  not used: {}: {why}", one_line(name)));
+    }
+    say(sum(report));
+}
+
+fn tell_missing(report: &Report) {
     for missing in &report.missing {
         say(format!(
             "  not mapped: {} ({}): {}",
             missing.to, missing.from, missing.why
         ));
     }
-    for (name, why) in &report.unused {
-        say(format!("  not used: {name}: {why}"));
-    }
-    say(format!(
-        "{} tensors mapped, {} of the network's missing, {} of the file's not used",
-        report.mapped.len(),
+}
+
+/// `112 tensors mapped, 0 of the network's missing, 3 of the file's not used`
+fn sum(report: &Report) -> String {
+    format!(
+        "{} mapped, {} of the network's missing, {} of the file's not used",
+        count(report.mapped.len(), "tensor"),
         report.missing.len(),
         report.unused.len()
-    ));
+    )
 }

@@ -14,6 +14,8 @@ mod import;
 mod info;
 mod interrupt;
 mod kernels;
+#[cfg(feature = "manual")]
+mod manual;
 mod output;
 mod pack;
 mod plan;
@@ -60,18 +62,24 @@ enum Command {
     /// Turn a data set of any format into a shuffled RecordIO or TFRecord set, or evaluation sets into bcolz arrays.
     Pack(pack::Args),
     /// Read all of a data set: counts, labels, broken and double images, sizes, colours, time. Exit code 1 where training
-    /// would fail.
+    /// with the same recipe would fail.
     Check(check::Args),
     /// Make weights of another program's model file: Keras .h5, PyTorch .pt and .pth, safetensors, ONNX.
     Import(import::Args),
     /// Write weights for other programs: ONNX, Keras .h5, PyTorch state dict.
     Export(export::Args),
-    /// Memory before running: the table of tensors, and the largest batch that fits.
+    /// Memory before running: the table of tensors, and the largest batch that fits. Exit code 1 where nothing fits.
     Plan(plan::Args),
     /// Devices, what was found, and what will be used.
     Info(info::Args),
     /// Compile the CUDA kernels in advance, for machines without NVIDIA's compiler.
     Kernels(kernels::Args),
+    /// Words for a shell to complete, on standard output.
+    #[cfg(feature = "manual")]
+    Completions(manual::CompletionsArgs),
+    /// Write the manual as pages for `man`.
+    #[cfg(feature = "manual")]
+    Man(manual::ManArgs),
 }
 
 /// Runs the program: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
@@ -130,6 +138,13 @@ fn run(cli: Cli, gpus: &impl Gpus) -> Result<()> {
         Command::Plan(args) => plan::run(args, gpus),
         Command::Info(args) => info::run(args, gpus),
         Command::Kernels(args) => kernels::run(&args),
+        #[cfg(feature = "manual")]
+        Command::Completions(args) => {
+            manual::completions(&args);
+            Ok(())
+        }
+        #[cfg(feature = "manual")]
+        Command::Man(args) => manual::man(&args),
     }
 }
 

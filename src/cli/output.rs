@@ -1,10 +1,13 @@
 //! Standard output and standard error, as the commands use them.
 
 use crate::base::text;
+pub(super) use crate::base::text::{count, grouped};
 use crate::report::progress::Output;
 use crate::{Error, Result};
+use console::Term;
 use indicatif::ProgressDrawTarget;
 use std::fmt::Display;
+use std::fs;
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
@@ -60,12 +63,18 @@ pub(super) fn warn(line: impl Display) {
     let _ = writeln!(io::stderr(), "{}", text::lines(&line.to_string()));
 }
 
+/// The columns of the terminal that standard output is.
+fn columns() -> usize {
+    let (_, columns) = Term::stdout().size();
+    columns.into()
+}
+
 /// Progress on standard output: a bar on a terminal, else lines.
 pub(super) fn progress() -> Output {
     let stdout = io::stdout();
     Output::choose(
         stdout.is_terminal(),
-        ProgressDrawTarget::stdout(),
+        (ProgressDrawTarget::stdout(), Box::new(columns)),
         Box::new(Noting(stdout)),
     )
 }
@@ -81,21 +90,8 @@ pub(super) fn warn_unaligned(pictures: usize, size: usize) {
     }
 }
 
-/// `1,234,567`
-pub(super) fn grouped(count: u64) -> String {
-    let digits = count.to_string();
-    let mut text = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
 /// Whether a file can be put at `path`, asked before the work that fills it: it must not be a folder, and its folder must be
-/// there. `flag` is the argument's name.
+/// there or can be made, by [`make_folder_of`] when the file is written. `flag` is the argument's name.
 ///
 /// # Errors
 /// Wrong usage.
@@ -103,17 +99,31 @@ pub(super) fn check_file(flag: &str, path: Option<&Path>) -> Result<()> {
     let Some(path) = path else {
         return Ok(());
     };
-    let shown = path.display();
     if path.is_dir() || path.file_name().is_none() {
         return Err(Error::Usage(format!(
-            "{flag} {shown} is a folder; name a file"
+            "{flag} {} is a folder; name a file",
+            path.display()
         )));
     }
-    match path.parent().filter(|p| !p.as_os_str().is_empty()) {
-        Some(folder) if !folder.is_dir() => Err(Error::Usage(format!(
-            "{flag} {shown}: there is no folder {}",
-            folder.display()
+    match path.ancestors().skip(1).find(|above| above.exists()) {
+        Some(above) if !above.is_dir() => Err(Error::Usage(format!(
+            "{flag} {}: {} is a file, not a folder",
+            path.display(),
+            above.display()
         ))),
+        _ => Ok(()),
+    }
+}
+
+/// Makes the folder that the file `path` is about to be written to.
+///
+/// # Errors
+/// The system refuses.
+pub(super) fn make_folder_of(path: &Path) -> Result<()> {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => {
+            fs::create_dir_all(folder).map_err(Error::io("creating the folder", folder))
+        }
         _ => Ok(()),
     }
 }
@@ -148,8 +158,6 @@ mod tests {
 
     #[test]
     fn numbers_are_readable() {
-        let counts = [0, 999, 1000, 85_642, 1_234_567].map(grouped);
-        assert_eq!(counts, ["0", "999", "1,000", "85,642", "1,234,567"]);
         assert_eq!(size(1_572_864), "1.5 MiB");
         assert_eq!(size(3 << 29), "1.50 GiB");
     }

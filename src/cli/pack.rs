@@ -1,7 +1,7 @@
 //! `arcface-cu pack`: data sets become RecordIO or TFRecord, evaluation sets become bcolz arrays.
 
 use super::counter::counter;
-use super::output::say;
+use super::output::{count, say};
 use super::source::{self, ImageRoot};
 use super::validation::resized;
 use crate::base::text::one_line;
@@ -60,8 +60,8 @@ pub(super) struct Args {
     /// TFRecord files to make: train-00000-of-N.tfrecord and so on.
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     shards: u16,
-    /// Keep so many identities, the last ones, out of training: they become the image folder OUT/reserved.
-    #[arg(long, default_value_t = 100, value_name = "N")]
+    /// Keep so many identities, the last ones, out of training: they become the image folder OUT/reserved. Default: none.
+    #[arg(long, default_value_t = 0, hide_default_value = true, value_name = "N")]
     reserve_last: usize,
     /// Resize pictures of another size to N x N pixels (as JPEG) [default: every file goes in untouched].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
@@ -134,9 +134,9 @@ fn pack_pairs(pairs: &Path, args: &Args) -> Result<()> {
         })?;
         counter.finish();
         say(format!(
-            "{}: {} pairs of pictures of {} pixels",
+            "{}: {} of pictures of {} pixels",
             written.path.display(),
-            set.same().len(),
+            count(set.same().len(), "pair"),
             set.side()
         ));
         resized(&set).into_iter().for_each(say);
@@ -150,34 +150,37 @@ fn report(packed: &Packed, args: &Args) {
         _ => args.out.clone(),
     };
     say(format!(
-        "{}: {} images of {} identities",
+        "{}: {} of {}",
         file.display(),
-        packed.images,
-        packed.identities
+        count(packed.images, "image"),
+        count(packed.identities, "identity")
     ));
     if packed.reserved_identities > 0 {
         say(format!(
-            "{}: {} images of {} identities, kept out of training",
+            "{}: {} of {}, kept out of training",
             args.out.join("reserved").display(),
-            packed.reserved_images,
-            packed.reserved_identities
+            count(packed.reserved_images, "image"),
+            count(packed.reserved_identities, "identity")
         ));
     }
     if packed.other_sizes > 0 {
         say(format!(
-            "note: {} images are not 112x112; this program resizes them as it reads, InsightFace's own reader does not \
-             accept them (--resize 112 makes them fit)",
-            packed.other_sizes
+            "note: not 112x112: {}; this program resizes as it reads, InsightFace's own reader does not accept other sizes \
+             (--resize 112 makes them fit)",
+            count(packed.other_sizes, "image")
         ));
     }
     if packed.turned > 0 {
         say(format!(
-            "note: {} images have an EXIF orientation; they are written as they are read, without it",
-            packed.turned
+            "note: with an EXIF orientation: {}, written as read, without it",
+            count(packed.turned, "image")
         ));
     }
     if !packed.skipped.is_empty() {
-        say(format!("left out {} images:", packed.skipped.len()));
+        say(format!(
+            "left out {}:",
+            count(packed.skipped.len(), "image")
+        ));
         for why in packed.skipped.iter().take(NAMED) {
             say(format!("  {}", one_line(why)));
         }

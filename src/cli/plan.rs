@@ -1,7 +1,7 @@
 //! `plan`: memory and arithmetic before running.
 
 use super::device::{DeviceArgs, Gpus, OnDevice, with_device};
-use super::output::{grouped, say, size};
+use super::output::{count, grouped, say, size};
 use super::recipe::RecipeArgs;
 use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
@@ -43,6 +43,14 @@ impl OnDevice for MemoryOf<'_> {
 pub(super) fn run(args: Args, gpus: &impl Gpus) -> Result<()> {
     let config = args.recipe.config(None, &[])?;
     let (batch, margin) = (config.train.batch_size, &config.head.margin);
+    let model = config.model.build()?;
+    let d = model.embedding_size();
+    if !args.infer && args.classes.checked_mul(2 * d).is_none_or(|n| n > 1 << 40) {
+        return Err(Error::Usage(format!(
+            "--classes {}: so many class rows cannot be planned",
+            args.classes
+        )));
+    }
     let available = match args.memory {
         Some(gib) if gib > 0.0 && gib < 1e9 => (gib * f64::from(1 << 30)) as u64,
         Some(gib) => {
@@ -56,8 +64,6 @@ pub(super) fn run(args: Args, gpus: &impl Gpus) -> Result<()> {
             free
         }
     };
-    let model = config.model.build()?;
-    let d = model.embedding_size();
     say(format!(
         "network: {}, {d}-d embedding, {} parameters, {:.3} GMAC an image forward{}",
         config.model.network_name(),
@@ -72,15 +78,9 @@ pub(super) fn run(args: Args, gpus: &impl Gpus) -> Result<()> {
     let plan = if args.infer {
         infer::memory_plan(&model)
     } else {
-        if args.classes.checked_mul(2 * d).is_none_or(|n| n > 1 << 40) {
-            return Err(Error::Usage(format!(
-                "--classes {}: so many class rows cannot be planned",
-                args.classes
-            )));
-        }
         say(format!(
-            "head: {} identities, {:.3} GMAC an image forward, scale {}, margins m1 {} m2 {} m3 {}",
-            grouped(args.classes as u64),
+            "head: {}, {:.3} GMAC an image forward, scale {}, margins m1 {} m2 {} m3 {}",
+            count(args.classes, "identity"),
             (args.classes * d) as f64 / 1e9,
             margin.scale,
             margin.m1,
@@ -108,15 +108,16 @@ pub(super) fn run(args: Args, gpus: &impl Gpus) -> Result<()> {
         Some(_) => size(available),
         None => format!("the {} that are free on the device", size(available)),
     };
-    say(if largest == 0 {
-        format!("not even one image fits into {room}")
-    } else {
-        format!(
-            "largest batch in {room}: {} ({} an image)",
-            grouped(largest as u64),
-            size(plan.bytes_an_image())
-        )
-    });
+    if largest == 0 {
+        return Err(Error::Invalid(format!(
+            "not even one image fits into {room}"
+        )));
+    }
+    say(format!(
+        "largest batch in {room}: {} ({} an image)",
+        grouped(largest as u64),
+        size(plan.bytes_an_image())
+    ));
     say("not counted: the loader's batches of pixels, and the backend's scratch memory");
     Ok(())
 }

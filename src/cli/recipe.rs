@@ -1,4 +1,4 @@
-//! The arguments that make a configuration: `train` and `plan` share them.
+//! The arguments that make a configuration: `train`, `check` and `plan` share them.
 
 use crate::Result;
 use crate::recipe::config::Config;
@@ -49,6 +49,12 @@ impl RecipeArgs {
         };
         let named = self.preset.clone().or(in_file);
         Ok(named.unwrap_or_else(|| DEFAULT_PRESET.to_owned()))
+    }
+
+    /// Whether a file or --set may set `key`.
+    pub(super) fn sets(&self, key: &str) -> bool {
+        let named = |setting: &String| setting.split_once('=').is_some_and(|(k, _)| k == key);
+        self.config.is_some() || self.settings.iter().any(named)
     }
 
     /// The configuration, with the command's own `flags` (as settings) over it. Where neither preset nor file is named,

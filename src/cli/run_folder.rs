@@ -1,5 +1,5 @@
 //! A run's folder: `config.toml`, `metrics.csv`, `eval.csv`, `checkpoints/step-XXXXXXXX.safetensors`, `weights.safetensors`,
-//! and `.lock`, which the process that trains holds.
+//! `weights.best.safetensors`, and `.lock`, which the process that trains holds.
 
 use crate::base::files;
 use crate::recipe::config::Config;
@@ -7,6 +7,12 @@ use crate::weights::checkpoint::{Checkpoint, Weights};
 use crate::{Error, Result};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+
+/// The weights at the end.
+pub(super) const LAST: &str = "weights.safetensors";
+
+/// The weights of the best evaluation.
+pub(super) const BEST: &str = "weights.best.safetensors";
 
 /// Where a run leaves its files.
 #[derive(Clone, Debug)]
@@ -129,12 +135,12 @@ impl RunFolder {
         Ok(path)
     }
 
-    /// Writes the final weights.
+    /// Writes the final weights, or the best so far.
     ///
     /// # Errors
     /// The system refuses.
-    pub(super) fn save_weights(&self, weights: &Weights) -> Result<PathBuf> {
-        let path = self.path.join("weights.safetensors");
+    pub(super) fn save_weights(&self, name: &str, weights: &Weights) -> Result<PathBuf> {
+        let path = self.path.join(name);
         weights.save(&path)?;
         Ok(path)
     }
@@ -178,6 +184,7 @@ impl RunFolder {
 mod tests {
     use super::*;
     use crate::graph::params::ParamTable;
+    use crate::weights::checkpoint::Verified;
 
     fn checkpoint(steps_done: u64) -> Checkpoint {
         let config = Config::load("demo", None, &[]).unwrap();
@@ -190,6 +197,8 @@ mod tests {
             class_momentum: vec![0.5; 3 * d],
             images: 9,
             steps_done,
+            class_names: None,
+            verified: Verified::default(),
             weights: Weights {
                 config,
                 classes: 3,

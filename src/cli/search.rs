@@ -2,7 +2,7 @@
 
 use super::counter::counter;
 use super::device::{DeviceArgs, Gpus, OnDevice, with_device};
-use super::output::{check_file, grouped, say, warn, warn_unaligned};
+use super::output::{check_file, grouped, make_folder_of, say, warn, warn_unaligned};
 use super::source::{self, ImageRoot};
 use super::weights;
 use crate::backend::Backend;
@@ -248,9 +248,11 @@ fn report(args: &Args, gallery: &Stored, query: Option<&Stored>) -> Result<()> {
     if let Some(path) = &args.json {
         let found = json(gallery, queries, &hits, identification);
         let text = serde_json::to_string_pretty(&found).expect("plain data") + "\n";
+        make_folder_of(path)?;
         files::write(path, text.as_bytes())?;
     }
     if let Some(path) = &args.csv {
+        make_folder_of(path)?;
         files::write(path, csv(gallery, queries, &hits).as_bytes())?;
     }
     Ok(())

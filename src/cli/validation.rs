@@ -1,11 +1,16 @@
 //! Validation while a network trains: `train --eval`.
 
-use crate::Result;
+use super::interrupt;
+use super::output::count;
+use super::run_folder::BEST;
 use crate::backend::Backend;
 use crate::base::text::one_line;
+use crate::data::{Dataset, Image};
 use crate::eval::{self, EvalOptions, EvalSet};
 use crate::train::Trainer;
-use crate::verification::SetResult;
+use crate::verification::{self, SetResult};
+use crate::weights::checkpoint::{Best, Verified};
+use crate::{Error, Result};
 use std::path::{Path, PathBuf};
 
 /// Pictures in one pass over the network.
@@ -20,6 +25,10 @@ pub(super) struct ValidationArgs {
     /// is, every set.
     #[arg(long, value_name = "NAMES", value_delimiter = ',', requires = "eval")]
     eval_sets: Option<Vec<String>>,
+    /// Stop after N evaluations in a row that are not better than the best before them, by the mean accuracy over the sets.
+    /// Default: never.
+    #[arg(long, value_name = "N", requires = "eval", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(super) patience: Option<u64>,
 }
 
 /// The sets, open.
@@ -47,6 +56,11 @@ impl Validator {
         })
     }
 
+    /// Whether there is a set to verify.
+    pub(super) fn has_sets(&self) -> bool {
+        !self.sets.is_empty()
+    }
+
     /// A line for each set with pictures that are resized, on the first call after [`run`](Self::run); nothing on later calls.
     pub(super) fn resized(&mut self) -> Vec<String> {
         match std::mem::replace(&mut self.told, true) {
@@ -60,7 +74,7 @@ impl Validator {
     /// end hours of training.
     ///
     /// # Errors
-    /// The network cannot be set up.
+    /// The network cannot be set up, or the user asks for an end.
     pub(super) fn run<B: Backend>(
         &mut self,
         trainer: &mut Trainer<B>,
@@ -77,11 +91,115 @@ impl Validator {
             let evaluation = eval::evaluate(&mut embedder, set, &options, &mut |images| {
                 done += images;
                 status(&format!("verifying {name} {done}/{total}"));
+                match interrupt::asked() {
+                    true => Err(Error::Interrupted),
+                    false => Ok(()),
+                }
             });
+            if let Err(Error::Interrupted) = evaluation {
+                return Err(Error::Interrupted);
+            }
             results.push(evaluation.map(|evaluation| evaluation.result));
         }
         Ok(results)
     }
+}
+
+/// What an evaluation means for the best weights.
+#[derive(Debug, PartialEq)]
+pub(super) struct Outcome {
+    /// Whether the weights are the best so far, or as good.
+    pub(super) keep: bool,
+    /// What there is to say.
+    pub(super) said: Vec<String>,
+}
+
+/// Compares the results after `step` with the best so far, by the mean accuracy over the sets. A set that could not be verified
+/// makes the evaluation count as not better; results of other sets begin again.
+pub(super) fn judge(verified: &mut Verified, step: u64, results: &[Result<SetResult>]) -> Outcome {
+    let mut said = Vec::new();
+    let mut keep = false;
+    let whole: Option<Vec<&SetResult>> = results.iter().map(|r| r.as_ref().ok()).collect();
+    match whole {
+        _ if results.is_empty() => {}
+        None => verified.since += 1,
+        Some(results) => {
+            let sets: Vec<String> = results.iter().map(|r| r.name.clone()).collect();
+            let sum: f64 = results.iter().map(|r| r.verification.accuracy).sum();
+            let accuracy = (sum / results.len() as f64) as f32;
+            if let Some(best) = verified.best.take_if(|best| best.sets != sets) {
+                verified.since = 0;
+                said.push(format!(
+                    "the best so far, of step {}, was that of other sets ({}): it is looked for again",
+                    best.step,
+                    best.sets.join(", ")
+                ));
+            }
+            let before = verified.best.as_ref().map(|best| best.accuracy);
+            let better = before.is_none_or(|before| accuracy > before);
+            verified.since = if better { 0 } else { verified.since + 1 };
+            keep = before.is_none_or(|before| accuracy >= before);
+            if keep {
+                said.push(format!(
+                    "the best so far: {:.2} % in the mean, kept in {BEST}",
+                    100.0 * accuracy
+                ));
+                verified.best = Some(Best {
+                    step,
+                    accuracy,
+                    sets,
+                });
+            }
+        }
+    }
+    Outcome { keep, said }
+}
+
+/// Pictures that tell whether a network has collapsed.
+const SAMPLES: usize = 64;
+
+/// A warning if the network gives pictures of its own training data one and the same embedding, or if that cannot be found out.
+pub(super) fn collapsed<B: Backend>(
+    trainer: &mut Trainer<B>,
+    dataset: &dyn Dataset,
+) -> Option<String> {
+    let images = dataset.len();
+    let samples = SAMPLES.min(images);
+    let mut pictures = Vec::new();
+    for sample in 0..samples {
+        let mut picture = Image::default();
+        // What cannot be read has been told.
+        if dataset
+            .read(sample * images / samples, &mut picture)
+            .is_ok()
+        {
+            pictures.push(picture);
+        }
+    }
+    if pictures.len() < 2 {
+        return None;
+    }
+    let mut embed = || {
+        let mut embedder = trainer.embedder(BATCH)?;
+        let mut embeddings = Vec::new();
+        for pictures in pictures.chunks(BATCH) {
+            embeddings.extend(embedder.embed(pictures)?);
+        }
+        Ok::<_, Error>((embeddings, embedder.size()))
+    };
+    let (embeddings, size) = match embed() {
+        Ok(found) => found,
+        Err(error) => {
+            return Some(format!(
+                "warning: whether the network has collapsed cannot be told: {error}"
+            ));
+        }
+    };
+    let error = verification::not_collapsed(&embeddings, size).err()?;
+    Some(format!(
+        "warning: {error} (asked with {} of the training data). A lower learning rate or a longer warm-up may help",
+        count(pictures.len(), "picture")
+    ))
 }
 
 /// How many of a set's pictures had another size than they were read in, if any had.
@@ -97,13 +215,60 @@ pub(super) fn resized(set: &EvalSet) -> Option<String> {
 pub(super) fn line(result: &SetResult) -> String {
     let v = &result.verification;
     format!(
-        "{}: accuracy {:.2} % +- {:.2}, threshold {:.2}, AUC {:.4}, EER {:.2} % ({} pairs)",
+        "{}: accuracy {:.2} % +- {:.2}, threshold {:.2}, AUC {:.4}, EER {:.2} % ({})",
         one_line(&result.name),
         100.0 * v.accuracy,
         100.0 * v.accuracy_std,
         v.threshold,
         v.auc,
         100.0 * v.eer,
-        v.pairs
+        count(v.pairs, "pair")
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::verification::verify;
+
+    /// Pairs of which `wrong` are judged wrongly at any threshold, in one fold each.
+    fn result(name: &str, wrong: usize) -> Result<SetResult> {
+        let same: Vec<bool> = (0..40).map(|k| k % 2 == 0).collect();
+        let distance = |k: usize| {
+            if (k % 2 == 0) == (k / 2 >= wrong) {
+                0.5
+            } else {
+                1.5
+            }
+        };
+        let distances: Vec<f64> = (0..40).map(distance).collect();
+        Ok(SetResult {
+            name: name.into(),
+            verification: verify(&distances, &same)?,
+        })
+    }
+
+    #[test]
+    fn the_best_is_by_the_mean_and_the_later_of_equals() {
+        let mut verified = Verified::default();
+        let failed = || Err(Error::Invalid("collapsed".into()));
+        let mut at = |step, results: &[Result<SetResult>]| {
+            let keep = judge(&mut verified, step, results).keep;
+            let best = verified.best.as_ref().map(|best| best.step);
+            (keep, best, verified.since)
+        };
+        assert_eq!(at(1, &[]), (false, None, 0));
+        assert_eq!(at(2, &[failed()]), (false, None, 1));
+        let two = |a, b| [result("a", a), result("b", b)];
+        assert_eq!(at(3, &two(4, 4)), (true, Some(3), 0));
+        // Better in one, worse in the other.
+        assert_eq!(at(4, &two(2, 5)), (true, Some(4), 0));
+        assert_eq!(at(5, &two(2, 6)), (false, Some(4), 1));
+        assert_eq!(at(6, &[result("a", 0), failed()]), (false, Some(4), 2));
+        // Equal: the later is kept, and it is no progress.
+        assert_eq!(at(7, &two(2, 5)), (true, Some(7), 3));
+        assert_eq!(at(8, &two(1, 1)), (true, Some(8), 0));
+        // Another set begins again.
+        assert_eq!(at(9, &[result("c", 5)]), (true, Some(9), 0));
+    }
 }

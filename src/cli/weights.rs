@@ -1,6 +1,6 @@
 //! `--weights`, for the commands that use a network.
 
-use super::output::{grouped, say};
+use super::output::{count, say};
 use crate::Result;
 use crate::backend::InputTransform;
 use crate::recipe::presets::INPUTS;
@@ -69,13 +69,13 @@ pub(super) fn describe(imported: &Imported) -> Result<String> {
     match trained_on {
         Some(data) => {
             text += &format!(
-                "; trained on {} images of {} identities",
-                grouped(data.images as u64),
-                grouped(data.classes as u64)
+                "; trained on {} of {}",
+                count(data.images, "image"),
+                count(data.classes, "identity")
             );
         }
         None if *classes > 0 => {
-            text += &format!("; trained on {} identities", grouped(*classes as u64));
+            text += &format!("; trained on {}", count(*classes, "identity"));
         }
         None => {}
     }

@@ -293,6 +293,11 @@ fn order(seed: u64, epoch: u32, images: usize) -> Vec<u32> {
 }
 
 impl Loader {
+    /// The data set that the batches are made of.
+    pub fn dataset(&self) -> &dyn Dataset {
+        &*self.shared.dataset
+    }
+
     /// Starts the workers; the first batch will be that of (`epoch`, `step`).
     ///
     /// # Errors

@@ -84,16 +84,17 @@ pub struct Evaluation {
     pub distances: Vec<f64>,
 }
 
-/// Embeds the pictures of `set`, resized to what the network takes, and judges its pairs. `progress` gets the number of pictures done since the last call.
+/// Embeds the pictures of `set`, resized to what the network takes, and judges its pairs. `progress` gets the number of pictures done since
+/// the last call; an error of its own ends the evaluation.
 ///
 /// # Errors
-/// The set cannot be read, a device fails, the embeddings are not
-/// finite or all equal, or the pairs are too few.
+/// The set cannot be read, a device fails, the embeddings are not finite or all equal, the pairs are too few, or
+/// `progress` says so.
 pub fn evaluate<B: Backend>(
     embedder: &mut Embedder<'_, B>,
     set: &mut EvalSet,
     options: &EvalOptions,
-    progress: &mut dyn FnMut(usize),
+    progress: &mut dyn FnMut(usize) -> Result<()>,
 ) -> Result<Evaluation> {
     let outputs = embed_set(embedder, set, options, options.tta.needs_flip(), progress)?;
     judge(set, &outputs, options.tta)
@@ -108,7 +109,7 @@ pub fn evaluate_all<B: Backend>(
     embedder: &mut Embedder<'_, B>,
     set: &mut EvalSet,
     options: &EvalOptions,
-    progress: &mut dyn FnMut(usize),
+    progress: &mut dyn FnMut(usize) -> Result<()>,
 ) -> Result<[Evaluation; 3]> {
     let outputs = embed_set(embedder, set, options, true, progress)?;
     let [none, sum, concat] = Tta::ALL.map(|tta| judge(set, &outputs, tta));
@@ -128,7 +129,7 @@ fn embed_set<B: Backend>(
     set: &mut EvalSet,
     options: &EvalOptions,
     mirror: bool,
-    progress: &mut dyn FnMut(usize),
+    progress: &mut dyn FnMut(usize) -> Result<()>,
 ) -> Result<Outputs> {
     let side = embedder.image_size();
     set.resize_to(side);
@@ -152,7 +153,7 @@ fn embed_set<B: Backend>(
             mirrored.extend(embedder.embed_unit_values(&mut flipped)?);
         }
         plain.extend(embedder.embed_unit_values(&mut values)?);
-        progress(count);
+        progress(count)?;
     }
     Ok(Outputs {
         plain,

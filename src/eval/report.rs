@@ -10,6 +10,7 @@
 
 use super::{ChannelOrder, EvalOptions, EvalSet, Evaluation, pair_pictures};
 use crate::base::files;
+use crate::base::text::count;
 use crate::report::figure::{Axis, Corner, Dash, Figure, Layer, Paint, SERIES};
 use crate::report::markup::escape;
 use crate::report::page::{data_uri, document};
@@ -359,7 +360,7 @@ impl Report {
                     s.preset,
                     match s.classes {
                         0 => String::new(),
-                        n => format!(", trained on {n} identities"),
+                        n => format!(", trained on {}", count(n, "identity")),
                     }
                 ),
             ),

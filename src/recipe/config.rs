@@ -4,6 +4,7 @@
 
 use crate::backend::InputTransform;
 use crate::backend::margin::Margin;
+use crate::base::text;
 use crate::data::picture::augment::Augment;
 use crate::graph::Model;
 use crate::graph::layers::Layers;
@@ -224,16 +225,17 @@ impl Config {
     /// # Errors
     /// As [`Config::load`].
     pub fn with(&self, file: Option<&Path>, settings: &[String]) -> Result<Self> {
-        let mut table = self.to_table()?;
+        let known = self.to_table()?;
+        let mut table = known.clone();
         if let Some(path) = file {
             merge(&mut table, read_table(path)?);
             // A mistake in the file is reported with the file's name.
-            parse(&table).map_err(|e| Error::Usage(format!("{}: {e}", path.display())))?;
+            parse(&table, &known).map_err(|e| Error::Usage(format!("{}: {e}", path.display())))?;
         }
         for setting in settings {
             merge(&mut table, parse_setting(setting)?);
         }
-        let config = parse(&table)?;
+        let config = parse(&table, &known)?;
         config.validate()?;
         Ok(config)
     }
@@ -353,9 +355,10 @@ fn flatten(key: &str, value: &Value, into: &mut BTreeMap<String, String>) {
     }
 }
 
-fn parse(table: &Table) -> Result<Config> {
+/// The configuration in `table`, an edited form of `known`.
+fn parse(table: &Table, known: &Table) -> Result<Config> {
     let config = Value::Table(table.clone()).try_into();
-    config.map_err(|e: toml::de::Error| Error::Usage(explain(&e)))
+    config.map_err(|e: toml::de::Error| Error::Usage(explain(&e, table, known)))
 }
 
 fn read_table(path: &Path) -> Result<Table> {
@@ -418,11 +421,32 @@ fn parse_setting(setting: &str) -> Result<Table> {
     Ok(table)
 }
 
-/// The parser's message on one line, with the hint where to look.
-fn explain(error: &toml::de::Error) -> String {
+/// The parser's message on one line, with the key of `known` that may have been meant and the hint where to look.
+fn explain(error: &toml::de::Error, table: &Table, known: &Table) -> String {
     let text = error.to_string();
     let line = text.lines().map(str::trim).collect::<Vec<_>>().join(" ");
-    format!("configuration: {line} (`arcface-cu train --print-config` shows every key)")
+    let meant = meant(&line, table, known);
+    let meant = meant.map_or_else(String::new, |key| format!("; did you mean {key}?"));
+    format!("configuration: {line}{meant} (`arcface-cu train --print-config` shows every key)")
+}
+
+/// The key of `known` that the one of `table` which the parser's message refuses may be a slip of the pen for.
+fn meant(message: &str, table: &Table, known: &Table) -> Option<String> {
+    let keys = |table: &Table| -> BTreeSet<String> {
+        let mut values = BTreeMap::new();
+        flatten("", &Value::Table(table.clone()), &mut values);
+        values.into_keys().collect()
+    };
+    let refused = |part: &str| message.contains(&format!("unknown field `{part}`"));
+    let (table, known) = (keys(table), keys(known));
+    let mut wrong = table.difference(&known);
+    let wrong = wrong.find(|key| key.split('.').any(refused))?;
+    let last = |key: &str| key.rsplit('.').next().map(str::to_owned);
+    let elsewhere = known.iter().find(|known| last(known) == last(wrong));
+    let near = || text::nearest(wrong, known.iter().map(String::as_str));
+    elsewhere
+        .map(String::clone)
+        .or_else(|| near().map(str::to_owned))
 }
 
 #[cfg(test)]
@@ -468,6 +492,27 @@ mod tests {
             let error = load(&[bad]).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{bad}: {error}");
         }
+    }
+
+    #[test]
+    fn a_wrong_key_is_told_the_right_one() {
+        for (wrong, right) in [
+            ("lr=0.1", "did you mean optimizer.lr?"),
+            ("train.batchsize=8", "did you mean train.batch_size?"),
+            ("optimizer.momentun=0.5", "did you mean optimizer.momentum?"),
+            ("optimizer.clip=5", ""),
+        ] {
+            let result = load(&["optimizer.clip=5", wrong]);
+            match right {
+                "" => drop(result.unwrap()),
+                _ => {
+                    let error = result.unwrap_err().to_string();
+                    assert!(error.contains(right), "{wrong}: {error}");
+                }
+            }
+        }
+        let error = load(&["train.xyzzy=8"]).unwrap_err().to_string();
+        assert!(error.contains("xyzzy"), "{error}");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use crate::backend::margin::{Margin, MarginGradient, PiGuard};
 use crate::backend::{InputTransform, SgdForm};
+use crate::base::text::no_such;
 use crate::data::picture::augment::Augment;
 use crate::head::Distribution;
 use crate::models::{Embedding, Network};
@@ -94,10 +95,9 @@ pub const INPUTS: [NamedInput; 4] = [
 /// There is none of that name; the sentence lists them.
 pub fn input(name: &str) -> Result<InputTransform> {
     let known = INPUTS.iter().find(|known| known.name == name);
-    let names = || INPUTS.map(|known| known.name).join(", ");
     known
         .map(|known| known.transform)
-        .ok_or_else(|| Error::Usage(format!("there is no input {name}; there are {}", names())))
+        .ok_or_else(|| Error::Usage(no_such("input", name, &INPUTS.map(|known| known.name))))
 }
 
 impl Config {
@@ -128,10 +128,7 @@ pub fn get(name: &str) -> Result<Config> {
         "insightface-r100" => insightface(Network::Iresnet100),
         "insightface-mbf" => insightface_mbf(),
         _ => {
-            return Err(Error::Usage(format!(
-                "there is no preset {name}; there are {}",
-                NAMES.join(", ")
-            )));
+            return Err(Error::Usage(no_such("preset", name, &NAMES)));
         }
     };
     Ok(Config {
@@ -178,6 +175,7 @@ fn small() -> Config {
             schedule: Schedule {
                 course: Course::Cosine,
                 warm_up: Some(Span::Steps(200)),
+                restarts: Vec::new(),
             },
         },
         train: TrainConfig {
@@ -214,6 +212,7 @@ fn demo() -> Config {
             schedule: Schedule {
                 course: Course::Cosine,
                 warm_up: Some(Span::Steps(40)),
+                restarts: Vec::new(),
             },
             ..small.optimizer
         },
@@ -252,6 +251,7 @@ fn seed(network: Network) -> Config {
                     factor: 0.1,
                 },
                 warm_up: None,
+                restarts: Vec::new(),
             },
         },
         train: TrainConfig {
@@ -298,6 +298,7 @@ fn arcface_tf2(network: Network) -> Config {
             schedule: Schedule {
                 course: Course::Constant,
                 warm_up: None,
+                restarts: Vec::new(),
             },
         },
         train: TrainConfig {
@@ -340,6 +341,7 @@ fn insightface(network: Network) -> Config {
             schedule: Schedule {
                 course: Course::Linear,
                 warm_up: None,
+                restarts: Vec::new(),
             },
         },
         train: TrainConfig {

@@ -53,15 +53,16 @@ impl MetricsLog {
         })
     }
 
-    /// Continues both files after `steps_done` steps: lines of later steps, and a line cut off in the middle, are
-    /// dropped. A file that is not there is started.
+    /// Continues both files after `steps_done` steps, the last of which was verified unless its evaluation is `due`: lines of
+    /// what is still to be done, and a line cut off in the middle, are dropped. A file that is not there is started.
     ///
     /// # Errors
     /// Where a file has another header or a line without a step, or cannot be read or written.
-    pub fn resume(folder: &Path, steps_done: u64) -> Result<Self> {
+    pub fn resume(folder: &Path, steps_done: u64, due: bool) -> Result<Self> {
+        let verified = steps_done.saturating_sub(due.into());
         Ok(MetricsLog {
             metrics: CsvFile::resume(folder, METRICS, steps_done)?,
-            eval: CsvFile::resume(folder, EVAL, steps_done)?,
+            eval: CsvFile::resume(folder, EVAL, verified)?,
         })
     }
 
@@ -283,18 +284,29 @@ mod tests {
             let path = folder.path().join("metrics.csv");
             let mut file = OpenOptions::new().append(true).open(path).unwrap();
             file.write_all(b"3,1").unwrap();
-            let mut log = MetricsLog::resume(folder.path(), resumed_at).unwrap();
+            let mut log = MetricsLog::resume(folder.path(), resumed_at, false).unwrap();
             steps(&mut log, resumed_at + 1..=11);
             log.sync().unwrap();
             assert_eq!(contents(folder.path()), expected, "resumed at {resumed_at}");
         }
+
+        // The evaluation after step 8 is to be done again.
+        let folder = tempfile::tempdir().unwrap();
+        steps(&mut MetricsLog::create(folder.path()).unwrap(), 1..=8);
+        let mut log = MetricsLog::resume(folder.path(), 8, true).unwrap();
+        log.eval(2, 8, &set()).unwrap();
+        steps(&mut log, 9..=11);
+        assert_eq!(contents(folder.path()), expected);
     }
 
     #[test]
     fn absent_and_unfinished_files_are_started() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("metrics.csv"), "epoch,st").unwrap();
-        steps(&mut MetricsLog::resume(folder.path(), 8).unwrap(), 9..=9);
+        steps(
+            &mut MetricsLog::resume(folder.path(), 8, false).unwrap(),
+            9..=9,
+        );
         let [metrics, eval] = contents(folder.path());
         assert_eq!(metrics.lines().count(), 2);
         assert_eq!(eval, EVAL.1);
@@ -313,7 +325,7 @@ mod tests {
         let says = |bytes: &[u8], words: &str| {
             let folder = tempfile::tempdir().unwrap();
             std::fs::write(folder.path().join("metrics.csv"), bytes).unwrap();
-            let text = MetricsLog::resume(folder.path(), 8)
+            let text = MetricsLog::resume(folder.path(), 8, false)
                 .unwrap_err()
                 .to_string();
             assert!(

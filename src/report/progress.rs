@@ -14,27 +14,30 @@ use crate::base::text;
 
 /// Seconds between plain lines.
 const LINE_INTERVAL: f64 = 5.0;
-/// Characters in the bar.
-const BAR: u64 = 24;
+/// Characters in the bar, where there is room, and where there is less.
+const BARS: [usize; 2] = [24, 6];
+
+/// How many columns a terminal has; it may change at any time.
+pub type Columns = Box<dyn Fn() -> usize + Send + Sync>;
 
 /// Where progress goes.
 pub enum Output {
-    /// A line redrawn in place.
-    Bar(ProgressDrawTarget),
+    /// A line redrawn in place, no longer than the number of columns that the function gives.
+    Bar(ProgressDrawTarget, Columns),
     /// A line every few seconds.
     Lines(Box<dyn Write + Send>),
 }
 
 impl Output {
     /// A bar where the reader is a terminal, else lines:
-    /// `Output::choose(io::stdout().is_terminal(), ProgressDrawTarget::stdout(), Box::new(io::stdout()))`.
+    /// `Output::choose(io::stdout().is_terminal(), (ProgressDrawTarget::stdout(), columns), Box::new(io::stdout()))`.
     pub fn choose(
         is_terminal: bool,
-        bar: ProgressDrawTarget,
+        (bar, columns): (ProgressDrawTarget, Columns),
         lines: Box<dyn Write + Send>,
     ) -> Self {
         if is_terminal {
-            Output::Bar(bar)
+            Output::Bar(bar, columns)
         } else {
             Output::Lines(lines)
         }
@@ -42,32 +45,36 @@ impl Output {
 }
 
 enum Screen {
-    Bar(ProgressBar),
+    Bar(ProgressBar, Columns),
     Lines(Box<dyn Write + Send>),
 }
 
 impl Screen {
     fn new(output: Output) -> Self {
         match output {
-            Output::Bar(target) => {
+            Output::Bar(target, columns) => {
                 let bar = ProgressBar::with_draw_target(None, target);
                 // The whole line is the message: cut off at the terminal's width instead of wrapped.
                 if let Ok(style) = ProgressStyle::with_template("{wide_msg}") {
                     bar.set_style(style);
                 }
-                Screen::Bar(bar)
+                Screen::Bar(bar, columns)
             }
             Output::Lines(out) => Screen::Lines(out),
         }
     }
 
-    fn is_bar(&self) -> bool {
-        matches!(self, Screen::Bar(_))
+    /// The columns of a bar's line; plain output has no end.
+    fn columns(&self) -> Option<usize> {
+        match self {
+            Screen::Bar(_, columns) => Some(columns()),
+            Screen::Lines(_) => None,
+        }
     }
 
     /// Redraws the bar's line; plain output has none.
     fn redraw(&self, line: String) {
-        if let Screen::Bar(bar) = self {
+        if let Screen::Bar(bar, _) = self {
             bar.set_message(text::lines(&line));
         }
     }
@@ -76,7 +83,7 @@ impl Screen {
     fn print(&mut self, text: &str) {
         let text = text::lines(text);
         match self {
-            Screen::Bar(bar) => bar.println(text),
+            Screen::Bar(bar, _) => bar.println(text),
             Screen::Lines(out) => {
                 // Training goes on when nobody reads its progress any more.
                 let _ = writeln!(out, "{text}").and_then(|()| out.flush());
@@ -85,7 +92,7 @@ impl Screen {
     }
 
     fn clear(&self) {
-        if let Screen::Bar(bar) = self {
+        if let Screen::Bar(bar, _) = self {
             bar.finish_and_clear();
         }
     }
@@ -162,14 +169,14 @@ impl Progress {
     pub fn step(&mut self, report: &StepReport) {
         self.sums.add(report);
         self.since_line += report.seconds;
-        let bar = self.screen.is_bar();
-        if bar {
+        let columns = self.screen.columns();
+        if columns.is_some() {
             self.screen
-                .redraw(step_line(&self.sums, &self.length, true, false));
+                .redraw(step_line(&self.sums, &self.length, columns, false));
         } else if self.since_line >= LINE_INTERVAL {
             self.since_line = 0.0;
             self.screen
-                .print(&step_line(&self.sums, &self.length, false, false));
+                .print(&step_line(&self.sums, &self.length, None, false));
         }
     }
 
@@ -178,8 +185,7 @@ impl Progress {
         if self.sums.steps == 0 {
             return;
         }
-        let bar = self.screen.is_bar();
-        let line = step_line(&self.sums, &self.length, bar, true);
+        let line = step_line(&self.sums, &self.length, self.screen.columns(), true);
         self.screen.print(&line);
         self.since_line = 0.0;
         self.sums = Sums::default();
@@ -201,17 +207,14 @@ impl Progress {
     }
 }
 
-/// `Epoch 3/16  120/886 [===>....] loss 12.345 l2 0.123 acc 0.4567 152 img/s lr 0.05 wait 2% ETA 03:12, run 52:40`.
-fn step_line(sums: &Sums, length: &RunLength, bar: bool, ended: bool) -> String {
+/// `Epoch 3/16  120/886 [===>....] ETA 03:12, run 52:40 152 img/s loss 12.345 acc 0.4567 lr 0.05 wait 2% l2 0.123`, with
+/// a bar and no longer than `columns` if they are given. Where that is too long, `l2` and `wait` go first, then length of
+/// the bar, `lr`, the bar, `acc` and `loss`; the times and the speed stay.
+fn step_line(sums: &Sums, length: &RunLength, columns: Option<usize>, ended: bool) -> String {
     let in_epoch = sums
         .step
         .saturating_sub(sums.epoch.saturating_sub(1) * length.steps_per_epoch);
     let digits = length.steps_per_epoch.to_string().len();
-    let bar = if bar {
-        format!(" {}", progress_bar(in_epoch, length.steps_per_epoch))
-    } else {
-        String::new()
-    };
     let per_step = ratio(sums.seconds, sums.steps as f64);
     let left = |to: u64, from: u64| duration(to.saturating_sub(from) as f64 * per_step);
     let time = if ended {
@@ -225,18 +228,44 @@ fn step_line(sums: &Sums, length: &RunLength, bar: bool, ended: bool) -> String 
             format!("ETA {}, run {run}", left(epoch_end, sums.step))
         }
     };
-    format!(
-        "Epoch {}/{}  {in_epoch:>digits$}/{}{bar} loss {} l2 {} acc {:.4} {} img/s lr {} wait {:.0}% {time}",
-        sums.epoch,
-        length.epochs,
-        length.steps_per_epoch,
-        decimals(sums.loss / sums.images),
-        decimals(sums.l2 / sums.images),
-        sums.accuracy / sums.images,
-        grouped(ratio(sums.images, sums.seconds)),
-        significant(sums.lr),
-        100.0 * ratio(sums.waited, sums.seconds),
-    )
+    let place = format!(
+        "Epoch {}/{}  {in_epoch:>digits$}/{}",
+        sums.epoch, length.epochs, length.steps_per_epoch
+    );
+    let speed = format!("{time} {} img/s", grouped(ratio(sums.images, sums.seconds)));
+    let means = [
+        format!("loss {}", decimals(sums.loss / sums.images)),
+        format!("acc {:.4}", sums.accuracy / sums.images),
+        format!("lr {}", significant(sums.lr)),
+        format!("wait {:.0}%", 100.0 * ratio(sums.waited, sums.seconds)),
+        format!("l2 {}", decimals(sums.l2 / sums.images)),
+    ];
+    let line = |bar: usize, shown: usize| {
+        let bar = (bar > 0).then(|| progress_bar(in_epoch, length.steps_per_epoch, bar));
+        let parts = [Some(place.clone()), bar, Some(speed.clone())]
+            .into_iter()
+            .flatten();
+        let parts: Vec<String> = parts.chain(means[..shown].iter().cloned()).collect();
+        parts.join(" ")
+    };
+    let Some(columns) = columns else {
+        return line(0, means.len());
+    };
+    let [long, short] = BARS;
+    let forms = [
+        (long, 5),
+        (long, 4),
+        (long, 3),
+        (short, 3),
+        (short, 2),
+        (0, 2),
+        (0, 1),
+        (0, 0),
+    ];
+    let mut lines = forms.into_iter().map(|(bar, shown)| line(bar, shown));
+    lines
+        .find(|line| line.len() <= columns)
+        .unwrap_or_else(|| line(0, 0))
 }
 
 /// What is counted, and how its rate is called.
@@ -285,11 +314,14 @@ impl Counter {
 
     fn advance_at(&mut self, more: u64, seconds: f64) {
         self.done += more;
-        let line = line_of(self.unit, &self.name, self.done, self.total, seconds);
-        if self.screen.is_bar() {
-            self.screen.redraw(line);
+        let line = |name: &str| line_of(self.unit, name, self.done, self.total, seconds);
+        if let Some(columns) = self.screen.columns() {
+            // A name from data may be long.
+            let room = columns.saturating_sub(line("").len());
+            self.screen.redraw(line(&shortened(&self.name, room)));
         } else if seconds - self.last_line >= LINE_INTERVAL && self.done < self.total {
             self.last_line = seconds;
+            let line = line(&self.name);
             self.screen.print(&line);
         }
     }
@@ -305,6 +337,17 @@ impl Counter {
         let line = finished_line(self.unit, &self.name, self.done, seconds);
         self.screen.print(&line);
         self.screen.clear();
+    }
+}
+
+/// The beginning of `name`, with a sign that there is more, in `room` characters.
+fn shortened(name: &str, room: usize) -> String {
+    match name.char_indices().nth(room) {
+        None => name.to_owned(),
+        Some(_) => {
+            let kept: String = name.chars().take(room.saturating_sub(3)).collect();
+            kept + "..."
+        }
     }
 }
 
@@ -331,14 +374,14 @@ fn finished_line((what, rate): Unit, name: &str, done: u64, seconds: f64) -> Str
 }
 
 /// `[=====>....]`
-fn progress_bar(done: u64, total: u64) -> String {
-    let filled = (ratio(done as f64, total as f64).min(1.0) * BAR as f64) as usize;
-    let head = usize::from(filled < BAR as usize);
+fn progress_bar(done: u64, total: u64, length: usize) -> String {
+    let filled = (ratio(done as f64, total as f64).min(1.0) * length as f64) as usize;
+    let head = usize::from(filled < length);
     format!(
         "[{}{}{}]",
         "=".repeat(filled),
         ">".repeat(head),
-        ".".repeat(BAR as usize - filled - head)
+        ".".repeat(length - filled - head)
     )
 }
 
@@ -473,8 +516,8 @@ mod tests {
     #[test]
     fn plain_output_has_a_line_every_few_seconds_and_one_an_epoch() {
         let sink = Sink::default();
-        let target = ProgressDrawTarget::hidden();
-        let output = Output::choose(false, target, Box::new(sink.clone()));
+        let bar: (_, Columns) = (ProgressDrawTarget::hidden(), Box::new(|| 160));
+        let output = Output::choose(false, bar, Box::new(sink.clone()));
         let mut progress = Progress::new(LENGTH, output);
         progress.epoch_end();
         for step in 1..=8 {
@@ -491,10 +534,10 @@ mod tests {
         assert_eq!(
             sink.text().lines().collect::<Vec<_>>(),
             [
-                "Epoch 1/3  1/8 loss 1.000 l2 0.125 acc 0.2500 16 img/s lr 0.05 wait 25% ETA 00:14, run 00:46",
-                "Epoch 1/3  4/8 loss 2.500 l2 0.125 acc 0.2500 16 img/s lr 0.05 wait 25% ETA 00:08, run 00:40",
-                "Epoch 1/3  7/8 loss 4.000 l2 0.125 acc 0.2500 16 img/s lr 0.05 wait 25% ETA 00:02, run 00:34",
-                "Epoch 1/3  8/8 loss 4.267 l2 0.125 acc 0.2500 15 img/s lr 0.05 wait 25% in 00:16",
+                "Epoch 1/3  1/8 ETA 00:14, run 00:46 16 img/s loss 1.000 acc 0.2500 lr 0.05 wait 25% l2 0.125",
+                "Epoch 1/3  4/8 ETA 00:08, run 00:40 16 img/s loss 2.500 acc 0.2500 lr 0.05 wait 25% l2 0.125",
+                "Epoch 1/3  7/8 ETA 00:02, run 00:34 16 img/s loss 4.000 acc 0.2500 lr 0.05 wait 25% l2 0.125",
+                "Epoch 1/3  8/8 in 00:16 15 img/s loss 4.267 acc 0.2500 lr 0.05 wait 25% l2 0.125",
                 "checkpoint saved",
             ]
         );
@@ -511,8 +554,48 @@ mod tests {
             ..LENGTH
         };
         assert_eq!(
-            step_line(&sums, &length, true, false),
-            "Epoch 3/3  5/8 [===============>........] loss 20.500 l2 0.125 acc 0.2500 16 img/s lr 0.05 wait 25% ETA 00:04"
+            step_line(&sums, &length, Some(160), false),
+            "Epoch 3/3  5/8 [===============>........] ETA 00:04 16 img/s loss 20.500 acc 0.2500 lr 0.05 wait 25% l2 0.125"
+        );
+    }
+
+    /// A run of a week on a terminal of 80 columns, and on smaller ones.
+    #[test]
+    fn a_narrow_terminal_keeps_times_and_speed() {
+        let length = RunLength {
+            epochs: 120,
+            steps_per_epoch: 11_322,
+            last_step: 120 * 11_322,
+        };
+        let mut sums = Sums::default();
+        sums.add(&StepReport {
+            epoch: 12,
+            step: 11 * 11_322 + 5_000,
+            images: 512,
+            seconds: 0.41,
+            lr: 0.012_34,
+            ..report(1)
+        });
+        let line = |columns| step_line(&sums, &length, Some(columns), false);
+        assert_eq!(
+            line(80),
+            "Epoch 12/120   5000/11322 ETA 43:12, run 139:58:50 1,249 img/s loss 1.000"
+        );
+        for columns in 20..200 {
+            let line = line(columns);
+            assert!(
+                line.contains("ETA 43:12, run 139:58:50 1,249 img/s"),
+                "{line}"
+            );
+            assert!(line.len() <= columns.max(62), "{columns}: {line}");
+        }
+        assert!(line(110).ends_with("lr 0.01234"), "{}", line(110));
+        assert!(line(199).ends_with("l2 0.125"));
+        let mut sums = Sums::default();
+        sums.add(&report(1));
+        assert_eq!(
+            step_line(&sums, &LENGTH, Some(80), false),
+            "Epoch 1/3  1/8 [>.....] ETA 00:14, run 00:46 16 img/s loss 1.000 acc 0.2500"
         );
     }
 
@@ -520,7 +603,8 @@ mod tests {
     fn a_terminal_has_a_bar_and_messages_stay_above() {
         let sink = Sink::default();
         let target = ProgressDrawTarget::term_like(Box::new(sink.clone()));
-        let output = Output::choose(true, target, Box::new(io::sink()));
+        let bar: (_, Columns) = (target, Box::new(|| 160));
+        let output = Output::choose(true, bar, Box::new(io::sink()));
         let mut progress = Progress::new(LENGTH, output);
         progress.step(&report(1));
         progress.message("checkpoint saved");
@@ -532,11 +616,17 @@ mod tests {
             text.find(words)
                 .unwrap_or_else(|| panic!("no \"{words}\" in {text:?}"))
         };
-        let bar = at("Epoch 1/3  1/8 [===>....................] loss 1.000");
+        let bar = at(
+            "Epoch 1/3  1/8 [===>....................] ETA 00:14, run 00:46 16 img/s loss 1.000",
+        );
         let message = at("checkpoint saved");
         assert!(bar < message);
         assert!(text[message..].contains("Epoch 1/3  1/8 ["), "redrawn");
-        assert!(text.contains("2/8 [======>.................] loss 1.500"));
+        assert!(
+            text.contains(
+                "2/8 [======>.................] ETA 00:12, run 00:44 16 img/s loss 1.500"
+            )
+        );
         assert!(text.contains("in 00:04"));
     }
 
@@ -567,9 +657,9 @@ mod tests {
 
     #[test]
     fn numbers_are_short() {
-        assert_eq!(progress_bar(0, 8), format!("[>{}]", ".".repeat(23)));
-        assert_eq!(progress_bar(8, 8), format!("[{}]", "=".repeat(24)));
-        assert_eq!(progress_bar(9, 0), format!("[>{}]", ".".repeat(23)));
+        assert_eq!(progress_bar(0, 8, 24), format!("[>{}]", ".".repeat(23)));
+        assert_eq!(progress_bar(8, 8, 24), format!("[{}]", "=".repeat(24)));
+        assert_eq!(progress_bar(9, 0, 24), format!("[>{}]", ".".repeat(23)));
         assert_eq!(duration(59.6), "01:00");
         assert_eq!(duration(3723.0), "1:02:03");
         assert_eq!(decimals(12.3456), "12.346");
@@ -584,5 +674,8 @@ mod tests {
         assert_eq!(grouped(999.6), "1,000");
         assert_eq!(grouped(152.0), "152");
         assert_eq!(grouped(3.21), "3.2");
+        assert_eq!(shortened("agedb_30", 8), "agedb_30");
+        assert_eq!(shortened("my own faces", 8), "my ow...");
+        assert_eq!(shortened("Zoë's faces", 6), "Zoë...");
     }
 }

@@ -270,6 +270,41 @@ pub fn combine(f: &[f32], f_flip: &[f32], dim: usize, tta: Tta) -> Result<Vec<f3
     Ok(combined)
 }
 
+/// Fails where all embeddings (n x `dim`, row-major), normalised, are one point with rounding noise.
+///
+/// # Errors
+/// They are: the network has collapsed. Also where the length does not fit, or an embedding is not finite or zero (it is
+/// named).
+pub fn not_collapsed(embeddings: &[f32], dim: usize) -> Result<()> {
+    let n = rows(embeddings, dim)?;
+    let unit = |k: usize| unit(embeddings, dim, k);
+    if n == 0 {
+        return Ok(());
+    }
+    let (first, mut spread) = (unit(0)?, 0.0_f64);
+    for k in 1..n {
+        spread = spread.max(squared_distance(&unit(k)?, &first));
+    }
+    if spread <= COLLAPSED {
+        return Err(Error::Invalid(format!(
+            "the network has collapsed: all {n} embeddings are equal, so every pair would look the same"
+        )));
+    }
+    Ok(())
+}
+
+/// Row `k`, normalised.
+fn unit(embeddings: &[f32], dim: usize, k: usize) -> Result<Vec<f64>> {
+    let row = &embeddings[k * dim..(k + 1) * dim];
+    let mut x: Vec<f64> = row.iter().map(|&v| f64::from(v)).collect();
+    normalise(&mut x, k)?;
+    Ok(x)
+}
+
+fn squared_distance(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| (a - b) * (a - b)).sum()
+}
+
 /// The squared L2 distances of pairs of embeddings, after normalising each to a unit vector.
 ///
 /// `embeddings` is 2M x `dim`, row-major; rows 2k and 2k+1 are pair k. Returns M distances in [0, 4].
@@ -284,33 +319,10 @@ pub fn pair_distances(embeddings: &[f32], dim: usize) -> Result<Vec<f64>> {
             "pairs need an even number of embeddings: found {n}"
         )));
     }
-    let unit = |k: usize| -> Result<Vec<f64>> {
-        let mut x: Vec<f64> = embeddings[k * dim..(k + 1) * dim]
-            .iter()
-            .map(|&v| f64::from(v))
-            .collect();
-        normalise(&mut x, k)?;
-        Ok(x)
-    };
-    let squared =
-        |a: &[f64], b: &[f64]| -> f64 { a.iter().zip(b).map(|(a, b)| (a - b) * (a - b)).sum() };
-    let mut distances = Vec::with_capacity(n / 2);
-    let mut first = Vec::new();
-    let mut spread = 0.0_f64;
-    for k in 0..n / 2 {
-        let (a, b) = (unit(2 * k)?, unit(2 * k + 1)?);
-        if k == 0 {
-            first.clone_from(&a);
-        }
-        spread = spread.max(squared(&a, &first)).max(squared(&b, &first));
-        distances.push(squared(&a, &b));
-    }
-    if n > 0 && spread <= COLLAPSED {
-        return Err(Error::Invalid(format!(
-            "the network has collapsed: all {n} embeddings are equal, so every pair would look the same"
-        )));
-    }
-    Ok(distances)
+    not_collapsed(embeddings, dim)?;
+    let unit = |k: usize| unit(embeddings, dim, k);
+    let pairs = (0..n / 2).map(|k| Ok(squared_distance(&unit(2 * k)?, &unit(2 * k + 1)?)));
+    pairs.collect()
 }
 
 /// Verifies pairs of embeddings: [`pair_distances`], then [`verify`].

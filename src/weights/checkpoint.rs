@@ -1,8 +1,8 @@
 //! Weights and checkpoints: safetensors files that carry their configuration.
 //!
 //! Tensors have the names of the parameter table (`conv1/kernel`, `bn/moving_mean`, ...; KRSC, RSC, KC). A checkpoint adds
-//! `momentum/NAME` for every learnt parameter, `head/classes` and `head/momentum` (V x D). Weights may have `head/classes`,
-//! too. The metadata entry `arcface_cu` is JSON:
+//! `momentum/NAME` for every learnt parameter, `head/classes` and `head/momentum` (V x D), and where the classes are more
+//! than numbers, `head/names`: a JSON list of what they are called, as bytes. Weights may have `head/classes`, too. The metadata entry `arcface_cu` is JSON:
 //!
 //! | key | what |
 //! |---|---|
@@ -12,7 +12,7 @@
 //! | `classes` | V; 0 where unknown |
 //! | `trained_on` | the training data's fingerprint, where known |
 //! | `imported_from` | the file that the weights come from, or that their training began with |
-//! | `progress` | of a checkpoint: steps done, images of the data |
+//! | `progress` | of a checkpoint: steps done, images of the data, what came of verifying |
 //!
 //! A file is written beside its place, synced, and renamed, so that at any moment the old file or the new one is there, whole.
 
@@ -65,10 +65,47 @@ fn channel_order() -> String {
 }
 
 /// How far a checkpoint's run had come.
-#[derive(Clone, Copy, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 struct Progress {
     steps_done: u64,
     images: usize,
+    #[serde(default)]
+    verified: Verified,
+}
+
+/// What came of verifying a network while it was trained.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Verified {
+    /// The best result so far.
+    pub best: Option<Best>,
+    /// Evaluations since then that were not better, equal ones included.
+    pub since: u64,
+    /// Whether the evaluation after the last step was interrupted, and is still to be done.
+    pub due: bool,
+}
+
+/// The best result of a run's evaluations.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Best {
+    /// The steps that were done.
+    pub step: u64,
+    /// The mean accuracy over the sets, 0 to 1.
+    pub accuracy: f32,
+    /// The sets.
+    pub sets: Vec<String>,
+}
+
+/// Class rows with what is known of their classes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClassRows {
+    /// V x D.
+    pub rows: Vec<f32>,
+    /// V.
+    pub classes: usize,
+    /// What the classes are called, if that is more than their numbers.
+    pub names: Option<Vec<String>>,
+    /// The data that they were trained on, where that is known.
+    pub trained_on: Option<Fingerprint>,
 }
 
 /// What it takes to embed: configuration, parameters, running statistics.
@@ -103,6 +140,10 @@ pub struct Checkpoint {
     pub images: usize,
     /// Steps done since the beginning.
     pub steps_done: u64,
+    /// What the classes are called, if that is more than their numbers.
+    pub class_names: Option<Vec<String>>,
+    /// What came of verifying on the way.
+    pub verified: Verified,
 }
 
 impl Weights {
@@ -216,9 +257,19 @@ impl Checkpoint {
             rows,
             &self.class_momentum,
         ));
+        if let Some(names) = &self.class_names {
+            let names = serde_json::to_vec(names).expect("names are plain data");
+            tensors.push(Tensor {
+                name: CLASS_NAMES.into(),
+                shape: vec![names.len()],
+                bytes: names,
+                dtype: Dtype::U8,
+            });
+        }
         let progress = Progress {
             steps_done: self.steps_done,
             images: self.images,
+            verified: self.verified.clone(),
         };
         save(
             path,
@@ -247,8 +298,10 @@ impl Checkpoint {
             momentum: file.params(&tensors, MOMENTUM, &table)?,
             class_rows: file.tensor(&tensors, CLASSES, &rows)?,
             class_momentum: file.tensor(&tensors, CLASS_MOMENTUM, &rows)?,
+            class_names: file.class_names(&tensors)?,
             images: progress.images,
             steps_done: progress.steps_done,
+            verified: progress.verified,
             weights,
         })
     }
@@ -288,21 +341,44 @@ pub(crate) fn is_own(path: &Path) -> Result<bool> {
 pub(crate) fn network(path: &Path) -> Result<(Config, TensorFile)> {
     let config = Opened::read(path)?.metadata()?.config;
     let mut file = formats::safetensors::open(path)?;
-    let besides =
-        |name: &str| name.starts_with(MOMENTUM) || [CLASSES, CLASS_MOMENTUM].contains(&name);
+    let head = [CLASSES, CLASS_MOMENTUM, CLASS_NAMES];
+    let besides = |name: &str| name.starts_with(MOMENTUM) || head.contains(&name);
     file.tensors.retain(|tensor| !besides(&tensor.name));
+    file.ignored.retain(|(name, _)| !besides(name));
     Ok((config, file))
+}
+
+/// The class rows of a weights file or checkpoint, if it has any.
+///
+/// # Errors
+/// Not such a file, or not a whole one.
+pub(crate) fn class_rows(path: &Path) -> Result<Option<ClassRows>> {
+    let file = Opened::read(path)?;
+    let metadata = file.metadata()?;
+    let tensors = file.tensors()?;
+    if !tensors.names().contains(&CLASSES) {
+        return Ok(None);
+    }
+    let shape = [metadata.classes, file.model(&metadata)?.embedding_size()];
+    Ok(Some(ClassRows {
+        rows: file.tensor(&tensors, CLASSES, &shape)?,
+        classes: metadata.classes,
+        names: file.class_names(&tensors)?,
+        trained_on: metadata.trained_on,
+    }))
 }
 
 const MOMENTUM: &str = "momentum/";
 const CLASSES: &str = "head/classes";
 const CLASS_MOMENTUM: &str = "head/momentum";
+const CLASS_NAMES: &str = "head/names";
 
 /// A named tensor as bytes, little endian.
 struct Tensor {
     name: String,
     shape: Vec<usize>,
     bytes: Vec<u8>,
+    dtype: Dtype,
 }
 
 impl Tensor {
@@ -311,6 +387,7 @@ impl Tensor {
             name,
             shape,
             bytes: values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+            dtype: Dtype::F32,
         }
     }
 }
@@ -330,7 +407,7 @@ fn save(path: &Path, tensors: &[Tensor], metadata: &Metadata) -> Result<()> {
     let views: Vec<(&str, TensorView<'_>)> = tensors
         .iter()
         .map(|t| {
-            let view = TensorView::new(Dtype::F32, t.shape.clone(), &t.bytes);
+            let view = TensorView::new(t.dtype, t.shape.clone(), &t.bytes);
             (
                 t.name.as_str(),
                 view.expect("shape and bytes belong together"),
@@ -467,6 +544,24 @@ impl Opened {
         Ok(slab)
     }
 
+    fn class_names(&self, tensors: &SafeTensors<'_>) -> Result<Option<Vec<String>>> {
+        if !tensors.names().contains(&CLASS_NAMES) {
+            return Ok(None);
+        }
+        let (names, classes) = (tensors.tensor(CLASS_NAMES), self.metadata()?.classes);
+        let names = names.map_err(|e| self.foreign(e))?;
+        let wrong = |why: String| Error::data(&self.path, format!("tensor {CLASS_NAMES}: {why}"));
+        let names: Vec<String> = serde_json::from_slice(names.data())
+            .map_err(|e| wrong(format!("is no list of names: {e}")))?;
+        if names.len() != classes {
+            return Err(wrong(format!(
+                "expected {classes} names, found {}",
+                names.len()
+            )));
+        }
+        Ok(Some(names))
+    }
+
     fn tensor(&self, tensors: &SafeTensors<'_>, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
         let words = self.find(tensors, name, shape)?;
         let mut values = vec![0.0; words.len()];
@@ -527,6 +622,16 @@ mod tests {
             class_momentum: vec![0.5; 5 * d],
             images: 40,
             steps_done: 77,
+            class_names: Some(["Zoë", "a\nb", "", "0", "\"x\""].map(String::from).to_vec()),
+            verified: Verified {
+                best: Some(Best {
+                    step: 70,
+                    accuracy: 0.853_333_3,
+                    sets: vec!["lfw".into()],
+                }),
+                since: 2,
+                due: true,
+            },
             weights: Weights {
                 config,
                 classes: 5,
@@ -554,12 +659,17 @@ mod tests {
         let (weights, rows) = Weights::load_with_classes(&path).unwrap();
         assert_eq!(weights, saved.weights);
         assert_eq!(rows.as_ref(), Some(&saved.class_rows));
+        let classes = class_rows(&path).unwrap().unwrap();
+        assert_eq!(classes.rows, saved.class_rows);
+        assert_eq!((classes.classes, &classes.names), (5, &saved.class_names));
         let (config, file) = network(&path).unwrap();
+        assert!(file.ignored.is_empty(), "{:?}", file.ignored);
         assert_eq!(config, saved.weights.config);
         assert!(file.tensors.iter().all(|t| !t.name.starts_with("head/")));
         saved.weights.save(&path).unwrap();
         assert_eq!(Weights::load(&path).unwrap(), saved.weights);
         assert_eq!(Weights::load_with_classes(&path).unwrap().1, None);
+        assert_eq!(class_rows(&path).unwrap(), None);
         let mut other = saved.weights.clone();
         assert_eq!(other.fingerprint(), saved.weights.fingerprint());
         other.params[7] += 1.0;
@@ -580,6 +690,11 @@ mod tests {
             let error = Checkpoint::load(&path).unwrap_err().to_string();
             assert!(error.contains("safetensors"), "{len}: {error}");
         }
+        let mut few = checkpoint();
+        few.class_names = Some(vec!["one".into()]);
+        few.save(&path).unwrap();
+        let error = Checkpoint::load(&path).unwrap_err().to_string();
+        assert!(error.contains("expected 5 names, found 1"), "{error}");
         let mut nan = checkpoint();
         nan.class_rows[3] = f32::NAN;
         nan.save(&path).unwrap();

@@ -101,8 +101,9 @@ pub fn pack(
     let classes = source.classes();
     if options.reserve_last >= classes {
         return Err(Error::Invalid(format!(
-            "cannot reserve the last {} of {classes} identities: none would be left to train on",
-            options.reserve_last
+            "cannot reserve the last {} of {}: none would be left to train on",
+            options.reserve_last,
+            text::count(classes, "identity")
         )));
     }
     let kept = classes - options.reserve_last;

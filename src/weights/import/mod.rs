@@ -27,7 +27,7 @@ use crate::graph::{Model, NodeId, Op};
 use crate::models::Network;
 use crate::recipe::config::{Config, KnownNetwork, NetworkConfig};
 use crate::recipe::presets;
-use crate::weights::checkpoint::{self, Weights};
+use crate::weights::checkpoint::{self, ClassRows, Weights};
 use crate::weights::convention::{Convention, check_pairs};
 use crate::weights::formats::tensors::TensorFile;
 use crate::weights::formats::{self, onnx::Graph};
@@ -262,9 +262,11 @@ pub fn start(path: &Path, config: &Config, seed: u64) -> Result<Start> {
     if !matches!(content, Content::Own) {
         check_pairs(&model)?;
     }
+    let mut classes = None;
     let (fitted, input) = match content {
         Content::Own => {
             let (theirs, file) = checkpoint::network(path)?;
+            classes = checkpoint::class_rows(path)?;
             let fitted = fit(&model, Convention::Own, &file, seed);
             (fitted, Some(theirs.model.input))
         }
@@ -307,6 +309,7 @@ pub fn start(path: &Path, config: &Config, seed: u64) -> Result<Start> {
         params: fitted.params,
         statistics: fitted.statistics,
         input,
+        classes,
         report: fitted.report,
     })
 }
@@ -322,6 +325,8 @@ pub struct Start {
     pub statistics: Vec<f32>,
     /// What they take for pixels, where the file says it.
     pub input: Option<InputTransform>,
+    /// The class rows in a file of this program's.
+    pub classes: Option<ClassRows>,
     /// What the file gave, and what it did not.
     pub report: Report,
 }

@@ -35,7 +35,12 @@
 //! # Ok::<(), arcface_cu::Error>(())
 //! ```
 
+mod prospects;
+
+pub use prospects::Prospects;
+
 use crate::backend::{Augmented, Backend, InputTransform, Segment};
+use crate::base::text::count;
 use crate::data::fingerprint::Fingerprint;
 use crate::data::loader::{Batch, Loader, LoaderOptions};
 use crate::data::picture::augment::Augment;
@@ -46,9 +51,10 @@ use crate::head::{ArcFace, ClassInit, expected_initial_loss};
 use crate::optim::Role;
 use crate::recipe::config::Config;
 use crate::report::StepReport;
-use crate::weights::checkpoint::{Checkpoint, Weights};
+use crate::weights::checkpoint::{Checkpoint, ClassRows, Verified, Weights};
 use crate::weights::import::Start;
 use crate::{Error, Result};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -88,7 +94,7 @@ impl<B: Backend> Trainer<B> {
     /// ([`Config::with_network`] replaces the network).
     ///
     /// # Errors
-    /// Settings that make no sense, fewer images than a batch, not enough memory.
+    /// Settings that make no sense, data that cannot be learnt from ([`Prospects`]), not enough memory.
     pub fn new(
         backend: B,
         config: Config,
@@ -119,9 +125,9 @@ impl<B: Backend> Trainer<B> {
         let trained = (checkpoint.images, *classes);
         if (dataset.len(), dataset.classes()) != trained {
             return Err(Error::Invalid(format!(
-                "the checkpoint was trained on {} images of {} identities and the data has {} of {}; a run goes on with its own data only",
-                trained.0,
-                trained.1,
+                "the checkpoint was trained on {} of {} and the data has {} of {}; a run goes on with its own data only",
+                count(trained.0, "image"),
+                count(trained.1, "identity"),
                 dataset.len(),
                 dataset.classes()
             )));
@@ -144,15 +150,64 @@ impl<B: Backend> Trainer<B> {
         Ok(trainer)
     }
 
-    /// Puts other weights in the place of a new run's random ones.
+    /// Puts other weights in the place of a new run's random ones, and the class rows of the classes that are the same: those
+    /// of the same name; of classes that have only numbers, all if the data are the same, else none. Returns how many.
     ///
     /// # Errors
     /// A device that fails.
-    pub fn begin_with(&mut self, start: Start) -> Result<()> {
+    pub fn begin_with(&mut self, start: Start) -> Result<usize> {
         let momentum = vec![0.0; start.params.len()];
         let state = [&start.params[..], &start.statistics, &momentum];
         self.imported_from = Some(start.file);
-        self.graph.set_state(&mut self.backend, state)
+        self.graph.set_state(&mut self.backend, state)?;
+        let Some(theirs) = start.classes else {
+            return Ok(0);
+        };
+        let d = self.head.dimension();
+        if theirs.rows.len() != theirs.classes * d {
+            return Ok(0);
+        }
+        let same = self.same_classes(&theirs);
+        let mut rows = vec![0.0; self.backend.len(self.head.weights())];
+        self.backend.download(self.head.weights(), 0, &mut rows)?;
+        for &(ours, its) in &same {
+            rows[ours * d..][..d].copy_from_slice(&theirs.rows[its * d..][..d]);
+        }
+        self.backend.upload(&rows, self.head.weights_mut(), 0)?;
+        Ok(same.len())
+    }
+
+    /// Pairs of our class and the one of `theirs` that is the same.
+    fn same_classes(&self, theirs: &ClassRows) -> Vec<(usize, usize)> {
+        match (self.class_names(), &theirs.names) {
+            (Some(ours), Some(names)) => {
+                let places: HashMap<&str, usize> = names
+                    .iter()
+                    .enumerate()
+                    .map(|(i, name)| (&name[..], i))
+                    .collect();
+                let place = |name: &String| places.get(&name[..]).copied();
+                let ours = ours.iter().enumerate();
+                ours.filter_map(|(i, name)| Some((i, place(name)?)))
+                    .collect()
+            }
+            (None, None) if theirs.trained_on.as_ref() == Some(&self.trained_on) => {
+                (0..self.head.classes())
+                    .map(|class| (class, class))
+                    .collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// What the classes are called, if that is more than their numbers.
+    fn class_names(&self) -> Option<Vec<String>> {
+        let dataset = self.loader.dataset();
+        let names: Vec<String> = (0..dataset.classes() as u32)
+            .map(|label| dataset.class_name(label))
+            .collect();
+        let is_number = |(label, name): (usize, &String)| *name == label.to_string();
+        (!names.iter().enumerate().all(is_number)).then_some(names)
     }
 
     fn start(
@@ -163,23 +218,14 @@ impl<B: Backend> Trainer<B> {
         steps_done: u64,
     ) -> Result<Self> {
         config.validate()?;
+        Prospects::of(&config, &*dataset, steps_done)?.accept()?;
         let model = config.model.build()?;
         let image_size = model.input_shape().h;
         let batch = config.train.batch_size;
         let (images, classes) = (dataset.len(), dataset.classes());
         let seed = config.train.seed;
         let steps_per_epoch = (images / batch) as u64;
-        let epochs = config.train.epochs;
-        if steps_per_epoch.checked_mul(epochs).is_none() {
-            return Err(Error::Usage(format!(
-                "{epochs} epochs of {steps_per_epoch} steps are too many"
-            )));
-        }
-        let (epoch, step) = match steps_per_epoch {
-            // The loader says what is wrong with so few images.
-            0 => (0, 0),
-            steps => (steps_done / steps, steps_done % steps),
-        };
+        let (epoch, step) = (steps_done / steps_per_epoch, steps_done % steps_per_epoch);
         let options = LoaderOptions {
             batch,
             seed,
@@ -397,6 +443,8 @@ impl<B: Backend> Trainer<B> {
             class_momentum,
             images: self.trained_on.images,
             steps_done: self.steps_done,
+            class_names: self.class_names(),
+            verified: Verified::default(),
         })
     }
 
