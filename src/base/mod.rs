@@ -2,6 +2,7 @@
 
 pub mod changes;
 pub mod error;
+pub(crate) mod exchange;
 pub(crate) mod files;
 pub(crate) mod fnv;
 pub(crate) mod map;
