@@ -206,7 +206,9 @@ pub(crate) fn lock_folder_by(path: &Path, name: &str, doing: &str) -> Result<Fil
     match file.try_lock() {
         Ok(()) => {
             // For the other process's message: another command may hold the lock. Without it, the lock holds as well.
-            let _ = file.set_len(0).and_then(|()| file.write_all(doing.as_bytes()));
+            let _ = file
+                .set_len(0)
+                .and_then(|()| file.write_all(doing.as_bytes()));
             Ok(file)
         }
         Err(TryLockError::WouldBlock) => {
