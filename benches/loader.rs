@@ -27,6 +27,19 @@ fn main() -> arcface_cu::Result<()> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     println!("{} images of {} ({cores} cores)", set.len(), path.display());
 
+    // In no order, as in training.
+    let mut order: Vec<usize> = (0..set.len()).collect();
+    Random::new(1, Purpose::Faces, 1).shuffle(&mut order);
+    let began = Instant::now();
+    let read: usize = (order.iter().take(40_000))
+        .map(|&i| {
+            set.encoded(i)
+                .map(|file| file.map_or(0, |file| file.bytes.len()))
+        })
+        .sum::<arcface_cu::Result<usize>>()?;
+    let rate = order.len().min(40_000) as f64 / began.elapsed().as_secs_f64();
+    println!("reading alone, 1 thread: {rate:.0} img/s ({read} bytes)");
+
     let mut picture = Image::default();
     let bytes: Vec<_> = (0..set.len().min(500))
         .filter_map(|i| set.encoded(i).ok().flatten())

@@ -313,6 +313,7 @@ fn broken_sets_are_named() {
     says("c", &["lfw", "at least 10 pairs"]);
     // Pixels that are not scaled.
     let files = write_set(&dir.path().join("d"), "lfw", &pairs(12));
+    fs::remove_dir_all(&files.path).unwrap();
     let mut writer =
         arcface_cu::data::formats::bcolz::CarrayWriter::create(&files.path, &[3, SIDE, SIDE])
             .unwrap();
@@ -320,6 +321,7 @@ fn broken_sets_are_named() {
     writer.finish().unwrap();
     says("d", &["[-1, 1]", "found 2 in picture 2"]);
     // All embeddings equal.
+    fs::remove_dir_all(&files.path).unwrap();
     let mut writer =
         arcface_cu::data::formats::bcolz::CarrayWriter::create(&files.path, &[3, SIDE, SIDE])
             .unwrap();

@@ -630,6 +630,37 @@ fn image_record(labels: &[f32], flag: u32, body: &[u8]) -> Vec<u8> {
     payload
 }
 
+/// A file that another program makes shorter while a set of it is open.
+#[test]
+fn a_file_that_becomes_shorter_is_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let golden = golden();
+    let records = (0..6).map(|k| part(0, &image_record(&[f32::from(k)], 0, &ppm(k))));
+    let tfrecord = fs::read(golden.path().join("seed.tfrecord")).unwrap();
+    for (name, bytes) in [
+        ("a.rec", records.collect::<Vec<_>>().concat()),
+        ("a.tfrecord", tfrecord),
+        ("a.tar", archive()),
+    ] {
+        let path = dir.path().join(name);
+        fs::write(&path, &bytes).unwrap();
+        let set = open(&path).unwrap();
+        assert!(contents(&*set).iter().all(Result::is_ok), "{name}");
+        for length in [bytes.len() / 2, 0] {
+            shorten(&path, length);
+            let errors: Vec<_> = contents(&*set)
+                .into_iter()
+                .filter_map(Result::err)
+                .collect();
+            assert!(!errors.is_empty(), "{name}");
+            for error in errors {
+                let said = error.contains(name) && error.contains("made shorter");
+                assert!(said, "{error}");
+            }
+        }
+    }
+}
+
 /// Records of im2rec, not InsightFace's: one label, a vector of labels, and one in three parts, since the picture holds the
 /// magic twice; with an index in another order than the file, and without.
 #[test]

@@ -4,6 +4,7 @@
 //! or the new ones, never a part, even after a crash or a power loss. An error at any point leaves the old file.
 //! Several processes may write the same file; the last one wins.
 
+use super::text::one_line;
 use crate::{Error, Result};
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, BufWriter, Read as _, Write};
@@ -139,11 +140,16 @@ fn replace(
         return Err(error);
     }
     if durability == Durability::Synced {
-        // The rename is durable only after the folder is synced. Some file systems cannot sync folders, and some folders
-        // cannot be read; the file is in place anyway.
-        let _ = File::open(folder_of(path)).and_then(|folder| folder.sync_all());
+        // The rename is durable only after the folder is synced.
+        sync_folder(folder_of(path));
     }
     Ok(())
+}
+
+/// Syncs the names in a folder. Some file systems cannot do that, and some folders cannot be read; what was renamed is in
+/// its place anyway.
+pub(crate) fn sync_folder(folder: &Path) {
+    let _ = File::open(folder).and_then(|folder| folder.sync_all());
 }
 
 /// Gives a new file the owner and the permissions of the one at `path`, if there is one.
@@ -173,24 +179,51 @@ pub(crate) fn create(path: &Path) -> io::Result<(File, PathBuf)> {
     Ok((File::create_new(&own)?, own))
 }
 
+/// The file by which a process locks a folder.
+const LOCK: &str = ".lock";
+
 /// Creates the folder `path` and locks it for this process through its file `.lock`, until the returned value is
 /// dropped or the process ends. `doing` says what the process does there ("training").
 ///
 /// # Errors
 /// Another process holds the lock, or the system refuses.
 pub(crate) fn lock_folder(path: &Path, doing: &str) -> Result<File> {
+    let lock = lock_folder_by(path, LOCK, doing)?;
+    remove_remains(path);
+    Ok(lock)
+}
+
+/// Like [`lock_folder`], with a lock file of another name: for a process that runs commands which lock the folder.
+///
+/// # Errors
+/// As [`lock_folder`].
+pub(crate) fn lock_folder_by(path: &Path, name: &str, doing: &str) -> Result<File> {
     fs::create_dir_all(path).map_err(Error::io("creating the folder", path))?;
-    let lock = path.join(".lock");
-    let file = File::create(&lock).map_err(Error::io("creating", &lock))?;
+    let lock = path.join(name);
+    let mut options = File::options();
+    options.read(true).write(true).create(true).truncate(false);
+    let mut file = (options.open(&lock)).map_err(Error::io("creating", &lock))?;
     match file.try_lock() {
         Ok(()) => {
-            remove_remains(path);
+            // For the other process's message: another command may hold the lock. Without it, the lock holds as well.
+            let _ = file
+                .set_len(0)
+                .and_then(|()| file.write_all(doing.as_bytes()));
             Ok(file)
         }
-        Err(TryLockError::WouldBlock) => Err(Error::Usage(format!(
-            "another process is {doing} into {}: wait for it to end, or choose another --out",
-            path.display()
-        ))),
+        Err(TryLockError::WouldBlock) => {
+            let mut theirs = String::new();
+            let read = file.take(40).read_to_string(&mut theirs);
+            let doing = match read {
+                Ok(1..) => &theirs,
+                _ => doing,
+            };
+            Err(Error::Usage(format!(
+                "another process is {} into {}: wait for it to end, or choose another --out",
+                one_line(doing),
+                path.display()
+            )))
+        }
         Err(TryLockError::Error(e)) => Err(Error::io("locking", &lock)(e)),
     }
 }
@@ -210,7 +243,7 @@ fn remove_remains(folder: &Path) {
 }
 
 /// Whether [`create`] makes such names.
-fn is_temporary(name: &str) -> bool {
+pub(crate) fn is_temporary(name: &str) -> bool {
     let Some(name) = name.strip_suffix(TEMPORARY) else {
         return false;
     };

@@ -41,7 +41,7 @@ pub(super) fn run(args: Args, gpus: &impl Gpus) -> Result<()> {
         size: if args.quick { Size::QUICK } else { Size::FULL },
         device: (args.device != "auto").then_some(args.device),
     };
-    demo.prepare()?;
+    let _lock = demo.prepare()?;
     interrupt::listen()?;
     let Size {
         people,

@@ -13,6 +13,7 @@ pub mod unused;
 
 use self::formats::{image_folder, index, list, recordio, shards, tar, tfrecord, webdataset};
 use self::unused::{Reason, Unused};
+use crate::base::exchange::settled;
 use crate::base::files::start_of;
 use crate::{Error, Result};
 use std::path::{Path, PathBuf};
@@ -149,6 +150,7 @@ pub fn open(path: &Path) -> Result<Box<dyn Dataset>> {
 /// # Errors
 /// There is nothing at `path`, it is none of these, or it cannot be opened.
 pub fn open_with(path: &Path, opening: &Opening<'_>) -> Result<Box<dyn Dataset>> {
+    settled(path)?;
     if path.is_dir() {
         return open_folder(path, opening);
     }

@@ -16,14 +16,15 @@
 pub mod faces;
 
 use self::faces::FacesOptions;
+use crate::base::exchange::remove;
 use crate::base::files;
 use crate::data::Dataset;
 use crate::data::formats::image_folder::ImageFolder;
 use crate::eval;
 use crate::recipe::config::IMAGE_SIZE;
 use crate::{Error, Result};
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::fs::{self, File};
+use std::path::PathBuf;
 
 /// The evaluation set's name.
 pub const SET: &str = "faces";
@@ -32,6 +33,12 @@ pub const SET: &str = "faces";
 const MARK: &str = "# Written by arcface-cu demo; running it again replaces what it wrote.\n";
 
 const COMMANDS: &str = "commands.txt";
+
+/// The lock of a demonstration, whose commands lock the folder in turn.
+const LOCK: &str = ".demo.lock";
+
+/// What it does there.
+const DOING: &str = "writing a demo";
 
 /// What a demonstration leaves in its folder.
 const OWN: [&str; 15] = [
@@ -105,38 +112,50 @@ pub struct Demo {
 }
 
 impl Demo {
-    /// Makes the folder ready: it must be new, empty, or left by an earlier demonstration, whose files go.
+    /// Makes the folder ready: it must be new, empty, or left by an earlier demonstration, whose files go. It is locked
+    /// until the returned value is dropped.
     ///
     /// # Errors
-    /// There is something else in the folder, or a file cannot be removed.
-    pub fn prepare(&self) -> Result<()> {
+    /// There is something else in the folder, another process is at work there, or a file cannot be removed.
+    pub fn prepare(&self) -> Result<File> {
         let out = &self.out;
-        fs::create_dir_all(out).map_err(Error::io("creating the folder", out))?;
-        let io = || Error::io("listing the folder", out);
-        let mut found = Vec::new();
-        for entry in fs::read_dir(out).map_err(io())? {
-            found.push(entry.map_err(io())?.file_name());
+        self.refuse_foreign()?;
+        let lock = files::lock_folder_by(out, LOCK, DOING)?;
+        // The commands take this lock themselves.
+        let _theirs = files::lock_folder(out, DOING)?;
+        for name in OWN {
+            remove(&out.join(name))?;
         }
         let mark = out.join(COMMANDS);
-        let ours = fs::read_to_string(&mark).is_ok_and(|text| text.starts_with(MARK));
-        if !ours && !found.is_empty() {
-            return Err(Error::data(
-                out,
-                "is not empty and was not left by an earlier demo; choose another folder with --out",
-            ));
-        }
-        for name in found {
-            let text = name.to_string_lossy();
-            if OWN.contains(&&*text) {
-                remove(&out.join(&name))?;
-            }
-        }
         let mut text = String::from(MARK);
         for command in self.commands() {
             text.push_str(&shell_line(&command));
             text.push('\n');
         }
-        files::write(&mark, text.as_bytes())
+        files::write(&mark, text.as_bytes())?;
+        Ok(lock)
+    }
+
+    /// Before anything is written there, a lock included.
+    fn refuse_foreign(&self) -> Result<()> {
+        let out = &self.out;
+        let mark = fs::read_to_string(out.join(COMMANDS));
+        if !out.exists() || mark.is_ok_and(|text| text.starts_with(MARK)) {
+            return Ok(());
+        }
+        let io = || Error::io("listing the folder", out);
+        for entry in fs::read_dir(out).map_err(io())? {
+            let name = entry.map_err(io())?.file_name();
+            let name = name.to_string_lossy();
+            // What a demonstration leaves that was killed before its mark was there.
+            if !name.ends_with(".lock") && !files::is_temporary(&name) {
+                return Err(Error::data(
+                    out,
+                    "is not empty and was not left by an earlier demo; choose another folder with --out",
+                ));
+            }
+        }
+        Ok(())
     }
 
     fn path(&self, name: &str) -> String {
@@ -272,18 +291,10 @@ pub fn shell_line(command: &[String]) -> String {
     line
 }
 
-fn remove(path: &Path) -> Result<()> {
-    if path.is_dir() {
-        fs::remove_dir_all(path)
-    } else {
-        fs::remove_file(path)
-    }
-    .map_err(Error::io("removing", path))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::Path;
 
     fn demo(out: &Path) -> Demo {
         Demo {
@@ -303,6 +314,7 @@ mod tests {
         let error = demo(&mine).prepare().unwrap_err().to_string();
         assert!(error.contains("not left by an earlier demo"), "{error}");
         assert_eq!(fs::read(mine.join("eval.json")).unwrap(), b"precious");
+        assert_eq!(fs::read_dir(&mine).unwrap().count(), 1);
 
         let out = dir.path().join("out");
         demo(&out).prepare().unwrap();
@@ -315,7 +327,26 @@ mod tests {
             .map(|e| e.unwrap().file_name())
             .collect();
         left.sort();
-        assert_eq!(left, ["commands.txt", "notes.txt"]);
+        assert_eq!(left, [".demo.lock", ".lock", "commands.txt", "notes.txt"]);
+    }
+
+    #[test]
+    fn one_demo_writes_to_a_folder() {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("out");
+        let held = demo(&out).prepare().unwrap();
+        let error = demo(&out).prepare().unwrap_err().to_string();
+        assert!(error.contains("another process is writing a demo"), "{error}");
+        // Its commands take the folder's own lock.
+        let train = files::lock_folder(&out, "training").unwrap();
+        drop(held);
+        let error = demo(&out).prepare().unwrap_err().to_string();
+        assert!(error.contains("another process is training"), "{error}");
+        drop(train);
+        // Killed before it left its mark.
+        fs::remove_file(out.join(COMMANDS)).unwrap();
+        files::create(&out.join(COMMANDS)).unwrap();
+        demo(&out).prepare().unwrap();
     }
 
     #[test]

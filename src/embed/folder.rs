@@ -26,9 +26,9 @@ pub struct Origin {
 }
 
 impl Origin {
-    pub(super) fn save(&self, folder: &Path) -> Result<()> {
+    pub(super) fn save(&self, path: &Path) -> Result<()> {
         let text = serde_json::to_string(self).expect("plain data") + "\n";
-        files::write(&folder.join(ORIGIN), text.as_bytes())
+        files::write(path, text.as_bytes())
     }
 }
 

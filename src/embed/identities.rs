@@ -4,6 +4,7 @@ use super::batches::each_batch;
 use super::folder::{self, Origin};
 use super::{numbers, state};
 use crate::backend::Backend;
+use crate::base::exchange::Exchange;
 use crate::base::files;
 use crate::base::text::one_line;
 use crate::data::{Dataset, Image};
@@ -13,7 +14,6 @@ use crate::report::similarity::{Block, Means, Similarity};
 use crate::verification::Tta;
 use crate::{Error, Result};
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -211,40 +211,34 @@ impl Embedded {
     /// There is nothing to write, an unfinished run is there, or a file cannot be written.
     pub fn save(&self, out: &Path, weights: &str, tta: Tta) -> Result<Means> {
         let similarity = Similarity::new(&self.embeddings, self.dim, &self.blocks)?;
-        fs::create_dir_all(out).map_err(Error::io("creating the folder", out))?;
+        let mut exchange = Exchange::begin(out, "embedding")?;
         if let Some(state) = state::State::read(out)? {
             return Err(state.unfinished(out));
         }
-        // The list of files is written last: without it, an unfinished folder does not pass for a finished one.
-        folder::remove_stale(
-            out,
-            &[
-                folder::FILES,
-                folder::ORIGIN,
-                folder::SAFETENSORS,
-                folder::NAMES,
-                folder::SKIPPED,
-                "similarity.png",
-            ],
-        )?;
         let n = self.labels.len();
         let write = |name: &str, shape: Vec<usize>, elements: Elements| {
-            npy::write(&out.join(name), &Npy { shape, elements })
+            npy::write(&exchange.path(name), &Npy { shape, elements })
         };
         write(
-            "embeddings.npy",
+            folder::NPY,
             vec![n, self.dim],
             Elements::F32(self.embeddings.clone()),
         )?;
-        write("labels.npy", vec![n], Elements::I64(self.labels.clone()))?;
-        Origin {
+        write(
+            folder::LABELS,
+            vec![n],
+            Elements::I64(self.labels.clone()),
+        )?;
+        let origin = Origin {
             weights: weights.to_owned(),
             tta,
-        }
-        .save(out)?;
+        };
+        origin.save(&exchange.path(folder::ORIGIN))?;
         let lines: String = self.files.iter().map(|f| one_line(f) + "\n").collect();
-        files::write(&out.join(folder::FILES), lines.as_bytes())?;
-        similarity.save(&out.join("similarity.png"))?;
+        files::write(&exchange.path(folder::FILES), lines.as_bytes())?;
+        similarity.save(&exchange.path("similarity.png"))?;
+        let stale = [folder::SAFETENSORS, folder::NAMES, folder::SKIPPED];
+        exchange.commit(&stale.map(String::from))?;
         Ok(similarity.means())
     }
 }

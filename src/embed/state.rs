@@ -149,7 +149,7 @@ impl State {
             weights: self.job.weights.clone(),
             tta: self.job.tta,
         }
-        .save(folder)?;
+        .save(&folder.join(ORIGIN))?;
         remove_stale(folder, &[STATE])
     }
 }

@@ -2,6 +2,7 @@
 
 use super::folder::{FILES, LABELS, NAMES, NPY, ORIGIN, Origin, SAFETENSORS};
 use super::state::State;
+use crate::base::exchange::settled;
 use crate::data::formats::text::Text;
 use crate::encoding::float::Float;
 use crate::encoding::npy::{self, Elements, Npy};
@@ -44,6 +45,7 @@ impl Stored {
     /// A file cannot be read, there is not one row per picture, a row is zero or not finite, or a run was interrupted
     /// while it renamed its files.
     pub fn open(folder: &Path) -> Result<Self> {
+        settled(folder)?;
         if State::read(folder)?.is_some_and(|state| state.complete) {
             return Err(Error::data(
                 folder,

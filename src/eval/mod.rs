@@ -16,6 +16,7 @@ pub use sets::{DEFAULT_SETS, EvalSet, SetFiles, SetKind, find, find_all};
 
 use crate::backend::Backend;
 use crate::base::changes::flip;
+use crate::base::exchange::Exchange;
 use crate::data::formats::bcolz::CarrayWriter;
 use crate::data::picture::swap_red_blue;
 use crate::data::{Dataset, Image};
@@ -26,7 +27,6 @@ use crate::verification::{self, SetResult, Tta, Verdict};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::fmt;
-use std::fs;
 use std::path::Path;
 use std::str::FromStr;
 
@@ -220,13 +220,7 @@ pub fn write_set(
     side: usize,
     progress: &mut dyn FnMut(usize),
 ) -> Result<SetFiles> {
-    fs::create_dir_all(dir).map_err(Error::io("creating the folder", dir))?;
-    let files = SetFiles {
-        name: name.to_owned(),
-        path: dir.join(name),
-        kind: SetKind::Carray,
-    };
-    let mut writer = CarrayWriter::create(&files.path, &[3, side, side])?;
+    let mut new = NewSet::begin(dir, name, side)?;
     let mut image = Image::default();
     let mut row = vec![0.0; 3 * side * side];
     for &(first, second, _) in pairs {
@@ -246,13 +240,11 @@ pub fn write_set(
                     row[c * side * side + i] = (f32::from(x) / 255.0 - 0.5) / 0.5;
                 }
             }
-            writer.push(&row)?;
+            new.array.push(&row)?;
         }
         progress(2);
     }
-    writer.finish()?;
-    write_list(&files, pairs.iter().map(|p| p.2).collect())?;
-    Ok(files)
+    new.finish(pairs.iter().map(|p| p.2).collect())
 }
 
 /// Writes what any evaluation set holds as a carray of float32: `dir/NAME` and `dir/NAME_list.npy`. A set of that name that
@@ -265,30 +257,57 @@ pub fn convert_set(
     dir: &Path,
     progress: &mut dyn FnMut(usize),
 ) -> Result<SetFiles> {
-    fs::create_dir_all(dir).map_err(Error::io("creating the folder", dir))?;
-    let files = SetFiles {
-        name: set.name().to_owned(),
-        path: dir.join(set.name()),
-        kind: SetKind::Carray,
-    };
-    let mut writer = CarrayWriter::create(&files.path, &[3, set.side(), set.side()])?;
+    let mut new = NewSet::begin(dir, set.name(), set.side())?;
     let mut row = Vec::new();
     for index in 0..set.images() {
         set.stored(index, &mut row)?;
-        writer.push(&row)?;
+        new.array.push(&row)?;
         progress(1);
     }
-    writer.finish()?;
-    write_list(&files, set.same().to_vec())?;
-    Ok(files)
+    new.finish(set.same().to_vec())
 }
 
-fn write_list(files: &SetFiles, same: Vec<bool>) -> Result<()> {
-    npy::write(
-        &files.list(),
-        &Npy {
-            shape: vec![same.len()],
-            elements: Elements::Bool(same),
-        },
-    )
+/// An evaluation set that is being written: an array and its list, which appear together.
+struct NewSet {
+    exchange: Exchange,
+    files: SetFiles,
+    array: CarrayWriter,
+}
+
+impl NewSet {
+    /// Begins a set of pictures of `side` pixels. A set of that name that is there is replaced at the end.
+    fn begin(dir: &Path, name: &str, side: usize) -> Result<Self> {
+        let files = SetFiles {
+            name: name.to_owned(),
+            path: dir.join(name),
+            kind: SetKind::Carray,
+        };
+        if files.path.exists() && !files.path.join("meta/sizes").is_file() {
+            return Err(Error::data(
+                files.path,
+                "is there already and is not a carray; remove it first",
+            ));
+        }
+        let exchange = Exchange::begin(dir, "packing")?;
+        let array = CarrayWriter::create(&exchange.path(name), &[3, side, side])?;
+        Ok(NewSet {
+            exchange,
+            files,
+            array,
+        })
+    }
+
+    fn finish(mut self, same: Vec<bool>) -> Result<SetFiles> {
+        self.array.finish()?;
+        let list = self.files.list();
+        npy::write(
+            &self.exchange.path(&list.file_name().unwrap_or_default().to_string_lossy()),
+            &Npy {
+                shape: vec![same.len()],
+                elements: Elements::Bool(same),
+            },
+        )?;
+        self.exchange.commit(&[])?;
+        Ok(self.files)
+    }
 }

@@ -1,6 +1,7 @@
 //! Evaluation sets as they are found on disk, and read picture by picture: carrays, `.bin` files, pairs files.
 
 use super::ChannelOrder;
+use crate::base::exchange::settled;
 use crate::base::files::start_of;
 use crate::data::Image;
 use crate::data::formats::bcolz::{Carray, ElementType};
@@ -163,6 +164,7 @@ fn all_sets(data: &Path) -> Result<Vec<SetFiles>> {
     let full = fs::canonicalize(data).map_err(Error::io("opening", data))?;
     // A link's own name counts; but "." has a name, too.
     let named = data.file_name().map_or(full.as_path(), |_| data);
+    settled(named)?;
     if let Some(set) = SetFiles::at(named) {
         return Ok(vec![set]);
     }
@@ -203,12 +205,16 @@ fn text_file(path: &Path) -> Result<SetFiles> {
     }
 }
 
-/// What is in a folder, by name.
+/// What is in a folder, by name. Hidden names are left out: a set that is being written has one.
 fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
+    settled(dir)?;
     let io = || Error::io("listing the folder", dir);
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).map_err(io())? {
-        found.push(entry.map_err(io())?.path());
+        let entry = entry.map_err(io())?;
+        if !entry.file_name().to_string_lossy().starts_with('.') {
+            found.push(entry.path());
+        }
     }
     found.sort();
     Ok(found)

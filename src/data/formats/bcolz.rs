@@ -268,11 +268,10 @@ impl Carray {
 
 /// Writes a float32 carray row by row (lz4, byte shuffle), as bcolz itself would.
 ///
-/// The folder appears under its name only when [`finish`](Self::finish) has written all of it.
+/// The folder is a carray once [`finish`](Self::finish) has written its description.
 #[derive(Debug)]
 pub struct CarrayWriter {
-    target: PathBuf,
-    temporary: PathBuf,
+    folder: PathBuf,
     row_shape: Vec<usize>,
     rows_a_chunk: usize,
     rows: usize,
@@ -282,35 +281,21 @@ pub struct CarrayWriter {
 }
 
 impl CarrayWriter {
-    /// Begins an array of rows of shape `row_shape` that will be the folder `dir`. A carray that is there already is replaced.
+    /// Begins an array of rows of shape `row_shape` in the new folder `dir`.
     ///
     /// # Errors
-    /// The folder cannot be created, or `dir` is something else than a carray.
+    /// The folder cannot be created, or is there already.
     ///
     /// # Panics
     /// If a row has no elements.
     pub fn create(dir: &Path, row_shape: &[usize]) -> Result<Self> {
         let elements: usize = row_shape.iter().product();
         assert!(elements > 0, "a row has elements");
-        if dir.exists() && !dir.join("meta").join("sizes").is_file() {
-            return Err(Error::data(
-                dir,
-                "is there already and is not a carray; remove it first",
-            ));
-        }
-        let mut temporary = dir.as_os_str().to_owned();
-        temporary.push(".tmp");
-        let temporary = PathBuf::from(temporary);
-        if temporary.exists() {
-            fs::remove_dir_all(&temporary).map_err(Error::io("removing", &temporary))?;
-        }
-        for sub in ["data", "meta"] {
-            let sub = temporary.join(sub);
-            fs::create_dir_all(&sub).map_err(Error::io("creating the folder", &sub))?;
+        for folder in [dir.to_path_buf(), dir.join("data"), dir.join("meta")] {
+            fs::create_dir(&folder).map_err(Error::io("creating the folder", &folder))?;
         }
         Ok(CarrayWriter {
-            target: dir.into(),
-            temporary,
+            folder: dir.into(),
             row_shape: row_shape.into(),
             rows_a_chunk: (CHUNK_BYTES / (4 * elements)).max(1),
             rows: 0,
@@ -342,10 +327,7 @@ impl CarrayWriter {
     fn write_chunk(&mut self) -> Result<()> {
         let frame = blosc::compress(&self.pending, 4);
         self.compressed += frame.len();
-        let path = self
-            .temporary
-            .join("data")
-            .join(format!("__{}.blp", self.chunks));
+        let path = self.folder.join(format!("data/__{}.blp", self.chunks));
         let mut bytes = b"blpk\x01\0\0\0\x01\0\0\0\0\0\0\0".to_vec();
         bytes.extend(frame);
         fs::write(&path, bytes).map_err(Error::io("writing", &path))?;
@@ -354,10 +336,10 @@ impl CarrayWriter {
         Ok(())
     }
 
-    /// Writes the last chunk and the description, and gives the folder its name.
+    /// Writes the last chunk and the description.
     ///
     /// # Errors
-    /// A file cannot be written or the folder cannot be renamed.
+    /// A file cannot be written.
     pub fn finish(mut self) -> Result<()> {
         if !self.pending.is_empty() {
             self.write_chunk()?;
@@ -382,14 +364,10 @@ impl CarrayWriter {
             ("meta/storage", storage.to_string()),
             ("__attrs__", "{}".into()),
         ] {
-            let path = self.temporary.join(name);
+            let path = self.folder.join(name);
             fs::write(&path, text + "\n").map_err(Error::io("writing", &path))?;
         }
-        if self.target.exists() {
-            fs::remove_dir_all(&self.target).map_err(Error::io("replacing", &self.target))?;
-        }
-        fs::rename(&self.temporary, &self.target)
-            .map_err(Error::io("renaming the temporary folder to", &self.target))
+        Ok(())
     }
 }
 
@@ -407,14 +385,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         for (elements, rows) in [(700_001, 3), (5, 11), (60_000, 20)] {
             let path = dir.path().join(elements.to_string());
-            for _ in 0..2 {
-                let mut writer = CarrayWriter::create(&path, &[elements, 1]).unwrap();
-                for row in 0..rows {
-                    let row: Vec<f32> = (0..elements).map(|i| value(row, i)).collect();
-                    writer.push(&row).unwrap();
-                }
-                writer.finish().unwrap();
+            let mut writer = CarrayWriter::create(&path, &[elements, 1]).unwrap();
+            for row in 0..rows {
+                let row: Vec<f32> = (0..elements).map(|i| value(row, i)).collect();
+                writer.push(&row).unwrap();
             }
+            assert!(Carray::open(&path).is_err(), "not yet");
+            writer.finish().unwrap();
             let mut array = Carray::open(&path).unwrap();
             assert_eq!(array.shape(), [rows, elements, 1]);
             let mut out = Vec::new();
@@ -431,11 +408,11 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_is_no_carray_is_not_replaced() {
+    fn a_folder_that_is_there_is_not_written_to() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("precious"), "x").unwrap();
         assert!(CarrayWriter::create(dir.path(), &[3]).is_err());
         assert!(Carray::open(dir.path()).is_err());
-        assert!(dir.path().join("precious").exists());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 }

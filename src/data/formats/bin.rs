@@ -7,7 +7,7 @@
 //!
 //! Either list may be a NumPy array, and so may what is in it: truth values of any type, an image file as an array of bytes.
 
-use crate::base::map::Map;
+use crate::base::files::read_whole;
 use crate::data::Image;
 use crate::data::picture;
 use crate::encoding::pickle::numpy::{self, Array};
@@ -16,11 +16,11 @@ use crate::{Error, Result};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-/// An evaluation set in a `.bin` file, mapped into memory.
+/// An evaluation set in a `.bin` file, held in memory as it is.
 #[derive(Debug)]
 pub struct Bin {
     path: PathBuf,
-    map: Map,
+    file: Vec<u8>,
     values: Values,
     /// The numbers of the values that hold the images, and where in these.
     images: Vec<(Id, Range<usize>)>,
@@ -38,8 +38,9 @@ impl Bin {
     /// # Errors
     /// It cannot be read, is no such pickle or damaged, or has not two images a truth value.
     pub fn open(path: &Path) -> Result<Self> {
-        let map = Map::open(path)?;
-        let values = pickle::load(&map, &numpy::NAMES).map_err(|refusal| refusal.error(path, 0))?;
+        let file = read_whole(path)?;
+        let values =
+            pickle::load(&file, &numpy::NAMES).map_err(|refusal| refusal.error(path, 0))?;
         let bad = |found: String| {
             Error::data(
                 path,
@@ -55,10 +56,10 @@ impl Bin {
             return Err(bad(format!("{} items", items.len())));
         };
         let list =
-            |id| List::of(&values, &map, id).ok_or_else(|| bad("items that are no lists".into()));
-        let images = (list(images)?.images(&values, &map))
+            |id| List::of(&values, &file, id).ok_or_else(|| bad("items that are no lists".into()));
+        let images = (list(images)?.images(&values, &file))
             .map_err(|i| bad(format!("image {i} that is not bytes")))?;
-        let same = (list(same)?.truths(&values, &map))
+        let same = (list(same)?.truths(&values, &file))
             .map_err(|i| bad(format!("truth value {i} that is neither True nor False")))?;
         if images.len() != 2 * same.len() {
             return Err(bad(format!(
@@ -69,7 +70,7 @@ impl Bin {
         }
         Ok(Bin {
             path: path.into(),
-            map,
+            file,
             values,
             images,
             same,
@@ -84,7 +85,7 @@ impl Bin {
     /// The file of image `index`, below twice the number of pairs.
     pub fn encoded(&self, index: usize) -> &[u8] {
         let (id, range) = &self.images[index];
-        let bytes = self.values.bytes(&self.map, *id);
+        let bytes = self.values.bytes(&self.file, *id);
         &bytes.expect("an image is bytes")[range.clone()]
     }
 

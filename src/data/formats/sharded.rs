@@ -1,6 +1,6 @@
 //! Records in one file or several, with random access over all of them: what TFRecord and WebDataset sets share.
 
-use crate::base::map::Map;
+use crate::base::data_file::DataFile;
 use crate::data::Opening;
 use crate::data::formats::index::{self, Format, Index, IndexBuilder, Record, Stamp};
 use crate::data::formats::labels;
@@ -13,17 +13,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// One file of the set.
 #[derive(Debug)]
-pub(crate) struct Shard {
-    pub(crate) path: PathBuf,
-    pub(crate) map: Map,
+struct Shard {
+    file: DataFile,
     /// Records in all files before this one.
     first: usize,
 }
 
 /// A walk over a file: adds its records to the builder, tells of bytes passed since the last call.
-pub(crate) type Walk = fn(&Path, &[u8], &mut IndexBuilder, &dyn Fn(u64)) -> Result<()>;
+pub(crate) type Walk = fn(&DataFile, &mut IndexBuilder, &dyn Fn(u64)) -> Result<()>;
 
-/// The files, their records and their labels. 16 bytes a record are held in memory; the files are mapped.
+/// The files, their records and their labels. 16 bytes a record are held in memory.
 #[derive(Debug)]
 pub(crate) struct Sharded {
     shards: Vec<Shard>,
@@ -38,52 +37,52 @@ pub(crate) struct Sharded {
 pub(crate) struct Found<'a> {
     pub(crate) path: &'a Path,
     pub(crate) offset: u64,
-    pub(crate) bytes: &'a [u8],
+    pub(crate) bytes: Vec<u8>,
 }
 
 impl Sharded {
     /// Opens the files, each with its index; those that have none yet are walked on all cores.
     ///
     /// # Errors
-    /// A file cannot be mapped or a walk fails; there is no record.
+    /// A file cannot be opened or a walk fails; there is no record.
     pub(crate) fn open(
         paths: Vec<PathBuf>,
         format: Format,
         walk: Walk,
         opening: &Opening<'_>,
     ) -> Result<Self> {
-        // Before they are mapped: an index is good for what is mapped only if the file is then still the same.
+        // Before they are opened: an index is good for what is opened only if the file is then still the same.
         let stamps = (paths.iter().map(|path| Stamp::of(path))).collect::<Result<Vec<_>>>()?;
-        let maps = (paths.iter().map(|path| Map::open(path))).collect::<Result<Vec<_>>>()?;
-        let total = maps.iter().map(|map| map.len() as u64).sum();
+        let files = (paths.iter().map(|path| DataFile::open(path))).collect::<Result<Vec<_>>>()?;
+        let total = files.iter().map(DataFile::len).sum();
         let done = AtomicU64::new(0);
         let passed = |bytes: u64| {
             let done = done.fetch_add(bytes, Ordering::Relaxed) + bytes;
             (opening.progress)(done, total);
         };
-        let indices: Vec<Result<Index>> = (paths.par_iter().zip(&maps).zip(&stamps))
-            .map(|((path, map), &stamp)| {
+        let indices: Vec<Result<Index>> = (files.par_iter().zip(&stamps))
+            .map(|(file, &stamp)| {
                 let mut walked = false;
-                let index = index::load_or_walk(path, format, stamp, opening, || {
+                let index = index::load_or_walk(file.path(), format, stamp, opening, || {
                     walked = true;
                     let mut builder = IndexBuilder::default();
-                    walk(path, map, &mut builder, &passed)?;
+                    walk(file, &mut builder, &passed)?;
                     Ok(builder.finish())
                 });
                 if !walked {
-                    passed(map.len() as u64);
+                    passed(file.len());
                 }
                 index
             })
             .collect();
         let mut set = Sharded {
-            shards: Vec::with_capacity(paths.len()),
+            shards: Vec::with_capacity(files.len()),
             records: Vec::new(),
             names: Vec::new(),
             unused: Unused::default(),
         };
         let mut numbers: HashMap<String, u32> = HashMap::new();
-        for ((path, map), index) in paths.into_iter().zip(maps).zip(indices) {
+        for (file, index) in files.into_iter().zip(indices) {
             // The first file's error, whatever order they were walked in.
             let Index {
                 names,
@@ -91,10 +90,8 @@ impl Sharded {
                 unused,
             } = index?;
             set.unused.merge(unused);
-            map.expect_random_access();
             set.shards.push(Shard {
-                path,
-                map,
+                file,
                 first: set.records.len(),
             });
             let common: Vec<u32> = names
@@ -109,7 +106,7 @@ impl Sharded {
                 ..record
             }));
         }
-        let first = &set.shards[0].path;
+        let first = set.shards[0].file.path();
         if set.records.is_empty() {
             return Err(Error::data(first, "holds no record"));
         }
@@ -156,17 +153,23 @@ impl Sharded {
         &self.shards[after - 1]
     }
 
-    /// The content of record `index`; nothing where the file grew between its being mapped and its being indexed.
-    pub(crate) fn record(&self, index: usize) -> Found<'_> {
-        let shard = self.shard(index);
+    /// The content of record `index`.
+    ///
+    /// # Errors
+    /// The file cannot be read, or has become shorter.
+    pub(crate) fn record(&self, index: usize) -> Result<Found<'_>> {
+        let file = &self.shard(index).file;
         let Record { offset, length, .. } = self.records[index];
-        Found {
-            path: &shard.path,
+        Ok(Found {
+            path: file.path(),
             offset,
-            bytes: (shard.map.get(offset as usize..))
-                .and_then(|rest| rest.get(..length as usize))
-                .unwrap_or(&[]),
-        }
+            bytes: file.read(offset, length as usize)?,
+        })
+    }
+
+    /// The file of record `index`.
+    pub(crate) fn path(&self, index: usize) -> &Path {
+        self.shard(index).file.path()
     }
 
     /// For messages: file, number of the record in it, and its place.
@@ -174,7 +177,7 @@ impl Sharded {
         let shard = self.shard(index);
         format!(
             "{}, record {} at byte {}",
-            shard.path.display(),
+            shard.file.path().display(),
             index - shard.first,
             self.records[index].offset
         )

@@ -14,66 +14,80 @@
 //! A pax record is `length key=value\n`; `path` and `size` replace what the next header says. A block of zeros ends the
 //! archive; after it there may be more zeros.
 
+use crate::base::data_file::{DataFile, Window};
 use crate::data::unused::{Reason, Unused};
 use crate::{Error, Result};
 use std::path::Path;
 
-const BLOCK: usize = 512;
+const BLOCK: u64 = 512;
 
 /// The longest name that is believed.
 const MAX_NAME: u64 = 1 << 16;
 
+/// The most pax records that are read for one member, in bytes.
+const MAX_PAX: u64 = 1 << 20;
+
 /// A file in an archive.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Member<'a> {
+pub(crate) struct Member {
     pub(crate) name: String,
     /// Where its header begins.
     pub(crate) header: u64,
     /// Where its content begins.
     pub(crate) offset: u64,
-    pub(crate) content: &'a [u8],
+    pub(crate) length: u64,
 }
 
 /// Whether `bytes` begin as an archive does.
 pub(crate) fn is_tar(bytes: &[u8]) -> bool {
-    bytes.get(257..262) == Some(b"ustar") && bytes.get(..BLOCK).is_some_and(sum_fits)
+    bytes.get(257..262) == Some(b"ustar") && bytes.get(..BLOCK as usize).is_some_and(sum_fits)
 }
 
-/// The files of the archive `bytes`, one after the other.
+/// The files of an archive, one after the other.
 pub(crate) struct Members<'a> {
-    path: &'a Path,
-    bytes: &'a [u8],
-    at: usize,
+    window: Window<'a>,
+    at: u64,
     /// Members that are neither file nor folder.
     pub(crate) unused: Unused,
 }
 
 impl<'a> Members<'a> {
-    pub(crate) fn new(path: &'a Path, bytes: &'a [u8]) -> Self {
+    pub(crate) fn new(file: &'a DataFile) -> Self {
         Members {
-            path,
-            bytes,
+            window: Window::walk(file),
             at: 0,
             unused: Unused::default(),
         }
     }
 
+    pub(crate) fn path(&self) -> &'a Path {
+        self.window.file().path()
+    }
+
     /// How far the walk has come.
-    pub(crate) fn position(&self) -> usize {
+    pub(crate) fn position(&self) -> u64 {
         self.at
     }
 
+    /// The content of a member.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub(crate) fn content(&mut self, member: &Member) -> Result<&[u8]> {
+        self.window.get(member.offset, member.length as usize)
+    }
+
     /// The next file, or none at the end.
-    pub(crate) fn next(&mut self) -> Result<Option<Member<'a>>> {
+    pub(crate) fn next(&mut self) -> Result<Option<Member>> {
         let (mut name, mut size) = (None, None);
-        let begin = self.at as u64;
+        let begin = self.at;
         loop {
             let at = self.at;
             let header = self.header()?;
             if header.iter().all(|&b| b == 0) {
                 return self.end().map(|()| None);
             }
-            if !sum_fits(header) {
+            if !sum_fits(&header) {
                 return Err(self.bad(
                     at,
                     "the header of an archive's member",
@@ -86,42 +100,41 @@ impl<'a> Members<'a> {
                     self.bad(at + 124, "a size in octal", &show(&header[124..136]))
                 })?,
             };
-            let content = self.content(at, stored)?;
+            self.pass(at, stored)?;
             match header[156] {
-                b'L' => name = Some(self.long_name(at, content)?),
+                b'L' => name = Some(until_zero(self.short(at, stored, MAX_NAME, "a name")?)),
                 b'x' => {
-                    let pax = pax(content).ok_or_else(|| {
-                        self.bad(
-                            at + BLOCK,
-                            "pax records \"length key=value\"",
-                            &show(content),
-                        )
+                    let content = self.short(at, stored, MAX_PAX, "pax records")?;
+                    let (pax, found) = (pax(content), show(content));
+                    let pax = pax.ok_or_else(|| {
+                        self.bad(at + BLOCK, "pax records \"length key=value\"", &found)
                     })?;
                     name = pax.path.or(name);
                     size = pax.size;
                 }
                 b'0' | 0 | b'7' => {
                     return Ok(Some(Member {
-                        name: name.unwrap_or_else(|| short_name(header)),
+                        name: name.unwrap_or_else(|| short_name(&header)),
                         header: begin,
-                        offset: (at + BLOCK) as u64,
-                        content,
+                        offset: at + BLOCK,
+                        length: stored,
                     }));
                 }
                 // Pax records for all members, which name none.
                 b'g' => {}
                 b'5' => name = None,
                 _ => {
-                    let name = name.take().unwrap_or_else(|| short_name(header));
+                    let name = name.take().unwrap_or_else(|| short_name(&header));
                     self.unused.add(Reason::NoFile, name);
                 }
             }
         }
     }
 
-    fn header(&mut self) -> Result<&'a [u8]> {
-        let Some(header) = self.bytes[self.at..].get(..BLOCK) else {
-            let rest = self.bytes.len() - self.at;
+    fn header(&mut self) -> Result<[u8; BLOCK as usize]> {
+        let header = self.window.get(self.at, BLOCK as usize)?;
+        let Some(&header) = header.first_chunk() else {
+            let rest = header.len();
             return Err(self.bad(
                 self.at,
                 "a member's header, or the zeros that end an archive",
@@ -132,44 +145,48 @@ impl<'a> Members<'a> {
         Ok(header)
     }
 
-    fn content(&mut self, header: usize, size: u64) -> Result<&'a [u8]> {
-        let rest = &self.bytes[self.at..];
-        let content = usize::try_from(size).ok().and_then(|size| rest.get(..size));
-        let Some(content) = content else {
+    /// Passes over the content of the member whose header is at `header`.
+    fn pass(&mut self, header: u64, size: u64) -> Result<()> {
+        let end = self.window.file().len();
+        let rest = end - self.at;
+        if size > rest {
             return Err(self.bad(
                 header,
                 &format!("a member of {size} bytes"),
-                &format!(
-                    "{} bytes to the end of the file: it is truncated",
-                    rest.len()
-                ),
+                &format!("{rest} bytes to the end of the file: it is truncated"),
             ));
-        };
-        self.at = (self.at + content.len().next_multiple_of(BLOCK)).min(self.bytes.len());
-        Ok(content)
+        }
+        self.at = (self.at + size.next_multiple_of(BLOCK)).min(end);
+        Ok(())
     }
 
-    fn long_name(&self, at: usize, content: &[u8]) -> Result<String> {
-        if content.len() as u64 > MAX_NAME {
-            return Err(self.bad(at, "a name", &format!("one of {} bytes", content.len())));
+    /// The content of the member whose header is at `header`, which is of no use if it is long.
+    fn short(&mut self, header: u64, size: u64, most: u64, what: &str) -> Result<&[u8]> {
+        if size > most {
+            return Err(self.bad(header, what, &format!("{size} bytes")));
         }
-        Ok(until_zero(content))
+        self.window.get(header + BLOCK, size as usize)
     }
 
     /// After the block of zeros nothing may come that would be passed over.
-    fn end(&self) -> Result<()> {
-        match self.bytes[self.at..].iter().position(|&b| b != 0) {
-            None => Ok(()),
-            Some(more) => Err(self.bad(
-                self.at + more,
-                "nothing but zeros after the end of the archive",
-                "more: several archives in one file are not read, make them several files",
-            )),
+    fn end(&mut self) -> Result<()> {
+        let mut at = self.at;
+        while at < self.window.file().len() {
+            let bytes = self.window.get(at, 64 << 10)?;
+            if let Some(more) = bytes.iter().position(|&b| b != 0) {
+                return Err(self.bad(
+                    at + more as u64,
+                    "nothing but zeros after the end of the archive",
+                    "more: several archives in one file are not read, make them several files",
+                ));
+            }
+            at += bytes.len() as u64;
         }
+        Ok(())
     }
 
-    fn bad(&self, at: usize, expected: &str, found: &str) -> Error {
-        Error::malformed(self.path, at as u64, expected, found)
+    fn bad(&self, at: u64, expected: &str, found: &str) -> Error {
+        Error::malformed(self.path(), at, expected, found)
     }
 }
 

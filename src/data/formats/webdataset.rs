@@ -6,6 +6,7 @@
 //! counted as not used. Labels are ranked (`data/labels.rs`). Archives must not be compressed. Where the samples are is found once and kept
 //! (`data/index.rs`).
 
+use crate::base::data_file::DataFile;
 use crate::data::formats::index::{Format, IndexBuilder};
 use crate::data::formats::sharded::Sharded;
 use crate::data::formats::tar::{Member, Members};
@@ -18,10 +19,10 @@ use crate::{Error, Result};
 use std::path::{Path, PathBuf};
 
 /// The longest label.
-const MAX_LABEL: usize = 1024;
+const MAX_LABEL: u64 = 1024;
 
 /// Bytes between two reports of progress.
-const REPORT: usize = 16 << 20;
+const REPORT: u64 = 16 << 20;
 
 /// One WebDataset archive or several as a data set.
 #[derive(Debug)]
@@ -76,18 +77,20 @@ fn is_hidden(name: &str) -> bool {
 impl Sample {
     fn add(
         &mut self,
-        path: &Path,
-        member: &Member<'_>,
+        members: &mut Members<'_>,
+        member: &Member,
         ending: &str,
         unused: &mut Unused,
     ) -> Result<()> {
+        let path = members.path();
         let bad = |expected: String, found: String| {
             Err(Error::malformed(path, member.header, expected, found))
         };
         if ending.eq_ignore_ascii_case("cls") {
-            let text = (member.content.len() <= MAX_LABEL)
-                .then(|| std::str::from_utf8(without_mark(member.content)).ok())
-                .flatten();
+            let text = match member.length {
+                ..=MAX_LABEL => std::str::from_utf8(without_mark(members.content(member)?)).ok(),
+                _ => None,
+            };
             let label = text.map_or(Err("no short text in UTF-8".into()), labels::check);
             match label {
                 Ok(_) if self.label.is_some() => {
@@ -105,10 +108,10 @@ impl Sample {
                 }
             }
         } else if picture::is_extension(ending) {
-            let Ok(length) = u32::try_from(member.content.len()) else {
+            let Ok(length) = u32::try_from(member.length) else {
                 return bad(
                     "an image of less than 4 GiB".into(),
-                    format!("{} of {} bytes", member.name, member.content.len()),
+                    format!("{} of {} bytes", member.name, member.length),
                 );
             };
             if self.image.is_some() {
@@ -139,14 +142,15 @@ impl Sample {
     }
 }
 
-fn walk(path: &Path, bytes: &[u8], builder: &mut IndexBuilder, passed: &dyn Fn(u64)) -> Result<()> {
-    if bytes.starts_with(b"\x1f\x8b") {
+fn walk(file: &DataFile, builder: &mut IndexBuilder, passed: &dyn Fn(u64)) -> Result<()> {
+    let path = file.path();
+    if file.read(0, 2)? == b"\x1f\x8b" {
         return Err(Error::Unsupported {
             path: path.into(),
             what: "a compressed archive (decompress it with gunzip first)".into(),
         });
     }
-    let mut members = Members::new(path, bytes);
+    let mut members = Members::new(file);
     let mut sample = Sample::default();
     let mut reported = 0;
     while let Some(member) = members.next()? {
@@ -163,13 +167,13 @@ fn walk(path: &Path, bytes: &[u8], builder: &mut IndexBuilder, passed: &dyn Fn(u
             };
             std::mem::replace(&mut sample, next).finish(path, builder)?;
         }
-        sample.add(path, &member, ending, &mut builder.unused)?;
+        sample.add(&mut members, &member, ending, &mut builder.unused)?;
         if members.position() - reported >= REPORT {
-            passed((members.position() - reported) as u64);
+            passed(members.position() - reported);
             reported = members.position();
         }
     }
-    passed((bytes.len() - reported) as u64);
+    passed(file.len() - reported);
     builder.unused.merge(members.unused);
     sample.finish(path, builder)
 }
@@ -188,8 +192,8 @@ impl Dataset for WebDataset {
     }
 
     fn read(&self, index: usize, image: &mut Image) -> Result<()> {
-        let found = self.records.record(index);
-        picture::decode(found.bytes, image).map_err(|why| {
+        let found = self.records.record(index)?;
+        picture::decode(&found.bytes, image).map_err(|why| {
             Error::malformed(
                 found.path,
                 found.offset,
@@ -204,13 +208,11 @@ impl Dataset for WebDataset {
     }
 
     fn files(&self, index: usize) -> Vec<PathBuf> {
-        vec![self.records.record(index).path.into()]
+        vec![self.records.path(index).into()]
     }
 
     fn encoded(&self, index: usize) -> Result<Option<Encoded>> {
-        Ok(Some(Encoded::new(
-            self.records.record(index).bytes.to_vec(),
-        )))
+        Ok(Some(Encoded::new(self.records.record(index)?.bytes)))
     }
 
     fn class_name(&self, label: u32) -> String {

@@ -1,7 +1,8 @@
-//! The folder that is packed to: what an earlier run left there, temporary names, and the exchange at the end.
+//! The folder that is packed to: what an earlier run left there, and what takes its place.
 
 use super::tfrecord::IMAGES;
 use super::{AT_ONCE, PackFormat, PackOptions};
+use crate::base::exchange::Exchange;
 use crate::data::Dataset;
 use crate::data::formats::index;
 use crate::data::formats::tfrecord::Schema;
@@ -9,7 +10,6 @@ use crate::{Error, Result};
 use rayon::prelude::*;
 use std::collections::HashSet;
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
 pub(super) const IDENTITIES: &str = "identities.tsv";
@@ -58,18 +58,18 @@ fn is_our_folder(out: &Path, name: &str, earlier: &[PathBuf]) -> Result<bool> {
 
 /// The folder of a run.
 pub(super) struct Files {
-    out: PathBuf,
+    exchange: Exchange,
     /// What an earlier run left there.
     earlier: Vec<PathBuf>,
 }
 
 impl Files {
-    /// Looks at `out`, which is made where it is not there.
+    /// Looks at `out`, which is made where it is not there, and locks it.
     ///
     /// # Errors
-    /// It cannot be listed, or holds what must not be replaced.
+    /// It cannot be listed, or holds what must not be replaced; another process is at work there.
     pub(super) fn create(out: &Path, options: &PackOptions, source: &dyn Dataset) -> Result<Self> {
-        fs::create_dir_all(out).map_err(Error::io("creating the folder", out))?;
+        let exchange = Exchange::begin(out, "packing")?;
         let mut earlier = Vec::new();
         for entry in fs::read_dir(out).map_err(Error::io("listing the folder", out))? {
             let entry = entry.map_err(Error::io("listing the folder", out))?;
@@ -106,14 +106,8 @@ impl Files {
                 "is there already; choose another folder, or ask for it to be overwritten",
             ));
         }
-        let files = Files {
-            out: out.into(),
-            earlier,
-        };
+        let files = Files { exchange, earlier };
         files.spare(source)?;
-        for folder in [RESERVED, IMAGES] {
-            remove(&files.temporary(folder))?;
-        }
         Ok(files)
     }
 
@@ -150,24 +144,17 @@ impl Files {
         }
     }
 
-    /// The name that a file has until all are whole.
-    pub(super) fn temporary(&self, name: &str) -> PathBuf {
-        self.out.join(format!("{name}.tmp"))
+    /// Where the file or folder that is to be called `name` is written.
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.exchange.path(name)
     }
 
-    /// Gives the files their names. Old files go first, so that no mixture of old and new is ever taken for a whole.
-    pub(super) fn rename(&self, names: &[String]) -> Result<()> {
-        for path in self.earlier.iter().rev() {
-            remove(path)?;
-        }
-        for name in names {
-            let (from, to) = (self.temporary(name), self.out.join(name));
-            let folder = [RESERVED, IMAGES].contains(&&name[..]);
-            if !folder || from.exists() {
-                fs::rename(&from, &to).map_err(Error::io("renaming the temporary file to", &to))?;
-            }
-        }
-        Ok(())
+    /// Puts the new files into the place of the earlier run's.
+    pub(super) fn finish(mut self) -> Result<()> {
+        let names = self.earlier.iter().filter_map(|path| path.file_name());
+        let names = names.map(|name| name.to_string_lossy().into_owned());
+        let stale: Vec<String> = names.filter(|name| !self.path(name).exists()).collect();
+        self.exchange.commit(&stale)
     }
 }
 
@@ -176,19 +163,6 @@ fn foreign(path: &Path) -> Error {
         path,
         "is there already and not of an earlier run, so it is not replaced; choose another folder",
     )
-}
-
-/// Removes a file or folder that may not be there.
-fn remove(path: &Path) -> Result<()> {
-    let result = if path.is_dir() {
-        fs::remove_dir_all(path)
-    } else {
-        fs::remove_file(path)
-    };
-    match result {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io("removing", path)(e)),
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]

@@ -14,7 +14,8 @@
 //! The last N identities can be kept out of training: they become an image folder whose folder names are their numbers
 //! (`85642/0001.jpg`), which is what embedding test identities by number wants.
 //!
-//! Everything is written under temporary names and renamed at the end.
+//! Everything appears together at the end, in the place of an earlier run's files
+//! ([`exchange`](crate::base::exchange)); the folder is locked until then.
 
 mod files;
 mod recordio;
@@ -150,24 +151,23 @@ pub fn pack(
         }
         done(i * AT_ONCE + places.len());
     }
-    let mut names = vec![IDENTITIES.to_owned(), RESERVED.to_owned()];
-    names.extend(sink.finish(&groups, kept)?);
+    sink.finish(&groups, kept)?;
     write_identities(source, &groups, kept, &files)?;
     for label in kept..classes {
         reserve(source, &groups, label, &files, options, &mut packed)?;
         done(groups.starts[label + 1]);
     }
-    files.rename(&names)?;
+    files.finish()?;
     Ok(packed)
 }
 
-/// Where packed images go. Its files have temporary names.
+/// Where packed images go.
 trait Sink {
     /// Takes the image at `place` of the grouped order, the `number`th of its class from 1 on.
     fn push(&mut self, place: usize, label: u32, number: usize, image: &Encoded) -> Result<()>;
 
-    /// Writes what is left, and gives the final names of all files and folders, the data themselves last.
-    fn finish(self: Box<Self>, groups: &Groups, kept: usize) -> Result<Vec<String>>;
+    /// Writes what is left.
+    fn finish(self: Box<Self>, groups: &Groups, kept: usize) -> Result<()>;
 }
 
 impl Packed {
@@ -284,7 +284,7 @@ fn write_identities(
         let set = if label < kept { "train" } else { "reserved" };
         text.push_str(&format!("{label}\t{name}\t{images}\t{set}\n"));
     }
-    let path = files.temporary(IDENTITIES);
+    let path = files.path(IDENTITIES);
     fs::write(&path, text).map_err(Error::io("writing", &path))
 }
 
@@ -297,7 +297,7 @@ fn reserve(
     options: &PackOptions,
     packed: &mut Packed,
 ) -> Result<()> {
-    let dir = files.temporary(RESERVED).join(label.to_string());
+    let dir = files.path(RESERVED).join(label.to_string());
     fs::create_dir_all(&dir).map_err(Error::io("creating the folder", &dir))?;
     let mut number = 0;
     for &index in &groups.images[groups.starts[label]..groups.starts[label + 1]] {

@@ -26,13 +26,13 @@ impl RecordIoSink {
                 "{images} images of {identities} identities are more than InsightFace's headers can count (2^24)"
             )));
         }
-        let mut record = RecordWriter::create(&files.temporary("train.rec"))?;
+        let mut record = RecordWriter::create(&files.path("train.rec"))?;
         // Record 0 is written again at the end, when the number of images is known; its length stays.
         record.write(0, 0.0, &[0.0, 0.0], &[])?;
         Ok(RecordIoSink {
             record,
-            idx: files.temporary("train.idx"),
-            property: files.temporary("property"),
+            idx: files.path("train.idx"),
+            property: files.path("property"),
             offsets: vec![None; images],
         })
     }
@@ -48,7 +48,7 @@ impl Sink for RecordIoSink {
     }
 
     /// Gives every stored image its key, writes the identity headers, record 0 and the index.
-    fn finish(mut self: Box<Self>, groups: &Groups, kept: usize) -> Result<Vec<String>> {
+    fn finish(mut self: Box<Self>, groups: &Groups, kept: usize) -> Result<()> {
         let mut index = vec![0];
         let mut ranges = Vec::with_capacity(kept);
         for label in 0..kept {
@@ -71,14 +71,11 @@ impl Sink for RecordIoSink {
             for (key, offset) in index.iter().enumerate() {
                 writeln!(out, "{key}\t{offset}")?;
             }
-            out.into_inner()?.sync_all()
+            out.flush()
         };
         write().map_err(Error::io("writing", &self.idx))?;
         fs::write(&self.property, format!("{kept},112,112"))
-            .map_err(Error::io("writing", &self.property))?;
-        Ok(["property", "train.idx", "train.rec"]
-            .map(String::from)
-            .into())
+            .map_err(Error::io("writing", &self.property))
     }
 }
 
@@ -116,8 +113,7 @@ impl RecordWriter {
         let mut finish = || {
             io::Seek::rewind(&mut self.file)?;
             self.file.write_all(&bytes)?;
-            self.file.flush()?;
-            self.file.get_ref().sync_all()
+            self.file.flush()
         };
         finish().map_err(Error::io("writing", &self.path))
     }

@@ -15,8 +15,6 @@ pub(super) const IMAGES: &str = "images";
 /// TFRecord files that are being written, one after the other.
 pub(super) struct TfRecordSink {
     schema: Schema,
-    /// Under their final names.
-    names: Vec<String>,
     paths: Vec<PathBuf>,
     images: PathBuf,
     /// The file that is being written, and its number.
@@ -43,9 +41,8 @@ impl TfRecordSink {
         };
         Ok(TfRecordSink {
             schema,
-            paths: names.iter().map(|name| files.temporary(name)).collect(),
-            names,
-            images: files.temporary(IMAGES),
+            paths: names.iter().map(|name| files.path(name)).collect(),
+            images: files.path(IMAGES),
             file: None,
             done: 0,
             total: images,
@@ -70,14 +67,11 @@ impl TfRecordSink {
     }
 
     fn close(&mut self) -> Result<()> {
-        let Some((number, file)) = self.file.take() else {
+        let Some((number, mut file)) = self.file.take() else {
             return Ok(());
         };
-        (file
-            .into_inner()
-            .map_err(std::io::IntoInnerError::into_error))
-        .and_then(|file| file.sync_all())
-        .map_err(Error::io("writing", &self.paths[number]))
+        file.flush()
+            .map_err(Error::io("writing", &self.paths[number]))
     }
 }
 
@@ -104,11 +98,8 @@ impl Sink for TfRecordSink {
         written.map_err(Error::io("writing", &self.paths[shard]))
     }
 
-    fn finish(mut self: Box<Self>, _groups: &Groups, _kept: usize) -> Result<Vec<String>> {
+    fn finish(mut self: Box<Self>, _groups: &Groups, _kept: usize) -> Result<()> {
         self.file(self.paths.len() - 1)?;
-        self.close()?;
-        let mut names = vec![IMAGES.into()];
-        names.append(&mut self.names);
-        Ok(names)
+        self.close()
     }
 }

@@ -29,22 +29,20 @@ mod records;
 pub(crate) use records::{MAGIC, MAX_PART, PART_HEADER};
 
 use self::records::{Entry, RecFile, read_index};
+use crate::base::data_file::DataFile;
 use crate::base::files::read_whole;
-use crate::base::map::Map;
 use crate::data::formats::text::without_mark;
 use crate::data::picture;
 use crate::data::unused::{Reason, Unused};
 use crate::data::{Dataset, Encoded, Image};
 use crate::{Error, Result};
-use std::borrow::Cow;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A RecordIO file with random access.
 #[derive(Debug)]
 pub struct RecordIo {
-    path: PathBuf,
-    map: Map,
+    file: DataFile,
     /// The image records.
     entries: Vec<Entry>,
     labels: Vec<u32>,
@@ -63,22 +61,20 @@ impl RecordIo {
     /// There is no such file; a record, the index or `property` is malformed; a label is not a class.
     pub fn open(path: &Path) -> Result<Self> {
         let path = find_rec(path)?;
-        let map = Map::open(&path)?;
-        if map.is_empty() {
+        let data = DataFile::open(&path)?;
+        if data.len() == 0 {
             return Err(Error::data(&path, "is empty: there is no record in it"));
         }
         let index_path = path.with_extension("idx");
-        let file = RecFile {
-            path: &path,
-            map: &map,
-        };
+        let mut file = RecFile::walk(&data);
         let property = read_property(&path.with_file_name("property"))?;
         let mut unused = Unused::default();
         let (entries, labels) = if index_path.is_file() {
-            let all = read_index(&index_path, &file)?;
+            let all = read_index(&index_path, &data)?;
             match file.insightface_header(&all)? {
                 Some((first, end)) => {
-                    file.unnamed(vec![file.extent(&all)], &mut unused);
+                    let extent = file.extent(&all);
+                    file.unnamed(vec![extent], &mut unused);
                     file.by_identity(&all, first, end, &mut unused)?
                 }
                 None => {
@@ -89,7 +85,8 @@ impl RecordIo {
             }
         } else {
             // Identity headers refer to keys, which only the index has. But every record names its class as well.
-            file.by_record(&file.scan()?)?.0
+            let all = file.scan()?;
+            file.by_record(&all)?.0
         };
         let highest = labels
             .iter()
@@ -125,10 +122,8 @@ impl RecordIo {
         for label in (0..classes).filter(|&label| empty[label]) {
             unused.add(Reason::EmptyClass, label.to_string());
         }
-        map.expect_random_access();
         Ok(RecordIo {
-            path,
-            map,
+            file: data,
             entries,
             labels,
             classes,
@@ -138,25 +133,22 @@ impl RecordIo {
 
     /// The `.rec` file.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.file.path()
     }
 
-    /// The bytes of image `index` as they are stored (JPEG as a rule).
+    /// The record of image `index`, and where in it the image file begins (JPEG as a rule), which is all that follows.
     ///
     /// # Errors
     /// The record is malformed, or its label is not that of its identity.
-    fn body(&self, index: usize) -> Result<Cow<'_, [u8]>> {
-        let file = RecFile {
-            path: &self.path,
-            map: &self.map,
-        };
+    fn record(&self, index: usize) -> Result<(Vec<u8>, usize)> {
+        let mut file = RecFile::look(&self.file);
         let entry = self.entries[index];
-        let (payload, _) = file.payload(entry.offset)?;
+        let payload = file.payload(entry.offset, usize::MAX)?;
         let header = file.image_header(&payload, entry)?;
         let label = file.class_label(&header, entry)?;
         if label != self.labels[index] {
             return Err(Error::malformed(
-                &self.path,
+                self.path(),
                 entry.offset + PART_HEADER as u64 + 4,
                 format!(
                     "label {}, as in the first record of the same identity",
@@ -165,11 +157,8 @@ impl RecordIo {
                 format!("label {label} in record {}", entry.key),
             ));
         }
-        let start = payload.len() - header.body.len();
-        Ok(match payload {
-            Cow::Borrowed(bytes) => Cow::Borrowed(&bytes[start..]),
-            Cow::Owned(mut bytes) => Cow::Owned(bytes.split_off(start)),
-        })
+        let start = payload.bytes.len() - header.body.len();
+        Ok((payload.bytes, start))
     }
 }
 
@@ -187,11 +176,11 @@ impl Dataset for RecordIo {
     }
 
     fn read(&self, index: usize, image: &mut Image) -> Result<()> {
-        let body = self.body(index)?;
-        picture::decode(&body, image).map_err(|why| {
+        let (record, start) = self.record(index)?;
+        picture::decode(&record[start..], image).map_err(|why| {
             let entry = self.entries[index];
             Error::malformed(
-                &self.path,
+                self.path(),
                 entry.offset,
                 format!("an image in record {}", entry.key),
                 format!("one that cannot be decoded: {why}"),
@@ -201,15 +190,17 @@ impl Dataset for RecordIo {
 
     fn describe(&self, index: usize) -> String {
         let Entry { key, offset } = self.entries[index];
-        format!("{}, record {key} at byte {offset}", self.path.display())
+        format!("{}, record {key} at byte {offset}", self.path().display())
     }
 
     fn files(&self, _index: usize) -> Vec<PathBuf> {
-        vec![self.path.clone()]
+        vec![self.path().into()]
     }
 
     fn encoded(&self, index: usize) -> Result<Option<Encoded>> {
-        Ok(Some(Encoded::new(self.body(index)?.into_owned())))
+        let (mut record, start) = self.record(index)?;
+        record.drain(..start);
+        Ok(Some(Encoded::new(record)))
     }
 
     fn unused(&self) -> Unused {

@@ -1,11 +1,10 @@
 //! The records of a RecordIO file: their parts, their heads, and the index that names them (layout: the module's text).
 
+use crate::base::data_file::{DataFile, Window};
 use crate::base::files::read_whole;
-use crate::base::map::Map;
 use crate::data::formats::text::without_mark;
 use crate::data::unused::{Reason, Unused};
 use crate::{Error, Result};
-use std::borrow::Cow;
 use std::path::Path;
 
 /// What every record begins with.
@@ -34,7 +33,7 @@ pub(super) struct Header<'a> {
     label: f32,
     /// Labels in the array, `4 * flag` bytes.
     labels: &'a [u8],
-    /// The image file.
+    /// The image file, or its first bytes.
     pub(super) body: &'a [u8],
 }
 
@@ -63,7 +62,7 @@ impl Header<'_> {
 }
 
 /// The entries of a `.idx` file, sorted by key.
-pub(super) fn read_index(path: &Path, file: &RecFile<'_>) -> Result<Vec<Entry>> {
+pub(super) fn read_index(path: &Path, file: &DataFile) -> Result<Vec<Entry>> {
     let bytes = read_whole(path)?;
     let text = without_mark(&bytes);
     let mut entries = Vec::with_capacity(text.len() / 12);
@@ -85,12 +84,12 @@ pub(super) fn read_index(path: &Path, file: &RecFile<'_>) -> Result<Vec<Entry>> 
                     })
                 })
                 .ok_or_else(|| bad("a line \"key<tab>offset\"".into()))?;
-            let bytes = file.map.len() as u64;
+            let bytes = file.len();
             let last = bytes.saturating_sub((PART_HEADER + IMAGE_HEADER) as u64);
             if entry.offset > last || entry.offset % 4 != 0 {
                 return Err(bad(format!(
                     "the offset of a record in {} ({bytes} bytes), a multiple of 4 up to {last}",
-                    file.path.display()
+                    file.path().display()
                 )));
             }
             entries.push(entry);
@@ -116,28 +115,63 @@ pub(super) type Stretch = (u64, u64);
 /// Image records, and the label of each.
 pub(super) type Images = (Vec<Entry>, Vec<u32>);
 
-/// A mapped file with its name.
+/// The payload of a record, its parts put together, or the start of it.
+pub(super) struct Payload {
+    pub(super) bytes: Vec<u8>,
+    /// The length of the whole.
+    pub(super) length: usize,
+    /// Where the next record begins.
+    next: u64,
+}
+
+/// A part of a record: its kind, where its payload lies, and where the next part begins.
+struct Part {
+    kind: u32,
+    start: u64,
+    length: usize,
+    next: u64,
+}
+
+/// A file that is being looked at.
 pub(super) struct RecFile<'a> {
-    pub(super) path: &'a Path,
-    pub(super) map: &'a Map,
+    window: Window<'a>,
 }
 
 impl<'a> RecFile<'a> {
-    /// The part at `offset`: its kind, its payload, and where the next one begins.
-    fn part(&self, offset: u64) -> Result<(u32, &'a [u8], u64)> {
+    /// For opening a file.
+    pub(super) fn walk(file: &'a DataFile) -> Self {
+        RecFile {
+            window: Window::walk(file),
+        }
+    }
+
+    /// For reading one record.
+    pub(super) fn look(file: &'a DataFile) -> Self {
+        RecFile {
+            window: Window::look(file),
+        }
+    }
+
+    fn path(&self) -> &'a Path {
+        self.window.file().path()
+    }
+
+    fn end(&self) -> u64 {
+        self.window.file().len()
+    }
+
+    fn part(&mut self, offset: u64) -> Result<Part> {
+        let (path, end) = (self.path(), self.end());
         let bad = |at: u64, expected: &str, found: String| {
-            Err(Error::malformed(self.path, at, expected, found))
+            Err(Error::malformed(path, at, expected, found))
         };
-        let rest = usize::try_from(offset)
-            .ok()
-            .and_then(|o| self.map.get(o..))
-            .unwrap_or(&[]);
-        let Some((header, rest)) = rest.split_at_checked(PART_HEADER) else {
-            let found = format!("{} bytes: the file is truncated", rest.len());
+        let header = self.window.get(offset, PART_HEADER)?;
+        let &[m0, m1, m2, m3, l0, l1, l2, l3] = header else {
+            let found = format!("{} bytes: the file is truncated", header.len());
             return bad(offset, "the 8 bytes that begin a record", found);
         };
-        let magic = u32::from_le_bytes([header[0], header[1], header[2], header[3]]);
-        let word = u32::from_le_bytes([header[4], header[5], header[6], header[7]]);
+        let magic = u32::from_le_bytes([m0, m1, m2, m3]);
+        let word = u32::from_le_bytes([l0, l1, l2, l3]);
         if magic != MAGIC {
             return bad(
                 offset,
@@ -145,66 +179,90 @@ impl<'a> RecFile<'a> {
                 format!("{magic:#010x}: the index does not fit this file, or the file is damaged"),
             );
         }
-        let length = (word & MAX_PART as u32) as usize;
-        if length > rest.len() {
+        let (start, length) = (offset + PART_HEADER as u64, word & MAX_PART as u32);
+        if u64::from(length) > end - start {
             return bad(
                 offset + 4,
                 &format!("a record of {length} bytes"),
                 format!(
                     "{} bytes to the end of the file: it is truncated or damaged",
-                    rest.len()
+                    end - start
                 ),
             );
         }
         // The last record's padding may be missing.
-        let next =
-            (offset + (PART_HEADER + length.next_multiple_of(4)) as u64).min(self.map.len() as u64);
-        Ok((word >> 29, &rest[..length], next))
+        let next = (start + u64::from(length.next_multiple_of(4))).min(end);
+        Ok(Part {
+            kind: word >> 29,
+            start,
+            length: length as usize,
+            next,
+        })
     }
 
-    /// The payload of the record at `offset`, its parts put together, and where the next record begins.
-    pub(super) fn payload(&self, offset: u64) -> Result<(Cow<'a, [u8]>, u64)> {
-        let (kind, bytes, mut next) = self.part(offset)?;
-        match kind {
-            0 => return Ok((Cow::Borrowed(bytes), next)),
-            1 => {}
-            kind => {
-                return Err(Error::malformed(
-                    self.path,
-                    offset + 4,
-                    "the first part of a record (kind 0 or 1)",
-                    format!("kind {kind}"),
-                ));
-            }
+    /// The first `most` bytes of the payload of the record at `offset`.
+    pub(super) fn payload(&mut self, offset: u64, most: usize) -> Result<Payload> {
+        let first = self.part(offset)?;
+        if first.kind > 1 {
+            return Err(Error::malformed(
+                self.path(),
+                offset + 4,
+                "the first part of a record (kind 0 or 1)",
+                format!("kind {}", first.kind),
+            ));
         }
-        let mut whole = bytes.to_vec();
-        loop {
-            let at = next;
-            let (kind, bytes, after) = self.part(at)?;
-            if kind != 2 && kind != 3 {
+        let mut payload = Payload {
+            bytes: (self.window).copy(first.start, first.length.min(most))?,
+            length: first.length,
+            next: first.next,
+        };
+        let mut ended = first.kind == 0;
+        while !ended {
+            let at = payload.next;
+            let part = self.part(at)?;
+            if part.kind != 2 && part.kind != 3 {
                 return Err(Error::malformed(
-                    self.path,
+                    self.path(),
                     at + 4,
                     format!("a further part (kind 2 or 3) of the record at byte {offset}"),
-                    format!("kind {kind}"),
+                    format!("kind {}", part.kind),
                 ));
             }
-            whole.extend(MAGIC.to_le_bytes());
-            whole.extend(bytes);
-            next = after;
-            if kind == 3 {
-                return Ok((Cow::Owned(whole), next));
+            if payload.bytes.len() < most {
+                let left = most - payload.bytes.len();
+                payload.bytes.extend(MAGIC.to_le_bytes());
+                let bytes = self.window.get(part.start, part.length.min(left))?;
+                payload.bytes.extend(bytes);
             }
+            payload.length += MAGIC.to_le_bytes().len() + part.length;
+            payload.next = part.next;
+            ended = part.kind == 3;
+        }
+        payload.bytes.truncate(most);
+        Ok(payload)
+    }
+
+    /// The start of an image record's payload, with all its labels and the first bytes of its image.
+    fn head(&mut self, offset: u64) -> Result<Payload> {
+        let payload = self.payload(offset, IMAGE_HEADER + 16)?;
+        let Some((flag, _)) = payload.bytes.split_first_chunk() else {
+            return Ok(payload);
+        };
+        let labels = (u32::from_le_bytes(*flag) as usize).saturating_mul(4);
+        let needed = labels.saturating_add(IMAGE_HEADER + 2).min(payload.length);
+        match needed <= payload.bytes.len() {
+            true => Ok(payload),
+            false => self.payload(offset, needed),
         }
     }
 
     /// All records, numbered from 0 in the order of the file.
-    pub(super) fn scan(&self) -> Result<Vec<Entry>> {
+    pub(super) fn scan(&mut self) -> Result<Vec<Entry>> {
         let mut entries = Vec::new();
-        let (mut offset, end) = (0, self.map.len() as u64);
+        let (mut offset, end) = (0, self.end());
         while offset < end {
             let Ok(key) = u32::try_from(entries.len()) else {
-                return Err(Error::data(self.path, "holds more than 2^32 records"));
+                return Err(Error::data(self.path(), "holds more than 2^32 records"));
             };
             entries.push(Entry { key, offset });
             offset = self.behind(offset)?;
@@ -213,32 +271,24 @@ impl<'a> RecFile<'a> {
     }
 
     /// Where the record behind that at `offset` begins.
-    fn behind(&self, offset: u64) -> Result<u64> {
-        let (mut kind, _, mut next) = self.part(offset)?;
-        if kind > 1 {
-            // Reports the wrong kind.
-            self.payload(offset)?;
-        }
-        while kind == 1 || kind == 2 {
-            (kind, _, next) = self.part(next)?;
-        }
-        Ok(next)
+    fn behind(&mut self, offset: u64) -> Result<u64> {
+        self.payload(offset, 0).map(|payload| payload.next)
     }
 
     /// From the first of the records in `all` to the end of the last, without a look at those between.
-    pub(super) fn extent(&self, all: &[Entry]) -> Stretch {
+    pub(super) fn extent(&mut self, all: &[Entry]) -> Stretch {
         let offsets = || all.iter().map(|entry| entry.offset);
         let (first, last) = (offsets().min(), offsets().max());
-        let end = self.map.len() as u64;
+        let end = self.end();
         // A record that is malformed is reported where it is read.
         let end = last.map_or(end, |last| self.behind(last).unwrap_or(end));
         (first.unwrap_or(end), end)
     }
 
     /// Counts the records that lie outside `named`.
-    pub(super) fn unnamed(&self, mut named: Vec<Stretch>, unused: &mut Unused) {
+    pub(super) fn unnamed(&mut self, mut named: Vec<Stretch>, unused: &mut Unused) {
         named.sort_unstable();
-        let end = self.map.len() as u64;
+        let end = self.end();
         let mut at = 0;
         for (first, last) in named.into_iter().chain([(end, end)]) {
             while at < first {
@@ -253,16 +303,20 @@ impl<'a> RecFile<'a> {
         }
     }
 
-    pub(super) fn image_header<'p>(&self, payload: &'p [u8], entry: Entry) -> Result<Header<'p>> {
+    pub(super) fn image_header<'p>(
+        &self,
+        payload: &'p Payload,
+        entry: Entry,
+    ) -> Result<Header<'p>> {
         let bad = |expected: String| {
             Error::malformed(
-                self.path,
+                self.path(),
                 entry.offset + PART_HEADER as u64,
                 expected,
-                format!("{} bytes in record {}", payload.len(), entry.key),
+                format!("{} bytes in record {}", payload.length, entry.key),
             )
         };
-        let (header, rest) = payload
+        let (header, rest) = (payload.bytes)
             .split_at_checked(IMAGE_HEADER)
             .ok_or_else(|| bad(format!("an image record's header of {IMAGE_HEADER} bytes")))?;
         let flag = u32::from_le_bytes([header[0], header[1], header[2], header[3]]);
@@ -283,7 +337,7 @@ impl<'a> RecFile<'a> {
     pub(super) fn class_label(&self, header: &Header<'_>, entry: Entry) -> Result<u32> {
         if header.is_one_hot() {
             return Err(Error::malformed(
-                self.path,
+                self.path(),
                 entry.offset + (PART_HEADER + IMAGE_HEADER) as u64,
                 "the class as one number, the first of the labels",
                 format!(
@@ -295,7 +349,7 @@ impl<'a> RecFile<'a> {
         // f32 counts exactly up to 2^24.
         whole(header.class(), 1 << 24).ok_or_else(|| {
             Error::malformed(
-                self.path,
+                self.path(),
                 entry.offset + PART_HEADER as u64 + 4,
                 "a label that is a whole number from 0 to 2^24",
                 format!("{} in record {}", header.class(), entry.key),
@@ -304,12 +358,12 @@ impl<'a> RecFile<'a> {
     }
 
     /// The keys [first identity header, end) of record 0, if it is one of InsightFace's.
-    pub(super) fn insightface_header(&self, all: &[Entry]) -> Result<Option<(u32, u32)>> {
+    pub(super) fn insightface_header(&mut self, all: &[Entry]) -> Result<Option<(u32, u32)>> {
         let entry = all[0];
         if entry.key != 0 {
             return Ok(None);
         }
-        let (payload, _) = self.payload(entry.offset)?;
+        let payload = self.head(entry.offset)?;
         let header = self.image_header(&payload, entry)?;
         // A data set without headers may have two labels a record, too, but then an image follows.
         if header.flag != 2 || matches!(header.body, [0xff, 0xd8, ..] | [0x89, b'P', ..]) {
@@ -328,7 +382,7 @@ impl<'a> RecFile<'a> {
         }
         .ok_or_else(|| {
             Error::malformed(
-                self.path,
+                self.path(),
                 entry.offset + (PART_HEADER + IMAGE_HEADER) as u64,
                 format!("{what}, first and end"),
                 format!(
@@ -343,16 +397,17 @@ impl<'a> RecFile<'a> {
 
     /// Image records and labels as the identity headers with the keys `first..end` name them.
     pub(super) fn by_identity(
-        &self,
+        &mut self,
         all: &[Entry],
         first: u32,
         end: u32,
         unused: &mut Unused,
     ) -> Result<Images> {
         let find = |key: u32| all.binary_search_by_key(&key, |e| e.key).ok();
+        let path = self.path();
         let missing = |key: u32, what: &str| {
             Error::data(
-                self.path,
+                path,
                 format!(
                     "has no record with the key {key}, {what} (records have the keys 0 to {})",
                     all[all.len() - 1].key
@@ -364,13 +419,13 @@ impl<'a> RecFile<'a> {
         for key in first..end {
             let at =
                 find(key).ok_or_else(|| missing(key, "an identity header that record 0 names"))?;
-            let (payload, _) = self.payload(all[at].offset)?;
+            let payload = self.head(all[at].offset)?;
             let header = self.image_header(&payload, all[at])?;
             let (start, stop) =
                 self.range(&header, all[at], "the keys of one identity's images")?;
             if start < previous_end || stop > first {
                 return Err(Error::malformed(
-                    self.path,
+                    self.path(),
                     all[at].offset + (PART_HEADER + IMAGE_HEADER) as u64,
                     format!(
                         "keys from {previous_end} to {first}, after those of the identity before"
@@ -393,7 +448,7 @@ impl<'a> RecFile<'a> {
                         "or one of the keys before it, images of an identity",
                     )
                 })?;
-            let (payload, _) = self.payload(images[0].offset)?;
+            let payload = self.head(images[0].offset)?;
             let label = self.class_label(&self.image_header(&payload, images[0])?, images[0])?;
             entries.extend_from_slice(images);
             labels.resize(entries.len(), label);
@@ -411,13 +466,13 @@ impl<'a> RecFile<'a> {
 
     /// The records that hold an image, each with the label that it names itself; and the stretch of the file that each of
     /// `all` takes.
-    pub(super) fn by_record(&self, all: &[Entry]) -> Result<(Images, Vec<Stretch>)> {
+    pub(super) fn by_record(&mut self, all: &[Entry]) -> Result<(Images, Vec<Stretch>)> {
         let (mut entries, mut labels) =
             (Vec::with_capacity(all.len()), Vec::with_capacity(all.len()));
         let mut stretches = Vec::with_capacity(all.len());
         for &entry in all {
-            let (payload, next) = self.payload(entry.offset)?;
-            stretches.push((entry.offset, next));
+            let payload = self.head(entry.offset)?;
+            stretches.push((entry.offset, payload.next));
             let header = self.image_header(&payload, entry)?;
             if header.flag == 2 && header.body.is_empty() {
                 // One of InsightFace's headers.

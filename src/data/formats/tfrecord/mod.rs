@@ -13,6 +13,7 @@ pub(crate) mod example;
 pub use example::Schema;
 
 use self::example::{Example, Malformed, Picture};
+use crate::base::data_file::{DataFile, Window};
 use crate::base::files::read_whole;
 use crate::data::formats::index::{Format, IndexBuilder};
 use crate::data::formats::sharded::{Found, Sharded};
@@ -27,7 +28,7 @@ use std::path::{Path, PathBuf};
 
 /// Records that are checked at the same time, and the bytes of them that are walked over before that.
 const BLOCK_RECORDS: usize = 8192;
-const BLOCK_BYTES: usize = 64 << 20;
+const BLOCK_BYTES: u64 = 16 << 20;
 
 /// One TFRecord file or several as a data set.
 #[derive(Debug)]
@@ -56,7 +57,7 @@ impl TfRecord {
 
     /// The bytes of the image file of record `index`.
     fn body(&self, index: usize) -> Result<Vec<u8>> {
-        let found = self.records.record(index);
+        let found = self.records.record(index)?;
         let Example { picture, .. } = read_data(&found)?;
         match picture {
             Picture::Encoded(bytes) => Ok(bytes),
@@ -111,21 +112,22 @@ pub(crate) fn is_tfrecord(bytes: &[u8]) -> bool {
 }
 
 /// Finds all records of a file: a walk from head to head, then a look at each block of records on all cores.
-fn walk(path: &Path, bytes: &[u8], builder: &mut IndexBuilder, passed: &dyn Fn(u64)) -> Result<()> {
-    if bytes.starts_with(b"\x1f\x8b") || bytes.starts_with(b"\x78\x9c") {
+fn walk(file: &DataFile, builder: &mut IndexBuilder, passed: &dyn Fn(u64)) -> Result<()> {
+    let mut window = Window::walk(file);
+    if matches!(window.get(0, 2)?, [0x1f, 0x8b] | [0x78, 0x9c]) {
         return Err(Error::Unsupported {
-            path: path.into(),
+            path: file.path().into(),
             what: "a compressed TFRecord file (decompress it with gunzip first)".into(),
         });
     }
     let mut at = 0;
     let mut block = Vec::with_capacity(BLOCK_RECORDS);
-    while at < bytes.len() {
+    while at < file.len() {
         let start = at;
         block.clear();
-        while at < bytes.len() && block.len() < BLOCK_RECORDS && at - start < BLOCK_BYTES {
-            let found = head(path, bytes, at)?;
-            at = found.offset as usize + found.bytes.len();
+        while at < file.len() && block.len() < BLOCK_RECORDS && at - start < BLOCK_BYTES {
+            let found = record(&mut window, at)?;
+            at = found.offset + found.bytes.len() as u64;
             block.push(found);
         }
         let labels: Vec<Result<String>> = block
@@ -135,50 +137,46 @@ fn walk(path: &Path, bytes: &[u8], builder: &mut IndexBuilder, passed: &dyn Fn(u
         for (found, label) in block.iter().zip(labels) {
             builder.push(found.offset, found.bytes.len() as u32, &label?);
         }
-        passed((at - start) as u64);
+        passed(at - start);
     }
     Ok(())
 }
 
 /// The record at `at`: its data and the CRC behind them.
-fn head<'a>(path: &'a Path, bytes: &'a [u8], at: usize) -> Result<Found<'a>> {
-    let rest = &bytes[at..];
-    let Some((head, rest)) = rest.split_at_checked(HEAD) else {
+fn record<'a>(window: &mut Window<'a>, at: u64) -> Result<Found<'a>> {
+    let path = window.file().path();
+    let left = window.file().len() - at;
+    let Some(&[ref length @ .., c0, c1, c2, c3]) = window.get(at, HEAD)?.first_chunk::<HEAD>()
+    else {
         return Err(Error::malformed(
             path,
-            at as u64,
+            at,
             "the 12 bytes that begin a record",
-            format!("{} bytes: the file is truncated", rest.len()),
+            format!("{left} bytes: the file is truncated"),
         ));
     };
-    let (length, crc) = head.split_at(8);
-    check_crc(
-        path,
-        length,
-        [crc[0], crc[1], crc[2], crc[3]],
-        at as u64,
-        "the length",
-    )?;
+    check_crc(path, length, [c0, c1, c2, c3], at, "the length")?;
     let length = length.iter().rev().fold(0, |n, &b| n << 8 | u64::from(b));
     let held = u32::try_from(length)
         .ok()
         .and_then(|length| length.checked_add(TAIL as u32))
-        .and_then(|length| rest.get(..length as usize));
+        .filter(|&held| u64::from(held) <= left - HEAD as u64);
     let Some(held) = held else {
         return Err(Error::malformed(
             path,
-            at as u64,
+            at,
             format!("a record of {length} bytes with its CRC"),
             format!(
                 "{} bytes to the end of the file: it is truncated",
-                rest.len()
+                left - HEAD as u64
             ),
         ));
     };
+    let offset = at + HEAD as u64;
     Ok(Found {
         path,
-        offset: (at + HEAD) as u64,
-        bytes: held,
+        offset,
+        bytes: window.copy(offset, held as usize)?,
     })
 }
 
@@ -209,14 +207,18 @@ impl Dataset for TfRecord {
     }
 
     fn files(&self, index: usize) -> Vec<PathBuf> {
-        let found = self.records.record(index);
-        let mut files = vec![found.path.into()];
+        let file = self.records.path(index);
+        let mut files = vec![file.into()];
+        let example = self
+            .records
+            .record(index)
+            .and_then(|found| read_data(&found));
         if let Ok(Example {
             picture: Picture::Path(path),
             ..
-        }) = read_data(&found)
+        }) = example
         {
-            files.push(text::file(self.folder(found.path), &path));
+            files.push(text::file(self.folder(file), &path));
         }
         files
     }

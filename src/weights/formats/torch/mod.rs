@@ -34,7 +34,7 @@
 mod legacy;
 mod state;
 
-use crate::base::map::Map;
+use crate::base::files::read_whole;
 use crate::encoding::pickle::{self, Refusal, Values};
 use crate::encoding::zip;
 use crate::weights::formats::tensors::TensorFile;
@@ -53,13 +53,13 @@ pub fn is_torch(start: &[u8]) -> bool {
 /// # Errors
 /// It cannot be read, is damaged, or holds more than tensors in dicts, such as a whole model.
 pub fn open(path: &Path) -> Result<TensorFile> {
-    let map = Map::open(path)?;
-    let parts = if legacy::is_legacy(&map) {
-        legacy::open(path, &map)?
+    let bytes = read_whole(path)?;
+    let parts = if legacy::is_legacy(&bytes) {
+        legacy::open(path, &bytes)?
     } else {
-        archive(path, &map)?
+        archive(path, &bytes)?
     };
-    state::tensors(path, &map, &parts)
+    state::tensors(path, &bytes, &parts)
 }
 
 /// Where the parts of a file are.
