@@ -114,6 +114,7 @@ impl Args {
                 self.checkpoint_every.map(|v| v.to_string()),
             ),
             setting("train.keep_checkpoints", self.keep.map(|v| v.to_string())),
+            self.device.precision_setting(),
         ]
         .into_iter()
         .flatten()
@@ -218,6 +219,13 @@ impl<B: Backend> Session<B> {
                 ));
                 if args.init.is_some() {
                     say("--init has no effect: the run has begun already");
+                }
+                let before = checkpoint.weights.config.train.precision;
+                if config.train.precision != before {
+                    say(format!(
+                        "the run so far was in {before} and goes on in {}: not the bits of a run in one precision",
+                        config.train.precision
+                    ));
                 }
                 checkpoint.weights.config = config;
                 Trainer::resume(backend, checkpoint, dataset, data)?
@@ -474,6 +482,8 @@ impl Args {
         // What decides no number may change.
         config.train.checkpoint_every = asked.train.checkpoint_every;
         config.train.keep_checkpoints = asked.train.keep_checkpoints;
+        // What changes only how exactly they are computed may, and is said.
+        config.train.precision = asked.train.precision;
         config.preset.clone_from(&asked.preset);
         let changed = asked.differences(&config)?;
         config.preset.clone_from(&stored.preset);
@@ -510,8 +520,9 @@ fn describe_run<B: Backend>(trainer: &Trainer<B>, length: &RunLength) -> String 
     let batch = trainer.config().train.batch_size;
     let bytes = trainer.graph().plan().bytes(batch);
     format!(
-        "run: preset {}, batch {batch}, {} steps an epoch, {} epochs, to step {}; {} planned on the device",
+        "run: preset {}, {}, batch {batch}, {} steps an epoch, {} epochs, to step {}; {} planned on the device",
         trainer.config().preset,
+        trainer.config().train.precision,
         grouped(length.steps_per_epoch),
         length.epochs,
         grouped(length.last_step),
