@@ -10,9 +10,9 @@ mod oracles;
 #[path = "../tests/rig/mod.rs"]
 mod rig;
 
-use arcface_cu::backend::Activation;
 use arcface_cu::backend::cpu::Buffer;
 use arcface_cu::backend::geometry::{Conv2d, Padding, Window};
+use arcface_cu::backend::{Activation, Element};
 use checked::checked;
 use rayon::prelude::*;
 use rig::Case;
@@ -123,7 +123,9 @@ impl Bare {
             transposed,
             a: noise(m * k, 1),
             b: noise(k * n, 2),
-            out: (0..threads).map(|_| Buffer::zeros(m * n)).collect(),
+            out: (0..threads)
+                .map(|_| Buffer::zeros(Element::F32, m * n))
+                .collect(),
         }
     }
 

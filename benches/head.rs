@@ -12,7 +12,7 @@ mod rig;
 
 use arcface_cu::backend::cpu::Cpu;
 use arcface_cu::backend::geometry::Conv2d;
-use arcface_cu::backend::{Backend, SgdForm, SgdStep};
+use arcface_cu::backend::{Backend, Element, SgdForm, SgdStep};
 use arcface_cu::base::random::{Purpose, Random};
 use arcface_cu::head::{ArcFace, ClassInit, Distribution, Margin, expected_initial_loss};
 use arcface_cu::{Error, Result};
@@ -91,9 +91,9 @@ fn measure<B: Backend>(
     let mut random = Random::new(2, Purpose::Init, 1);
     let values: Vec<f32> = (0..n * d).map(|_| random.normal()).collect();
     let labels: Vec<u32> = (0..n).map(|_| random.below(classes as u32)).collect();
-    let mut x = backend.alloc(n * d)?;
+    let mut x = backend.alloc(Element::F32, n * d)?;
     backend.upload(&values, &mut x, 0)?;
-    let mut dx = backend.alloc(n * d)?;
+    let mut dx = backend.alloc(Element::F32, n * d)?;
     let step = SgdStep {
         form: SgdForm::Keras,
         lr: 1e-4,

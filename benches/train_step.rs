@@ -9,11 +9,11 @@
 mod common;
 
 use arcface_cu::backend::cpu::Cpu;
-use arcface_cu::backend::{Backend, SgdForm, SgdStep};
+use arcface_cu::backend::{Backend, Element, SgdForm, SgdStep};
 use arcface_cu::base::random::{Purpose, Random};
 use arcface_cu::graph::Model;
 use arcface_cu::graph::infer::InferGraph;
-use arcface_cu::graph::train::TrainGraph;
+use arcface_cu::graph::train::{TrainGraph, TrainSettings};
 use arcface_cu::head::{ArcFace, ClassInit, Distribution, Margin, expected_initial_loss};
 use arcface_cu::models::{self, Embedding, Network};
 use arcface_cu::recipe::presets::SYMMETRIC_INPUT;
@@ -163,7 +163,15 @@ fn pixels(images: usize) -> Vec<u8> {
 
 /// Seconds of the median step.
 fn train<B: Backend>(backend: &mut B, model: &Model, batch: usize, steps: usize) -> Result<f64> {
-    let mut graph = TrainGraph::new(backend, model, 1, batch)?;
+    let mut graph = TrainGraph::new(
+        backend,
+        model,
+        TrainSettings {
+            seed: 1,
+            max_batch: batch,
+            ..TrainSettings::default()
+        },
+    )?;
     let segments = graph.segments(|_| 5e-4);
     let margin = Margin::arcface(30.0, 0.5);
     let d = model.embedding_size();
@@ -211,7 +219,7 @@ fn train<B: Backend>(backend: &mut B, model: &Model, batch: usize, steps: usize)
 fn infer<B: Backend>(backend: &mut B, model: &Model, batch: usize, passes: usize) -> Result<f64> {
     let table = arcface_cu::graph::params::ParamTable::new(model);
     let (params, statistics) = table.init(1);
-    let mut graph = InferGraph::new(backend, model, &params, &statistics, batch)?;
+    let mut graph = InferGraph::new(backend, model, &params, &statistics, batch, Element::F32)?;
     let pixels = pixels(batch);
     let mut seconds = Vec::new();
     for _ in 0..passes + 2 {

@@ -6,7 +6,7 @@
 //   bprop     a = scale, b = -scale rstd sum(g y^) / M, c = -scale sum(g) / M - b mean;  d_gamma = sum(g y^), d_beta = sum(g)
 //   prelu     d_slope = what close_grad.cu summed
 //
-// x           M x C      float32 NHWC, a raw output
+// x           M x C      Element NHWC, a raw output
 // partials    tiles x 2 x C   float32, what batch_norm_moments.cu leaves
 // moments     2 x C      float32: mean, variance
 // forward     4 x C      float32: scale, shift, mean, rstd
@@ -21,7 +21,7 @@
 #include "moments.cuh"
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-batch_norm_merge(Columns columns, const float* x, const float* partials, u32 tiles, float* moments) {
+batch_norm_merge(Columns columns, const Element* x, const float* partials, u32 tiles, float* moments) {
     __shared__ float counts[WARPS], means[WARPS][WARP], m2s[WARPS][WARP];
     u32 lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, channels = columns.channels;
     u32 c = blockIdx.x * WARP + lane;

@@ -2,7 +2,7 @@
 //
 //   mean of x - x[0], and M2 = sum of squared deviations from it, of each channel of a tile
 //
-// x           M x C          float32 NHWC, a raw output
+// x           M x C          Element NHWC, a raw output
 // partials    tiles x 2 x C  float32: mean, M2; batch_norm_merge merges them
 //
 // Bound by bytes: x is read once. A thread takes CHUNK pixels of VECTOR channels into registers, finds their mean and M2 in
@@ -14,7 +14,7 @@
 #include "moments.cuh"
 
 // The moments of CHUNK values relative to `origin`.
-__device__ __forceinline__ Moments<> chunk(const float* x, u64 stride, const Vector<>& origin) {
+__device__ __forceinline__ Moments<> chunk(const Element* x, u64 stride, const Vector<>& origin) {
     Vector<> d[CHUNK];
 #pragma unroll
     for (u32 j = 0; j < CHUNK; j++) d[j] = load(x + j * stride);
@@ -35,7 +35,7 @@ __device__ __forceinline__ Moments<> chunk(const float* x, u64 stride, const Vec
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-batch_norm_moments(Columns columns, const float* x, float* partials) {
+batch_norm_moments(Columns columns, const Element* x, float* partials) {
     __shared__ __align__(16) float means[THREADS * VECTOR], m2s[THREADS * VECTOR];
     Place at = place(columns);
     u32 channels = columns.channels;

@@ -6,7 +6,7 @@
 //   sums[1][c] = sum g y^           its d_gamma, with y^ = (raw - mean[c]) rstd[c]; not written without batch norm
 //   sums[2][c] = sum over v <= 0 of v g_before    PReLU's d_slope; 0 for others
 //
-// g, value.raw  pixels x C  float32 NHWC; g in and out
+// g, value.raw  pixels x C  Element NHWC; g in and out
 // partials      tiles x 3 x C  float32, or null where no sums are wanted
 //
 // Bound by bytes: raw is read once where the derivative or y^ needs it, g is read once and written once where it changes;
@@ -31,7 +31,7 @@ __device__ __forceinline__ Vector<> before_activation(u32 activation, const Vect
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-close_grad(Columns columns, Pending value, float* g, float* partials) {
+close_grad(Columns columns, Pending value, Element* g, float* partials) {
     __shared__ __align__(16) float shared[3][THREADS * VECTOR];
     Place at = place(columns);
     u32 channels = columns.channels, activation = value.activation;
@@ -61,7 +61,7 @@ close_grad(Columns columns, Pending value, float* g, float* partials) {
             for (u32 j = 0; j < UNROLL; j++) {
                 u64 row = first + j * at.step;
                 if (row >= at.end) continue;
-                Vector<> v = fmaf(scale, raw[j], shift), after = before_activation(activation, slope, v, before[j]);
+                Vector<> v = fmaf(scale, raw[j], shift), after = rounded(before_activation(activation, slope, v, before[j]));
                 sum += after;
                 for (u32 k = 0; k < VECTOR; k++) {
                     normalised[k] = fmaf(after[k], (raw[j][k] - mean[k]) * rstd[k], normalised[k]);

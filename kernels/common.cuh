@@ -4,7 +4,11 @@
 //
 // build.rs makes the host's structs from those here, and src/backend/cuda/launch.rs fills them: keep to the field types
 // u32, float, u64 and pointers. Letters: N batch, H W C input, K filters, R S filter rows and
-// columns, P Q output. Activations NHWC, filters KRSC (depthwise RSC), all float32.
+// columns, P Q output. Activations NHWC, filters KRSC (depthwise RSC).
+//
+// A program is compiled for one type of elements: tensors of pixels, and the filters of products, are float32 (ELEMENT = 4,
+// bytes) or bfloat16 (ELEMENT = 2). All else is float32. What is stored is rounded once, to nearest, ties to even, and sums
+// are taken of the rounded numbers.
 //
 // Numerics: products and sums are float32 with fused multiply-add; every reduction has one fixed order, so the same
 // inputs give the same bits. No floating-point atomics. --fmad=true, no fast math.
@@ -12,8 +16,18 @@
 #pragma once
 
 typedef unsigned char u8;
+typedef unsigned short u16;
 typedef unsigned int u32;
 typedef unsigned long long u64;
+
+// bfloat16 is known by its bits: the upper half of a float32.
+typedef u16 Bf16;
+
+#if ELEMENT == 2
+typedef Bf16 Element;
+#else
+typedef float Element;
+#endif
 
 #define INFINITY __int_as_float(0x7f800000)
 #define NOT_A_NUMBER __int_as_float(0x7fffffff)
@@ -25,7 +39,7 @@ typedef unsigned long long u64;
 // rstd (C), or is null; `slope` holds PReLU's C slopes.
 // `activation` is IDENTITY, RELU, RELU6 or PRELU, which the host defines (src/backend/cuda/tiles.rs).
 struct Pending {
-    const float* raw;
+    const Element* raw;
     const float* affine;
     const float* slope;
     u32 activation;
@@ -34,8 +48,8 @@ struct Pending {
 // The gradient with respect to a raw tensor: a[c] g + b[c] raw + c[c], with a, b, c (C each) one after the other in
 // `coefficients`; just g where that is null.
 struct PendingGrad {
-    const float* g;
-    const float* raw;
+    const Element* g;
+    const Element* raw;
     const float* coefficients;
 };
 

@@ -1,4 +1,5 @@
-// conv.cuh - what the three directions of convolution share: the tile product in float32, and the loaders of its operands.
+// conv.cuh - what the three directions of convolution share: the tile product, and the loaders of its operands. Operands are
+// rounded to the tensors' elements once all that is pending is applied; products and sums are float32.
 //
 //   sum[m][n] += sum over e of a(m, e) b(n, e)
 //
@@ -130,7 +131,7 @@ struct WindowsAlong {
     __device__ __forceinline__ void store(float (&tile)[TILE_K][TILE_M]) {
 #pragma unroll
         for (u32 i = 0; i < ROWS; i++) {
-            Vector<4> v = valid_places(valid >> (i * PLACES), reader.apply(raw[i]));
+            Vector<4> v = valid_places(valid >> (i * PLACES), rounded(reader.apply(raw[i])));
             store_along(tile, threadIdx.x % 4, threadIdx.x / 4 + i * (THREADS / 4), v);
         }
     }
@@ -140,14 +141,14 @@ struct WindowsAlong {
 struct RowsAlong {
     enum : u32 { SWIZZLED = 1 };
     enum : u32 { ROWS = quads(TILE_N) };
-    const float* matrix;
+    const Element* matrix;
     u32 length, term;
     u64 row[ROWS];
     Vector<4> raw[ROWS];
     u32 valid;
 
     // The tile's rows from row n on; those from `rows` on are read from row 0 and end where nothing is stored.
-    __device__ __forceinline__ RowsAlong(const float* matrix, u32 rows, u32 length, u32 n, u32 first)
+    __device__ __forceinline__ RowsAlong(const Element* matrix, u32 rows, u32 length, u32 n, u32 first)
         : matrix(matrix), length(length), term(first + threadIdx.x % 4 * 4) {
 #pragma unroll
         for (u32 i = 0; i < ROWS; i++) {

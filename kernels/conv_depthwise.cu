@@ -5,8 +5,8 @@
 //   wgrad   dw[r,s,c] = sum over n,p,q of dy[n,p,q,c] x[n, p stride + r - top, q stride + s - left, c]
 //           dbias[c]  = sum over n,p,q of dy[n,p,q,c]
 //
-// x, dx    N x H x W x C  float32 NHWC; x pending (common.cuh), its padding zero after scale, shift and activation
-// y, dy    N x P x Q x C  float32 NHWC; dy pending
+// x, dx    N x H x W x C  Element NHWC; x pending (common.cuh), its padding zero after scale, shift and activation
+// y, dy    N x P x Q x C  Element NHWC; dy pending
 // w        R x S x C  float32, anywhere in the parameter slab
 // dw       tiles x R x S x C  float32, replaced: a tile's sums; dbias tiles x C, or null. reduce.cu adds the tiles in order
 //
@@ -66,7 +66,7 @@ __device__ __forceinline__ Place place(u32 channels, u32 runs, u32 rows) {
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-depthwise_fprop(PerChannel geometry, Pending x, const float* w, Epilogue epilogue, float* y) {
+depthwise_fprop(PerChannel geometry, Pending x, const float* w, Epilogue epilogue, Element* y) {
     Sizes size(geometry);
     Place at = place(geometry.c, (geometry.q + RUN - 1) / RUN, geometry.p);
     if (!at.inside) return;
@@ -104,7 +104,7 @@ depthwise_fprop(PerChannel geometry, Pending x, const float* w, Epilogue epilogu
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-depthwise_dgrad(PerChannel geometry, PendingGrad dy, const float* w, u32 accumulate, float* dx) {
+depthwise_dgrad(PerChannel geometry, PendingGrad dy, const float* w, u32 accumulate, Element* dx) {
     Sizes size(geometry);
     // Columns are counted with the padding, and runs begin at multiples of RUN, which are multiples of STRIDE: so the taps
     // between a column of dy and the run's pixels are constants.
@@ -136,7 +136,7 @@ depthwise_dgrad(PerChannel geometry, PendingGrad dy, const float* w, u32 accumul
             }
         }
     }
-    float* out = dx + (u64)((n * geometry.h + at.row) * geometry.w) * geometry.c + at.c;
+    Element* out = dx + (u64)((n * geometry.h + at.row) * geometry.w) * geometry.c + at.c;
 #pragma unroll
     for (u32 j = 0; j < RUN; j++) {
         u32 column = begin + j - geometry.left;

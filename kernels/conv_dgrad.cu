@@ -2,9 +2,9 @@
 //
 //   dx[n,h,w,c] (+)= sum over r,s,k of dy[n,p,q,k] w[k,r,s,c]    where p stride + r - top = h and q stride + s - left = w
 //
-// dy  N x P x Q x K  float32 NHWC, pending (common.cuh)
-// w   K x R x S x C  float32, anywhere in the parameter slab
-// dx  N x H x W x C  float32, replaced or added to; close_grad.cu finishes it
+// dy  N x P x Q x K  Element NHWC, pending (common.cuh)
+// w   K x R x S x C  Element, anywhere in the slab of filters
+// dx  N x H x W x C  Element, replaced or added to; close_grad.cu finishes it
 //
 // The input falls into stride x stride phases, pixels (a + stride i, b + stride j). A phase meets only the taps
 // r = r0 + stride t with r0 = (a + top) mod stride, each at p = i + floor((a + top) / stride) - t: within a phase dx is a
@@ -33,7 +33,7 @@ __device__ __forceinline__ Phase phase(u32 first, u32 size, u32 taps, u32 stride
 struct FiltersAcross {
     enum : u32 { SWIZZLED = 0 };
     typedef Across<TILE_N> At;
-    const float* w;
+    const Element* w;
     Conv2d geometry;
     Phase down, across;
     u32 c;
@@ -42,7 +42,7 @@ struct FiltersAcross {
     Vector<4> raw[At::ROWS];
     u32 valid;
 
-    __device__ __forceinline__ FiltersAcross(const float* w, const Conv2d& geometry, const Phase& down, const Phase& across, u32 n)
+    __device__ __forceinline__ FiltersAcross(const Element* w, const Conv2d& geometry, const Phase& down, const Phase& across, u32 n)
         : w(w), geometry(geometry), down(down), across(across), c(n + At::column()), taps(radix(across.taps, geometry.k, TILE_K)) {
 #pragma unroll
         for (u32 i = 0; i < At::ROWS; i++) place[i] = digits(At::row(i), across.taps, geometry.k);
@@ -75,7 +75,7 @@ struct FiltersAcross {
 };
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-conv_dgrad(Conv2d geometry, PendingGrad dy, const float* w, u32 accumulate, float* dx) {
+conv_dgrad(Conv2d geometry, PendingGrad dy, const Element* w, u32 accumulate, Element* dx) {
     Phase down = phase(blockIdx.y / geometry.stride, geometry.h, geometry.r, geometry.stride, geometry.top);
     Phase across = phase(blockIdx.y % geometry.stride, geometry.w, geometry.s, geometry.stride, geometry.left);
     u32 pixels = geometry.n * down.pixels * across.pixels;
@@ -106,7 +106,7 @@ conv_dgrad(Conv2d geometry, PendingGrad dy, const float* w, u32 accumulate, floa
         if (pixel >= pixels) continue;
         Digits at = digits(pixel, down.pixels, across.pixels);
         u32 h = down.first + at.mid * geometry.stride, w = across.first + at.low * geometry.stride;
-        float* row = dx + (u64)((at.high * geometry.h + h) * geometry.w + w) * geometry.c;
+        Element* row = dx + (u64)((at.high * geometry.h + h) * geometry.w + w) * geometry.c;
 #pragma unroll
         for (u32 j = 0; j < THREAD_N; j += 4) {
             u32 c = n + tile_column(j);

@@ -2,10 +2,10 @@
 //
 //   y[n,p,q,k] = activation(sum over r,s,c of x[n, p stride + r - top, q stride + s - left, c] w[k,r,s,c] + bias[k] + residual)
 //
-// x          N x H x W x C  float32 NHWC, pending (common.cuh); padding is zero after its scale, shift and activation
-// w          K x R x S x C  float32, anywhere in the parameter slab
+// x          N x H x W x C  Element NHWC, pending (common.cuh); padding is zero after its scale, shift and activation
+// w          K x R x S x C  Element, anywhere in the slab of filters
 // epilogue   bias (K), residual (N x P x Q x K), activation and slopes (K), each may be absent
-// y          N x P x Q x K  float32, replaced
+// y          N x P x Q x K  Element, replaced
 // partials   splits x N P Q x K  float32, or null: the sums of each split, for reduce.cu's conv_fprop_finish
 //
 // An implicit matrix product (conv.cuh): M = N P Q pixels, N = K filters, terms (r, s, c). Bound by FMAs where K and C are
@@ -20,7 +20,7 @@
 #include "conv.cuh"
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-conv_fprop(Conv2d geometry, Pending x, const float* w, Epilogue epilogue, float* y, u32 steps_per_split, float* partials) {
+conv_fprop(Conv2d geometry, Pending x, const Element* w, Epilogue epilogue, Element* y, u32 steps_per_split, float* partials) {
     u32 pixels = geometry.n * geometry.p * geometry.q, terms = geometry.r * geometry.s * geometry.c;
     u32 tiles_across = (geometry.k + TILE_N - 1) / TILE_N;
     u32 m = blockIdx.x / tiles_across * TILE_M, n = blockIdx.x % tiles_across * TILE_N;
@@ -40,7 +40,7 @@ conv_fprop(Conv2d geometry, Pending x, const float* w, Epilogue epilogue, float*
     float sum[THREAD_M][THREAD_N] = {};
     multiply(windows, filters, steps, sum);
 
-    float* out = partials ? partials + (u64)blockIdx.y * pixels * geometry.k : y;
+    if (partials) partials += (u64)blockIdx.y * pixels * geometry.k;
     bool aligned = geometry.k % 4 == 0;
 #pragma unroll
     for (u32 j = 0; j < THREAD_N; j += 4) {
@@ -52,12 +52,13 @@ conv_fprop(Conv2d geometry, Pending x, const float* w, Epilogue epilogue, float*
             if (pixel >= pixels) continue;
             u64 row = (u64)pixel * geometry.k;
             Vector<4> v = {{sum[i][j], sum[i][j + 1], sum[i][j + 2], sum[i][j + 3]}};
-            if (!partials) {
-                Vector<4> residual = splat<4>(0.0f);
-                if (epilogue.residual) residual = load_quad(epilogue.residual + row, k, geometry.k, aligned);
-                v = finish.apply(residual, v);
+            if (partials) {
+                store_quad(partials + row, k, geometry.k, aligned, v);
+                continue;
             }
-            store_quad(out + row, k, geometry.k, aligned, v);
+            Vector<4> residual = splat<4>(0.0f);
+            if (epilogue.residual) residual = load_quad(epilogue.residual + row, k, geometry.k, aligned);
+            store_quad(y + row, k, geometry.k, aligned, finish.apply(residual, v));
         }
     }
 }

@@ -3,8 +3,8 @@
 //   dw[k,r,s,c] = sum over n,p,q of dy[n,p,q,k] x[n, p stride + r - top, q stride + s - left, c]
 //   dbias[k]    = sum over n,p,q of dy[n,p,q,k]
 //
-// dy     N x P x Q x K  float32 NHWC, pending (common.cuh)
-// x      N x H x W x C  float32 NHWC, pending; padding is zero after its scale, shift and activation
+// dy     N x P x Q x K  Element NHWC, pending (common.cuh)
+// x      N x H x W x C  Element NHWC, pending; padding is zero after its scale, shift and activation
 // dw     splits x K x R x S x C  float32, replaced: a split's sums. One split writes the gradient itself
 // dbias  splits x K  float32, replaced, or null where there is no bias
 //
@@ -69,7 +69,7 @@ struct WindowsAcross {
     __device__ __forceinline__ void store(float (&tile)[TILE_K][TILE_M]) {
 #pragma unroll
         for (u32 i = 0; i < At::ROWS; i++) {
-            Vector<4> v = valid_places(valid >> (i * PLACES), reader.apply(raw[i]));
+            Vector<4> v = valid_places(valid >> (i * PLACES), rounded(reader.apply(raw[i])));
             ::store(&tile[At::row(i)][At::column()], v);
         }
     }
@@ -113,7 +113,7 @@ struct GradAcross {
     __device__ __forceinline__ void store(float (&tile)[TILE_K][TILE_N]) {
 #pragma unroll
         for (u32 i = 0; i < At::ROWS; i++) {
-            Vector<4> v = valid_places<1>(valid >> i, reader.apply(raw[i]));
+            Vector<4> v = valid_places<1>(valid >> i, rounded(reader.apply(raw[i])));
             ::store(&tile[At::row(i)][At::column()], v);
             if (sums_bias) bias += v;
         }

@@ -2,7 +2,7 @@
 //
 //   y[i] = x[i] / (1 - rate) where element i is kept, else 0; added to y where `accumulate` is set
 //
-// x  pixels x C  float32 NHWC, may be pending        y  the same shape, plain
+// x  pixels x C  Element NHWC, may be pending        y  the same shape, plain
 //
 // Element i is kept where the upper 24 bits of word i % 4 of a Philox block are at least rate 2^24, rounded up
 // (`threshold`). The block's key is the seed; its counter is (i / 4, 256 layer + 4, step's low word, step's high word), 4
@@ -31,7 +31,7 @@ __device__ __forceinline__ float choose(const Mask& mask, u32 word, float v) {
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-dropout(Pending x, Mask mask, u64 len, u32 channels, u32 accumulate, float* y) {
+dropout(Pending x, Mask mask, u64 len, u32 channels, u32 accumulate, Element* y) {
     u64 block = (u64)blockIdx.x * THREADS + threadIdx.x, i = 4 * block;
     if (i >= len) return;
     uint4 random = words(mask, block);

@@ -6,7 +6,7 @@
 //
 // pixels   len, or N x side x side x 3   u8, RGB interleaved
 // changes  N
-// y        len, or N x size x size x 3   float32
+// y        len, or N x size x size x 3   Element
 //
 // Colours are changed in [0, 1] with the formulas of tf.image, not clamped in between, and rounded to 0..255 at the end,
 // as the loader does it: the two agree except where a rounding falls on a tie.
@@ -40,7 +40,7 @@ __device__ __forceinline__ float transform(const Transform& t, u32 channel, u32 
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-input_transform(const u8* pixels, Transform t, u64 len, float* y) {
+input_transform(const u8* pixels, Transform t, u64 len, Element* y) {
     u64 i = 4 * ((u64)blockIdx.x * THREADS + threadIdx.x);
     if (i >= len) return;
     u32 c = (u32)(i % 3);
@@ -51,7 +51,7 @@ input_transform(const u8* pixels, Transform t, u64 len, float* y) {
         store(y + i, v);
         return;
     }
-    for (; i < len; i++) y[i] = transform(t, (u32)(i % 3), pixels[i]);
+    for (; i < len; i++) narrow(transform(t, (u32)(i % 3), pixels[i]), y[i]);
 }
 
 struct Colour {
@@ -138,7 +138,7 @@ __device__ __forceinline__ u32 to_u8(float v) {
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-input_transform_augmented(const u8* pixels, const Changes* changes, Transform t, u32 side, u32 size, float* y) {
+input_transform_augmented(const u8* pixels, const Changes* changes, Transform t, u32 side, u32 size, Element* y) {
     __shared__ float shared[WARP];
     const Changes change = changes[blockIdx.x];
     const u8* picture = pixels + 3 * (u64)blockIdx.x * side * side;
@@ -179,7 +179,7 @@ input_transform_augmented(const u8* pixels, const Changes* changes, Transform t,
         } else {
 #pragma unroll
             for (u32 k = 0; k < 12; k++) {
-                if (i + k / 3 < count) y[3 * (u64)i + k] = out[k / 4][k % 4];
+                if (i + k / 3 < count) narrow(out[k / 4][k % 4], y[3 * (u64)i + k]);
             }
         }
     }

@@ -108,7 +108,7 @@ __device__ __forceinline__ Vector<> read(const PendingGrad& dy, u32 channels, u6
 // slopes lie in the parameter slab, where nothing is aligned.
 struct Epilogue {
     const float* bias;
-    const float* residual;
+    const Element* residual;
     const float* slope;
     u32 activation;
 };

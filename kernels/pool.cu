@@ -5,8 +5,8 @@
 //   global_avg_pool_fprop   y[n,c]      = sum over pixels of x[n,pixel,c] / pixels
 //   global_avg_pool_dgrad   dx[n,pixel,c] = dy[n,c] / pixels
 //
-// x       N H W C  float32, may be pending        dx  N H W C  float32, replaced or added to
-// y, dy   N P Q C, or N C  float32
+// x       N H W C  Element, may be pending        dx  N H W C  Element, replaced or added to
+// y, dy   N P Q C, or N C  Element
 //
 // Padding never wins. A NaN counts as the largest value, so that it is seen at the output; among equal values, and among
 // NaNs, the first in row order counts.
@@ -70,7 +70,7 @@ __device__ __forceinline__ Vector<> largest(const PerChannel& geometry, const Va
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
-max_pool_fprop(PerChannel geometry, Pending x, u32 lanes, float* y) {
+max_pool_fprop(PerChannel geometry, Pending x, u32 lanes, Element* y) {
     u32 pixel = blockIdx.x * (THREADS / lanes) + threadIdx.x / lanes;
     u32 c = (blockIdx.y * lanes + threadIdx.x % lanes) * VECTOR;
     if (pixel >= geometry.p * geometry.q || c >= geometry.c) return;
@@ -88,8 +88,8 @@ __device__ __forceinline__ u32 first_window(u32 at, u32 size, u32 stride) {
 
 // `across` windows along each axis cover any tile; `tiles` tiles lie side by side in an image.
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
-max_pool_dgrad(PerChannel geometry, Pending x, const float* dy, u32 lanes, u32 tiles, u32 across, u32 accumulate, float* dx) {
-    extern __shared__ unsigned short winners[];
+max_pool_dgrad(PerChannel geometry, Pending x, const Element* dy, u32 lanes, u32 tiles, u32 across, u32 accumulate, Element* dx) {
+    extern __shared__ u16 winners[];
     u32 lane = threadIdx.x % lanes, row = threadIdx.x / lanes, rows = THREADS / lanes;
     u32 c = (blockIdx.y * lanes + lane) * VECTOR;
     u32 h0 = blockIdx.x / tiles * TILE, w0 = blockIdx.x % tiles * TILE;
@@ -102,7 +102,7 @@ max_pool_dgrad(PerChannel geometry, Pending x, const float* dy, u32 lanes, u32 t
             if (p >= geometry.p || q >= geometry.q) continue;
             u32 winner[VECTOR];
             largest(geometry, values, p, q, c, winner);
-            for (u32 k = 0; k < VECTOR; k++) winners[(i * VECTOR + k) * lanes + lane] = (unsigned short)winner[k];
+            for (u32 k = 0; k < VECTOR; k++) winners[(i * VECTOR + k) * lanes + lane] = (u16)winner[k];
         }
     }
     __syncthreads();
@@ -121,14 +121,14 @@ max_pool_dgrad(PerChannel geometry, Pending x, const float* dy, u32 lanes, u32 t
                 }
             }
         }
-        float* to = dx + (((u64)blockIdx.z * geometry.h + h) * geometry.w + w) * geometry.c + c;
+        Element* to = dx + (((u64)blockIdx.z * geometry.h + h) * geometry.w + w) * geometry.c + c;
         if (accumulate) sum += load(to);
         store(to, sum);
     }
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
-global_avg_pool_fprop(Pending x, u64 len, u32 pixels, u32 channels, float* y) {
+global_avg_pool_fprop(Pending x, u64 len, u32 pixels, u32 channels, Element* y) {
     u64 i = VECTOR * ((u64)blockIdx.x * THREADS + threadIdx.x);
     if (i >= len) return;
     u64 image = i / channels;
@@ -146,7 +146,7 @@ global_avg_pool_fprop(Pending x, u64 len, u32 pixels, u32 channels, float* y) {
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
-global_avg_pool_dgrad(const float* dy, u64 len, u32 pixels, u32 channels, u32 accumulate, float* dx) {
+global_avg_pool_dgrad(const Element* dy, u64 len, u32 pixels, u32 channels, u32 accumulate, Element* dx) {
     u64 i = VECTOR * ((u64)blockIdx.x * THREADS + threadIdx.x);
     if (i >= len) return;
     u64 pixel = i / channels;

@@ -44,7 +44,7 @@ close_grad_sums(const float* partials, u32 tiles, u32 channels, u32 normalised, 
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-conv_fprop_finish(const float* partials, u32 splits, u64 len, u32 k, Epilogue epilogue, float* y) {
+conv_fprop_finish(const float* partials, u32 splits, u64 len, u32 k, Epilogue epilogue, Element* y) {
     u64 i = (u64)blockIdx.x * THREADS + threadIdx.x;
     if (i >= len) return;
     Vector<> v = splat(0.0f), residual = v;

@@ -5,6 +5,7 @@
 //            clip factor = clip / |g| where |g| = sqrt(norms[0]) is larger than clip, else 1
 //
 // params, grads, momentum  float32 slabs that agree element by element, 16-byte aligned
+// shadow                   bfloat16 slab, the updated parameters rounded; or null
 // segments                 `count` stretches of them, in order, without overlap
 // partials                 blocks x 2  float32
 // norms                    2  float32
@@ -101,7 +102,7 @@ sgd_norms_merge(const float* partials, u32 blocks, float* norms) {
 // `clip` is infinity where there is none.
 extern "C" __global__ void __launch_bounds__(THREADS)
 sgd_update(const Segment* segments, u32 count, u32 form, float lr, float mu, float clip, const float* grads,
-           const float* norms, float* params, float* momentum) {
+           const float* norms, float* params, float* momentum, Bf16* shadow) {
     float norm = sqrtf(norms[0]);
     if (!(norm < INFINITY)) return;
     float factor = norm > clip ? clip / norm : 1.0f;
@@ -116,6 +117,7 @@ sgd_update(const Segment* segments, u32 count, u32 form, float lr, float mu, flo
             for (u32 k = 0; k < VECTOR; k++) sgd_step(form, lr, mu, fmaf(factor, g[k], decay * w[k]), w[k], v[k]);
             store(params + i, w);
             store(momentum + i, v);
+            if (shadow) store(shadow + i, w);
         } else {
             for (u64 e = i; e < i + VECTOR; e++) {
                 if (e < chunk.begin || e >= chunk.end) continue;
@@ -123,6 +125,7 @@ sgd_update(const Segment* segments, u32 count, u32 form, float lr, float mu, flo
                 sgd_step(form, lr, mu, fmaf(factor, grads[e], decay * w), w, v);
                 params[e] = w;
                 momentum[e] = v;
+                if (shadow) narrow(w, shadow[e]);
             }
         }
     }

@@ -4,6 +4,7 @@ use crate::backend::{Backend, InputTransform};
 use crate::data::Image;
 use crate::data::picture::resize;
 use crate::graph::infer::InferGraph;
+use crate::recipe::config::Precision;
 use crate::weights::checkpoint::Weights;
 use crate::{Error, Result};
 
@@ -19,12 +20,18 @@ impl<'a, B: Backend> Embedder<'a, B> {
     /// The network that `weights` hold, in batches of up to `max_batch`.
     ///
     /// # Errors
-    /// Not enough memory, or a configuration that makes no sense.
-    pub fn new(backend: &'a mut B, weights: &Weights, max_batch: usize) -> Result<Self> {
+    /// Not enough memory, a configuration that makes no sense, or a precision that the device lacks.
+    pub fn new(
+        backend: &'a mut B,
+        weights: &Weights,
+        max_batch: usize,
+        precision: Precision,
+    ) -> Result<Self> {
+        let element = precision.element(backend)?;
         let model = weights.model()?;
         let (params, statistics) = (&weights.params, &weights.statistics);
         Ok(Embedder {
-            graph: InferGraph::new(backend, &model, params, statistics, max_batch)?,
+            graph: InferGraph::new(backend, &model, params, statistics, max_batch, element)?,
             input: weights.config.model.input,
             backend,
         })

@@ -3,6 +3,7 @@
 
 mod support;
 
+use arcface_cu::backend::Element;
 use arcface_cu::backend::cuda::Architecture;
 use arcface_cu::backend::cuda::launch::{KERNELS, KernelEntry};
 use arcface_cu::backend::cuda::tiles::{PROGRAMS, Program};
@@ -107,6 +108,7 @@ fn a_source_that_does_not_compile_is_told_by_its_own_lines() {
         file: "reduce.cu",
         threads: 256,
         vector: 1,
+        element: Element::F32,
         // No name for a kernel.
         constants: &[("sum_tiles", 1)],
         registers: 64,

@@ -5,9 +5,9 @@ mod support;
 #[path = "support/onnx.rs"]
 mod support_onnx;
 
-use arcface_cu::backend::InputTransform;
 use arcface_cu::backend::cpu::Cpu;
 use arcface_cu::backend::geometry::Padding;
+use arcface_cu::backend::{Element, InputTransform};
 use arcface_cu::base::random::{Purpose, Random};
 use arcface_cu::encoding::npy::{self, Elements, Npy};
 use arcface_cu::graph::infer::InferGraph;
@@ -89,7 +89,7 @@ fn pixels(images: usize) -> Vec<u8> {
 /// Embeddings of two pictures.
 fn embed(model: &Model, [params, statistics]: [&[f32]; 2], input: &InputTransform) -> Vec<f32> {
     let mut cpu = Cpu::new();
-    let mut graph = InferGraph::new(&mut cpu, model, params, statistics, 2).unwrap();
+    let mut graph = InferGraph::new(&mut cpu, model, params, statistics, 2, Element::F32).unwrap();
     graph.embed(&mut cpu, &pixels(2), input).unwrap()
 }
 
@@ -233,7 +233,8 @@ fn pytorchs_files_are_recognised() {
         }
         let mut cpu = Cpu::new();
         let slabs = [&found.params[..], &found.statistics];
-        let mut infer = InferGraph::new(&mut cpu, &model, slabs[0], slabs[1], 2).unwrap();
+        let mut infer =
+            InferGraph::new(&mut cpu, &model, slabs[0], slabs[1], 2, Element::F32).unwrap();
         let embeddings = infer.embed_values(&mut cpu, &nhwc).unwrap();
         let largest = expected.iter().fold(0.0_f32, |m, x| m.max(x.abs()));
         for (found, expected) in embeddings.iter().zip(&expected) {
@@ -633,8 +634,15 @@ fn files_for_onnx_runtime() {
         let weights = weights(&config);
         let model = weights.model().unwrap();
         let mut cpu = Cpu::new();
-        let mut graph =
-            InferGraph::new(&mut cpu, &model, &weights.params, &weights.statistics, 3).unwrap();
+        let mut graph = InferGraph::new(
+            &mut cpu,
+            &model,
+            &weights.params,
+            &weights.statistics,
+            3,
+            Element::F32,
+        )
+        .unwrap();
         let embeddings = graph
             .embed(&mut cpu, &pixels(3), &config.model.input)
             .unwrap();

@@ -2,7 +2,7 @@
 
 mod support;
 
-use arcface_cu::backend::Backend;
+use arcface_cu::backend::{Backend, Element};
 use support::devices::on_each_device;
 
 /// A different number at every index.
@@ -12,7 +12,7 @@ fn number(i: usize) -> f32 {
 
 fn large<B: Backend>(backend: &mut B) {
     let data: Vec<f32> = (0..(10 << 20) + 3).map(number).collect();
-    let mut buffer = backend.alloc(data.len() + 5).unwrap();
+    let mut buffer = backend.alloc(Element::F32, data.len() + 5).unwrap();
     backend.upload(&data, &mut buffer, 5).unwrap();
     let (mut head, mut all) = (vec![f32::NAN; 7], vec![f32::NAN; data.len()]);
     backend
@@ -23,7 +23,9 @@ fn large<B: Backend>(backend: &mut B) {
 }
 
 fn many<B: Backend>(backend: &mut B) {
-    let mut buffers: Vec<B::Buffer> = (0..50).map(|i| backend.alloc(i + 1).unwrap()).collect();
+    let mut buffers: Vec<B::Buffer> = (0..50)
+        .map(|i| backend.alloc(Element::F32, i + 1).unwrap())
+        .collect();
     for (i, buffer) in buffers.iter_mut().enumerate() {
         backend.upload(&vec![number(i); i + 1], buffer, 0).unwrap();
     }

@@ -10,12 +10,14 @@
 mod activation;
 pub mod cpu;
 pub mod cuda;
+mod element;
 pub mod geometry;
 pub mod margin;
 pub mod ops;
 mod pending;
 
 pub use activation::Activation;
+pub use element::Element;
 pub use ops::*;
 pub use pending::{Close, GradTarget, Pending, PendingGrad, View, sums};
 
@@ -25,7 +27,7 @@ use crate::Result;
 /// is the device's own, grown once and kept. A buffer may be longer than the tensor in it (tensors share slots, and a
 /// batch may be smaller than the largest): only the first elements count, and the rest stays as it is.
 pub trait Backend: Send {
-    /// Float32 elements on the device.
+    /// Elements of one type on the device.
     type Buffer: Send + Sync + std::fmt::Debug;
 
     /// Whether pictures are better changed by [`Backend::input_transform_augmented`] than by the loader's threads.
@@ -37,16 +39,27 @@ pub trait Backend: Send {
     /// Bytes that can still be allocated, besides what the device needs for itself.
     fn memory_available(&self) -> u64;
 
+    /// Whether operations take tensors of such elements.
+    fn supports(&self, element: Element) -> bool;
+
+    /// What tensors are best made of.
+    fn best_element(&self) -> Element {
+        Element::F32
+    }
+
     /// A buffer of `len` zeros.
     ///
     /// # Errors
     /// Not enough memory.
-    fn alloc(&self, len: usize) -> Result<Self::Buffer>;
+    fn alloc(&self, element: Element, len: usize) -> Result<Self::Buffer>;
 
     /// Elements of a buffer.
     fn len(&self, buffer: &Self::Buffer) -> usize;
 
-    /// Copies host numbers into `dst[offset..]`.
+    /// Makes a buffer one of other elements: as many as fit into its bytes. What they are is unknown.
+    fn hold(buffer: &mut Self::Buffer, element: Element);
+
+    /// Copies host numbers into `dst[offset..]`, rounded to its elements.
     fn upload(&mut self, src: &[f32], dst: &mut Self::Buffer, offset: usize) -> Result<()>;
 
     /// Copies to the host: each (buffer, first element, destination). A device that works on while the host does waits

@@ -8,6 +8,7 @@ use crate::backend::cpu::Cpu;
 use crate::backend::cuda::driver::Driver;
 use crate::backend::cuda::gpu::{Gpu, Setup};
 use crate::backend::cuda::{Cache, Cuda};
+use crate::recipe::config::Precision;
 use std::str::FromStr;
 use std::sync::Once;
 
@@ -44,6 +45,22 @@ pub(super) struct DeviceArgs {
     /// that it needs, else the CPU, and says so.
     #[arg(long, default_value = "auto")]
     pub(super) device: Device,
+    /// What activations are stored in and products multiply: auto (f32 for now), f32 or bf16 (half the memory). Default:
+    /// auto; of a run that is resumed, what it has been.
+    #[arg(long)]
+    precision: Option<Precision>,
+}
+
+impl DeviceArgs {
+    /// What is asked for, as a setting of a run.
+    pub(super) fn precision_setting(&self) -> Option<String> {
+        self.precision.map(|p| format!("train.precision={p}"))
+    }
+
+    /// What is asked for.
+    pub(super) fn precision(&self) -> Precision {
+        self.precision.unwrap_or_default()
+    }
 }
 
 /// A command's work, generic over the device.

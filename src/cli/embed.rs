@@ -120,7 +120,12 @@ struct Task {
 impl OnDevice for Task {
     fn run<B: Backend>(self, mut backend: B) -> Result<()> {
         let Task { args, weights } = self;
-        let mut embedder = Embedder::new(&mut backend, &weights, usize::from(args.batch_size))?;
+        let mut embedder = Embedder::new(
+            &mut backend,
+            &weights,
+            usize::from(args.batch_size),
+            args.device.precision(),
+        )?;
         let fingerprint = weights.fingerprint();
         let dataset: Arc<dyn Dataset> = match (&args.data, &args.images) {
             (Some(data), _) if args.all => open(data, &args, &weights)?.into(),

@@ -3,11 +3,12 @@
 use super::device::{DeviceArgs, Gpus, OnDevice, with_device};
 use super::output::{count, grouped, say, size};
 use super::recipe::RecipeArgs;
-use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
+use crate::backend::{Backend, Element};
 use crate::graph::params::ParamTable;
 use crate::graph::{infer, train};
 use crate::head::ArcFace;
+use crate::recipe::config::Precision;
 use crate::{Error, Result};
 
 #[derive(Debug, clap::Args)]
@@ -30,18 +31,29 @@ pub(super) struct Args {
     rows: usize,
 }
 
-/// Asks a device for its free memory.
-struct MemoryOf<'a>(&'a mut u64);
+/// Asks a device for its free memory, and for its elements under a precision.
+struct Ask<'a> {
+    precision: Precision,
+    free: &'a mut u64,
+    element: &'a mut Element,
+}
 
-impl OnDevice for MemoryOf<'_> {
+impl OnDevice for Ask<'_> {
     fn run<B: Backend>(self, backend: B) -> Result<()> {
-        *self.0 = backend.memory_available();
+        *self.free = backend.memory_available();
+        *self.element = self.precision.element(&backend)?;
         Ok(())
     }
 }
 
 pub(super) fn run(args: Args, gpus: &impl Gpus) -> Result<()> {
-    let config = args.recipe.config(None, &[])?;
+    let flags: Vec<String> = args.device.precision_setting().into_iter().collect();
+    let config = args.recipe.config(None, &flags)?;
+    let precision = config.train.precision;
+    let mut element = match precision {
+        Precision::Bf16 => Element::Bf16,
+        Precision::Auto | Precision::F32 => Element::F32,
+    };
     let (batch, margin) = (config.train.batch_size, &config.head.margin);
     let model = config.model.build()?;
     let d = model.embedding_size();
@@ -60,7 +72,12 @@ pub(super) fn run(args: Args, gpus: &impl Gpus) -> Result<()> {
         }
         None => {
             let mut free = 0;
-            with_device(args.device.device, gpus, MemoryOf(&mut free))?;
+            let ask = Ask {
+                precision,
+                free: &mut free,
+                element: &mut element,
+            };
+            with_device(args.device.device, gpus, ask)?;
             free
         }
     };
@@ -76,7 +93,7 @@ pub(super) fn run(args: Args, gpus: &impl Gpus) -> Result<()> {
         }
     ));
     let plan = if args.infer {
-        infer::memory_plan(&model)
+        infer::memory_plan(&model, element)
     } else {
         say(format!(
             "head: {}, {:.3} GMAC an image forward, scale {}, margins m1 {} m2 {} m3 {}",
@@ -87,8 +104,13 @@ pub(super) fn run(args: Args, gpus: &impl Gpus) -> Result<()> {
             margin.m2,
             margin.m3
         ));
-        train::memory_plan(&model, ArcFace::<Cpu>::bytes(args.classes, d, batch))
+        train::memory_plan(
+            &model,
+            element,
+            ArcFace::<Cpu>::bytes(args.classes, d, batch),
+        )
     };
+    say(format!("activations in {element}"));
     say("");
     say(plan.table(batch, args.rows).trim_end());
     if !args.infer {

@@ -336,7 +336,10 @@ mod tests {
         let out = dir.path().join("out");
         let held = demo(&out).prepare().unwrap();
         let error = demo(&out).prepare().unwrap_err().to_string();
-        assert!(error.contains("another process is writing a demo"), "{error}");
+        assert!(
+            error.contains("another process is writing a demo"),
+            "{error}"
+        );
         // Its commands take the folder's own lock.
         let train = files::lock_folder(&out, "training").unwrap();
         drop(held);

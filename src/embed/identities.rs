@@ -224,11 +224,7 @@ impl Embedded {
             vec![n, self.dim],
             Elements::F32(self.embeddings.clone()),
         )?;
-        write(
-            folder::LABELS,
-            vec![n],
-            Elements::I64(self.labels.clone()),
-        )?;
+        write(folder::LABELS, vec![n], Elements::I64(self.labels.clone()))?;
         let origin = Origin {
             weights: weights.to_owned(),
             tta,

@@ -301,7 +301,9 @@ impl NewSet {
         self.array.finish()?;
         let list = self.files.list();
         npy::write(
-            &self.exchange.path(&list.file_name().unwrap_or_default().to_string_lossy()),
+            &self
+                .exchange
+                .path(&list.file_name().unwrap_or_default().to_string_lossy()),
             &Npy {
                 shape: vec![same.len()],
                 elements: Elements::Bool(same),

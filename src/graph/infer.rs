@@ -10,8 +10,8 @@ use super::train::read;
 use super::{Model, Shape};
 use crate::backend::geometry::PerChannel;
 use crate::backend::{
-    AddFprop, Backend, Conv2dFprop, DepthwiseFprop, Epilogue, GlobalAvgPoolFprop, InputTransform,
-    InputTransformFprop, MaxPoolFprop,
+    AddFprop, Backend, Conv2dFprop, DepthwiseFprop, Element, Epilogue, GlobalAvgPoolFprop,
+    InputTransform, InputTransformFprop, MaxPoolFprop,
 };
 use crate::{Error, Result};
 
@@ -21,6 +21,8 @@ pub struct InferGraph<B: Backend> {
     program: Program,
     folding: Folding,
     params: B::Buffer,
+    /// The parameters rounded to the tensors' elements, where these are not float32.
+    shadow: Option<B::Buffer>,
     /// Coefficients of the batch norms that could not be folded.
     forward: Vec<B::Buffer>,
     slots: Slots<B>,
@@ -29,13 +31,23 @@ pub struct InferGraph<B: Backend> {
 }
 
 /// The memory that embedding with `model` takes, planned without a device.
-pub fn memory_plan(model: &Model) -> MemoryPlan {
-    let (program, folding) = lower::inference(model, &ParamTable::new(model));
-    MemoryPlan::new(&program, folding.len())
+pub fn memory_plan(model: &Model, element: Element) -> MemoryPlan {
+    let (program, folding) = lower::inference(model, &ParamTable::new(model), element);
+    plan_for(&program, &folding)
+}
+
+fn plan_for(program: &Program, folding: &Folding) -> MemoryPlan {
+    let shadow = match program.element {
+        Element::F32 => 0,
+        element => folding.len() * element.bytes(),
+    };
+    let own = folding.len() * Element::F32.bytes() + shadow;
+    MemoryPlan::new(program, own as u64)
 }
 
 impl<B: Backend> InferGraph<B> {
-    /// A model with the given parameters and running statistics, for batches of up to `max_batch`.
+    /// A model with the given parameters and running statistics, for batches of up to `max_batch`, whose activations are
+    /// stored in `element`.
     ///
     /// # Errors
     /// Not enough memory.
@@ -45,9 +57,10 @@ impl<B: Backend> InferGraph<B> {
         params: &[f32],
         statistics: &[f32],
         max_batch: usize,
+        element: Element,
     ) -> Result<Self> {
-        let (program, folding) = lower::inference(model, &ParamTable::new(model));
-        let plan = MemoryPlan::new(&program, folding.len());
+        let (program, folding) = lower::inference(model, &ParamTable::new(model), element);
+        let plan = plan_for(&program, &folding);
         let available = backend.memory_available();
         if plan.bytes(max_batch) > available {
             return Err(Error::Invalid(format!(
@@ -60,12 +73,15 @@ impl<B: Backend> InferGraph<B> {
         let coefficients = |layer| folding::frozen(layer, params, statistics);
         let forward: Vec<Vec<f32>> = program.batch_norms.iter().map(coefficients).collect();
         let mut graph = InferGraph {
-            params: backend.alloc(folding.len())?,
+            params: backend.alloc(Element::F32, folding.len())?,
+            shadow: (element != Element::F32)
+                .then(|| backend.alloc(element, folding.len()))
+                .transpose()?,
             forward: forward
                 .iter()
-                .map(|vectors| backend.alloc(vectors.len()))
+                .map(|vectors| backend.alloc(Element::F32, vectors.len()))
                 .collect::<Result<_>>()?,
-            slots: Slots::new(backend, &plan, max_batch)?,
+            slots: Slots::new(backend, &program, &plan, max_batch)?,
             program,
             folding,
             input: model.input_shape(),
@@ -80,6 +96,9 @@ impl<B: Backend> InferGraph<B> {
 
     fn set_params(&mut self, backend: &mut B, params: &[f32], statistics: &[f32]) -> Result<()> {
         let folded = self.folding.fold(params, statistics);
+        if let Some(shadow) = &mut self.shadow {
+            backend.upload(&folded, shadow, 0)?;
+        }
         backend.upload(&folded, &mut self.params, 0)
     }
 
@@ -185,6 +204,7 @@ impl<B: Backend> InferGraph<B> {
                         geometry,
                         x,
                         params: &self.params,
+                        filters: self.shadow.as_ref().unwrap_or(&self.params),
                         filter,
                         y: out,
                         epilogue,

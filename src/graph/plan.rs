@@ -11,11 +11,11 @@ use super::program::Program;
 pub struct MemoryPlan {
     /// Slot of each tensor; absent where no instruction touches it.
     pub(crate) slot_of: Vec<Option<usize>>,
-    /// Elements of each slot for one image.
+    /// Bytes of each slot for one image.
     pub(crate) slots: Vec<usize>,
-    /// Elements that do not depend on the batch: parameters, gradients, momentum, statistics, channel vectors.
-    pub(crate) fixed: usize,
-    /// Elements of all tensors if none shared a slot, for one image.
+    /// Bytes that do not depend on the batch: parameters, gradients, momentum, statistics, channel vectors.
+    fixed: u64,
+    /// Bytes of all tensors if none shared a slot, for one image.
     pub(crate) unshared: usize,
     /// Largest slots with the tensors they hold, for the table.
     rows: Vec<SlotRow>,
@@ -23,24 +23,30 @@ pub struct MemoryPlan {
 
 #[derive(Clone, Debug)]
 struct SlotRow {
-    elements: usize,
+    bytes: usize,
     tensors: Vec<String>,
 }
 
 impl MemoryPlan {
-    /// Plans a program; `fixed` elements are needed besides its tensors.
-    pub(crate) fn new(program: &Program, fixed: usize) -> Self {
+    /// Plans a program; `fixed` bytes are needed besides its tensors.
+    pub(crate) fn new(program: &Program, fixed: u64) -> Self {
         let lives = lives(program);
         let mut order: Vec<usize> = (0..lives.len()).filter(|t| lives[*t].is_some()).collect();
         let life = |t: &usize| lives[*t].expect("only living tensors are ordered");
         // Large ones first among those that begin together, so that small ones fill what is left.
-        order.sort_by_key(|t| (life(t).0, std::cmp::Reverse(program.tensors[*t]), *t));
+        order.sort_by_key(|t| {
+            (
+                life(t).0,
+                std::cmp::Reverse(program.tensors[*t].bytes()),
+                *t,
+            )
+        });
         let mut slot_of = vec![None; lives.len()];
         let mut slots: Vec<usize> = Vec::new();
         let mut busy_until: Vec<usize> = Vec::new();
         for t in order {
             let (begin, end) = life(&t);
-            let size = program.tensors[t];
+            let size = program.tensors[t].bytes();
             // The free slot that fits with least waste; else the one that needs least growth; else a new one.
             let free = (0..slots.len()).filter(|s| busy_until[*s] < begin);
             let best = free.min_by_key(|s| {
@@ -58,21 +64,21 @@ impl MemoryPlan {
         }
         let mut rows: Vec<SlotRow> = slots
             .iter()
-            .map(|elements| SlotRow {
-                elements: *elements,
+            .map(|bytes| SlotRow {
+                bytes: *bytes,
                 tensors: Vec::new(),
             })
             .collect();
         for (t, slot) in slot_of.iter().enumerate() {
             if let Some(slot) = slot {
-                rows[*slot].tensors.push(program.tensor_names[t].clone());
+                rows[*slot].tensors.push(program.tensors[t].name.clone());
             }
         }
-        rows.sort_by_key(|row| std::cmp::Reverse(row.elements));
+        rows.sort_by_key(|row| std::cmp::Reverse(row.bytes));
         let unshared = slot_of
             .iter()
             .zip(&program.tensors)
-            .filter_map(|(slot, size)| slot.map(|_| size))
+            .filter_map(|(slot, tensor)| slot.map(|_| tensor.bytes()))
             .sum();
         MemoryPlan {
             slot_of,
@@ -85,12 +91,12 @@ impl MemoryPlan {
 
     /// Bytes that every image of the batch costs.
     pub fn bytes_an_image(&self) -> u64 {
-        4 * self.slots.iter().sum::<usize>() as u64
+        self.slots.iter().sum::<usize>() as u64
     }
 
     /// Bytes of parameters and everything else that does not grow with the batch.
     pub fn fixed_bytes(&self) -> u64 {
-        4 * self.fixed as u64
+        self.fixed
     }
 
     /// Bytes for a batch of `n`.
@@ -106,7 +112,7 @@ impl MemoryPlan {
 
     /// The plan as a table of at most `limit` slots for a batch of `n`.
     pub fn table(&self, n: usize, limit: usize) -> String {
-        let mib = |elements: usize| n as f64 * 4.0 * elements as f64 / f64::from(1 << 20);
+        let mib = |bytes: usize| n as f64 * bytes as f64 / f64::from(1 << 20);
         let mut text = String::from("      MiB  tensors that share the slot\n");
         for row in self.rows.iter().take(limit) {
             let shown: Vec<&str> = row.tensors.iter().take(4).map(String::as_str).collect();
@@ -116,10 +122,10 @@ impl MemoryPlan {
             } else {
                 String::new()
             };
-            text += &format!("{:9.1}  {}{more}\n", mib(row.elements), shown.join(", "));
+            text += &format!("{:9.1}  {}{more}\n", mib(row.bytes), shown.join(", "));
         }
         if self.rows.len() > limit {
-            let rest = self.rows[limit..].iter().map(|row| row.elements).sum();
+            let rest = self.rows[limit..].iter().map(|row| row.bytes).sum();
             text += &format!(
                 "{:9.1}  {} smaller slots\n",
                 mib(rest),
@@ -167,6 +173,7 @@ fn lives(program: &Program) -> Vec<Option<(usize, usize)>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::Element;
     use crate::graph::{lower, params::ParamTable};
     use crate::models::{self, Embedding};
 
@@ -175,7 +182,7 @@ mod tests {
     fn slots_never_overlap_in_time() {
         let model = models::mobilefacenet(112, Embedding::GlobalDepthwise { size: 128 }).unwrap();
         let table = ParamTable::new(&model);
-        let program = lower::training(&model, &table);
+        let program = lower::training(&model, &table, Element::F32);
         let plan = MemoryPlan::new(&program, 0);
         let lives = lives(&program);
         for a in 0..lives.len() {
@@ -195,8 +202,8 @@ mod tests {
     fn inference_needs_far_less_than_training() {
         let model = models::resnet50(112, Embedding::pool_dropout_dense(256)).unwrap();
         let table = ParamTable::new(&model);
-        let training = MemoryPlan::new(&lower::training(&model, &table), 0);
-        let (inference, _) = lower::inference(&model, &table);
+        let training = MemoryPlan::new(&lower::training(&model, &table, Element::F32), 0);
+        let (inference, _) = lower::inference(&model, &table, Element::F32);
         let inference = MemoryPlan::new(&inference, 0);
         assert!(inference.bytes_an_image() * 4 < training.bytes_an_image());
     }

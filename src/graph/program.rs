@@ -5,7 +5,7 @@
 
 use super::Shape;
 use crate::backend::geometry::{Conv2d, GlobalPool, PerChannel, Rows, Window};
-use crate::backend::{Activation, BatchNormAt, FilterAt};
+use crate::backend::{Activation, BatchNormAt, Element, FilterAt};
 
 /// A value's place in [`Program::values`].
 pub(crate) type ValueId = usize;
@@ -15,6 +15,24 @@ pub(crate) type TensorId = usize;
 pub(crate) type BatchNormId = usize;
 /// A layer's place in [`Program::layers`].
 pub(crate) type LayerId = usize;
+
+/// Something stored for the length of some instructions.
+#[derive(Clone, Debug)]
+pub(crate) struct Tensor {
+    /// Elements for one image.
+    pub(crate) len: usize,
+    /// What they are.
+    pub(crate) element: Element,
+    /// Which node first gave the tensor its name, for the memory table and for diagnosis.
+    pub(crate) name: String,
+}
+
+impl Tensor {
+    /// Bytes for one image.
+    pub(crate) fn bytes(&self) -> usize {
+        self.len * self.element.bytes()
+    }
+}
 
 /// A tensor as its consumers see it.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -222,10 +240,9 @@ impl Instruction {
 /// A model made ready to run.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Program {
-    /// Elements of each tensor for one image.
-    pub(crate) tensors: Vec<usize>,
-    /// Which node first gave the tensor its name, for the memory table and for diagnosis.
-    pub(crate) tensor_names: Vec<String>,
+    /// What tensors are made of, but for the embedding and its gradient, which are float32: the head reads and writes them.
+    pub(crate) element: Element,
+    pub(crate) tensors: Vec<Tensor>,
     pub(crate) values: Vec<Value>,
     pub(crate) layers: Vec<Layer>,
     pub(crate) batch_norms: Vec<BatchNormLayer>,
@@ -238,9 +255,14 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    pub(crate) fn new_tensor(&mut self, len: usize, name: impl Into<String>) -> TensorId {
-        self.tensors.push(len);
-        self.tensor_names.push(name.into());
+    pub(crate) fn new_tensor(
+        &mut self,
+        len: usize,
+        element: Element,
+        name: impl Into<String>,
+    ) -> TensorId {
+        let name = name.into();
+        self.tensors.push(Tensor { len, element, name });
         self.tensors.len() - 1
     }
 
@@ -256,7 +278,7 @@ impl Program {
         name: &str,
         make: impl FnOnce(TensorId) -> Instruction,
     ) -> ValueId {
-        let y = self.new_tensor(shape.len(), name);
+        let y = self.new_tensor(shape.len(), self.element, name);
         self.instructions.push(make(y));
         self.new_value(Value::plain(y, shape))
     }
@@ -267,6 +289,16 @@ impl Program {
             return x;
         }
         self.stored_copy(x, name)
+    }
+
+    /// The value itself where it is stored as it is read, in float32; otherwise a copy that is.
+    pub(crate) fn stored_floats(&mut self, x: ValueId, name: &str) -> ValueId {
+        if self.element == Element::F32 {
+            return self.stored(x, name);
+        }
+        let copy = self.stored_copy(x, name);
+        self.tensors[self.values[copy].tensor].element = Element::F32;
+        copy
     }
 
     /// A tensor of its own for what `x` is read as.

@@ -3,20 +3,32 @@
 use super::plan::MemoryPlan;
 use super::program::{Program, Value};
 use crate::Result;
-use crate::backend::{Activation, Backend, Pending, PendingGrad, View, bn, sums};
+use crate::backend::{Activation, Backend, Element, Pending, PendingGrad, View, bn, sums};
 
 /// Tensors' storage. A buffer is taken out while an instruction writes it.
 #[derive(Debug)]
 pub(super) struct Slots<B: Backend> {
     slot_of: Vec<Option<usize>>,
+    /// What each tensor's elements are.
+    elements: Vec<Element>,
     pub(super) buffers: Vec<Option<B::Buffer>>,
 }
 
 impl<B: Backend> Slots<B> {
-    pub(super) fn new(backend: &B, plan: &MemoryPlan, max_batch: usize) -> Result<Self> {
-        let allocate = |len: &usize| backend.alloc(len * max_batch).map(Some);
+    pub(super) fn new(
+        backend: &B,
+        program: &Program,
+        plan: &MemoryPlan,
+        max_batch: usize,
+    ) -> Result<Self> {
+        // What a slot holds is said when it is written.
+        let allocate = |bytes: &usize| {
+            let floats = (bytes * max_batch).div_ceil(Element::F32.bytes());
+            backend.alloc(Element::F32, floats).map(Some)
+        };
         Ok(Slots {
             slot_of: plan.slot_of.clone(),
+            elements: program.tensors.iter().map(|t| t.element).collect(),
             buffers: plan.slots.iter().map(allocate).collect::<Result<_>>()?,
         })
     }
@@ -30,11 +42,14 @@ impl<B: Backend> Slots<B> {
         buffer.expect("no instruction reads what it writes")
     }
 
+    /// Takes a tensor's buffer out, to write it.
     pub(super) fn take(&mut self, tensor: usize) -> B::Buffer {
         let slot = self.slot(tensor);
-        self.buffers[slot]
+        let mut buffer = self.buffers[slot]
             .take()
-            .expect("a tensor is written by one instruction at a time")
+            .expect("a tensor is written by one instruction at a time");
+        B::hold(&mut buffer, self.elements[tensor]);
+        buffer
     }
 
     pub(super) fn put(&mut self, tensor: usize, buffer: B::Buffer) {
@@ -73,17 +88,17 @@ impl<B: Backend> Vectors<B> {
         let norms = || program.batch_norms.iter().map(|b| b.shape.c);
         let sums_of = |value: &Value| {
             let len = value.needs_sums().then(|| sums::len(value.shape.c));
-            len.map(|len| backend.alloc(len)).transpose()
+            len.map(|len| backend.alloc(Element::F32, len)).transpose()
         };
         Ok(Vectors {
             forward: norms()
-                .map(|c| backend.alloc(bn::forward_len(c)))
+                .map(|c| backend.alloc(Element::F32, bn::forward_len(c)))
                 .collect::<Result<_>>()?,
             backward: norms()
-                .map(|c| backend.alloc(bn::backward_len(c)))
+                .map(|c| backend.alloc(Element::F32, bn::backward_len(c)))
                 .collect::<Result<_>>()?,
             sums: program.values.iter().map(sums_of).collect::<Result<_>>()?,
-            moments: backend.alloc(bn::moments_len(norms().max().unwrap_or(0)))?,
+            moments: backend.alloc(Element::F32, bn::moments_len(norms().max().unwrap_or(0)))?,
         })
     }
 }

@@ -3,7 +3,7 @@
 use super::Margin;
 use crate::backend::geometry::HeadShard;
 use crate::backend::head_rows::{self, BEST_OTHER, SQUARES, TARGET_COS};
-use crate::backend::{ArcFaceBprop, ArcFaceFprop, Backend, SgdStep};
+use crate::backend::{ArcFaceBprop, ArcFaceFprop, Backend, Element, SgdStep};
 use crate::base::random::{Purpose, Random};
 use crate::{Error, Result};
 use rayon::prelude::*;
@@ -91,10 +91,10 @@ impl<B: Backend> ArcFace<B> {
             classes,
             d,
             max_batch,
-            weights: backend.alloc(len)?,
-            momentum: backend.alloc(len)?,
-            inverse_norms: backend.alloc(classes)?,
-            rows: backend.alloc(head_rows::len(max_batch))?,
+            weights: backend.alloc(Element::F32, len)?,
+            momentum: backend.alloc(Element::F32, len)?,
+            inverse_norms: backend.alloc(Element::F32, classes)?,
+            rows: backend.alloc(Element::F32, head_rows::len(max_batch))?,
             n: 0,
             host_rows: vec![0.0; head_rows::len(max_batch)],
         };

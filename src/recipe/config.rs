@@ -2,8 +2,8 @@
 //!
 //! A checkpoint stores the whole of it, so that nothing that decided a number is lost.
 
-use crate::backend::InputTransform;
 use crate::backend::margin::Margin;
+use crate::backend::{Backend, Element, InputTransform};
 use crate::base::text;
 use crate::data::picture::augment::Augment;
 use crate::graph::Model;
@@ -14,7 +14,9 @@ use crate::optim::Optimizer;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::path::Path;
+use std::str::FromStr;
 use toml::{Table, Value};
 
 /// Width and height of the input of the presets' networks, in pixels.
@@ -39,6 +41,74 @@ pub struct Config {
     pub optimizer: Optimizer,
     /// The run itself.
     pub train: TrainConfig,
+}
+
+/// What activations and their gradients are stored in, and products multiply. Parameters, statistics and sums are float32
+/// in any case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// What is best on the device.
+    #[default]
+    Auto,
+    /// float32.
+    F32,
+    /// bfloat16.
+    Bf16,
+}
+
+impl Precision {
+    /// The elements on this device.
+    ///
+    /// # Errors
+    /// A device without bfloat16 that is asked for it.
+    pub fn element(self, backend: &impl Backend) -> Result<Element> {
+        let element = match self {
+            Precision::Auto => backend.best_element(),
+            Precision::F32 => Element::F32,
+            Precision::Bf16 => Element::Bf16,
+        };
+        if backend.supports(element) {
+            Ok(element)
+        } else {
+            Err(Error::Invalid(format!(
+                "{element} cannot be computed on {}: use --precision f32",
+                backend.describe()
+            )))
+        }
+    }
+}
+
+impl From<Element> for Precision {
+    fn from(element: Element) -> Self {
+        match element {
+            Element::F32 => Precision::F32,
+            Element::Bf16 => Precision::Bf16,
+        }
+    }
+}
+
+impl FromStr for Precision {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        match text {
+            "auto" => Ok(Precision::Auto),
+            "f32" => Ok(Precision::F32),
+            "bf16" => Ok(Precision::Bf16),
+            _ => Err("expected auto, f32 or bf16".to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Precision::Auto => "auto",
+            Precision::F32 => "f32",
+            Precision::Bf16 => "bf16",
+        })
+    }
 }
 
 /// The network and its input.
@@ -152,6 +222,14 @@ pub struct TrainConfig {
     pub checkpoint_every: u64,
     /// How many checkpoints are kept.
     pub keep_checkpoints: usize,
+    /// What activations and gradients are stored in; a run records what it was. Checkpoints from before there was a choice
+    /// have none: they were float32.
+    #[serde(default = "before_there_was_a_choice")]
+    pub precision: Precision,
+}
+
+fn before_there_was_a_choice() -> Precision {
+    Precision::F32
 }
 
 impl ModelConfig {

@@ -7,7 +7,7 @@ use crate::data::picture::augment::Augment;
 use crate::head::Distribution;
 use crate::models::{Embedding, Network};
 use crate::optim::{Course, Coverage, Decay, DecayForm, Milestones, Optimizer, Schedule, Span};
-use crate::recipe::config::{Config, HeadConfig, ModelConfig, TrainConfig};
+use crate::recipe::config::{Config, HeadConfig, ModelConfig, Precision, TrainConfig};
 use crate::{Error, Result};
 use std::path::Path;
 
@@ -184,6 +184,7 @@ fn small() -> Config {
             seed: 1,
             checkpoint_every: 0,
             keep_checkpoints: 2,
+            precision: Precision::Auto,
         },
     }
 }
@@ -260,6 +261,7 @@ fn seed(network: Network) -> Config {
             seed: 1,
             checkpoint_every: 0,
             keep_checkpoints: 2,
+            precision: Precision::Auto,
         },
     }
 }
@@ -350,6 +352,7 @@ fn insightface(network: Network) -> Config {
             seed: 1,
             checkpoint_every: 0,
             keep_checkpoints: 2,
+            precision: Precision::Auto,
         },
     }
 }

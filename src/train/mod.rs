@@ -46,7 +46,7 @@ use crate::data::loader::{Batch, Loader, LoaderOptions};
 use crate::data::picture::augment::Augment;
 use crate::data::{Dataset, Image};
 use crate::embedder::Embedder;
-use crate::graph::train::TrainGraph;
+use crate::graph::train::{TrainGraph, TrainSettings};
 use crate::head::{ArcFace, ClassInit, expected_initial_loss};
 use crate::optim::Role;
 use crate::recipe::config::Config;
@@ -212,13 +212,15 @@ impl<B: Backend> Trainer<B> {
 
     fn start(
         mut backend: B,
-        config: Config,
+        mut config: Config,
         dataset: Arc<dyn Dataset>,
         data: DataOptions,
         steps_done: u64,
     ) -> Result<Self> {
         config.validate()?;
         Prospects::of(&config, &*dataset, steps_done)?.accept()?;
+        let element = config.train.precision.element(&backend)?;
+        config.train.precision = element.into();
         let model = config.model.build()?;
         let image_size = model.input_shape().h;
         let batch = config.train.batch_size;
@@ -249,7 +251,13 @@ impl<B: Backend> Trainer<B> {
         let margin = config.head.margin;
         let size = model.embedding_size();
         let head_bytes = ArcFace::<B>::bytes(classes, size, batch);
-        let graph = TrainGraph::with_head(&mut backend, &model, seed, batch, head_bytes)?;
+        let settings = TrainSettings {
+            seed,
+            max_batch: batch,
+            element,
+            head_bytes,
+        };
+        let graph = TrainGraph::new(&mut backend, &model, settings)?;
         let head = ArcFace::new(&mut backend, classes, size, batch, margin, init)?;
         let decay = config.optimizer.decay;
         Ok(Trainer {
@@ -454,7 +462,8 @@ impl<B: Backend> Trainer<B> {
     /// Not enough memory, a device that fails.
     pub fn embedder(&mut self, max_batch: usize) -> Result<Embedder<'_, B>> {
         let weights = self.weights()?;
-        Embedder::new(&mut self.backend, &weights, max_batch)
+        let precision = self.config.train.precision;
+        Embedder::new(&mut self.backend, &weights, max_batch, precision)
     }
 }
 

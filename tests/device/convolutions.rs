@@ -1,6 +1,8 @@
 //! The checks of convolutions of both kinds.
 
-use crate::oracles::check::{assert_near, check, expected, results};
+use crate::oracles::check::{
+    assert_near, check, check_of, elements, expected, results, results_of,
+};
 use crate::oracles::number::Number;
 use crate::oracles::{UNIT, sum_bound};
 use crate::rig::batch_norm::Moments;
@@ -8,12 +10,14 @@ use crate::rig::conv::{Dgrad, End, Fprop, Geometry, Wgrad};
 use crate::rig::pending::{ACTIVATIONS, Behind, To};
 use crate::rig::rows::Add;
 use crate::rig::{Given, named};
-use arcface_cu::backend::Backend;
 use arcface_cu::backend::geometry::Rows;
+use arcface_cu::backend::{Backend, Element};
 
-/// What a variance may lose where the mean is not large.
-fn variance_bound(mean: Number, variance: f64) -> f64 {
-    sum_bound(256, variance) + (8.0 * UNIT * mean.magnitude).powi(2)
+/// What a variance may lose where the mean is not large. Squares may be taken of the distances from the channel's `first`
+/// number.
+fn variance_bound(first: f32, mean: Number, variance: f64) -> f64 {
+    let shift = mean.value - f64::from(first);
+    sum_bound(256, variance + shift * shift) + (8.0 * UNIT * mean.magnitude).powi(2)
 }
 
 /// Moments against those of the very numbers that were written.
@@ -21,7 +25,7 @@ pub(crate) fn check_moments(
     what: &str,
     rows: Rows,
     (y, moments): (&[f32], &[f32]),
-    variance_bound: impl Fn(Number, f64) -> f64,
+    variance_bound: impl Fn(f32, Number, f64) -> f64,
 ) {
     let case = Moments { rows, centre: 0.0 };
     let expected = &expected(&case, &[("x", 0, y)])[0].1;
@@ -35,7 +39,7 @@ pub(crate) fn check_moments(
     );
     let what = format!("variance of {what}");
     assert_near(&what, &moments[rows.c..], variance, |i, e| {
-        variance_bound(mean[i], e.value)
+        variance_bound(y[i], mean[i], e.value)
     });
 }
 
@@ -78,17 +82,19 @@ pub(crate) fn check_fprop<B: Backend>(
     };
     let bound = |_: &str, _, e: Number| sum_bound(terms, e.magnitude);
     check(backend, &case(End::Raw), bound);
-    let (_, raw) = &results(backend, &case(End::Raw), &[])[0];
-    let found = results(backend, &case(End::Moments), &[]);
-    let what = format!("{:?}", case(End::Moments));
-    assert_eq!(found[0].1, *raw, "moments change y: {what}");
-    check_moments(&what, rows, (raw, &found[1].1), variance_bound);
-    for (i, activation) in ACTIVATIONS.into_iter().enumerate() {
-        let case = case(End::Activate(i % 2 == 1, activation));
-        if by_winograd {
-            check(backend, &case, bound);
-        } else {
-            check_epilogue(backend, &case, raw);
+    for element in elements(backend) {
+        let (_, raw) = &results_of(element, backend, &case(End::Raw), &[])[0];
+        let found = results_of(element, backend, &case(End::Moments), &[]);
+        let what = format!("{element} {:?}", case(End::Moments));
+        assert_eq!(found[0].1, *raw, "moments change y: {what}");
+        check_moments(&what, rows, (raw, &found[1].1), variance_bound);
+        for (i, activation) in ACTIVATIONS.into_iter().enumerate() {
+            let case = case(End::Activate(i % 2 == 1, activation));
+            if by_winograd || element != Element::F32 {
+                check_of(element, backend, &case, bound);
+            } else {
+                check_epilogue(backend, &case, raw);
+            }
         }
     }
 }

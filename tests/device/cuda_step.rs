@@ -7,9 +7,9 @@ use arcface_cu::backend::cuda::Cuda;
 use arcface_cu::backend::cuda::driver::{Driver, Launch, Memory, Properties};
 use arcface_cu::backend::cuda::tiles::Program;
 use arcface_cu::backend::margin::Margin;
-use arcface_cu::backend::{Augmented, Backend, InputTransform, SgdForm, SgdStep};
+use arcface_cu::backend::{Augmented, Backend, Element, InputTransform, SgdForm, SgdStep};
 use arcface_cu::base::changes::Changes;
-use arcface_cu::graph::train::TrainGraph;
+use arcface_cu::graph::train::{TrainGraph, TrainSettings};
 use arcface_cu::head::{ArcFace, ClassInit, Distribution};
 use arcface_cu::models::{self, Embedding};
 use arcface_cu::recipe::config::Config;
@@ -171,7 +171,10 @@ fn a_step_waits_once_uploads_labels_once_and_allocates_nothing() {
 fn memory_that_is_not_aligned_as_promised_is_refused() {
     let driver = Counting::new();
     driver.next.set(256 + 128);
-    let error = Cuda::new(driver).alloc(4).unwrap_err().to_string();
+    let error = Cuda::new(driver)
+        .alloc(Element::F32, 4)
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("0x180") && error.contains("256"), "{error}");
 }
 
@@ -189,7 +192,16 @@ fn after_the_first_step_nothing_is_allocated_on_the_host() {
     ];
     for model in models {
         let mut cuda = Cuda::new(Counting::new());
-        let mut graph = TrainGraph::new(&mut cuda, &model, 1, BATCH).unwrap();
+        let mut graph = TrainGraph::new(
+            &mut cuda,
+            &model,
+            TrainSettings {
+                seed: 1,
+                max_batch: BATCH,
+                ..TrainSettings::default()
+            },
+        )
+        .unwrap();
         let margin = Margin::arcface(64.0, 0.5);
         let init = ClassInit {
             distribution: Distribution::Normal(0.01),

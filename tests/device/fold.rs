@@ -4,7 +4,7 @@
 use crate::oracles::graphs;
 use crate::oracles::model::{Mode, forward, widen};
 use crate::support::devices::on_each_device;
-use arcface_cu::backend::{Backend, InputTransform, InputTransformFprop};
+use arcface_cu::backend::{Backend, Element, InputTransform, InputTransformFprop};
 use arcface_cu::base::random::{Purpose, Random};
 use arcface_cu::graph::Model;
 use arcface_cu::graph::infer::InferGraph;
@@ -95,8 +95,15 @@ fn check<B: Backend>(backend: &mut B, name: &str, model: &Model) {
     let rounding = largest(&mut rounded.embedding().iter().zip(expected).map(|(a, b)| a - b));
     let bound = ROUNDINGS * rounding + FLOOR * most;
 
-    let mut graph =
-        InferGraph::new(backend, model, &params, &statistics, max_batch).expect("a graph");
+    let mut graph = InferGraph::new(
+        backend,
+        model,
+        &params,
+        &statistics,
+        max_batch,
+        Element::F32,
+    )
+    .expect("a graph");
     let (image, d) = (model.input_shape().len(), model.embedding_size());
     assert_eq!(
         (graph.input_shape(), graph.embedding_size()),

@@ -7,7 +7,7 @@ use arcface_cu::backend::cpu::Cpu;
 use arcface_cu::backend::geometry::Padding;
 use arcface_cu::backend::{Activation, Backend, InputTransform, Segment, SgdForm, SgdStep};
 use arcface_cu::graph::params::{Init, ParamTable};
-use arcface_cu::graph::train::TrainGraph;
+use arcface_cu::graph::train::{TrainGraph, TrainSettings};
 use arcface_cu::graph::{BatchNorm, Builder, Model, NodeId, Square};
 use arcface_cu::head::{ArcFace, ClassInit, Distribution, Margin, MarginGradient, PiGuard};
 use safetensors::{Dtype, SafeTensors};
@@ -405,7 +405,16 @@ impl<'a, B: Backend> Run<'a, B> {
             golden.floats("initial/classes"),
             golden.bytes("initial/classes", Dtype::F32).1,
         );
-        let mut graph = TrainGraph::new(backend, &case.model, 1, n + 1).expect("a graph");
+        let mut graph = TrainGraph::new(
+            backend,
+            &case.model,
+            TrainSettings {
+                seed: 1,
+                max_batch: n + 1,
+                ..TrainSettings::default()
+            },
+        )
+        .expect("a graph");
         let init = ClassInit {
             distribution: Distribution::GlorotUniform,
             seed: 1,

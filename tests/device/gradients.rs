@@ -11,7 +11,7 @@ use crate::support::devices::on_each_device;
 use arcface_cu::backend::{Backend, InputTransform};
 use arcface_cu::base::random::{Purpose, Random};
 use arcface_cu::graph::Model;
-use arcface_cu::graph::train::TrainGraph;
+use arcface_cu::graph::train::{TrainGraph, TrainSettings};
 use arcface_cu::optim::Role;
 
 const N: usize = 3;
@@ -91,7 +91,16 @@ fn run<B: Backend>(
 /// Checks a model and returns the largest part of a tolerance that was used.
 fn check<B: Backend>(backend: &mut B, name: &str, model: &Model) -> f64 {
     let (image, d) = (model.input_shape().len(), model.embedding_size());
-    let mut graph = TrainGraph::new(backend, model, SEED, N + 1).expect("a graph");
+    let mut graph = TrainGraph::new(
+        backend,
+        model,
+        TrainSettings {
+            seed: SEED,
+            max_batch: N + 1,
+            ..TrainSettings::default()
+        },
+    )
+    .expect("a graph");
     let state = scatter(backend, &mut graph);
     let [params, statistics, momentum] = &state;
     // A larger batch first, so that nothing is right for being zero or left over.

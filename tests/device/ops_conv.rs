@@ -175,10 +175,15 @@ fn moments_far_from_zero<B: Backend>(b: &mut B) {
         pixels: geometry.pixels_out(),
         c: geometry.k,
     };
-    check_moments("y far from zero", rows, (y, moments), |mean, variance| {
-        let size = mean.magnitude;
-        32.0 * UNIT * (variance + size * variance.sqrt()) + (4.0 * UNIT * size).powi(2)
-    });
+    check_moments(
+        "y far from zero",
+        rows,
+        (y, moments),
+        |_, mean, variance| {
+            let size = mean.magnitude;
+            32.0 * UNIT * (variance + size * variance.sqrt()) + (4.0 * UNIT * size).powi(2)
+        },
+    );
 }
 
 /// A number that is not a number reaches every output whose window holds it, through ReLU too; where `alone`, no other.

@@ -1,6 +1,6 @@
 //! The ArcFace head against a float64 oracle with every margin, and the oracle against finite differences.
 
-use crate::oracles::backend::{Oracle, margin_logit};
+use crate::oracles::backend::{Buffer, Oracle, margin_logit};
 use crate::oracles::check::{
     assert_bits_depend_on_the_case_alone, assert_near, check_given, expected, results,
 };
@@ -288,20 +288,21 @@ fn the_oracle_agrees_with_finite_differences() {
         let (n, d, v) = (6, 5, 11);
         let case = Fprop::whole(n, d, v, margin);
         let (x, classes, labels) = case.data();
-        let wide = |values: Vec<f32>| values.into_iter().map(Number::from).collect::<Vec<_>>();
+        let wide = |values: Vec<f32>| values.into_iter().map(Number::from).collect::<Buffer>();
         let (x, classes) = (wide(x), wide(classes));
         let loss = |i: usize, by: f64| -> f64 {
             let (mut x, mut classes) = (x.clone(), classes.clone());
-            let moved = x.iter_mut().chain(&mut classes).nth(i);
+            let moved = x.iter_mut().chain(classes.iter_mut()).nth(i);
             moved.expect("a number").value += by;
-            let mut rows = vec![Number::default(); head_rows::len(n)];
+            let zeros = |len| vec![Number::default(); len].into_iter().collect::<Buffer>();
+            let mut rows = zeros(head_rows::len(n));
             let op = ArcFaceFprop {
                 shard: case.shard,
                 margin: &margin,
                 x: &x,
                 classes: &classes,
                 labels: &labels,
-                inverse_norms: &mut vec![Number::default(); v],
+                inverse_norms: &mut zeros(v),
                 rows: &mut rows,
             };
             Oracle.arcface_fprop(op).unwrap();

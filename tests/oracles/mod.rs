@@ -15,8 +15,8 @@ pub mod number;
 mod window;
 
 pub use crate::rig::noise;
-use crate::rig::{self, GUARD, POISON};
-use arcface_cu::backend::Backend;
+use crate::rig::{self, GUARD, POISON, is_poison};
+use arcface_cu::backend::{Backend, Element};
 
 /// Half the distance between 1 and the next float32: the largest relative error of one rounding.
 pub const UNIT: f64 = 5.960_464_477_539_063e-8;
@@ -66,7 +66,7 @@ pub fn sum_bound(terms: usize, magnitude: f64) -> f64 {
 
 /// A device buffer with the given contents and a guard band behind them.
 pub fn upload<B: Backend>(backend: &mut B, values: &[f32]) -> B::Buffer {
-    rig::buffer(backend, values).expect("a buffer")
+    rig::buffer(backend, Element::F32, values).expect("a buffer")
 }
 
 /// A device buffer full of a value that no operation should leave behind.
@@ -87,9 +87,8 @@ pub fn download<B: Backend>(backend: &mut B, buffer: &B::Buffer) -> Vec<f32> {
     let mut values = contents(backend, buffer);
     let guard = values.split_off(values.len() - GUARD);
     for (i, value) in guard.iter().enumerate() {
-        assert_eq!(
-            value.to_bits(),
-            POISON.to_bits(),
+        assert!(
+            is_poison(*value),
             "an operation wrote {value} {i} elements behind a buffer's end"
         );
     }

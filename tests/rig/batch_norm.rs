@@ -19,7 +19,7 @@ impl Case for Moments {
         let rows = self.rows;
         let mut x = named("x", rows.len());
         x.iter_mut().for_each(|x| *x += self.centre);
-        let x = rig.filled("x", x)?;
+        let x = rig.tensor("x", x)?;
         let mut moments = rig.poisoned(bn::moments_len(rows.c))?;
         rig.run(|backend| {
             backend.batch_norm_moments(BatchNormMoments {

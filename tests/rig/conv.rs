@@ -1,7 +1,7 @@
 //! Convolutions of both kinds, in all three directions.
 
 use super::pending::{Activated, Behind, Grad, Target, To, Value};
-use super::{Case, Rig, named};
+use super::{Case, Filters, Rig, named};
 use arcface_cu::Result;
 use arcface_cu::backend::geometry::{Conv2d, Padding, PerChannel, Rows, Window};
 use arcface_cu::backend::{
@@ -27,7 +27,7 @@ pub fn window(
 }
 
 /// A parameter slab, and where filter and bias lie in it.
-type Slab<'a, T> = (&'a T, FilterAt);
+type Slab<'a, T> = (&'a Filters<T>, FilterAt);
 
 /// The geometry of a convolution, which chooses the operation.
 pub trait Geometry: Copy + Debug + Sync {
@@ -68,7 +68,12 @@ pub trait Geometry: Copy + Debug + Sync {
 
 /// The three directions by the operations of one kind of convolution.
 macro_rules! directions {
-    ($fprop:ident $Fprop:ident, $dgrad:ident $Dgrad:ident, $wgrad:ident $Wgrad:ident) => {
+    (
+        $slab:ident;
+        $fprop:ident $Fprop:ident { $($of_fprop:ident: $forward:expr),* },
+        $dgrad:ident $Dgrad:ident { $($of_dgrad:ident: $backward:expr),* },
+        $wgrad:ident $Wgrad:ident
+    ) => {
         fn filter_len(&self) -> usize {
             self.filter_len()
         }
@@ -77,14 +82,14 @@ macro_rules! directions {
             self,
             backend: &mut B,
             x: Pending<'_, B::Buffer>,
-            (params, filter): Slab<'_, B::Buffer>,
+            ($slab, filter): Slab<'_, B::Buffer>,
             y: &mut B::Buffer,
             epilogue: Epilogue<'_, B::Buffer>,
         ) -> Result<()> {
             backend.$fprop($Fprop {
                 geometry: self,
                 x,
-                params,
+                $($of_fprop: $forward,)*
                 filter,
                 y,
                 epilogue,
@@ -95,13 +100,13 @@ macro_rules! directions {
             self,
             backend: &mut B,
             dy: PendingGrad<'_, B::Buffer>,
-            (params, filter): Slab<'_, B::Buffer>,
+            ($slab, filter): Slab<'_, B::Buffer>,
             dx: GradTarget<'_, B::Buffer>,
         ) -> Result<()> {
             backend.$dgrad($Dgrad {
                 geometry: self,
                 dy,
-                params,
+                $($of_dgrad: $backward,)*
                 filter,
                 dx,
             })
@@ -132,7 +137,12 @@ impl Geometry for Conv2d {
             .map(|(pixels, c)| Rows { pixels, c })
     }
 
-    directions!(conv2d_fprop Conv2dFprop, conv2d_dgrad Conv2dDgrad, conv2d_wgrad Conv2dWgrad);
+    directions!(
+        slab;
+        conv2d_fprop Conv2dFprop { params: &slab.params, filters: slab.of_products() },
+        conv2d_dgrad Conv2dDgrad { filters: slab.of_products() },
+        conv2d_wgrad Conv2dWgrad
+    );
 }
 
 impl Geometry for PerChannel {
@@ -141,22 +151,23 @@ impl Geometry for PerChannel {
     }
 
     directions!(
-        depthwise_fprop DepthwiseFprop,
-        depthwise_dgrad DepthwiseDgrad,
+        slab;
+        depthwise_fprop DepthwiseFprop { params: &slab.params },
+        depthwise_dgrad DepthwiseDgrad { params: &slab.params },
         depthwise_wgrad DepthwiseWgrad
     );
 }
 
-/// A slab of a random filter and bias.
-fn slab<B: Backend>(
+/// A random filter and bias.
+fn filters<B: Backend>(
     rig: &mut Rig<'_, B>,
     geometry: &impl Geometry,
     bias: bool,
-) -> Result<(B::Buffer, FilterAt)> {
+) -> Result<(Filters<B::Buffer>, FilterAt)> {
     let [_, rows] = geometry.rows();
     let weights = ("weights", named("weights", geometry.filter_len()));
     let biases = named("bias", if bias { rows.c } else { 0 });
-    let (slab, [weights, begin]) = rig.slab([weights, ("bias", biases)])?;
+    let (slab, [weights, begin]) = rig.filters([weights, ("bias", biases)])?;
     let bias = bias.then_some(begin);
     Ok((slab, FilterAt { weights, bias }))
 }
@@ -183,15 +194,15 @@ impl<G: Geometry> Case for Fprop<G> {
     fn run<B: Backend>(&self, rig: &mut Rig<'_, B>) -> Result<()> {
         let [rows_in, rows] = self.geometry.rows();
         let x = Value::new(rig, "x", rows_in, self.x)?;
-        let (params, filter) = slab(rig, &self.geometry, self.bias)?;
-        let mut y = rig.poisoned(rows.len())?;
+        let (slab, filter) = filters(rig, &self.geometry, self.bias)?;
+        let mut y = rig.poisoned_tensor(rows.len())?;
         let (mut moments, mut residual, mut activated) = (None, None, None);
         match self.end {
             End::Raw => {}
             End::Moments => moments = Some(rig.poisoned(bn::moments_len(rows.c))?),
             End::Activate(with_residual, activation) => {
                 if with_residual {
-                    residual = Some(rig.random("residual", rows.len())?);
+                    residual = Some(rig.random_tensor("residual", rows.len())?);
                 }
                 activated = Some(Activated::new(rig, "slopes", (activation, rows.c))?);
             }
@@ -205,7 +216,7 @@ impl<G: Geometry> Case for Fprop<G> {
                 },
                 _ => Epilogue::Raw,
             };
-            let slab = (&params, filter);
+            let slab = (&slab, filter);
             (self.geometry).fprop(backend, x.lend(), slab, &mut y, epilogue)
         })?;
         rig.keep([("y", y)])?;
@@ -227,10 +238,10 @@ impl<G: Geometry> Case for Dgrad<G> {
     fn run<B: Backend>(&self, rig: &mut Rig<'_, B>) -> Result<()> {
         let [rows_in, rows_out] = self.geometry.rows();
         let dy = Grad::new(rig, rows_out, self.batch_norm)?;
-        let (params, filter) = slab(rig, &self.geometry, false)?;
+        let (slab, filter) = filters(rig, &self.geometry, false)?;
         let mut dx = Target::new(rig, rows_in, self.to)?;
         rig.run(|backend| {
-            let slab = (&params, filter);
+            let slab = (&slab, filter);
             self.geometry.dgrad(backend, dy.lend(), slab, dx.lend())
         })?;
         dx.keep(rig)
@@ -252,7 +263,12 @@ impl<G: Geometry> Case for Wgrad<G> {
         let dy = Grad::new(rig, rows_out, self.batch_norm)?;
         let x = Value::new(rig, "x", rows_in, self.x)?;
         // What is there is replaced.
-        let (mut grads, filter) = slab(rig, &self.geometry, self.bias)?;
+        let (
+            Filters {
+                params: mut grads, ..
+            },
+            filter,
+        ) = filters(rig, &self.geometry, self.bias)?;
         rig.run(|backend| (self.geometry).wgrad(backend, dy.lend(), x.lend(), &mut grads, filter))?;
         rig.keep([("grads", grads)])
     }

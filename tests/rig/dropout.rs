@@ -17,7 +17,7 @@ pub struct Fprop {
 impl Case for Fprop {
     fn run<B: Backend>(&self, rig: &mut Rig<'_, B>) -> Result<()> {
         let x = Value::new(rig, "x", self.rows, self.x)?;
-        let mut y = rig.poisoned(self.rows.len())?;
+        let mut y = rig.poisoned_tensor(self.rows.len())?;
         rig.run(|backend| {
             backend.dropout_fprop(DropoutFprop {
                 rows: self.rows,
@@ -40,7 +40,7 @@ pub struct Dgrad {
 
 impl Case for Dgrad {
     fn run<B: Backend>(&self, rig: &mut Rig<'_, B>) -> Result<()> {
-        let dy = rig.random("dy", self.rows.len())?;
+        let dy = rig.random_tensor("dy", self.rows.len())?;
         let mut dx = Target::new(rig, self.rows, self.to)?;
         rig.run(|backend| {
             backend.dropout_dgrad(DropoutDgrad {

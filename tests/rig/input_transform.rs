@@ -23,7 +23,7 @@ impl Case for Fprop {
     fn run<B: Backend>(&self, rig: &mut Rig<'_, B>) -> Result<()> {
         let pixels: Vec<u8> = (0..self.len).map(|i| (i * 7 + i / 256) as u8).collect();
         rig.bytes += pixels.len() as u64;
-        let mut y = rig.poisoned(self.len)?;
+        let mut y = rig.poisoned_tensor(self.len)?;
         rig.run(|backend| {
             backend.input_transform_fprop(InputTransformFprop {
                 pixels: &pixels,
@@ -46,7 +46,7 @@ pub struct Pictures {
 
 impl Case for Pictures {
     fn run<B: Backend>(&self, rig: &mut Rig<'_, B>) -> Result<()> {
-        let mut y = rig.poisoned(self.changes.len() * self.size * self.size * 3)?;
+        let mut y = rig.poisoned_tensor(self.changes.len() * self.size * self.size * 3)?;
         rig.run(|backend| {
             backend.input_transform_augmented(InputTransformAugmented {
                 pictures: Augmented {

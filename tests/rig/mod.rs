@@ -18,15 +18,22 @@ pub mod rows;
 pub mod sgd;
 
 use arcface_cu::Result;
-use arcface_cu::backend::Backend;
+use arcface_cu::backend::{Backend, Element};
 use arcface_cu::base::random::{Purpose, Random};
 use std::fmt::Debug;
 
 /// Elements after every buffer's contents, which no operation may write, or read into a result.
 pub const GUARD: usize = 37;
 
-/// What these elements hold, and results before they are written: a NaN that no arithmetic makes.
-pub const POISON: f32 = f32::from_bits(0x7fc0_dead);
+/// What these elements hold, and results before they are written: a NaN that no arithmetic makes, in either type of
+/// element.
+pub const POISON: f32 = f32::from_bits(0x7fd5_dead);
+
+/// Whether a number is poison, as float32 or as bfloat16.
+pub fn is_poison(value: f32) -> bool {
+    let poison = POISON.to_bits();
+    value.to_bits() == poison || value.to_bits() == poison & 0xffff_0000
+}
 
 /// The random numbers repeat after so many: drawing all of a long buffer would take longer than the operation on it.
 const PERIOD: usize = 65_537;
@@ -61,8 +68,8 @@ pub fn named(name: &str, len: usize) -> Vec<f32> {
 }
 
 /// A buffer with the given contents and a guard band after them.
-pub fn buffer<B: Backend>(backend: &mut B, values: &[f32]) -> Result<B::Buffer> {
-    let mut buffer = backend.alloc(values.len() + GUARD)?;
+pub fn buffer<B: Backend>(backend: &mut B, element: Element, values: &[f32]) -> Result<B::Buffer> {
+    let mut buffer = backend.alloc(element, values.len() + GUARD)?;
     backend.upload(values, &mut buffer, 0)?;
     backend.upload(&[POISON; GUARD], &mut buffer, values.len())?;
     Ok(buffer)
@@ -77,10 +84,25 @@ type Runner<'a, B> = Box<dyn FnMut(&mut B, Job<'_, B>) -> Result<()> + 'a>;
 /// Numbers in place of the random ones: (operand, first element, numbers).
 pub type Given<'a> = &'a [(&'a str, usize, &'a [f32])];
 
+/// A parameter slab, and its copy as the tensors' elements where these are not float32.
+pub struct Filters<T> {
+    pub params: T,
+    rounded: Option<T>,
+}
+
+impl<T> Filters<T> {
+    /// The filters of products.
+    pub fn of_products(&self) -> &T {
+        self.rounded.as_ref().unwrap_or(&self.params)
+    }
+}
+
 /// A device on which a case runs.
 pub struct Rig<'a, B: Backend> {
     /// The device.
     pub backend: &'a mut B,
+    /// What tensors are made of; parameters, coefficients and sums are float32.
+    pub element: Element,
     /// Poisoned elements around each part of a slab.
     margin: usize,
     given: Given<'a>,
@@ -98,6 +120,7 @@ impl<'a, B: Backend> Rig<'a, B> {
     pub fn new(backend: &'a mut B) -> Self {
         Rig {
             backend,
+            element: Element::F32,
             margin: 5,
             given: &[],
             found: 0,
@@ -117,6 +140,11 @@ impl<'a, B: Backend> Rig<'a, B> {
             run: Box::new(run),
             ..Rig::new(backend)
         }
+    }
+
+    /// Makes tensors of another type of elements.
+    pub fn of(self, element: Element) -> Self {
+        Rig { element, ..self }
     }
 
     /// Puts numbers into operands.
@@ -151,28 +179,67 @@ impl<'a, B: Backend> Rig<'a, B> {
         self.results
     }
 
-    /// An operand with these numbers.
-    pub fn filled(&mut self, name: &str, mut values: Vec<f32>) -> Result<B::Buffer> {
+    fn operand(&mut self, element: Element, name: &str, mut values: Vec<f32>) -> Result<B::Buffer> {
         self.put(name, &mut values);
-        self.bytes += 4 * values.len() as u64;
-        buffer(self.backend, &values)
+        self.bytes += (element.bytes() * values.len()) as u64;
+        buffer(self.backend, element, &values)
     }
 
-    /// An operand with the noise of its name.
+    /// A float32 operand with these numbers.
+    pub fn filled(&mut self, name: &str, values: Vec<f32>) -> Result<B::Buffer> {
+        self.operand(Element::F32, name, values)
+    }
+
+    /// A float32 operand with the noise of its name.
     pub fn random(&mut self, name: &str, len: usize) -> Result<B::Buffer> {
         self.filled(name, named(name, len))
     }
 
-    /// A result that is not read before it is written.
+    /// A float32 result that is not read before it is written.
     pub fn poisoned(&mut self, len: usize) -> Result<B::Buffer> {
         self.filled("", vec![POISON; len])
     }
 
-    /// A slab of operands with poison around each, and where they begin.
+    /// A tensor with these numbers.
+    pub fn tensor(&mut self, name: &str, values: Vec<f32>) -> Result<B::Buffer> {
+        self.operand(self.element, name, values)
+    }
+
+    /// A tensor with the noise of its name.
+    pub fn random_tensor(&mut self, name: &str, len: usize) -> Result<B::Buffer> {
+        self.tensor(name, named(name, len))
+    }
+
+    /// A tensor that is not read before it is written.
+    pub fn poisoned_tensor(&mut self, len: usize) -> Result<B::Buffer> {
+        self.tensor("", vec![POISON; len])
+    }
+
+    /// A slab of float32 operands with poison around each, and where they begin.
     pub fn slab<const N: usize>(
         &mut self,
         parts: [(&str, Vec<f32>); N],
     ) -> Result<(B::Buffer, [usize; N])> {
+        let (values, begins) = self.lay_out(parts);
+        Ok((self.filled("", values)?, begins))
+    }
+
+    /// A slab of parameters, its copy as the tensors' elements where these are not float32, and where the parts begin.
+    pub fn filters<const N: usize>(
+        &mut self,
+        parts: [(&str, Vec<f32>); N],
+    ) -> Result<(Filters<B::Buffer>, [usize; N])> {
+        let (values, begins) = self.lay_out(parts);
+        let rounded = match self.element {
+            Element::F32 => None,
+            element => Some(self.operand(element, "", values.clone())?),
+        };
+        let params = self.filled("", values)?;
+        Ok((Filters { params, rounded }, begins))
+    }
+
+    /// Operands one after the other with poison around each, and where they begin.
+    fn lay_out<const N: usize>(&mut self, parts: [(&str, Vec<f32>); N]) -> (Vec<f32>, [usize; N]) {
         let mut slab = vec![POISON; self.margin];
         let begins = parts.map(|(name, mut part)| {
             self.put(name, &mut part);
@@ -181,7 +248,7 @@ impl<'a, B: Backend> Rig<'a, B> {
             slab.resize(slab.len() + self.margin, POISON);
             begin
         });
-        Ok((self.filled("", slab)?, begins))
+        (slab, begins)
     }
 
     /// Runs the operation.

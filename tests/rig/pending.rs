@@ -97,7 +97,7 @@ impl<T> Value<T> {
     ) -> Result<Self> {
         // Wide enough that ReLU6 cuts on both sides.
         let raw = named(name, rows.len()).iter().map(|v| 3.0 * v).collect();
-        let raw = rig.filled(name, raw)?;
+        let raw = rig.tensor(name, raw)?;
         let mut affine = None;
         if behind.affine {
             let name = format!("{name} forward");
@@ -142,10 +142,10 @@ impl<T> Grad<T> {
         rows: Rows,
         batch_norm: bool,
     ) -> Result<Self> {
-        let g = rig.random("dy", rows.len())?;
+        let g = rig.random_tensor("dy", rows.len())?;
         let mut coefficients = None;
         if batch_norm {
-            let raw = rig.random("dy raw", rows.len())?;
+            let raw = rig.random_tensor("dy raw", rows.len())?;
             coefficients = Some((raw, rig.random("dy backward", bn::backward_len(rows.c))?));
         }
         Ok(Grad {
@@ -218,9 +218,9 @@ pub struct Target<T> {
 impl<T> Target<T> {
     pub fn new<B: Backend<Buffer = T>>(rig: &mut Rig<'_, B>, rows: Rows, to: To) -> Result<Self> {
         let g = if to.accumulate {
-            rig.random("dx", rows.len())?
+            rig.random_tensor("dx", rows.len())?
         } else {
-            rig.poisoned(rows.len())?
+            rig.poisoned_tensor(rows.len())?
         };
         let (mut close, mut sums) = (None, None);
         if let Some((behind, taken)) = to.close {

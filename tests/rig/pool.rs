@@ -26,7 +26,7 @@ impl Case for Max {
     fn run<B: Backend>(&self, rig: &mut Rig<'_, B>) -> Result<()> {
         let geometry = self.geometry;
         let x = Value::new(rig, "x", rows_in(&geometry), self.x)?;
-        let mut y = rig.poisoned(geometry.pixels_out() * geometry.c)?;
+        let mut y = rig.poisoned_tensor(geometry.pixels_out() * geometry.c)?;
         rig.run(|backend| {
             backend.max_pool_fprop(MaxPoolFprop {
                 geometry,
@@ -49,7 +49,7 @@ pub struct MaxDgrad {
 impl Case for MaxDgrad {
     fn run<B: Backend>(&self, rig: &mut Rig<'_, B>) -> Result<()> {
         let geometry = self.geometry;
-        let dy = rig.random("dy", geometry.pixels_out() * geometry.c)?;
+        let dy = rig.random_tensor("dy", geometry.pixels_out() * geometry.c)?;
         let x = Value::new(rig, "x", rows_in(&geometry), self.x)?;
         let mut dx = Target::new(rig, rows_in(&geometry), self.to)?;
         rig.run(|backend| {
@@ -82,7 +82,7 @@ impl Case for Mean {
     fn run<B: Backend>(&self, rig: &mut Rig<'_, B>) -> Result<()> {
         let geometry = self.geometry;
         let x = Value::new(rig, "x", global_rows(&geometry), self.x)?;
-        let mut y = rig.poisoned(geometry.n * geometry.c)?;
+        let mut y = rig.poisoned_tensor(geometry.n * geometry.c)?;
         rig.run(|backend| {
             backend.global_avg_pool_fprop(GlobalAvgPoolFprop {
                 geometry,
@@ -104,7 +104,7 @@ pub struct MeanDgrad {
 impl Case for MeanDgrad {
     fn run<B: Backend>(&self, rig: &mut Rig<'_, B>) -> Result<()> {
         let geometry = self.geometry;
-        let dy = rig.random("dy", geometry.n * geometry.c)?;
+        let dy = rig.random_tensor("dy", geometry.n * geometry.c)?;
         let mut dx = Target::new(rig, global_rows(&geometry), self.to)?;
         rig.run(|backend| {
             backend.global_avg_pool_dgrad(GlobalAvgPoolDgrad {

@@ -22,7 +22,7 @@ impl Case for Add {
         let b = self.b.map(|behind| Value::new(rig, "b", rows, behind));
         let b = b.transpose()?;
         let activated = Activated::new(rig, "slopes", (self.activation, rows.c))?;
-        let mut y = rig.poisoned(rows.len())?;
+        let mut y = rig.poisoned_tensor(rows.len())?;
         rig.run(|backend| {
             backend.add_fprop(AddFprop {
                 rows,

@@ -2,7 +2,7 @@
 
 use super::{Case, POISON, Rig, named, noise};
 use arcface_cu::Result;
-use arcface_cu::backend::{Backend, Segment, SgdForm, SgdNorms, SgdStep, SgdUpdate};
+use arcface_cu::backend::{Backend, Element, Segment, SgdForm, SgdNorms, SgdStep, SgdUpdate};
 
 /// Every rule.
 pub const FORMS: [SgdForm; 4] = [
@@ -40,6 +40,10 @@ impl Case for Steps {
         let segments = &self.segments[..];
         let mut params = rig.filled("params", self.within(named("params", self.len)))?;
         let mut momentum = rig.filled("momentum", self.within(named("momentum", self.len)))?;
+        let mut shadow = None;
+        if rig.element != Element::F32 {
+            shadow = Some(rig.poisoned_tensor(self.len)?);
+        }
         for (i, lr) in self.lrs.iter().enumerate() {
             let grads = rig.filled("grads", self.within(noise(self.len, 10 + i as u64)))?;
             let mut norms = rig.poisoned(2)?;
@@ -61,10 +65,12 @@ impl Case for Steps {
                     norms: &norms,
                     params: &mut params,
                     momentum: &mut momentum,
+                    shadow: shadow.as_mut(),
                 })
             })?;
             rig.keep([("norms", norms)])?;
         }
+        rig.results.extend(shadow.map(|shadow| ("shadow", shadow)));
         rig.keep([("params", params), ("momentum", momentum)])
     }
 }

@@ -12,6 +12,7 @@
 //! distance from the tile's first pixel, so that the distances between blocks are not lost against a large mean.
 
 use super::Buffer;
+use super::tensor::{Tensor, with_floats};
 use super::tiles;
 use crate::backend::{BatchNormBprop, BatchNormFprop, BatchNormMoments, PReluBprop, bn, sums};
 use pulp::{Simd, WithSimd};
@@ -28,18 +29,24 @@ pub(super) fn moments(scratch: &mut Buffer, op: BatchNormMoments<'_, Buffer>) {
     let BatchNormMoments { rows, x, moments } = op;
     let (c, per_tile) = (rows.c, tiles::pixels_per_tile(rows));
     let partials = scratch.at_least(rows.pixels.div_ceil(per_tile) * PARTIAL * c);
-    x[..rows.len()]
-        .par_chunks(per_tile * c)
-        .zip(partials.par_chunks_mut(PARTIAL * c))
-        .for_each(|(x, partial)| {
-            let mut count = 0;
-            let step = tiles::pixels_per_block(c).clamp(16, BLOCK_PIXELS);
-            for block in x.chunks(step * c) {
-                add_block(partial, count, block, c);
-                count += block.len() / c;
-            }
-        });
+    let (x, step) = (
+        x.tensor(),
+        tiles::pixels_per_block(c).clamp(16, BLOCK_PIXELS),
+    );
     let count = |tile: usize| per_tile.min(rows.pixels - tile * per_tile);
+    (partials.par_chunks_mut(PARTIAL * c).enumerate()).for_each(|(tile, partial)| {
+        for start in (0..count(tile)).step_by(step) {
+            let block = step.min(count(tile) - start) * c;
+            let first = (tile * per_tile + start) * c;
+            match x {
+                Tensor::F32(x) => add_block(partial, start, &x[first..][..block], c),
+                Tensor::Bf16(_) => with_floats(block, |floats| {
+                    x.read(first..first + block, floats);
+                    add_block(partial, start, floats, c);
+                }),
+            }
+        }
+    });
     merge_moments(partials, count, moments, c);
 }
 

@@ -23,7 +23,7 @@ pub(super) fn fprop(op: DropoutFprop<'_, Buffer>) {
     let c = rows.c;
     let x = Reader::new(x, c);
     let mask = Mask::new(dropout, rows);
-    tiles::for_blocks(rows, y, |block, y| {
+    tiles::for_blocks(rows, y.tensor_mut(), false, |block, y| {
         let first = block.start * c;
         x.read(block, y);
         mask.apply(first, y);
@@ -37,10 +37,10 @@ pub(super) fn dgrad(scratch: &mut Buffer, op: DropoutDgrad<'_, Buffer>) {
         dropout,
         dx,
     } = op;
-    let c = rows.c;
+    let (c, dy) = (rows.c, dy.tensor());
     let mask = Mask::new(dropout, rows);
     tiles::write_grad(scratch, rows, dx, |block, dx| {
-        dx.copy_from_slice(&dy[block.start * c..block.end * c]);
+        dy.read(block.start * c..block.end * c, dx);
         mask.apply(block.start * c, dx);
     });
 }

@@ -6,6 +6,8 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::tensor::{Stored, TensorMut, narrow_all, widen_all, with_floats};
+
 /// A read-only matrix: element (i, j) is `data[i * row_stride + j * col_stride]`.
 #[derive(Clone, Copy)]
 pub(super) struct Mat<'a> {
@@ -47,22 +49,22 @@ impl<'a> Mat<'a> {
 
 /// A matrix to write: rows of adjacent columns, `row_stride` apart. Parts of one buffer can be held by several
 /// threads as long as they share no element, which a slice cannot say.
-pub(super) struct MatMut<'a> {
-    data: *mut f32,
+pub(super) struct MatMut<'a, E = f32> {
+    data: *mut E,
     rows: usize,
     cols: usize,
     row_stride: usize,
-    owner: PhantomData<&'a mut [f32]>,
+    owner: PhantomData<&'a mut [E]>,
 }
 
-// SAFETY: a `MatMut` is an exclusive borrow of its elements, as `&mut [f32]` is, and f32 is `Send`.
-unsafe impl Send for MatMut<'_> {}
+// SAFETY: a `MatMut` is an exclusive borrow of its elements, as `&mut [E]` is, and `Stored` types are `Send`.
+unsafe impl<E: Stored> Send for MatMut<'_, E> {}
 // SAFETY: a shared `MatMut` gives no access to its elements.
-unsafe impl Sync for MatMut<'_> {}
+unsafe impl<E: Stored> Sync for MatMut<'_, E> {}
 
-impl<'a> MatMut<'a> {
+impl<'a, E: Stored> MatMut<'a, E> {
     /// The first `rows` rows of `cols` numbers.
-    pub(super) fn new(data: &'a mut [f32], rows: usize, cols: usize) -> Self {
+    pub(super) fn new(data: &'a mut [E], rows: usize, cols: usize) -> Self {
         assert!(data.len() >= rows * cols, "a {rows}x{cols} matrix");
         MatMut {
             data: data.as_mut_ptr(),
@@ -83,7 +85,7 @@ impl<'a> MatMut<'a> {
 
     /// One row.
     #[inline(always)]
-    pub(super) fn row(&mut self, i: usize) -> &mut [f32] {
+    pub(super) fn row(&mut self, i: usize) -> &mut [E] {
         assert!(i < self.rows, "row {i} of {}", self.rows);
         // SAFETY: row i < rows lies within the elements that `self` borrows exclusively (the constructors asserted
         // it), and the result borrows `self`.
@@ -91,7 +93,7 @@ impl<'a> MatMut<'a> {
     }
 
     /// All elements, where the rows follow each other without a gap.
-    pub(super) fn as_slice(&mut self) -> &mut [f32] {
+    pub(super) fn as_slice(&mut self) -> &mut [E] {
         assert!(
             self.row_stride == self.cols || self.rows <= 1,
             "rows of {} are {} apart",
@@ -103,7 +105,7 @@ impl<'a> MatMut<'a> {
     }
 
     /// Some of the columns.
-    pub(super) fn columns(&mut self, cols: Range<usize>) -> MatMut<'_> {
+    pub(super) fn columns(&mut self, cols: Range<usize>) -> MatMut<'_, E> {
         assert!(
             cols.start <= cols.end && cols.end <= self.cols,
             "columns {cols:?} of {}",
@@ -119,11 +121,11 @@ impl<'a> MatMut<'a> {
         }
     }
 
-    /// Calls `f(block, part)` for all blocks of a grid, in parallel. `partials` is cut into one stretch a block,
-    /// `partial_len` long, row by row of the grid.
-    pub(super) fn par_blocks<F>(self, grid: Grid, partials: &mut [f32], partial_len: usize, f: F)
+    /// Calls `f(rows, columns, part, partial)` for all blocks of a grid, in parallel. `partials` is cut into one stretch a
+    /// block, `partial_len` long, row by row of the grid.
+    fn par_parts<F>(self, grid: Grid, partials: &mut [f32], partial_len: usize, f: F)
     where
-        F: Fn(Block<'_>, &mut [f32]) + Sync,
+        F: Fn(Range<usize>, Range<usize>, MatMut<'_, E>, &mut [f32]) + Sync,
     {
         assert_eq!(
             (self.rows, self.cols),
@@ -140,14 +142,13 @@ impl<'a> MatMut<'a> {
             let (rows, cols) = grid.ranges(index);
             // SAFETY: the blocks of a grid are disjoint and lie within the matrix, each index is visited once, and the
             // two matrices are borrowed exclusively until all tasks have ended.
-            let (out, mut partial) = unsafe {
+            let (part, mut partial) = unsafe {
                 (
                     self.part(rows.clone(), cols.clone()),
                     partials.part(index..index + 1, 0..partial_len),
                 )
             };
-            let block = Block { rows, cols, out };
-            f(block, partial.as_slice());
+            f(rows, cols, part, partial.as_slice());
         });
     }
 
@@ -155,7 +156,7 @@ impl<'a> MatMut<'a> {
     ///
     /// # Safety
     /// The ranges lie within the matrix, and no other part in use shares an element.
-    unsafe fn part(&self, rows: Range<usize>, cols: Range<usize>) -> MatMut<'a> {
+    unsafe fn part(&self, rows: Range<usize>, cols: Range<usize>) -> MatMut<'a, E> {
         MatMut {
             // SAFETY: the first element lies within the matrix, or is one past its end where the part is empty.
             data: unsafe { self.data.add(rows.start * self.row_stride + cols.start) },
@@ -164,6 +165,49 @@ impl<'a> MatMut<'a> {
             row_stride: self.row_stride,
             owner: PhantomData,
         }
+    }
+}
+
+/// Calls `f(block, partial)` for all blocks of a grid over the first elements of `out`, in parallel. Blocks are float32; what
+/// `f` leaves in one is rounded to its place, and without `load` what it finds is unknown. `partials` is cut into one
+/// stretch a block, `partial_len` long, row by row of the grid. `f` must not enter the thread pool.
+pub(super) fn par_blocks<F>(
+    out: TensorMut<'_>,
+    grid: Grid,
+    load: bool,
+    partials: &mut [f32],
+    partial_len: usize,
+    f: F,
+) where
+    F: Fn(Block<'_>, &mut [f32]) + Sync,
+{
+    match out {
+        TensorMut::F32(out) => MatMut::new(out, grid.rows, grid.cols).par_parts(
+            grid,
+            partials,
+            partial_len,
+            |rows, cols, out, partial| f(Block { rows, cols, out }, partial),
+        ),
+        TensorMut::Bf16(out) => MatMut::new(out, grid.rows, grid.cols).par_parts(
+            grid,
+            partials,
+            partial_len,
+            |rows, cols, mut stored, partial| {
+                let (m, n) = (rows.len(), cols.len());
+                with_floats(m * n, |floats| {
+                    for (i, row) in floats.chunks_exact_mut(n).enumerate() {
+                        if load {
+                            widen_all(stored.row(i), row);
+                        }
+                    }
+                    let out = MatMut::new(floats, m, n);
+                    f(Block { rows, cols, out }, partial);
+                    for (i, row) in floats.chunks_exact(n).enumerate() {
+                        narrow_all(row, stored.row(i));
+                    }
+                });
+            },
+        ),
     }
 }
 

@@ -19,24 +19,27 @@ pub(super) fn apply(op: InputTransformFprop<'_, Buffer>) {
     } = op;
     let scale: [f32; PATTERN] = std::array::from_fn(|i| transform.scale[i % 3]);
     let shift: [f32; PATTERN] = std::array::from_fn(|i| transform.shift[i % 3]);
-    y[..pixels.len()]
-        .par_chunks_mut(TILE)
+    y.tensor_mut()
+        .first(pixels.len())
+        .par_chunks(TILE)
         .zip(pixels.par_chunks(TILE))
         .for_each(|(y, pixels)| {
-            vectorised(
-                #[inline(always)]
-                || {
-                    let (y, y_tail) = y.as_chunks_mut::<PATTERN>();
-                    let (pixels, pixels_tail) = pixels.as_chunks::<PATTERN>();
-                    for (y, pixels) in y.iter_mut().zip(pixels) {
-                        for i in 0..PATTERN {
-                            y[i] = f32::from(pixels[i]) * scale[i] + shift[i];
+            y.edit(false, |y| {
+                vectorised(
+                    #[inline(always)]
+                    || {
+                        let (y, y_tail) = y.as_chunks_mut::<PATTERN>();
+                        let (pixels, pixels_tail) = pixels.as_chunks::<PATTERN>();
+                        for (y, pixels) in y.iter_mut().zip(pixels) {
+                            for i in 0..PATTERN {
+                                y[i] = f32::from(pixels[i]) * scale[i] + shift[i];
+                            }
                         }
-                    }
-                    for (i, (y, pixel)) in y_tail.iter_mut().zip(pixels_tail).enumerate() {
-                        *y = f32::from(*pixel) * scale[i] + shift[i];
-                    }
-                },
-            );
+                        for (i, (y, pixel)) in y_tail.iter_mut().zip(pixels_tail).enumerate() {
+                            *y = f32::from(*pixel) * scale[i] + shift[i];
+                        }
+                    },
+                )
+            });
         });
 }

@@ -18,6 +18,7 @@ mod panel;
 mod pending;
 mod pool;
 mod sgd;
+mod tensor;
 mod tiles;
 
 pub use buffer::Buffer;
@@ -26,7 +27,7 @@ pub use inner_products::inner_products;
 use super::{
     AddDgrad, AddFprop, ArcFaceBprop, ArcFaceFprop, Backend, BatchNormBprop, BatchNormFprop,
     BatchNormMoments, CloseGrad, Conv2dDgrad, Conv2dFprop, Conv2dWgrad, DepthwiseDgrad,
-    DepthwiseFprop, DepthwiseWgrad, DropoutDgrad, DropoutFprop, GlobalAvgPoolDgrad,
+    DepthwiseFprop, DepthwiseWgrad, DropoutDgrad, DropoutFprop, Element, GlobalAvgPoolDgrad,
     GlobalAvgPoolFprop, InputTransformFprop, MaxPoolDgrad, MaxPoolFprop, PReluBprop, SgdNorms,
     SgdUpdate,
 };
@@ -57,22 +58,30 @@ impl Backend for Cpu {
         machine::memory_available()
     }
 
-    fn alloc(&self, len: usize) -> Result<Buffer> {
-        Ok(Buffer::zeros(len))
+    fn supports(&self, _: Element) -> bool {
+        true
+    }
+
+    fn alloc(&self, element: Element, len: usize) -> Result<Buffer> {
+        Ok(Buffer::zeros(element, len))
     }
 
     fn len(&self, buffer: &Buffer) -> usize {
-        buffer.len()
+        buffer.elements()
+    }
+
+    fn hold(buffer: &mut Buffer, element: Element) {
+        buffer.hold(element);
     }
 
     fn upload(&mut self, src: &[f32], dst: &mut Buffer, offset: usize) -> Result<()> {
-        dst[offset..][..src.len()].copy_from_slice(src);
+        dst.tensor_mut().write(offset, src);
         Ok(())
     }
 
     fn download_all(&mut self, parts: &mut [(&Buffer, usize, &mut [f32])]) -> Result<()> {
         for (src, offset, dst) in parts {
-            dst.copy_from_slice(&src[*offset..][..dst.len()]);
+            src.tensor().read(*offset..*offset + dst.len(), dst);
         }
         Ok(())
     }

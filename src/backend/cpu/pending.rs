@@ -4,6 +4,7 @@
 //! time by [`vectorised`].
 
 use super::buffer::Buffer;
+use super::tensor::{Stored, Tensor};
 use crate::backend::{Activation, Close, Pending, PendingGrad, View, bn, sums};
 use std::ops::Range;
 
@@ -68,7 +69,7 @@ fn prelu(v: f32, slope: f32) -> f32 {
 #[derive(Clone, Copy)]
 pub(super) struct Reader<'a> {
     /// The stored tensor.
-    pub(super) raw: &'a [f32],
+    pub(super) raw: Tensor<'a>,
     /// Scale and shift of each channel.
     affine: Option<(&'a [f32], &'a [f32])>,
     /// Mean and reciprocal deviation of each channel, for the gradient's sums.
@@ -82,7 +83,7 @@ impl<'a> Reader<'a> {
     pub(super) fn new(value: Pending<'a, Buffer>, c: usize) -> Self {
         let vector = |forward: &'a Buffer, which: usize| &forward[which * c..][..c];
         Reader {
-            raw: value.raw,
+            raw: value.raw.tensor(),
             affine: value
                 .affine
                 .map(|f| (vector(f, bn::SCALE), vector(f, bn::SHIFT))),
@@ -99,6 +100,11 @@ impl<'a> Reader<'a> {
         self.affine.is_none() && self.act.is_identity()
     }
 
+    /// The stored tensor, where it is float32 and may be read as it is.
+    pub(super) fn stored(&self) -> Option<&'a [f32]> {
+        self.raw.floats().filter(|_| self.is_plain())
+    }
+
     /// Writes the activated values of pixels `rows` to `out` (rows x C).
     pub(super) fn read(&self, rows: Range<usize>, out: &mut [f32]) {
         self.read_channels(rows, 0..self.c, out);
@@ -111,44 +117,53 @@ impl<'a> Reader<'a> {
         channels: Range<usize>,
         out: &mut [f32],
     ) {
-        let (raw, c, width) = (self.raw, self.c, channels.len());
+        debug_assert_eq!(out.len(), rows.len() * channels.len());
+        let span = rows.start * self.c..rows.end * self.c;
+        if self.is_plain() && channels.len() == self.c {
+            self.raw.read(span, out);
+            return;
+        }
+        match self.raw {
+            Tensor::F32(raw) => self.read_stored(&raw[span], channels, out),
+            Tensor::Bf16(raw) => self.read_stored(&raw[span], channels, out),
+        }
+    }
+
+    /// As [`Reader::read_channels`], from the stored rows.
+    fn read_stored<E: Stored>(&self, source: &[E], channels: Range<usize>, out: &mut [f32]) {
+        let (c, width) = (self.c, channels.len());
         let affine = self
             .affine
             .map(|(scale, shift)| (&scale[channels.clone()], &shift[channels.clone()]));
         let act = self.act.channels(channels.clone());
-        let source = &raw[rows.start * c..rows.end * c];
-        debug_assert_eq!(out.len(), rows.len() * width);
-        if self.is_plain() && width == c {
-            out.copy_from_slice(source);
-            return;
-        }
         vectorised(
             #[inline(always)]
             || {
                 for (row, out) in source.chunks_exact(c).zip(out.chunks_exact_mut(width)) {
                     let row = &row[channels.clone()];
                     match (affine, act) {
-                        (None, Activation::Identity) => out.copy_from_slice(row),
                         (None, act) => {
-                            out.copy_from_slice(row);
+                            for (out, x) in out.iter_mut().zip(row) {
+                                *out = x.widen();
+                            }
                             act.apply(out, width);
                         }
                         (Some((scale, shift)), Activation::Relu) => {
                             for (((out, x), a), b) in out.iter_mut().zip(row).zip(scale).zip(shift)
                             {
-                                *out = relu(*x * *a + *b);
+                                *out = relu(x.widen() * *a + *b);
                             }
                         }
                         (Some((scale, shift)), Activation::Relu6) => {
                             for (((out, x), a), b) in out.iter_mut().zip(row).zip(scale).zip(shift)
                             {
-                                *out = relu6(*x * *a + *b);
+                                *out = relu6(x.widen() * *a + *b);
                             }
                         }
                         (Some((scale, shift)), act) => {
                             for (((out, x), a), b) in out.iter_mut().zip(row).zip(scale).zip(shift)
                             {
-                                *out = *x * *a + *b;
+                                *out = x.widen() * *a + *b;
                             }
                             act.apply(out, width);
                         }
@@ -163,9 +178,9 @@ impl<'a> Reader<'a> {
 #[derive(Clone, Copy)]
 pub(super) struct GradReader<'a> {
     /// The stored gradient.
-    pub(super) g: &'a [f32],
+    pub(super) g: Tensor<'a>,
     /// The raw tensor and a, b, c.
-    batch_norm: Option<(&'a [f32], [&'a [f32]; 3])>,
+    batch_norm: Option<(Tensor<'a>, [&'a [f32]; 3])>,
     /// Channels.
     pub(super) c: usize,
 }
@@ -173,17 +188,17 @@ pub(super) struct GradReader<'a> {
 impl<'a> GradReader<'a> {
     pub(super) fn new(dy: PendingGrad<'a, Buffer>, c: usize) -> Self {
         GradReader {
-            g: dy.g,
+            g: dy.g.tensor(),
             batch_norm: dy
                 .batch_norm
-                .map(|(raw, backward)| (&raw[..], [0, 1, 2].map(|i| &backward[i * c..][..c]))),
+                .map(|(raw, backward)| (raw.tensor(), [0, 1, 2].map(|i| &backward[i * c..][..c]))),
             c,
         }
     }
 
-    /// Whether the stored gradient may be read as it is.
-    pub(super) fn is_plain(&self) -> bool {
-        self.batch_norm.is_none()
+    /// The stored gradient, where it is float32 and may be read as it is.
+    pub(super) fn stored(&self) -> Option<&'a [f32]> {
+        self.g.floats().filter(|_| self.batch_norm.is_none())
     }
 
     /// Writes the gradient with respect to the raw tensor, pixels `rows`, to `out` (rows x C).
@@ -198,36 +213,73 @@ impl<'a> GradReader<'a> {
         channels: Range<usize>,
         out: &mut [f32],
     ) {
-        let (c, width) = (self.c, channels.len());
-        let span = rows.start * c..rows.end * c;
-        let g = &self.g[span.clone()];
-        debug_assert_eq!(out.len(), rows.len() * width);
-        let Some((raw, coefficients)) = self.batch_norm else {
-            for (out, g) in out.chunks_exact_mut(width).zip(g.chunks_exact(c)) {
-                out.copy_from_slice(&g[channels.clone()]);
+        debug_assert_eq!(out.len(), rows.len() * channels.len());
+        let span = rows.start * self.c..rows.end * self.c;
+        match (self.g, self.batch_norm) {
+            (g, None) if channels.len() == self.c => g.read(span, out),
+            (Tensor::F32(g), None) => copy_channels(&g[span], self.c, channels, out),
+            (Tensor::Bf16(g), None) => copy_channels(&g[span], self.c, channels, out),
+            (Tensor::F32(g), Some((Tensor::F32(raw), k))) => {
+                step_back(&g[span.clone()], &raw[span], k, channels, out);
             }
-            return;
-        };
-        let raw = &raw[span];
-        let [ka, kb, kc] = coefficients.map(|v| &v[channels.clone()]);
-        vectorised(
-            #[inline(always)]
-            || {
-                for ((out, g), raw) in out
-                    .chunks_exact_mut(width)
-                    .zip(g.chunks_exact(c))
-                    .zip(raw.chunks_exact(c))
-                {
-                    let (g, raw) = (&g[channels.clone()], &raw[channels.clone()]);
-                    for (((((out, g), y), a), b), k) in
-                        out.iter_mut().zip(g).zip(raw).zip(ka).zip(kb).zip(kc)
-                    {
-                        *out = *a * *g + (*b * *y + *k);
-                    }
-                }
-            },
-        );
+            (Tensor::Bf16(g), Some((Tensor::Bf16(raw), k))) => {
+                step_back(&g[span.clone()], &raw[span], k, channels, out);
+            }
+            (g, Some((raw, _))) => {
+                panic!(
+                    "a gradient in {} of a tensor in {}",
+                    g.element(),
+                    raw.element()
+                )
+            }
+        }
     }
+}
+
+/// Copies some of the channels of rows of `c`.
+fn copy_channels<E: Stored>(rows: &[E], c: usize, channels: Range<usize>, out: &mut [f32]) {
+    vectorised(
+        #[inline(always)]
+        || {
+            for (out, row) in out
+                .chunks_exact_mut(channels.len())
+                .zip(rows.chunks_exact(c))
+            {
+                for (out, v) in out.iter_mut().zip(&row[channels.clone()]) {
+                    *out = v.widen();
+                }
+            }
+        },
+    );
+}
+
+/// out = a g + b raw + c in some of the channels.
+fn step_back<E: Stored>(
+    g: &[E],
+    raw: &[E],
+    coefficients: [&[f32]; 3],
+    channels: Range<usize>,
+    out: &mut [f32],
+) {
+    let (c, width) = (coefficients[0].len(), channels.len());
+    let [ka, kb, kc] = coefficients.map(|v| &v[channels.clone()]);
+    vectorised(
+        #[inline(always)]
+        || {
+            for ((out, g), raw) in out
+                .chunks_exact_mut(width)
+                .zip(g.chunks_exact(c))
+                .zip(raw.chunks_exact(c))
+            {
+                let (g, raw) = (&g[channels.clone()], &raw[channels.clone()]);
+                for (((((out, g), y), a), b), k) in
+                    out.iter_mut().zip(g).zip(raw).zip(ka).zip(kb).zip(kc)
+                {
+                    *out = *a * g.widen() + (*b * y.widen() + *k);
+                }
+            }
+        },
+    );
 }
 
 /// The finish of a gradient, resolved to slices.
@@ -243,13 +295,21 @@ impl<'a> Closer<'a> {
         (Closer { value }, close.sums)
     }
 
-    /// Multiplies complete gradients of pixels `rows` (rows x C, in place) by the activation's derivative and adds
-    /// the tile's channel sums to `partial`, in the layout of [`sums`].
+    /// Multiplies complete gradients of pixels `rows` (rows x C, in place) by the activation's derivative, rounds them to
+    /// what is stored, and adds the tile's channel sums of that to `partial`, in the layout of [`sums`]. A gradient is stored
+    /// as the value that it belongs to.
     pub(super) fn close(&self, rows: Range<usize>, g: &mut [f32], partial: &mut [f32]) {
+        let span = rows.start * self.value.c..rows.end * self.value.c;
+        match self.value.raw {
+            Tensor::F32(raw) => self.close_stored(&raw[span], g, partial),
+            Tensor::Bf16(raw) => self.close_stored(&raw[span], g, partial),
+        }
+    }
+
+    fn close_stored<E: Stored>(&self, raw: &[E], g: &mut [f32], partial: &mut [f32]) {
         const ROWS: usize = 8;
         const LANES: usize = 16;
         let c = self.value.c;
-        let raw = &self.value.raw[rows.start * c..rows.end * c];
         // A few rows at a time: coefficients and sums of some channels stay in registers, and memory is walked in order.
         vectorised(
             #[inline(always)]
@@ -257,11 +317,11 @@ impl<'a> Closer<'a> {
                 for (g, raw) in g.chunks_mut(ROWS * c).zip(raw.chunks(ROWS * c)) {
                     let mut channel = 0;
                     while channel + LANES <= c {
-                        self.close_channels::<LANES>(channel, g, raw, partial);
+                        self.close_channels::<E, LANES>(channel, g, raw, partial);
                         channel += LANES;
                     }
                     while channel < c {
-                        self.close_channels::<1>(channel, g, raw, partial);
+                        self.close_channels::<E, 1>(channel, g, raw, partial);
                         channel += 1;
                     }
                 }
@@ -271,16 +331,16 @@ impl<'a> Closer<'a> {
 
     /// As [`Closer::close`], channels `first..first + L` only.
     #[inline(always)]
-    fn close_channels<const L: usize>(
+    fn close_channels<E: Stored, const L: usize>(
         &self,
         first: usize,
         g: &mut [f32],
-        raw: &[f32],
+        raw: &[E],
         partial: &mut [f32],
     ) {
         // Closures that are not inlined would be compiled for the least of machines.
         match self.value.act {
-            Activation::Identity => self.close_with::<L>(
+            Activation::Identity => self.close_with::<E, L>(
                 first,
                 g,
                 raw,
@@ -289,7 +349,7 @@ impl<'a> Closer<'a> {
                 #[inline(always)]
                 |g, _, _| g,
             ),
-            Activation::Relu => self.close_with::<L>(
+            Activation::Relu => self.close_with::<E, L>(
                 first,
                 g,
                 raw,
@@ -298,7 +358,7 @@ impl<'a> Closer<'a> {
                 #[inline(always)]
                 |g, v, _| if v > 0.0 { g } else { 0.0 },
             ),
-            Activation::Relu6 => self.close_with::<L>(
+            Activation::Relu6 => self.close_with::<E, L>(
                 first,
                 g,
                 raw,
@@ -307,7 +367,7 @@ impl<'a> Closer<'a> {
                 #[inline(always)]
                 |g, v, _| if v > 0.0 && v < 6.0 { g } else { 0.0 },
             ),
-            Activation::PRelu(slopes) => self.close_with::<L>(
+            Activation::PRelu(slopes) => self.close_with::<E, L>(
                 first,
                 g,
                 raw,
@@ -321,11 +381,11 @@ impl<'a> Closer<'a> {
 
     /// As [`Closer::close_channels`]; `derive(g, v, slope)` is the gradient after the derivative at v.
     #[inline(always)]
-    fn close_with<const L: usize>(
+    fn close_with<E: Stored, const L: usize>(
         &self,
         first: usize,
         g: &mut [f32],
-        raw: &[f32],
+        raw: &[E],
         partial: &mut [f32],
         slopes: Option<&[f32]>,
         derive: impl Fn(f32, f32, f32) -> f32,
@@ -352,8 +412,11 @@ impl<'a> Closer<'a> {
         // One short loop a step, so that each becomes a few vector instructions and the arrays stay in registers.
         for (g, raw) in g.chunks_exact_mut(c).zip(raw.chunks_exact(c)) {
             let to: &mut [f32; L] = (&mut g[first..][..L]).try_into().expect("lanes");
-            let raw: &[f32; L] = raw[first..][..L].try_into().expect("lanes");
-            let (mut g, mut v, mut d) = (*to, [0.0; L], [0.0; L]);
+            let stored: &[E; L] = raw[first..][..L].try_into().expect("lanes");
+            let (mut g, mut raw, mut v, mut d) = (*to, [0.0; L], [0.0; L], [0.0; L]);
+            for i in 0..L {
+                raw[i] = stored[i].widen();
+            }
             for i in 0..L {
                 v[i] = raw[i] * scale[i] + shift[i];
             }
@@ -364,7 +427,7 @@ impl<'a> Closer<'a> {
             }
             for i in 0..L {
                 // Adding zero keeps the compiler from storing under a mask, which takes many cycles on some machines.
-                d[i] = derive(g[i], v[i], slope[i]) + 0.0;
+                d[i] = E::round(derive(g[i], v[i], slope[i]) + 0.0);
             }
             *to = d;
             for i in 0..L {

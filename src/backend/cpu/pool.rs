@@ -1,4 +1,4 @@
-//! Pooling over NHWC tensors, f32: the largest value of a window, the mean of an image.
+//! Pooling over NHWC tensors: the largest value of a window, the mean of an image.
 //!
 //! Max pooling reads each input row once, activated, into a ring of R rows that stays in cache. The mask is not
 //! stored: the backward pass finds the largest value again and adds the gradient there, one image per tile, since windows
@@ -67,11 +67,12 @@ pub(super) fn max_pool_fprop(op: MaxPoolFprop<'_, Buffer>) {
     // Bands of an image where there are few images.
     let bands = (tiles::TILES / n).clamp(1, window.p.div_ceil(4));
     let per_band = window.p.div_ceil(bands);
-    y[..geometry.pixels_out() * c]
-        .par_chunks_mut(window.p * window.q * c)
+    y.tensor_mut()
+        .first(geometry.pixels_out() * c)
+        .par_chunks(window.p * window.q * c)
         .enumerate()
         .flat_map(|(image, y)| {
-            y.par_chunks_mut(per_band * window.q * c)
+            y.par_chunks(per_band * window.q * c)
                 .enumerate()
                 .map(move |(band, y)| (image, band, y))
         })
@@ -84,12 +85,14 @@ pub(super) fn max_pool_fprop(op: MaxPoolFprop<'_, Buffer>) {
                     slots,
                     next: 0,
                 };
-                for (i, y) in y.chunks_exact_mut(window.q * c).enumerate() {
-                    let p = band * per_band + i;
-                    let rows = covered(p, window.stride, window.pad.top, window.r, window.h);
-                    ring.read(rows.clone());
-                    max_row(&ring, rows, y);
-                }
+                y.edit(false, |y| {
+                    for (i, y) in y.chunks_exact_mut(window.q * c).enumerate() {
+                        let p = band * per_band + i;
+                        let rows = covered(p, window.stride, window.pad.top, window.r, window.h);
+                        ring.read(rows.clone());
+                        max_row(&ring, rows, y);
+                    }
+                });
             });
         });
 }
@@ -207,9 +210,11 @@ pub(super) fn max_pool_dgrad(scratch: &mut Buffer, op: MaxPoolDgrad<'_, Buffer>)
     let len = partial_len(c);
     let partials = scratch.at_least(n * len);
     let (row_in, row_out) = (window.w * c, window.q * c);
+    let dy = dy.tensor();
     if n * c > 0 {
-        g[..geometry.pixels_in() * c]
-            .par_chunks_mut(window.h * row_in)
+        g.tensor_mut()
+            .first(geometry.pixels_in() * c)
+            .par_chunks(window.h * row_in)
             .zip(partials.par_chunks_mut(len))
             .enumerate()
             .for_each(|(image, (g, partial))| {
@@ -225,7 +230,7 @@ pub(super) fn max_pool_dgrad(scratch: &mut Buffer, op: MaxPoolDgrad<'_, Buffer>)
                         );
                     }
                 };
-                with_workspace(Ring::len(&window, c), |slots| {
+                let mut scatter = |slots: &mut [f32], d_row: &mut [f32], g: &mut [f32]| {
                     let mut ring = Ring {
                         reader: &reader,
                         window,
@@ -244,13 +249,19 @@ pub(super) fn max_pool_dgrad(scratch: &mut Buffer, op: MaxPoolDgrad<'_, Buffer>)
                         touched = rows.end.max(touched);
                         finish(finished..rows.start.max(finished), g, partial);
                         finished = rows.start.max(finished);
-                        let dy = &dy[(image * window.p + p) * row_out..][..row_out];
-                        scatter_row(&ring, rows, dy, g);
+                        let first = (image * window.p + p) * row_out;
+                        dy.read(first..first + row_out, d_row);
+                        scatter_row(&ring, rows, d_row, g);
                     }
                     if !accumulate {
                         g[touched * row_in..].fill(0.0);
                     }
                     finish(finished..window.h, g, partial);
+                };
+                let ring_len = Ring::len(&window, c);
+                with_workspace(ring_len + row_out, |workspace| {
+                    let (slots, d_row) = workspace.split_at_mut(ring_len);
+                    g.edit(accumulate, |g| scatter(slots, d_row, g));
                 });
             });
     }
@@ -298,29 +309,31 @@ pub(super) fn global_avg_pool_fprop(op: GlobalAvgPoolFprop<'_, Buffer>) {
         return;
     }
     let reader = Reader::new(x, c);
-    y[..n * c]
-        .par_chunks_mut(c)
-        .enumerate()
-        .for_each(|(image, y)| {
-            y.fill(0.0);
-            with_workspace(tiles::pixels_per_block(c) * c, |workspace| {
-                for block in tiles::blocks(image * pixels..(image + 1) * pixels, c) {
-                    let values = &mut workspace[..block.len() * c];
-                    reader.read(block, values);
-                    vectorised(
-                        #[inline(always)]
-                        || {
-                            for row in values.chunks_exact(c) {
-                                for (sum, v) in y.iter_mut().zip(row) {
-                                    *sum += *v;
-                                }
+    let mean = |image: usize, y: &mut [f32]| {
+        y.fill(0.0);
+        with_workspace(tiles::pixels_per_block(c) * c, |workspace| {
+            for block in tiles::blocks(image * pixels..(image + 1) * pixels, c) {
+                let values = &mut workspace[..block.len() * c];
+                reader.read(block, values);
+                vectorised(
+                    #[inline(always)]
+                    || {
+                        for row in values.chunks_exact(c) {
+                            for (sum, v) in y.iter_mut().zip(row) {
+                                *sum += *v;
                             }
-                        },
-                    );
-                }
-            });
-            y.iter_mut().for_each(|v| *v /= pixels as f32);
+                        }
+                    },
+                );
+            }
         });
+        y.iter_mut().for_each(|v| *v /= pixels as f32);
+    };
+    y.tensor_mut()
+        .first(n * c)
+        .par_chunks(c)
+        .enumerate()
+        .for_each(|(image, y)| y.edit(false, |y| mean(image, y)));
 }
 
 pub(super) fn global_avg_pool_dgrad(scratch: &mut Buffer, op: GlobalAvgPoolDgrad<'_, Buffer>) {
@@ -331,11 +344,12 @@ pub(super) fn global_avg_pool_dgrad(scratch: &mut Buffer, op: GlobalAvgPoolDgrad
         pixels: n * pixels,
         c,
     };
+    let dy = dy.tensor();
     tiles::write_grad(scratch, rows, dx, |block, dx| {
         for (pixel, dx) in block.zip(dx.chunks_exact_mut(c)) {
-            for (dx, dy) in dx.iter_mut().zip(&dy[pixel / pixels * c..][..c]) {
-                *dx = *dy * share;
-            }
+            let image = pixel / pixels;
+            dy.read(image * c..(image + 1) * c, dx);
+            dx.iter_mut().for_each(|dx| *dx *= share);
         }
     });
 }

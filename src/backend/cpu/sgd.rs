@@ -56,6 +56,7 @@ pub(super) fn update(op: SgdUpdate<'_, Buffer>) {
         norms,
         params,
         momentum,
+        shadow,
     } = op;
     let norm = f64::from(norms[0]).sqrt();
     if !norm.is_finite() {
@@ -67,12 +68,12 @@ pub(super) fn update(op: SgdUpdate<'_, Buffer>) {
     };
     // Blocks that can be written at the same time: cut off the front of the slabs one after the other.
     let mut blocks = Vec::new();
-    let (mut params, mut momentum, mut at) = (&mut params[..], &mut momentum[..], 0);
+    let (mut left, mut momentum, mut at) = (&mut params[..], &mut momentum[..], 0);
     for segment in segments {
         let gap = segment.offset.checked_sub(at);
         let gap = gap.expect("segments lie in order and do not overlap");
         let (w, v);
-        (w, params) = params.split_at_mut(gap + segment.len);
+        (w, left) = left.split_at_mut(gap + segment.len);
         (v, momentum) = momentum.split_at_mut(gap + segment.len);
         at = segment.offset + segment.len;
         let g = &grads[segment.offset..at];
@@ -93,6 +94,12 @@ pub(super) fn update(op: SgdUpdate<'_, Buffer>) {
             || step_row(&step, g, clip, segment.decay, w, v),
         );
     });
+    if let Some(shadow) = shadow {
+        let parts = shadow.tensor_mut().par_chunks(BLOCK);
+        parts
+            .zip(params.par_chunks(BLOCK))
+            .for_each(|(mut shadow, params)| shadow.write(0, params));
+    }
 }
 
 /// One step of a stretch: gradient = scale g + decay w; w and its momentum v move by the form's rule. `step.clip` is in

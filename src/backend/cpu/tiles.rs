@@ -6,6 +6,7 @@
 
 use super::buffer::Buffer;
 use super::pending::{Closer, partial_len, vectorised};
+use super::tensor::TensorMut;
 use crate::backend::GradTarget;
 use crate::backend::geometry::Rows;
 use rayon::prelude::*;
@@ -50,20 +51,25 @@ pub(super) fn with_workspace<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> 
     WORKSPACE.with_borrow_mut(|workspace| f(workspace.at_least(len)))
 }
 
-/// Calls `f` for all blocks of `out` (rows x C), on all threads.
-pub(super) fn for_blocks(rows: Rows, out: &mut [f32], f: impl Fn(Range<usize>, &mut [f32]) + Sync) {
+/// Calls `f` for all blocks of `out` (rows x C), on all threads; see [`TensorMut::edit`] for `load`.
+pub(super) fn for_blocks(
+    rows: Rows,
+    out: TensorMut<'_>,
+    load: bool,
+    f: impl Fn(Range<usize>, &mut [f32]) + Sync,
+) {
     if rows.is_empty() {
         return;
     }
     let (c, per_tile) = (rows.c, pixels_per_tile(rows));
-    out[..rows.len()]
-        .par_chunks_mut(per_tile * c)
+    out.first(rows.len())
+        .par_chunks(per_tile * c)
         .enumerate()
-        .for_each(|(tile, out)| {
+        .for_each(|(tile, mut out)| {
             let first = tile * per_tile;
             for block in blocks(first..first + out.len() / c, c) {
                 let span = (block.start - first) * c..(block.end - first) * c;
-                f(block, &mut out[span]);
+                out.part(span).edit(load, |out| f(block, out));
             }
         });
 }
@@ -93,18 +99,20 @@ pub(super) fn write_grad(
         }
     };
     let Some(close) = close else {
-        for_blocks(rows, g, write);
+        for_blocks(rows, g.tensor_mut(), accumulate, write);
         return;
     };
     let (closer, sums) = Closer::new(close, c);
-    close_tiles(scratch, rows, g, &closer, sums, write);
+    close_tiles(scratch, rows, g, accumulate, &closer, sums, write);
 }
 
-/// Calls `write` for all blocks of `g`, closes each, and merges the channel sums of the tiles.
+/// Calls `write` for all blocks of `g`, closes each, and merges the channel sums of the tiles. See [`TensorMut::edit`] for
+/// `load`.
 pub(super) fn close_tiles(
     scratch: &mut Buffer,
     rows: Rows,
-    g: &mut [f32],
+    g: &mut Buffer,
+    load: bool,
     closer: &Closer<'_>,
     sums: Option<&mut Buffer>,
     write: impl Fn(Range<usize>, &mut [f32]) + Sync,
@@ -113,17 +121,20 @@ pub(super) fn close_tiles(
     let len = partial_len(c);
     let partials = scratch.at_least(rows.pixels.div_ceil(per_tile) * len);
     if !rows.is_empty() {
-        g[..rows.len()]
-            .par_chunks_mut(per_tile * c)
+        g.tensor_mut()
+            .first(rows.len())
+            .par_chunks(per_tile * c)
             .zip(partials.par_chunks_mut(len))
             .enumerate()
-            .for_each(|(tile, (g, partial))| {
+            .for_each(|(tile, (mut g, partial))| {
                 partial.fill(0.0);
                 let first = tile * per_tile;
                 for block in blocks(first..first + g.len() / c, c) {
-                    let g = &mut g[(block.start - first) * c..(block.end - first) * c];
-                    write(block.clone(), g);
-                    closer.close(block, g, partial);
+                    let span = (block.start - first) * c..(block.end - first) * c;
+                    g.part(span).edit(load, |g| {
+                        write(block.clone(), g);
+                        closer.close(block, g, partial);
+                    });
                 }
             });
     }

@@ -2,15 +2,15 @@
 
 use super::driver::Driver;
 use super::launch::{self, word};
-use super::tiles::{ADD, Program, by_channels};
+use super::tiles::{ADD, Program, by_channels, by_element};
 use super::{Buffer, Cuda, Grid, blocks, close_grad};
 use crate::Result;
 use crate::backend::geometry::Rows;
-use crate::backend::{AddDgrad, AddFprop};
+use crate::backend::{AddDgrad, AddFprop, Element};
 
-/// The program and its blocks for `rows`.
-fn plan(rows: Rows) -> (&'static Program, Grid) {
-    let program = by_channels(&ADD, rows.c);
+/// The program that reads and writes such elements, and its blocks for `rows`.
+fn plan(rows: Rows, from: Element, to: Element) -> (&'static Program, Grid) {
+    let program = by_channels(by_element(&ADD, from), to, rows.c);
     let tile = program.threads * program.vector;
     (program, [blocks(rows.len() as u64, tile), 1, 1])
 }
@@ -26,7 +26,7 @@ pub(super) fn fprop<D: Driver>(
         activation,
         y,
     } = op;
-    let (program, grid) = plan(rows);
+    let (program, grid) = plan(rows, a.raw.element, y.element);
     let (activation, slope) = launch::activation(activation);
     let kernel = launch::AddFprop {
         a: a.into(),
@@ -45,7 +45,7 @@ pub(super) fn dgrad<D: Driver>(
     op: AddDgrad<'_, Buffer<D::Memory>>,
 ) -> Result<()> {
     let AddDgrad { rows, dy, dx } = op;
-    let (program, grid) = plan(rows);
+    let (program, grid) = plan(rows, dy.g.element, dx.g.element);
     let kernel = launch::AddDgrad {
         dy: dy.into(),
         len: rows.len() as u64,

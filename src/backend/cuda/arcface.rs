@@ -8,7 +8,6 @@ use super::driver::{Driver, Memory};
 use super::launch::{self, Address, word};
 use super::tiles::{
     ARCFACE, ARCFACE_PRODUCT, HEAD_COLUMNS, HEAD_DEPTH, HEAD_NORM_ROWS, HEAD_ROWS, Program, WARP,
-    by_channels,
 };
 use super::{Buffer, Cuda, Staging, blocks, bytes_of, sgd};
 use crate::Result;
@@ -66,7 +65,7 @@ impl Walk {
 
     /// The program of the matrix products for rows of D numbers.
     fn product(&self) -> &'static Program {
-        by_channels(&ARCFACE_PRODUCT, self.d)
+        &ARCFACE_PRODUCT[usize::from(self.d.is_multiple_of(4))]
     }
 }
 

@@ -3,14 +3,14 @@
 use super::columns::Columns;
 use super::driver::Driver;
 use super::launch::{self, Address, word};
-use super::tiles::{BATCH_NORM, BATCH_NORM_MOMENTS, MOMENTS_CHUNK, WARP, by_channels};
+use super::tiles::{BATCH_NORM, BATCH_NORM_MOMENTS, MOMENTS_CHUNK, WARP, by_channels, by_element};
 use super::{Buffer, Cuda, Grid, blocks};
 use crate::Result;
 use crate::backend::{BatchNormBprop, BatchNormFprop, BatchNormMoments, PReluBprop, bn};
 
 /// One thread per channel.
 fn per_channel(c: usize) -> Grid {
-    [blocks(c as u64, BATCH_NORM.threads), 1, 1]
+    [blocks(c as u64, BATCH_NORM[0].threads), 1, 1]
 }
 
 pub(super) fn moments<D: Driver>(
@@ -21,7 +21,7 @@ pub(super) fn moments<D: Driver>(
     if rows.is_empty() {
         return Ok(());
     }
-    let program = by_channels(&BATCH_NORM_MOMENTS, rows.c);
+    let program = by_channels(&BATCH_NORM_MOMENTS, x.element, rows.c);
     let columns = Columns::new(rows, program, MOMENTS_CHUNK);
     let tiles = columns.tiles();
     let partials = cuda.scratch(tiles * bn::moments_len(rows.c))?;
@@ -39,7 +39,7 @@ pub(super) fn moments<D: Driver>(
         moments: moments.at(0),
     };
     let grid = [blocks(rows.c as u64, WARP), 1, 1];
-    cuda.launch(&BATCH_NORM, grid, 0, kernel)
+    cuda.launch(by_element(&BATCH_NORM, x.element), grid, 0, kernel)
 }
 
 pub(super) fn fprop<D: Driver>(
@@ -66,7 +66,7 @@ pub(super) fn fprop<D: Driver>(
         statistics: statistics.at(at.statistics),
         forward: forward.at(0),
     };
-    cuda.launch(&BATCH_NORM, per_channel(rows.c), 0, kernel)
+    cuda.launch(&BATCH_NORM[0], per_channel(rows.c), 0, kernel)
 }
 
 pub(super) fn bprop<D: Driver>(
@@ -91,7 +91,7 @@ pub(super) fn bprop<D: Driver>(
         d_beta: grad(at.beta),
         backward: backward.at(0),
     };
-    cuda.launch(&BATCH_NORM, per_channel(rows.c), 0, kernel)
+    cuda.launch(&BATCH_NORM[0], per_channel(rows.c), 0, kernel)
 }
 
 pub(super) fn prelu_bprop<D: Driver>(
@@ -109,5 +109,5 @@ pub(super) fn prelu_bprop<D: Driver>(
         channels: word(c),
         d_slope: grads.at(slope_at),
     };
-    cuda.launch(&BATCH_NORM, per_channel(c), 0, kernel)
+    cuda.launch(&BATCH_NORM[0], per_channel(c), 0, kernel)
 }

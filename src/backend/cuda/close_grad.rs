@@ -14,7 +14,7 @@ pub(super) fn close<D: Driver>(
     op: CloseGrad<'_, Buffer<D::Memory>>,
 ) -> Result<()> {
     let CloseGrad { rows, g, close } = op;
-    let program = by_channels(&CLOSE_GRAD, rows.c);
+    let program = by_channels(&CLOSE_GRAD, g.element, rows.c);
     let columns = Columns::new(rows, program, CLOSE_GRAD_UNROLL);
     let tiles = columns.tiles();
     let partials = match close.sums {
@@ -40,7 +40,7 @@ pub(super) fn close<D: Driver>(
         sums: sums.at(0),
     };
     let grid = [blocks(rows.c as u64, WARP), 3, 1];
-    cuda.launch(&REDUCE, grid, 0, kernel)
+    cuda.launch(&REDUCE[0], grid, 0, kernel)
 }
 
 /// What every operation does with a gradient it has just written: the finish, if it was the last to contribute.

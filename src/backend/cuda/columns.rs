@@ -73,12 +73,13 @@ pub(super) fn lanes(c: usize, vector: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::Element;
     use crate::backend::cuda::tiles::{BATCH_NORM_MOMENTS, MOMENTS_CHUNK, by_channels};
 
     #[test]
     fn every_pixel_and_channel_has_a_thread_and_tiles_are_bounded() {
         for c in [1, 3, 5, 12, 17, 24, 48, 64, 144, 600, 2048] {
-            let program = by_channels(&BATCH_NORM_MOMENTS, c);
+            let program = by_channels(&BATCH_NORM_MOMENTS, Element::F32, c);
             for pixels in [1, 7, 33, 5001, 512 * 112 * 112, 1 << 33] {
                 let columns = Columns::new(Rows { pixels, c }, program, MOMENTS_CHUNK);
                 let [x, y, _] = columns.grid();

@@ -2,11 +2,11 @@
 
 use super::driver::Driver;
 use super::launch::{self, Address};
-use super::tiles::{CONV_DEPTHWISE, Program, RUN, WARP};
+use super::tiles::{CONV_DEPTHWISE, Program, RUN, WARP, by_element};
 use super::{Buffer, Cuda, blocks, close_grad, conv, epilogue, reduce};
 use crate::Result;
 use crate::backend::geometry::{PerChannel, Rows};
-use crate::backend::{DepthwiseDgrad, DepthwiseFprop, DepthwiseWgrad};
+use crate::backend::{DepthwiseDgrad, DepthwiseFprop, DepthwiseWgrad, Element};
 
 /// Blocks of wgrad to aim at: every multiprocessor of the largest cards gets a few.
 const BLOCKS: u64 = 1024;
@@ -23,9 +23,9 @@ struct Choice {
     taps: u64,
 }
 
-fn choose(geometry: &PerChannel, aligned: bool) -> Choice {
+fn choose(geometry: &PerChannel, element: Element, aligned: bool) -> Choice {
     let PerChannel { c, window, .. } = *geometry;
-    let [scalar, vector, unit_stride, stride_2] = &CONV_DEPTHWISE;
+    let [scalar, vector, unit_stride, stride_2] = by_element(&CONV_DEPTHWISE, element);
     let any_window = (window.r * window.s) as u64;
     let (program, taps) = match (window.r, window.s, window.stride) {
         _ if !c.is_multiple_of(4) || !aligned => (scalar, any_window),
@@ -55,7 +55,7 @@ pub(super) fn fprop<D: Driver>(
     let PerChannel { n, c, window } = geometry;
     conv::check(n, &window, c, c)?;
     let weights = params.at(filter.weights);
-    let choice = choose(&geometry, conv::is_aligned(weights));
+    let choice = choose(&geometry, y.element, conv::is_aligned(weights));
     let kernel = launch::DepthwiseFprop {
         geometry: geometry.into(),
         x: x.into(),
@@ -87,7 +87,7 @@ pub(super) fn dgrad<D: Driver>(
     let PerChannel { n, c, window } = geometry;
     conv::check(n, &window, c, c)?;
     let weights = params.at(filter.weights);
-    let choice = choose(&geometry, conv::is_aligned(weights));
+    let choice = choose(&geometry, dx.g.element, conv::is_aligned(weights));
     let kernel = launch::DepthwiseDgrad {
         geometry: geometry.into(),
         dy: dy.into(),
@@ -122,7 +122,7 @@ pub(super) fn wgrad<D: Driver>(
     let PerChannel { n, c, window } = geometry;
     conv::check(n, &window, c, c)?;
     // The gradients are written element by element, wherever they are.
-    let choice = choose(&geometry, true);
+    let choice = choose(&geometry, x.raw.element, true);
     let lanes = choice.lanes.next_power_of_two().min(u64::from(WARP));
     let slots = u64::from(choice.program.threads) / lanes;
     let runs = (n * window.p) as u64 * blocks(window.q as u64, RUN);

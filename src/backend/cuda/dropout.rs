@@ -49,7 +49,7 @@ fn apply<D: Driver>(
             "dropout of {len} elements: its counter reaches 2^34; use a smaller batch"
         )));
     }
-    let program = by_channels(&DROPOUT, rows.c);
+    let program = by_channels(&DROPOUT, y.element, rows.c);
     let kernel = launch::Dropout {
         x: x.into(),
         mask: mask(dropout)?,

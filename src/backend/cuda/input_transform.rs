@@ -2,7 +2,7 @@
 
 use super::driver::{Driver, Memory};
 use super::launch::{self, Address, word};
-use super::tiles::INPUT_TRANSFORM;
+use super::tiles::{INPUT_TRANSFORM, by_element};
 use super::{Buffer, Cuda, blocks, bytes_of};
 use crate::backend::{Augmented, InputTransform, InputTransformAugmented, InputTransformFprop};
 use crate::base::changes::Changes;
@@ -40,11 +40,9 @@ pub(super) fn fprop<D: Driver>(
         len: pixels.len() as u64,
         y: y.at(0),
     };
-    let blocks = blocks(
-        pixels.len() as u64,
-        INPUT_TRANSFORM.vector * INPUT_TRANSFORM.threads,
-    );
-    cuda.launch(&INPUT_TRANSFORM, [blocks, 1, 1], 0, kernel)
+    let program = by_element(&INPUT_TRANSFORM, y.element);
+    let blocks = blocks(pixels.len() as u64, program.vector * program.threads);
+    cuda.launch(program, [blocks, 1, 1], 0, kernel)
 }
 
 pub(super) fn augmented<D: Driver>(
@@ -87,7 +85,8 @@ pub(super) fn augmented<D: Driver>(
         size: word(size),
         y: y.at(0),
     };
-    cuda.launch(&INPUT_TRANSFORM, [n as u64, 1, 1], 0, kernel)
+    let program = by_element(&INPUT_TRANSFORM, y.element);
+    cuda.launch(program, [n as u64, 1, 1], 0, kernel)
 }
 
 /// Whether the crop reaches outside the picture.

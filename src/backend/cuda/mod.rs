@@ -32,23 +32,26 @@ use self::tiles::Program;
 use super::{
     AddDgrad, AddFprop, ArcFaceBprop, ArcFaceFprop, Backend, BatchNormBprop, BatchNormFprop,
     BatchNormMoments, CloseGrad, Conv2dDgrad, Conv2dFprop, Conv2dWgrad, DepthwiseDgrad,
-    DepthwiseFprop, DepthwiseWgrad, DropoutDgrad, DropoutFprop, GlobalAvgPoolDgrad,
+    DepthwiseFprop, DepthwiseWgrad, DropoutDgrad, DropoutFprop, Element, GlobalAvgPoolDgrad,
     GlobalAvgPoolFprop, InputTransformAugmented, InputTransformFprop, MaxPoolDgrad, MaxPoolFprop,
     PReluBprop, SgdNorms, SgdUpdate,
 };
 use crate::{Error, Result};
+use half::bf16;
 
-/// Float32 elements on the device.
+/// Elements of one type on the device.
 #[derive(Debug)]
 pub struct Buffer<M> {
     memory: M,
+    element: Element,
+    /// Elements of that type.
     len: usize,
 }
 
 impl<M: Memory> Buffer<M> {
     /// The address of element `i`.
     fn at(&self, i: usize) -> Address {
-        Address(self.memory.address()).floats(i)
+        Address(self.memory.address() + (self.element.bytes() * i) as u64)
     }
 }
 
@@ -217,14 +220,6 @@ fn bytes_of<T: Plain>(values: &[T]) -> &[u8] {
     unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
 }
 
-/// The bytes of numbers, to be overwritten.
-fn bytes_of_mut(numbers: &mut [f32]) -> &mut [u8] {
-    // SAFETY: as in `bytes_of`; any bytes are a valid number.
-    unsafe {
-        std::slice::from_raw_parts_mut(numbers.as_mut_ptr().cast(), std::mem::size_of_val(numbers))
-    }
-}
-
 impl<D: Driver> Backend for Cuda<D> {
     type Buffer = Buffer<D::Memory>;
 
@@ -238,34 +233,83 @@ impl<D: Driver> Backend for Cuda<D> {
         self.driver.memory_free().saturating_sub(OWN_MEMORY)
     }
 
-    fn alloc(&self, len: usize) -> Result<Buffer<D::Memory>> {
-        let mut memory = alloc(&self.driver, 4 * len)?;
-        self.driver.clear(&mut memory, 4 * len)?;
-        Ok(Buffer { memory, len })
+    fn supports(&self, element: Element) -> bool {
+        match element {
+            Element::F32 => true,
+            // The first cards whose tensor cores multiply it.
+            Element::Bf16 => self.driver.properties().capability >= (8, 0),
+        }
+    }
+
+    fn alloc(&self, element: Element, len: usize) -> Result<Buffer<D::Memory>> {
+        let bytes = element.bytes() * len;
+        let mut memory = alloc(&self.driver, bytes)?;
+        self.driver.clear(&mut memory, bytes)?;
+        Ok(Buffer {
+            memory,
+            element,
+            len,
+        })
     }
 
     fn len(&self, buffer: &Buffer<D::Memory>) -> usize {
         buffer.len
     }
 
+    fn hold(buffer: &mut Buffer<D::Memory>, element: Element) {
+        buffer.len = element.fit(buffer.len * buffer.element.bytes());
+        buffer.element = element;
+    }
+
     fn upload(&mut self, src: &[f32], dst: &mut Buffer<D::Memory>, offset: usize) -> Result<()> {
         assert!(offset + src.len() <= dst.len, "an upload within its buffer");
-        self.driver
-            .upload(bytes_of(src), &mut dst.memory, 4 * offset)
+        let first = dst.element.bytes() * offset;
+        let rounded: Vec<bf16>;
+        let bytes = match dst.element {
+            Element::F32 => bytemuck::cast_slice(src),
+            Element::Bf16 => {
+                rounded = src.iter().map(|v| bf16::from_f32(*v)).collect();
+                bytemuck::cast_slice(&rounded)
+            }
+        };
+        self.driver.upload(bytes, &mut dst.memory, first)
     }
 
     fn download_all(
         &mut self,
         parts: &mut [(&Buffer<D::Memory>, usize, &mut [f32])],
     ) -> Result<()> {
-        let parts = parts.iter_mut().map(|(src, offset, dst)| {
-            assert!(
-                *offset + dst.len() <= src.len,
-                "a download within its buffer"
-            );
-            (&src.memory, 4 * *offset, bytes_of_mut(dst))
-        });
-        self.driver.download(parts)
+        let is_half = |src: &Buffer<D::Memory>| src.element == Element::Bf16;
+        let lens = parts
+            .iter()
+            .map(|(src, _, dst)| dst.len() * usize::from(is_half(src)));
+        let mut halves = vec![bf16::ZERO; lens.sum()];
+        let mut left = &mut halves[..];
+        self.driver
+            .download(parts.iter_mut().map(|(src, offset, dst)| {
+                assert!(
+                    *offset + dst.len() <= src.len,
+                    "a download within its buffer"
+                );
+                let bytes: &mut [u8] = if is_half(src) {
+                    let halves = left
+                        .split_off_mut(..dst.len())
+                        .expect("as many as were counted");
+                    bytemuck::cast_slice_mut(halves)
+                } else {
+                    bytemuck::cast_slice_mut(dst)
+                };
+                (&src.memory, src.element.bytes() * *offset, bytes)
+            }))?;
+        let mut halves = &halves[..];
+        for (_, _, dst) in parts.iter_mut().filter(|(src, ..)| is_half(src)) {
+            let (these, rest) = halves.split_at(dst.len());
+            for (to, half) in dst.iter_mut().zip(these) {
+                *to = half.to_f32();
+            }
+            halves = rest;
+        }
+        Ok(())
     }
 
     fn input_transform_fprop(

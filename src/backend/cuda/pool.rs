@@ -18,7 +18,7 @@ pub(super) fn max_fprop<D: Driver>(
 ) -> Result<()> {
     let MaxPoolFprop { geometry, x, y } = op;
     let PerChannel { n, c, window } = geometry;
-    let program = by_channels(&POOL, c);
+    let program = by_channels(&POOL, y.element, c);
     let lanes = lanes(c, program.vector);
     let kernel = launch::MaxPoolFprop {
         geometry: geometry.into(),
@@ -45,7 +45,7 @@ pub(super) fn max_dgrad<D: Driver>(
         dx,
     } = op;
     let PerChannel { n, c, window } = geometry;
-    let program = by_channels(&POOL, c);
+    let program = by_channels(&POOL, dx.g.element, c);
     let vector = program.vector;
     let too_large = || {
         Error::Invalid(format!(
@@ -97,7 +97,7 @@ pub(super) fn global_avg_fprop<D: Driver>(
     let GlobalAvgPoolFprop { geometry, x, y } = op;
     let GlobalPool { n, pixels, c } = geometry;
     let len = (n * c) as u64;
-    let program = by_channels(&POOL, c);
+    let program = by_channels(&POOL, y.element, c);
     let kernel = launch::GlobalAvgPoolFprop {
         x: x.into(),
         len,
@@ -119,7 +119,7 @@ pub(super) fn global_avg_dgrad<D: Driver>(
         pixels: n * pixels,
         c,
     };
-    let program = by_channels(&POOL, c);
+    let program = by_channels(&POOL, dx.g.element, c);
     let kernel = launch::GlobalAvgPoolDgrad {
         dy: dy.at(0),
         len: rows.len() as u64,

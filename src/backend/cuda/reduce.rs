@@ -20,6 +20,6 @@ pub(super) fn sum_tiles<D: Driver>(
         len: len as u64,
         out,
     };
-    let grid = [blocks(len as u64, REDUCE.threads), 1, 1];
-    cuda.launch(&REDUCE, grid, 0, kernel)
+    let grid = [blocks(len as u64, REDUCE[0].threads), 1, 1];
+    cuda.launch(&REDUCE[0], grid, 0, kernel)
 }

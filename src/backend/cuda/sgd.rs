@@ -107,6 +107,7 @@ pub(super) fn update<D: Driver>(
         norms,
         params,
         momentum,
+        shadow,
     } = op;
     let (segments, count, blocks) = table(cuda, segments)?;
     let kernel = launch::SgdUpdate {
@@ -120,6 +121,7 @@ pub(super) fn update<D: Driver>(
         norms: norms.at(0),
         params: params.at(0),
         momentum: momentum.at(0),
+        shadow: shadow.map_or(Address::NULL, |shadow| shadow.at(0)),
     };
     cuda.launch(&SGD, [blocks, 1, 1], 0, kernel)
 }

@@ -1,6 +1,6 @@
 //! Every tile and block size, once. They reach the kernels' source by `-D`, and the host's launch arithmetic from here.
 
-use crate::backend::head_rows;
+use crate::backend::{Element, head_rows};
 use crate::base::changes::ERASED;
 use std::slice::from_ref;
 use std::sync::LazyLock;
@@ -16,6 +16,8 @@ pub struct Program {
     pub threads: u32,
     /// Neighbouring numbers that a thread reads and writes at once, `-DVECTOR`.
     pub vector: u32,
+    /// What tensors are made of, `-DELEMENT` (bytes).
+    pub element: Element,
     /// The other constants of the source, by name.
     pub constants: &'static [(&'static str, u32)],
     /// The most registers per thread that its kernels may use.
@@ -26,19 +28,54 @@ pub struct Program {
 /// multiple of 4.
 pub(super) type ByVector = [Program; 2];
 
-/// A [`ByVector`]: its name, then the other fields of [`Program`].
-macro_rules! by_vector {
+/// The programs of a file for each type of elements, in the order of [`Element`].
+pub(super) type ByElement<T> = [T; 2];
+
+/// The programs of a file: its name, then the other fields of [`Program`].
+macro_rules! by_element {
     ($name:literal, $($fields:tt)*) => {
         [
-            Program { name: $name, vector: 1, $($fields)* },
-            Program { name: concat!($name, "_4"), vector: 4, $($fields)* },
+            Program { name: $name, element: Element::F32, $($fields)* },
+            Program { name: concat!($name, "_bf16"), element: Element::Bf16, $($fields)* },
         ]
     };
 }
 
+/// A [`ByVector`]: its name, its elements, then the other fields of [`Program`].
+macro_rules! by_vector {
+    ($name:expr, $element:expr, $($fields:tt)*) => {
+        [
+            Program { name: $name, element: $element, vector: 1, $($fields)* },
+            Program { name: concat!($name, "_4"), element: $element, vector: 4, $($fields)* },
+        ]
+    };
+}
+
+/// A [`ByVector`] for each type of elements: its name, then the other fields of [`Program`].
+macro_rules! by_element_and_vector {
+    ($name:literal, $($fields:tt)*) => {
+        [
+            by_vector!($name, Element::F32, $($fields)*),
+            by_vector!(concat!($name, "_bf16"), Element::Bf16, $($fields)*),
+        ]
+    };
+}
+
+/// What is for tensors of `element`.
+pub(super) fn by_element<T>(programs: &'static ByElement<T>, element: Element) -> &'static T {
+    match element {
+        Element::F32 => &programs[0],
+        Element::Bf16 => &programs[1],
+    }
+}
+
 /// The program for pixels of `c` channels.
-pub(super) fn by_channels(programs: &'static ByVector, c: usize) -> &'static Program {
-    &programs[usize::from(c.is_multiple_of(4))]
+pub(super) fn by_channels(
+    programs: &'static ByElement<ByVector>,
+    element: Element,
+    c: usize,
+) -> &'static Program {
+    &by_element(programs, element)[usize::from(c.is_multiple_of(4))]
 }
 
 /// Threads that run in step.
@@ -69,28 +106,43 @@ pub(super) const fn code(name: &str) -> u32 {
 pub(super) const CHANNEL_TILES: u32 = 1024;
 
 /// The sums of what tiles and splits leave.
-pub(super) static REDUCE: Program = Program {
-    name: "reduce",
+pub(super) static REDUCE: ByElement<Program> = by_element!("reduce",
     file: "reduce.cu",
     threads: 256,
     vector: 1,
     constants: &[],
     registers: 64,
-};
-
-/// Element-wise addition and the passing on of gradients.
-pub(super) static ADD: ByVector = by_vector!("add",
-    file: "add.cu",
-    threads: 256,
-    constants: &[],
-    registers: 64,
 );
+
+/// Element-wise addition and the passing on of gradients: by the elements that are read, then by those that are written.
+pub(super) static ADD: ByElement<ByElement<ByVector>> = {
+    macro_rules! add {
+        ($name:expr, $from:expr, $to:expr) => {
+            by_vector!($name, $from,
+                file: "add.cu",
+                threads: 256,
+                constants: &[("TO", $to.bytes() as u32)],
+                registers: 64,
+            )
+        };
+    }
+    [
+        [
+            add!("add", Element::F32, Element::F32),
+            add!("add_f32_to_bf16", Element::F32, Element::Bf16),
+        ],
+        [
+            add!("add_bf16_to_f32", Element::Bf16, Element::F32),
+            add!("add_bf16", Element::Bf16, Element::Bf16),
+        ],
+    ]
+};
 
 /// Pixels that a thread has in flight.
 pub(super) const CLOSE_GRAD_UNROLL: u32 = 2;
 
 /// The finish of a gradient.
-pub(super) static CLOSE_GRAD: ByVector = by_vector!("close_grad",
+pub(super) static CLOSE_GRAD: ByElement<ByVector> = by_element_and_vector!("close_grad",
     file: "close_grad.cu",
     threads: 256,
     constants: &[("UNROLL", CLOSE_GRAD_UNROLL)],
@@ -101,7 +153,7 @@ pub(super) static CLOSE_GRAD: ByVector = by_vector!("close_grad",
 pub(super) const MOMENTS_CHUNK: u32 = 8;
 
 /// Batch norm's moments, tile by tile.
-pub(super) static BATCH_NORM_MOMENTS: ByVector = by_vector!("batch_norm_moments",
+pub(super) static BATCH_NORM_MOMENTS: ByElement<ByVector> = by_element_and_vector!("batch_norm_moments",
     file: "batch_norm_moments.cu",
     threads: 256,
     constants: &[("CHUNK", MOMENTS_CHUNK)],
@@ -109,20 +161,19 @@ pub(super) static BATCH_NORM_MOMENTS: ByVector = by_vector!("batch_norm_moments"
 );
 
 /// The merge of batch norm's moments, and its coefficients.
-pub(super) static BATCH_NORM: Program = Program {
-    name: "batch_norm",
+pub(super) static BATCH_NORM: ByElement<Program> = by_element!("batch_norm",
     file: "batch_norm.cu",
     threads: 256,
     vector: 1,
     constants: &[],
     registers: 64,
-};
+);
 
 /// Height and width in pixels of a tile of max pooling's gradient.
 pub(super) const POOL_TILE: u32 = 8;
 
 /// Max and average pooling.
-pub(super) static POOL: ByVector = by_vector!("pool",
+pub(super) static POOL: ByElement<ByVector> = by_element_and_vector!("pool",
     file: "pool.cu",
     threads: 256,
     constants: &[("TILE", POOL_TILE)],
@@ -130,7 +181,7 @@ pub(super) static POOL: ByVector = by_vector!("pool",
 );
 
 /// Dropout, four elements per thread.
-pub(super) static DROPOUT: ByVector = by_vector!("dropout",
+pub(super) static DROPOUT: ByElement<ByVector> = by_element_and_vector!("dropout",
     file: "dropout.cu",
     threads: 256,
     constants: &[],
@@ -138,14 +189,13 @@ pub(super) static DROPOUT: ByVector = by_vector!("dropout",
 );
 
 /// Pixels to the network's numbers; ERASED is the colour of erased pixels.
-pub(super) static INPUT_TRANSFORM: Program = Program {
-    name: "input_transform",
+pub(super) static INPUT_TRANSFORM: ByElement<Program> = by_element!("input_transform",
     file: "input_transform.cu",
     threads: 256,
     vector: 4,
     constants: &[("ERASED", ERASED as u32)],
     registers: 64,
-};
+);
 
 /// Elements of the parameter slab that a block takes: a multiple of VECTOR THREADS.
 pub(super) const SGD_CHUNK: u32 = 4096;
@@ -155,6 +205,7 @@ pub(super) static SGD: Program = Program {
     name: "sgd",
     file: "sgd.cu",
     threads: 256,
+    element: Element::F32,
     vector: 4,
     constants: &[("CHUNK", SGD_CHUNK)],
     registers: 64,
@@ -190,13 +241,14 @@ pub(super) static ARCFACE: Program = Program {
     name: "arcface",
     file: "arcface.cu",
     threads: 128,
+    element: Element::F32,
     vector: 1,
     constants: HEAD,
     registers: 64,
 };
 
 /// The head's matrix products.
-pub(super) static ARCFACE_PRODUCT: ByVector = by_vector!("arcface_product",
+pub(super) static ARCFACE_PRODUCT: ByVector = by_vector!("arcface_product", Element::F32,
     file: "arcface_product.cu",
     threads: 128,
     constants: HEAD,
@@ -251,14 +303,14 @@ const SMALL_TILE: ProductTile = ProductTile {
 /// The programs of a product with one size of tile.
 pub(super) struct Tiled {
     pub(super) tile: ProductTile,
-    pub(super) programs: ByVector,
+    pub(super) programs: ByElement<ByVector>,
 }
 
 /// Convolution, forward: with large tiles, and with small ones.
 pub(super) static CONV_FPROP: [Tiled; 2] = [
     Tiled {
         tile: LARGE_TILE,
-        programs: by_vector!("conv_fprop",
+        programs: by_element_and_vector!("conv_fprop",
             file: "conv_fprop.cu",
             threads: 128,
             constants: &LARGE_TILE.constants(),
@@ -267,7 +319,7 @@ pub(super) static CONV_FPROP: [Tiled; 2] = [
     },
     Tiled {
         tile: SMALL_TILE,
-        programs: by_vector!("conv_fprop_small",
+        programs: by_element_and_vector!("conv_fprop_small",
             file: "conv_fprop.cu",
             threads: 64,
             constants: &SMALL_TILE.constants(),
@@ -280,7 +332,7 @@ pub(super) static CONV_FPROP: [Tiled; 2] = [
 pub(super) static CONV_DGRAD: [Tiled; 2] = [
     Tiled {
         tile: LARGE_TILE,
-        programs: by_vector!("conv_dgrad",
+        programs: by_element_and_vector!("conv_dgrad",
             file: "conv_dgrad.cu",
             threads: 128,
             constants: &LARGE_TILE.constants(),
@@ -289,7 +341,7 @@ pub(super) static CONV_DGRAD: [Tiled; 2] = [
     },
     Tiled {
         tile: SMALL_TILE,
-        programs: by_vector!("conv_dgrad_small",
+        programs: by_element_and_vector!("conv_dgrad_small",
             file: "conv_dgrad.cu",
             threads: 64,
             constants: &SMALL_TILE.constants(),
@@ -302,7 +354,7 @@ pub(super) static CONV_DGRAD: [Tiled; 2] = [
 pub(super) static CONV_WGRAD: [Tiled; 2] = [
     Tiled {
         tile: LARGE_TILE,
-        programs: by_vector!("conv_wgrad",
+        programs: by_element_and_vector!("conv_wgrad",
             file: "conv_wgrad.cu",
             threads: 128,
             constants: &LARGE_TILE.constants(),
@@ -311,7 +363,7 @@ pub(super) static CONV_WGRAD: [Tiled; 2] = [
     },
     Tiled {
         tile: SMALL_TILE,
-        programs: by_vector!("conv_wgrad_small",
+        programs: by_element_and_vector!("conv_wgrad_small",
             file: "conv_wgrad.cu",
             threads: 64,
             constants: &SMALL_TILE.constants(),
@@ -326,67 +378,82 @@ pub(super) const RUN: u32 = 4;
 
 /// Depthwise convolution: one channel at a time with any window; four with any window; and four with windows of 3x3 and a
 /// stride of 1 and of 2. FILTER and STRIDE are 0 where the geometry gives them.
-pub(super) static CONV_DEPTHWISE: [Program; 4] = {
-    const fn program(
-        name: &'static str,
-        vector: u32,
-        constants: &'static [(&str, u32)],
-    ) -> Program {
-        Program {
-            name,
-            file: "conv_depthwise.cu",
-            threads: 128,
-            vector,
-            constants,
-            registers: 128,
-        }
-    }
+pub(super) static CONV_DEPTHWISE: ByElement<[Program; 4]> = {
     const ANY: &[(&str, u32)] = &[("RUN", RUN), ("FILTER", 0), ("STRIDE", 0)];
+    macro_rules! program {
+        ($name:expr, $element:expr, $vector:literal, $constants:expr) => {
+            Program {
+                name: $name,
+                file: "conv_depthwise.cu",
+                threads: 128,
+                vector: $vector,
+                element: $element,
+                constants: $constants,
+                registers: 128,
+            }
+        };
+    }
+    macro_rules! programs {
+        ($name:expr, $element:expr) => {
+            [
+                program!($name, $element, 1, ANY),
+                program!(concat!($name, "_4"), $element, 4, ANY),
+                program!(
+                    concat!($name, "_4_3x3"),
+                    $element,
+                    4,
+                    &[("RUN", RUN), ("FILTER", 3), ("STRIDE", 1)]
+                ),
+                program!(
+                    concat!($name, "_4_3x3_2"),
+                    $element,
+                    4,
+                    &[("RUN", RUN), ("FILTER", 3), ("STRIDE", 2)]
+                ),
+            ]
+        };
+    }
     [
-        program("conv_depthwise", 1, ANY),
-        program("conv_depthwise_4", 4, ANY),
-        program(
-            "conv_depthwise_4_3x3",
-            4,
-            &[("RUN", RUN), ("FILTER", 3), ("STRIDE", 1)],
-        ),
-        program(
-            "conv_depthwise_4_3x3_2",
-            4,
-            &[("RUN", RUN), ("FILTER", 3), ("STRIDE", 2)],
-        ),
+        programs!("conv_depthwise", Element::F32),
+        programs!("conv_depthwise_bf16", Element::Bf16),
     ]
 };
 
 /// All programs, for the gates that compile every one.
 pub static PROGRAMS: LazyLock<Vec<&Program>> = LazyLock::new(|| {
-    let files: [&[Program]; _] = [
-        &ADD,
+    let product =
+        |tiled: &'static [Tiled; 2]| tiled.iter().flat_map(|of| of.programs.as_flattened());
+    let mut programs: Vec<&Program> = [
+        ARCFACE_PRODUCT.as_slice(),
         from_ref(&ARCFACE),
-        &ARCFACE_PRODUCT,
-        from_ref(&BATCH_NORM),
-        &BATCH_NORM_MOMENTS,
-        &CLOSE_GRAD,
-        &CONV_DEPTHWISE,
-        &CONV_DGRAD[0].programs,
-        &CONV_DGRAD[1].programs,
-        &CONV_FPROP[0].programs,
-        &CONV_FPROP[1].programs,
-        &CONV_WGRAD[0].programs,
-        &CONV_WGRAD[1].programs,
-        &DROPOUT,
-        from_ref(&INPUT_TRANSFORM),
-        &POOL,
-        from_ref(&REDUCE),
         from_ref(&SGD),
-    ];
-    files.into_iter().flatten().collect()
+    ]
+    .into_iter()
+    .chain([&REDUCE, &BATCH_NORM, &INPUT_TRANSFORM].map(<[Program; 2]>::as_slice))
+    .chain([&CLOSE_GRAD, &BATCH_NORM_MOMENTS, &POOL, &DROPOUT].map(|of| of.as_flattened()))
+    .chain([
+        ADD.as_flattened().as_flattened(),
+        CONV_DEPTHWISE.as_flattened(),
+    ])
+    .flatten()
+    .chain(
+        [&CONV_FPROP, &CONV_DGRAD, &CONV_WGRAD]
+            .into_iter()
+            .flat_map(product),
+    )
+    .collect();
+    programs.sort_by_key(|program| program.name);
+    programs
 });
 
 impl Program {
     /// All constants of its source, by name: its own, and what every source is given.
     pub(super) fn defines(&self) -> impl Iterator<Item = (&'static str, u32)> {
-        let common = [("THREADS", self.threads), ("VECTOR", self.vector)];
+        let common = [
+            ("THREADS", self.threads),
+            ("VECTOR", self.vector),
+            ("ELEMENT", self.element.bytes() as u32),
+        ];
         (common.into_iter().chain(CODES)).chain(self.constants.iter().copied())
     }
 }

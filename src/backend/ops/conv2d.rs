@@ -35,9 +35,11 @@ pub struct Conv2dFprop<'a, T> {
     pub geometry: Conv2d,
     /// N x H x W x C.
     pub x: Pending<'a, T>,
-    /// The parameter slab, with the filter and the bias.
+    /// The parameter slab, with the bias.
     pub params: &'a T,
-    /// Where they lie in it.
+    /// The slab with the filter, in elements of x and y: the parameter slab or its rounded copy.
+    pub filters: &'a T,
+    /// Where they lie in them.
     pub filter: FilterAt,
     /// N x P x Q x K.
     pub y: &'a mut T,
@@ -52,8 +54,8 @@ pub struct Conv2dDgrad<'a, T> {
     pub geometry: Conv2d,
     /// N x P x Q x K.
     pub dy: PendingGrad<'a, T>,
-    /// The parameter slab, with the filter.
-    pub params: &'a T,
+    /// The slab with the filter, in elements of dy and dx: the parameter slab or its rounded copy.
+    pub filters: &'a T,
     /// Where it lies in it.
     pub filter: FilterAt,
     /// N x H x W x C.

@@ -68,4 +68,6 @@ pub struct SgdUpdate<'a, T> {
     pub params: &'a mut T,
     /// The momentum slab.
     pub momentum: &'a mut T,
+    /// A copy of the parameter slab in other elements, which is kept rounded from it.
+    pub shadow: Option<&'a mut T>,
 }

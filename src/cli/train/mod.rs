@@ -117,6 +117,7 @@ impl Args {
                 self.checkpoint_every.map(|v| v.to_string()),
             ),
             setting("train.keep_checkpoints", self.keep.map(|v| v.to_string())),
+            self.device.precision_setting(),
         ]
         .into_iter()
         .flatten()

@@ -39,6 +39,8 @@ impl Args {
         // What decides no number may change.
         config.train.checkpoint_every = asked.train.checkpoint_every;
         config.train.keep_checkpoints = asked.train.keep_checkpoints;
+        // What changes only how exactly they are computed may, and is said.
+        config.train.precision = asked.train.precision;
         config.preset.clone_from(&asked.preset);
         let mut same_length = asked.clone();
         same_length.train.epochs = stored.train.epochs;

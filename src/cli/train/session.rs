@@ -109,6 +109,13 @@ impl<B: Backend> Session<B> {
                 if args.init.is_some() {
                     say("--init has no effect: the run has begun already");
                 }
+                let before = checkpoint.weights.config.train.precision;
+                if config.train.precision != before {
+                    say(format!(
+                        "the run so far was in {before} and goes on in {}: not the bits of a run in one precision",
+                        config.train.precision
+                    ));
+                }
                 checkpoint.weights.config = config;
                 verified = std::mem::take(&mut checkpoint.verified);
                 Trainer::resume(backend, checkpoint, Arc::clone(&dataset), data)?
@@ -421,8 +428,9 @@ fn describe_run<B: Backend>(trainer: &Trainer<B>, length: &RunLength) -> String 
     let batch = trainer.config().train.batch_size;
     let bytes = trainer.graph().plan().bytes(batch);
     format!(
-        "run: preset {}, batch {batch}, {} an epoch, {}, to step {}; {} planned on the device",
+        "run: preset {}, {}, batch {batch}, {} an epoch, {}, to step {}; {} planned on the device",
         trainer.config().preset,
+        trainer.config().train.precision,
         count(length.steps_per_epoch, "step"),
         count(length.epochs, "epoch"),
         grouped(length.last_step),

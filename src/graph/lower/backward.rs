@@ -4,7 +4,7 @@
 //! closed by the last. An addition passes its gradient on without a copy where it can: its inputs then share the
 //! gradient's tensor, if none of them changes it while another still reads it.
 
-use crate::graph::program::{Instruction, Program, Target, Value, ValueId};
+use crate::graph::program::{Instruction, Program, Target, Tensor, Value, ValueId};
 
 /// Appends the backward half to a training program.
 pub(super) fn append(program: &mut Program) {
@@ -150,8 +150,9 @@ impl<'a> Backward<'a> {
     /// A gradient tensor of the value's own.
     fn own_gradient(&mut self, value: ValueId) {
         let Value { tensor, shape, .. } = self.program.values[value];
-        let name = format!("d_{}", self.program.tensor_names[tensor]);
-        let grad = self.program.new_tensor(shape.len(), name);
+        let Tensor { element, name, .. } = &self.program.tensors[tensor];
+        let (element, name) = (*element, format!("d_{name}"));
+        let grad = self.program.new_tensor(shape.len(), element, name);
         self.program.values[value].grad = Some(grad);
     }
 
@@ -182,11 +183,14 @@ impl<'a> Backward<'a> {
         let mut inputs: Vec<ValueId> = [Some(a), b].into_iter().flatten().collect();
         inputs.retain(|x| !self.is_input(*x));
         let twice = b == Some(a);
+        let element = |x: ValueId| self.program.tensors[self.program.values[x].tensor].element;
+        let alike = |x: ValueId| element(x) == element(dy);
         // Takers share the gradient's tensor. The reader never changes it. At most one other taker may, and only after
         // the reader's own backward step.
         let reader = inputs.iter().copied().find(|x| {
             let value = &self.program.values[*x];
             !twice
+                && alike(*x)
                 && !self.begun[*x]
                 && self.readers[*x].len() == 1
                 && !value.needs_mask()
@@ -196,6 +200,7 @@ impl<'a> Backward<'a> {
         let mut takers: Vec<ValueId> = reader.into_iter().collect();
         if let Some(x) = other
             && !twice
+            && alike(x)
             && !self.begun[x]
             && reader.is_none_or(|reader| self.changes_after(x, reader))
         {

@@ -5,7 +5,7 @@
 //! folding it into the *next* convolution would change what the zero padding means.
 
 use super::{Operand, Policy, forward};
-use crate::backend::Activation;
+use crate::backend::{Activation, Element};
 use crate::graph::folding::Folding;
 use crate::graph::params::ParamTable;
 use crate::graph::program::{
@@ -14,9 +14,9 @@ use crate::graph::program::{
 use crate::graph::{Model, Shape};
 
 /// Builds the inference program and the recipe for its parameter slab.
-pub(crate) fn inference(model: &Model, table: &ParamTable) -> (Program, Folding) {
+pub(crate) fn inference(model: &Model, table: &ParamTable, element: Element) -> (Program, Folding) {
     let mut policy = Inference(Folding::default());
-    let program = forward(model, table, &mut policy);
+    let program = forward(model, table, element, &mut policy);
     (program, policy.0)
 }
 

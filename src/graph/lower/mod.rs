@@ -14,8 +14,8 @@ pub(crate) use training::training;
 use super::params::{At, ParamTable};
 use super::program::{After, BatchNormLayer, Instruction, Layer, Program, Value, ValueId};
 use super::{Model, NodeId, Op, Shape};
-use crate::backend::Activation;
 use crate::backend::geometry::Window;
+use crate::backend::{Activation, Element};
 
 /// An operand of a node.
 #[derive(Clone, Copy)]
@@ -60,12 +60,21 @@ trait Policy {
     fn flatten(&mut self, program: &mut Program, x: Operand, shape: Shape, name: &str) -> ValueId;
 }
 
-/// The forward half of a model's program.
-fn forward(model: &Model, table: &ParamTable, policy: &mut impl Policy) -> Program {
+/// The forward half of a model's program, whose tensors are of `element`.
+fn forward(
+    model: &Model,
+    table: &ParamTable,
+    element: Element,
+    policy: &mut impl Policy,
+) -> Program {
+    let program = Program {
+        element,
+        ..Program::default()
+    };
     let mut walk = Walk {
         model,
         table,
-        program: Program::default(),
+        program,
         value_of: Vec::new(),
         readers: readers(model),
     };
@@ -79,7 +88,7 @@ fn forward(model: &Model, table: &ParamTable, policy: &mut impl Policy) -> Progr
         ..
     } = walk;
     let last = value_of[value_of.len() - 1];
-    program.output = program.stored(last, "embedding");
+    program.output = program.stored_floats(last, "embedding");
     program.forward_len = program.instructions.len();
     program
 }
@@ -118,7 +127,7 @@ impl Walk<'_> {
         let program = &mut self.program;
         let value = match &node.op {
             Op::Input => {
-                let tensor = program.new_tensor(shape.len(), name);
+                let tensor = program.new_tensor(shape.len(), program.element, name);
                 program.new_value(Value::plain(tensor, shape))
             }
             Op::Conv2d {

@@ -1,7 +1,7 @@
 //! The training program: raw convolution outputs with batch norm and activation pending, then the backward half.
 
 use super::{Operand, Policy, backward, forward};
-use crate::backend::Activation;
+use crate::backend::{Activation, Element};
 use crate::graph::params::ParamTable;
 use crate::graph::program::{
     After, BatchNormLayer, Instruction, Layer, Program, TensorId, Value, ValueId,
@@ -12,8 +12,8 @@ use crate::graph::{Model, Shape};
 const INPUT: TensorId = 0;
 
 /// Builds the training program of a model.
-pub(crate) fn training(model: &Model, table: &ParamTable) -> Program {
-    let mut program = forward(model, table, &mut Training { dropouts: 0 });
+pub(crate) fn training(model: &Model, table: &ParamTable, element: Element) -> Program {
+    let mut program = forward(model, table, element, &mut Training { dropouts: 0 });
     backward::append(&mut program);
     program
 }

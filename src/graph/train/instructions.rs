@@ -54,6 +54,7 @@ impl<B: Backend> TrainGraph<B> {
                 let Self {
                     program,
                     params,
+                    shadow,
                     slots,
                     vectors:
                         Vectors {
@@ -72,6 +73,7 @@ impl<B: Backend> TrainGraph<B> {
                         geometry,
                         x,
                         params,
+                        filters: shadow.as_ref().unwrap_or(params),
                         filter: layer.filter,
                         y: &mut out,
                         epilogue,
@@ -227,19 +229,19 @@ impl<B: Backend> TrainGraph<B> {
             }
             Instruction::ConvDgrad { layer, dy, dx } => self.write_target(dx, |graph, dx| {
                 let layer = &graph.program.layers[layer];
-                let (dy, params, filter) = (graph.pending_grad(dy), &graph.params, layer.filter);
+                let (dy, filter) = (graph.pending_grad(dy), layer.filter);
                 match layer.geometry(n) {
                     LayerGeometry::Full(geometry) => backend.conv2d_dgrad(Conv2dDgrad {
                         geometry,
                         dy,
-                        params,
+                        filters: graph.shadow.as_ref().unwrap_or(&graph.params),
                         filter,
                         dx,
                     }),
                     LayerGeometry::Depthwise(geometry) => backend.depthwise_dgrad(DepthwiseDgrad {
                         geometry,
                         dy,
-                        params,
+                        params: &graph.params,
                         filter,
                         dx,
                     }),

@@ -9,8 +9,8 @@ use super::plan::MemoryPlan;
 use super::program::{Instruction, Program};
 use super::storage::{Slots, Vectors, vectors_len};
 use crate::backend::{
-    Augmented, Backend, Dropout, InputTransform, InputTransformAugmented, InputTransformFprop,
-    Segment, SgdNorms, SgdStep, SgdUpdate,
+    Augmented, Backend, Dropout, Element, InputTransform, InputTransformAugmented,
+    InputTransformFprop, Segment, SgdNorms, SgdStep, SgdUpdate,
 };
 use crate::{Error, Result};
 
@@ -22,6 +22,8 @@ pub struct TrainGraph<B: Backend> {
     plan: MemoryPlan,
     /// Learnt parameters.
     params: B::Buffer,
+    /// The parameters rounded to the tensors' elements, where these are not float32: the filters of products.
+    shadow: Option<B::Buffer>,
     /// Running means and variances.
     statistics: B::Buffer,
     /// d_params.
@@ -49,41 +51,64 @@ pub struct Norms {
     pub l2: f64,
 }
 
+/// How a model is trained.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TrainSettings {
+    /// Draws the initial parameters, and what dropout zeroes.
+    pub seed: u64,
+    /// The largest batch there is room for.
+    pub max_batch: usize,
+    /// What activations and their gradients are stored in. Parameters, their gradients and statistics are float32 in any
+    /// case.
+    pub element: Element,
+    /// Bytes that are left for a head.
+    pub head_bytes: u64,
+}
+
+impl Default for TrainSettings {
+    /// One image at a time in float32, and no head.
+    fn default() -> Self {
+        TrainSettings {
+            seed: 0,
+            max_batch: 1,
+            element: Element::F32,
+            head_bytes: 0,
+        }
+    }
+}
+
 /// The memory that training `model` takes, planned without a device. The head takes `head_bytes` of it.
-pub fn memory_plan(model: &Model, head_bytes: u64) -> MemoryPlan {
+pub fn memory_plan(model: &Model, element: Element, head_bytes: u64) -> MemoryPlan {
     let table = ParamTable::new(model);
-    let program = lower::training(model, &table);
+    let program = lower::training(model, &table, element);
     plan_for(&table, &program, head_bytes)
 }
 
 fn plan_for(table: &ParamTable, program: &Program, head_bytes: u64) -> MemoryPlan {
     // Parameters, gradients, momentum.
-    let own = 3 * table.params_len() + table.statistics_len() + vectors_len(program);
-    MemoryPlan::new(program, own + (head_bytes / 4) as usize)
+    let floats = 3 * table.params_len() + table.statistics_len() + vectors_len(program);
+    let shadow = match program.element {
+        Element::F32 => 0,
+        element => table.params_len() * element.bytes(),
+    };
+    let own = floats * Element::F32.bytes() + shadow;
+    MemoryPlan::new(program, own as u64 + head_bytes)
 }
 
 impl<B: Backend> TrainGraph<B> {
-    /// A model with initial parameters drawn from `seed`, and room for batches of up to `max_batch`.
+    /// A model with initial parameters. If it and its head do not fit together, nothing is allocated.
     ///
     /// # Errors
     /// Not enough memory: says how much there is and which batch would fit.
-    pub fn new(backend: &mut B, model: &Model, seed: u64, max_batch: usize) -> Result<Self> {
-        Self::with_head(backend, model, seed, max_batch, 0)
-    }
-
-    /// As [`TrainGraph::new`], with `head_bytes` left for a head. If the two do not fit together, nothing is allocated.
-    ///
-    /// # Errors
-    /// Not enough memory for both.
-    pub fn with_head(
-        backend: &mut B,
-        model: &Model,
-        seed: u64,
-        max_batch: usize,
-        head_bytes: u64,
-    ) -> Result<Self> {
+    pub fn new(backend: &mut B, model: &Model, settings: TrainSettings) -> Result<Self> {
+        let TrainSettings {
+            seed,
+            max_batch,
+            element,
+            head_bytes,
+        } = settings;
         let table = ParamTable::new(model);
-        let program = lower::training(model, &table);
+        let program = lower::training(model, &table, element);
         let plan = plan_for(&table, &program, head_bytes);
         let available = backend.memory_available();
         if plan.bytes(max_batch) > available {
@@ -98,14 +123,17 @@ impl<B: Backend> TrainGraph<B> {
             )));
         }
         let (initial, statistics_initial) = table.init(seed);
+        let floats = |len| backend.alloc(Element::F32, len);
+        let shadow = (element != Element::F32).then(|| backend.alloc(element, table.params_len()));
         let mut graph = TrainGraph {
-            params: backend.alloc(table.params_len())?,
-            statistics: backend.alloc(table.statistics_len())?,
-            grads: backend.alloc(table.params_len())?,
-            momentum: backend.alloc(table.params_len())?,
-            norms: backend.alloc(2)?,
+            params: floats(table.params_len())?,
+            shadow: shadow.transpose()?,
+            statistics: floats(table.statistics_len())?,
+            grads: floats(table.params_len())?,
+            momentum: floats(table.params_len())?,
+            norms: floats(2)?,
             host_norms: [0.0; 2],
-            slots: Slots::new(backend, &plan, max_batch)?,
+            slots: Slots::new(backend, &program, &plan, max_batch)?,
             vectors: Vectors::new(backend, &program)?,
             table,
             program,
@@ -119,7 +147,7 @@ impl<B: Backend> TrainGraph<B> {
                 step: 0,
             },
         };
-        backend.upload(&initial, &mut graph.params, 0)?;
+        graph.set_params(backend, &initial)?;
         backend.upload(&statistics_initial, &mut graph.statistics, 0)?;
         Ok(graph)
     }
@@ -147,7 +175,7 @@ impl<B: Backend> TrainGraph<B> {
         transform: &InputTransform,
         step: u64,
     ) -> Result<()> {
-        let image = self.program.tensors[0];
+        let image = self.program.tensors[0].len;
         assert!(pixels.len().is_multiple_of(image), "whole images only");
         self.forward_from(backend, pixels.len() / image, step, |backend, input| {
             backend.input_transform_fprop(InputTransformFprop {
@@ -168,7 +196,7 @@ impl<B: Backend> TrainGraph<B> {
     ) -> Result<()> {
         let Augmented { size, changes, .. } = pictures;
         assert_eq!(
-            self.program.tensors[0],
+            self.program.tensors[0].len,
             size * size * 3,
             "pictures of the network's size"
         );
@@ -220,10 +248,9 @@ impl<B: Backend> TrainGraph<B> {
             .buffers
             .get_disjoint_mut([x, dx])
             .expect("the plan keeps the embedding and its gradient apart");
-        (
-            x.as_ref().expect("no instruction is running"),
-            dx.as_mut().expect("no instruction is running"),
-        )
+        let dx = dx.as_mut().expect("no instruction is running");
+        B::hold(dx, Element::F32);
+        (x.as_ref().expect("no instruction is running"), dx)
     }
 
     /// Runs the backward pass from the gradient that the head left.
@@ -269,6 +296,7 @@ impl<B: Backend> TrainGraph<B> {
             norms: &self.norms,
             params: &mut self.params,
             momentum: &mut self.momentum,
+            shadow: self.shadow.as_mut(),
         })
     }
 
@@ -289,10 +317,10 @@ impl<B: Backend> TrainGraph<B> {
             if last_writer[self.slots.slot(y)] != Some(y) {
                 continue;
             }
-            let mut values = vec![0.0; self.program.tensors[y] * self.n];
+            let mut values = vec![0.0; self.program.tensors[y].len * self.n];
             backend.download(self.slots.get(y), 0, &mut values)?;
             if values.iter().any(|v| !v.is_finite()) {
-                return Ok(Some(self.program.tensor_names[y].clone()));
+                return Ok(Some(self.program.tensors[y].name.clone()));
             }
         }
         Ok(None)
@@ -325,9 +353,16 @@ impl<B: Backend> TrainGraph<B> {
         backend: &mut B,
         [params, statistics, momentum]: [&[f32]; 3],
     ) -> Result<()> {
-        backend.upload(params, &mut self.params, 0)?;
+        self.set_params(backend, params)?;
         backend.upload(statistics, &mut self.statistics, 0)?;
         backend.upload(momentum, &mut self.momentum, 0)
+    }
+
+    fn set_params(&mut self, backend: &mut B, params: &[f32]) -> Result<()> {
+        if let Some(shadow) = &mut self.shadow {
+            backend.upload(params, shadow, 0)?;
+        }
+        backend.upload(params, &mut self.params, 0)
     }
 }
 
@@ -347,8 +382,12 @@ mod tests {
     fn a_head_that_does_not_fit_is_refused_before_anything_is_allocated() {
         let model = models::mobilefacenet(112, Embedding::GlobalDepthwise { size: 128 }).unwrap();
         let backend = &mut Cpu::new();
-        assert!(TrainGraph::with_head(backend, &model, 1, 1, 1 << 10).is_ok());
-        let error = TrainGraph::with_head(backend, &model, 1, 1, 1 << 50).unwrap_err();
+        let with_head = |head_bytes| TrainSettings {
+            head_bytes,
+            ..TrainSettings::default()
+        };
+        assert!(TrainGraph::new(backend, &model, with_head(1 << 10)).is_ok());
+        let error = TrainGraph::new(backend, &model, with_head(1 << 50)).unwrap_err();
         let error = error.to_string();
         assert!(
             error.contains("1048576.00 of them for the class rows"),

@@ -1,6 +1,6 @@
 //! Convolution of both kinds. Images and filters are shared out over the threads, so that benches can be checked, too.
 
-use super::pending::{activate, read, read_grad, write_grad};
+use super::pending::{activate, operands, read, read_grad, write_grad};
 use super::{Buffer, Number, batch_norm};
 use crate::oracles::window::meetings;
 use arcface_cu::backend::geometry::{Conv2d, PerChannel, Rows};
@@ -43,14 +43,14 @@ fn add_times(to: &mut [Number], factor: Number, x: &[Number]) {
     }
 }
 
-/// Adds the biases to y, then does what the epilogue says.
+/// Adds the biases to y, sums of `terms` products, then does what the epilogue says.
 fn finish(
     y: &mut Buffer,
-    rows: Rows,
+    (rows, terms): (Rows, usize),
     (params, filter): (&Buffer, FilterAt),
     epilogue: Epilogue<'_, Buffer>,
 ) {
-    let k = rows.c;
+    let (k, element) = (rows.c, y.element);
     let y = &mut y[..rows.len()];
     if let Some(bias) = filter.bias {
         for (i, y) in y.iter_mut().enumerate() {
@@ -59,7 +59,10 @@ fn finish(
     }
     match epilogue {
         Epilogue::Raw => {}
-        Epilogue::Moments(moments) => batch_norm::moments_of(y, k, moments),
+        Epilogue::Moments(moments) => {
+            let stored: Vec<Number> = y.iter().map(|y| y.round(element, terms)).collect();
+            batch_norm::moments_of(&stored, k, moments);
+        }
         Epilogue::Activate {
             residual,
             activation,
@@ -84,9 +87,9 @@ fn bias_grad(dy: &[Number], grads: &mut Buffer, filter: FilterAt, k: usize) {
 pub(super) fn conv2d_fprop(op: Conv2dFprop<'_, Buffer>) {
     let Conv2d { c, k, window, .. } = op.geometry;
     let (rows_in, rows_out) = conv2d_rows(&op.geometry);
-    let x = read(&op.x, rows_in);
+    let x = operands(op.x.raw.element, read(&op.x, rows_in));
     let taps = window.r * window.s;
-    let w = &op.params[op.filter.weights..][..op.geometry.filter_len()];
+    let w = &op.filters[op.filter.weights..][..op.geometry.filter_len()];
     let meetings = meetings(&window);
     let images = op.y[..rows_out.len()].par_chunks_mut(window.p * window.q * k);
     images
@@ -100,15 +103,16 @@ pub(super) fn conv2d_fprop(op: Conv2dFprop<'_, Buffer>) {
                 }
             }
         });
-    finish(op.y, rows_out, (op.params, op.filter), op.epilogue);
+    let rows = (rows_out, taps * c);
+    finish(op.y, rows, (op.params, op.filter), op.epilogue);
 }
 
 pub(super) fn conv2d_dgrad(op: Conv2dDgrad<'_, Buffer>) {
     let Conv2d { c, k, window, .. } = op.geometry;
     let (rows_in, rows_out) = conv2d_rows(&op.geometry);
-    let dy = read_grad(&op.dy, rows_out);
+    let dy = operands(op.dy.g.element, read_grad(&op.dy, rows_out));
     let taps = window.r * window.s;
-    let w = &op.params[op.filter.weights..][..op.geometry.filter_len()];
+    let w = &op.filters[op.filter.weights..][..op.geometry.filter_len()];
     let meetings = meetings(&window);
     let mut dx = vec![Number::default(); rows_in.len()];
     dx.par_chunks_mut(window.h * window.w * c)
@@ -121,13 +125,14 @@ pub(super) fn conv2d_dgrad(op: Conv2dDgrad<'_, Buffer>) {
                 }
             }
         });
-    write_grad(op.dx, rows_in, dx);
+    write_grad(op.dx, rows_in, (dx, taps * k));
 }
 
 pub(super) fn conv2d_wgrad(op: Conv2dWgrad<'_, Buffer>) {
     let Conv2d { c, k, window, .. } = op.geometry;
     let (rows_in, rows_out) = conv2d_rows(&op.geometry);
-    let (x, dy) = (read(&op.x, rows_in), read_grad(&op.dy, rows_out));
+    let x = operands(op.x.raw.element, read(&op.x, rows_in));
+    let dy = operands(op.dy.g.element, read_grad(&op.dy, rows_out));
     let taps = window.r * window.s;
     let meetings = meetings(&window);
     op.grads[op.filter.weights..][..op.geometry.filter_len()]
@@ -168,7 +173,8 @@ pub(super) fn depthwise_fprop(op: DepthwiseFprop<'_, Buffer>) {
     depthwise_products(&op.geometry, |input, output, tap| {
         op.y[output] += op.params[op.filter.weights + tap] * x[input];
     });
-    finish(op.y, rows_out, (op.params, op.filter), op.epilogue);
+    let taps = op.geometry.window.r * op.geometry.window.s;
+    finish(op.y, (rows_out, taps), (op.params, op.filter), op.epilogue);
 }
 
 pub(super) fn depthwise_dgrad(op: DepthwiseDgrad<'_, Buffer>) {
@@ -178,7 +184,8 @@ pub(super) fn depthwise_dgrad(op: DepthwiseDgrad<'_, Buffer>) {
     depthwise_products(&op.geometry, |input, output, tap| {
         dx[input] += op.params[op.filter.weights + tap] * dy[output];
     });
-    write_grad(op.dx, rows_in, dx);
+    let taps = op.geometry.window.r * op.geometry.window.s;
+    write_grad(op.dx, rows_in, (dx, taps));
 }
 
 pub(super) fn depthwise_wgrad(op: DepthwiseWgrad<'_, Buffer>) {

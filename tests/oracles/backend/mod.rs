@@ -17,10 +17,11 @@ use arcface_cu::Result;
 use arcface_cu::backend::{
     AddDgrad, AddFprop, ArcFaceBprop, ArcFaceFprop, Backend, BatchNormBprop, BatchNormFprop,
     BatchNormMoments, CloseGrad, Conv2dDgrad, Conv2dFprop, Conv2dWgrad, DepthwiseDgrad,
-    DepthwiseFprop, DepthwiseWgrad, DropoutDgrad, DropoutFprop, GlobalAvgPoolDgrad,
+    DepthwiseFprop, DepthwiseWgrad, DropoutDgrad, DropoutFprop, Element, GlobalAvgPoolDgrad,
     GlobalAvgPoolFprop, InputTransformFprop, MaxPoolDgrad, MaxPoolFprop, PReluBprop, SgdNorms,
     SgdUpdate,
 };
+use std::ops::{Deref, DerefMut};
 
 /// Each operation by a function of this folder.
 macro_rules! operations {
@@ -35,8 +36,36 @@ macro_rules! operations {
 /// The device.
 pub struct Oracle;
 
-/// Its numbers.
-pub type Buffer = Vec<Number>;
+/// Its numbers. What an operation leaves is not rounded: a test knows by the element how far a device may be.
+#[derive(Clone, Debug)]
+pub struct Buffer {
+    pub element: Element,
+    pub numbers: Vec<Number>,
+}
+
+impl FromIterator<Number> for Buffer {
+    /// Numbers of float32.
+    fn from_iter<I: IntoIterator<Item = Number>>(numbers: I) -> Self {
+        Buffer {
+            element: Element::F32,
+            numbers: numbers.into_iter().collect(),
+        }
+    }
+}
+
+impl Deref for Buffer {
+    type Target = [Number];
+
+    fn deref(&self) -> &[Number] {
+        &self.numbers
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [Number] {
+        &mut self.numbers
+    }
+}
 
 impl Backend for Oracle {
     type Buffer = Buffer;
@@ -49,17 +78,34 @@ impl Backend for Oracle {
         u64::MAX
     }
 
-    fn alloc(&self, len: usize) -> Result<Buffer> {
-        Ok(vec![Number::default(); len])
+    fn supports(&self, _: Element) -> bool {
+        true
+    }
+
+    fn alloc(&self, element: Element, len: usize) -> Result<Buffer> {
+        Ok(Buffer {
+            element,
+            numbers: vec![Number::default(); len],
+        })
     }
 
     fn len(&self, buffer: &Buffer) -> usize {
         buffer.len()
     }
 
+    fn hold(buffer: &mut Buffer, element: Element) {
+        assert_eq!(
+            buffer.element, element,
+            "the oracle's buffers stay what they are"
+        );
+    }
+
     fn upload(&mut self, src: &[f32], dst: &mut Buffer, offset: usize) -> Result<()> {
+        let element = dst.element;
         for (to, value) in dst[offset..][..src.len()].iter_mut().zip(src) {
-            *to = (*value).into();
+            let exact = Number::from(*value);
+            let rounded = exact.round(element, 0).value;
+            *to = rounded.into();
         }
         Ok(())
     }

@@ -1,8 +1,11 @@
 //! Pending values and gradients, and the finish of a gradient.
 
 use super::{Buffer, Number};
+use crate::oracles::number::spacing_bf16;
 use arcface_cu::backend::geometry::Rows;
-use arcface_cu::backend::{Activation, Close, GradTarget, Pending, PendingGrad, View, bn, sums};
+use arcface_cu::backend::{
+    Activation, Close, Element, GradTarget, Pending, PendingGrad, View, bn, sums,
+};
 
 /// activation(v) in channel `c`. NaN passes.
 pub(super) fn activate(activation: Activation<View<'_, Buffer>>, c: usize, v: Number) -> Number {
@@ -41,14 +44,14 @@ fn before_activation(x: &Pending<'_, Buffer>, c: usize, i: usize) -> Number {
 }
 
 /// The values that consumers see.
-pub(super) fn read(x: &Pending<'_, Buffer>, rows: Rows) -> Buffer {
+pub(super) fn read(x: &Pending<'_, Buffer>, rows: Rows) -> Vec<Number> {
     let c = rows.c;
     let value = |i: usize| activate(x.activation, i % c, before_activation(x, c, i));
     (0..rows.len()).map(value).collect()
 }
 
 /// The gradient with respect to the raw tensor.
-pub(super) fn read_grad(dy: &PendingGrad<'_, Buffer>, rows: Rows) -> Buffer {
+pub(super) fn read_grad(dy: &PendingGrad<'_, Buffer>, rows: Rows) -> Vec<Number> {
     let c = rows.c;
     let value = |i: usize| match dy.batch_norm {
         Some((raw, k)) => k[i % c] * dy.g[i] + k[c + i % c] * raw[i] + k[2 * c + i % c],
@@ -57,8 +60,18 @@ pub(super) fn read_grad(dy: &PendingGrad<'_, Buffer>, rows: Rows) -> Buffer {
     (0..rows.len()).map(value).collect()
 }
 
-/// Leaves a contribution in its target.
-pub(super) fn write_grad(target: GradTarget<'_, Buffer>, rows: Rows, contribution: Buffer) {
+/// Values as a product's operands: rounded to the elements that they come from.
+pub(super) fn operands(element: Element, values: Vec<Number>) -> Vec<Number> {
+    let rounded = values.into_iter().map(|v| v.round(element, 1));
+    rounded.collect()
+}
+
+/// Leaves a contribution, sums of `terms` products, in its target.
+pub(super) fn write_grad(
+    target: GradTarget<'_, Buffer>,
+    rows: Rows,
+    (contribution, terms): (Vec<Number>, usize),
+) {
     let GradTarget {
         g,
         accumulate,
@@ -68,16 +81,22 @@ pub(super) fn write_grad(target: GradTarget<'_, Buffer>, rows: Rows, contributio
         *g = if accumulate { *g + new } else { new };
     }
     if let Some(finish) = finish {
-        close(rows, g, finish);
+        close(rows, g, finish, terms);
     }
 }
 
-/// Multiplies a complete gradient by the activation's derivative and takes its channel sums.
-pub(super) fn close(rows: Rows, g: &mut Buffer, close: Close<'_, Buffer>) {
-    let (c, value) = (rows.c, close.value);
+/// Multiplies a complete gradient, sums of `terms` products, by the activation's derivative and takes the channel sums of
+/// what is stored of it.
+pub(super) fn close(rows: Rows, g: &mut Buffer, close: Close<'_, Buffer>, terms: usize) {
+    let (c, value, element) = (rows.c, close.value, g.element);
     let mut total = vec![Number::default(); sums::len(c)];
     for (i, g) in g.iter_mut().take(rows.len()).enumerate() {
         let (channel, v) = (i % c, before_activation(&value, c, i));
+        let sloped = matches!(value.activation, Activation::PRelu(_)) && v.value <= 0.0;
+        if element == Element::Bf16 && sloped {
+            // A device may have stored, and so rounded, what it multiplies by a slope.
+            g.slack += spacing_bf16(g.value) / 2.0;
+        }
         if matches!(value.activation, Activation::PRelu(_)) {
             let outside = if v.value > 0.0 {
                 Number::default()
@@ -87,10 +106,12 @@ pub(super) fn close(rows: Rows, g: &mut Buffer, close: Close<'_, Buffer>) {
             total[sums::SLOPE * c + channel] += outside;
         }
         *g = derive(value.activation, channel, v.value, *g);
-        total[sums::G * c + channel] += *g;
+        let stored = g.round(element, terms);
+        total[sums::G * c + channel] += stored;
         if let Some(f) = value.affine {
             let centred = value.raw[i].value - f[bn::MEAN * c + channel].value;
-            total[sums::G_NORMALISED * c + channel] += *g * (f[bn::RSTD * c + channel] * centred);
+            total[sums::G_NORMALISED * c + channel] +=
+                stored * (f[bn::RSTD * c + channel] * centred);
         }
     }
     let Some(to) = close.sums else { return };

@@ -44,10 +44,11 @@ pub(super) fn max_pool_fprop(op: MaxPoolFprop<'_, Buffer>) {
 pub(super) fn max_pool_dgrad(op: MaxPoolDgrad<'_, Buffer>) {
     let (rows, best) = largest(&op.geometry, &op.x);
     let mut dx = vec![Number::default(); rows.len()];
-    for ((_, at), dy) in best.into_iter().zip(op.dy) {
+    for ((_, at), dy) in best.into_iter().zip(op.dy.iter()) {
         dx[at] += *dy;
     }
-    write_grad(op.dx, rows, dx);
+    let window = op.geometry.window;
+    write_grad(op.dx, rows, (dx, window.r * window.s));
 }
 
 fn global_rows(geometry: &GlobalPool) -> Rows {
@@ -70,5 +71,5 @@ pub(super) fn global_avg_pool_dgrad(op: GlobalAvgPoolDgrad<'_, Buffer>) {
     let GlobalPool { pixels, c, .. } = op.geometry;
     let rows = global_rows(&op.geometry);
     let share = |i: usize| op.dy[i / c / pixels * c + i % c] * (1.0 / pixels as f64);
-    write_grad(op.dx, rows, (0..rows.len()).map(share).collect());
+    write_grad(op.dx, rows, ((0..rows.len()).map(share).collect(), 1));
 }

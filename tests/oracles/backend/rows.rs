@@ -17,11 +17,11 @@ pub(super) fn add_fprop(op: AddFprop<'_, Buffer>) {
 }
 
 pub(super) fn add_dgrad(op: AddDgrad<'_, Buffer>) {
-    write_grad(op.dx, op.rows, read_grad(&op.dy, op.rows));
+    write_grad(op.dx, op.rows, (read_grad(&op.dy, op.rows), 1));
 }
 
 pub(super) fn close_grad(op: CloseGrad<'_, Buffer>) {
-    close(op.rows, op.g, op.close);
+    close(op.rows, op.g, op.close, 1);
 }
 
 /// The number that decides about element i: word i % 4 of Philox's block (i / 4, layer, step), in [0, 1).
@@ -64,7 +64,7 @@ pub(super) fn dropout_fprop(op: DropoutFprop<'_, Buffer>) {
 
 pub(super) fn dropout_dgrad(op: DropoutDgrad<'_, Buffer>) {
     let dy = op.dy[..op.rows.len()].iter().copied();
-    write_grad(op.dx, op.rows, drop_out(&op.dropout, dy).collect());
+    write_grad(op.dx, op.rows, (drop_out(&op.dropout, dy).collect(), 1));
 }
 
 pub(super) fn input_transform(op: InputTransformFprop<'_, Buffer>) {

@@ -53,4 +53,9 @@ pub(super) fn update(op: SgdUpdate<'_, Buffer>) {
             apply(&op.step, lr, g, w, v);
         }
     }
+    let Some(shadow) = op.shadow else { return };
+    for segment in op.segments {
+        let part = segment.offset..segment.offset + segment.len;
+        shadow[part.clone()].copy_from_slice(&op.params[part]);
+    }
 }

@@ -10,12 +10,12 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::super::buffer::Buffer;
-use super::super::gemm::{Grid, Mat, MatMut, product};
+use super::super::gemm::{Grid, Mat, MatMut, par_blocks, product};
 use super::super::pending::{Closer, GradReader, partial_len};
 use super::im2col::Gather;
-use super::{BLOCKS, REGISTER_COLS, TILE, split_cols, tile_grid};
-use crate::backend::Conv2dDgrad;
+use super::{BLOCKS, REGISTER_COLS, TILE, float_filter, split_cols, tile_grid};
 use crate::backend::geometry::Conv2d;
+use crate::backend::{Conv2dDgrad, Element};
 
 thread_local! {
     /// One phase's part of a tile, before it is spread over the tile.
@@ -120,7 +120,7 @@ pub(in super::super) fn dgrad(scratch: &mut Buffer, op: Conv2dDgrad<'_, Buffer>)
     let Conv2dDgrad {
         ref geometry,
         dy,
-        params,
+        filters,
         filter,
         dx,
     } = op;
@@ -130,7 +130,6 @@ pub(in super::super) fn dgrad(scratch: &mut Buffer, op: Conv2dDgrad<'_, Buffer>)
         reader.g.len() >= geometry.pixels_out() * k,
         "dy of {geometry:?}"
     );
-    let weights = &params[filter.weights..][..geometry.filter_len()];
     let stride = geometry.window.stride;
     let grid = if stride > 1 {
         strided_grid(geometry)
@@ -138,6 +137,16 @@ pub(in super::super) fn dgrad(scratch: &mut Buffer, op: Conv2dDgrad<'_, Buffer>)
         tile_grid(pixels, c, REGISTER_COLS)
     } else {
         tile_grid(pixels, c, 2 * REGISTER_COLS)
+    };
+    let element = dx.g.tensor().element();
+    let grid = if element == Element::F32 || dx.close.is_none() {
+        grid
+    } else {
+        // A tile is complete before it is rounded.
+        Grid {
+            col_block: c,
+            ..grid
+        }
     };
     let finish_grid = Grid {
         row_block: if grid.col_blocks() > 1 {
@@ -156,10 +165,15 @@ pub(in super::super) fn dgrad(scratch: &mut Buffer, op: Conv2dDgrad<'_, Buffer>)
     let pack = Phase::all(geometry)
         .filter_map(|phase| phase.gather)
         .any(|gather| gather.taps != (1, 1) && gather.chunk_columns() > k);
-    let packed_len = if pack { weights.len() } else { 0 };
-    let (packed, partials) = scratch
-        .at_least(packed_len + finish_grid.blocks() * sums_len)
-        .split_at_mut(packed_len);
+    let packed_len = if pack { geometry.filter_len() } else { 0 };
+    let (weights, rest) = float_filter(
+        filters,
+        filter,
+        geometry.filter_len(),
+        scratch,
+        packed_len + finish_grid.blocks() * sums_len,
+    );
+    let (packed, partials) = rest.split_at_mut(packed_len);
     if pack {
         pack_filters(geometry, weights, packed);
     }
@@ -176,8 +190,10 @@ pub(in super::super) fn dgrad(scratch: &mut Buffer, op: Conv2dDgrad<'_, Buffer>)
         }
     };
     let at_once = grid.col_blocks() == 1;
-    MatMut::new(dx.g, pixels, c).par_blocks(
+    par_blocks(
+        dx.g.tensor_mut(),
         grid,
+        dx.accumulate,
         if at_once { partials } else { &mut [] },
         if at_once { sums_len } else { 0 },
         |mut block, partial| {
@@ -199,8 +215,10 @@ pub(in super::super) fn dgrad(scratch: &mut Buffer, op: Conv2dDgrad<'_, Buffer>)
         },
     );
     if closer.is_some() && !at_once {
-        MatMut::new(dx.g, pixels, c).par_blocks(
+        par_blocks(
+            dx.g.tensor_mut(),
             finish_grid,
+            true,
             partials,
             sums_len,
             |mut block, partial| finish(block.rows, &mut block.out, partial),

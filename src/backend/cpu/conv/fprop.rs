@@ -5,11 +5,13 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::super::buffer::Buffer;
-use super::super::gemm::{Grid, Mat, MatMut, product};
+use super::super::gemm::{Block, Grid, Mat, MatMut, par_blocks, product};
 use super::super::panel::{Finish, PANEL_ALIGN, ROW_ALIGN, multiply, pack, packed_len};
 use super::super::pending::{Reader, sliced, vectorised};
+use super::super::tensor::{Tensor, round_all};
+use super::super::tiles::with_workspace;
 use super::im2col::Gather;
-use super::{BLOCKS, split_panels, winograd};
+use super::{BLOCKS, float_filter, split_panels, winograd};
 use crate::backend::geometry::Conv2d;
 use crate::backend::{Activation, Conv2dFprop, Epilogue};
 
@@ -24,6 +26,7 @@ pub(in super::super) fn fprop(scratch: &mut Buffer, op: Conv2dFprop<'_, Buffer>)
         ref geometry,
         x,
         params,
+        filters,
         filter,
         y,
         epilogue,
@@ -34,7 +37,6 @@ pub(in super::super) fn fprop(scratch: &mut Buffer, op: Conv2dFprop<'_, Buffer>)
         reader.raw.len() >= geometry.pixels_in() * c,
         "x of {geometry:?}"
     );
-    let weights = &params[filter.weights..][..geometry.filter_len()];
     let bias = filter.bias.map(|at| &params[at..][..k]);
     let gather = Gather::forward(geometry);
     let columns = gather.columns();
@@ -47,10 +49,14 @@ pub(in super::super) fn fprop(scratch: &mut Buffer, op: Conv2dFprop<'_, Buffer>)
             activation,
         } => (residual, sliced(activation, k), None),
     };
+    let residual = residual.map(Buffer::tensor);
     if let Some(residual) = residual {
         assert!(residual.len() >= pixels * k, "residual");
     }
-    let by_winograd = for_inference && reader.is_plain() && winograd::fits(geometry);
+    let stored = reader
+        .stored()
+        .filter(|_| for_inference && winograd::fits(geometry));
+    let by_winograd = stored.is_some();
     let grid = if by_winograd {
         winograd::grid(geometry)
     } else {
@@ -69,24 +75,30 @@ pub(in super::super) fn fprop(scratch: &mut Buffer, op: Conv2dFprop<'_, Buffer>)
     } else {
         0
     };
-    let (packed, partials) = scratch
-        .at_least(packed_len + grid.blocks() * partial_len)
-        .split_at_mut(packed_len);
+    let (weights, rest) = float_filter(
+        filters,
+        filter,
+        geometry.filter_len(),
+        scratch,
+        packed_len + grid.blocks() * partial_len,
+    );
+    let (packed, partials) = rest.split_at_mut(packed_len);
     if by_winograd {
         winograd::transform_filters(geometry, weights, packed);
     } else if packed_len > 0 {
         pack(weights, columns, packed);
     }
-    MatMut::new(y, pixels, k).par_blocks(grid, partials, partial_len, |mut block, partial| {
+    let element = y.tensor().element();
+    let tile = |block: &mut Block<'_>, residual: Option<(&[f32], usize)>, partial: &mut [f32]| {
         let (filters, out) = (block.cols.clone(), &mut block.out);
         let finish = Finish {
             bias: bias.map(|bias| &bias[filters.clone()]),
-            residual: residual.map(|r| (&r[block.rows.start * k + filters.start..], k)),
+            residual,
             activation: activation.channels(filters.clone()),
         };
-        if by_winograd {
+        if let Some(stored) = stored {
             let images = block.rows.start / (geometry.window.p * geometry.window.q);
-            let x = &reader.raw[images * geometry.window.h * geometry.window.w * c..];
+            let x = &stored[images * geometry.window.h * geometry.window.w * c..];
             winograd::fprop(
                 geometry,
                 x,
@@ -105,9 +117,39 @@ pub(in super::super) fn fprop(scratch: &mut Buffer, op: Conv2dFprop<'_, Buffer>)
         }
         if partial_len > 0 {
             let (mean, squares) = partial.split_at_mut(grid.col_block);
-            tile_moments(&mut block.out, mean, squares);
+            for i in 0..out.rows() {
+                round_all(element, out.row(i));
+            }
+            tile_moments(out, mean, squares);
         }
-    });
+    };
+    par_blocks(
+        y.tensor_mut(),
+        grid,
+        false,
+        partials,
+        partial_len,
+        |mut block, partial| {
+            let column = block.cols.start;
+            let first = |pixel: usize| pixel * k + column;
+            match residual {
+                None => tile(&mut block, None, partial),
+                Some(Tensor::F32(residual)) => {
+                    let residual = &residual[first(block.rows.start)..];
+                    tile(&mut block, Some((residual, k)), partial);
+                }
+                Some(residual) => {
+                    let (rows, width) = (block.rows.clone(), block.cols.len());
+                    with_workspace(rows.len() * width, |floats| {
+                        for (pixel, row) in rows.zip(floats.chunks_exact_mut(width)) {
+                            residual.read(first(pixel)..first(pixel) + width, row);
+                        }
+                        tile(&mut block, Some((floats, width)), partial);
+                    });
+                }
+            }
+        },
+    );
     if let Some(moments) = &mut moments {
         let (mean, variance) = moments.split_at_mut(k);
         merge_moments(grid, partials, mean, &mut variance[..k]);

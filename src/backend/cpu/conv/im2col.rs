@@ -12,6 +12,7 @@ use super::super::buffer::Buffer;
 use super::super::gemm::Mat;
 use super::super::panel::Windows;
 use super::super::pending::{GradReader, Reader};
+use super::super::tensor::round_all;
 use crate::backend::geometry::Conv2d;
 
 /// Columns of a chunk that holds several taps.
@@ -20,9 +21,10 @@ const TAP_COLUMNS: usize = 384;
 /// Columns of a chunk of a 1x1 window.
 const CHANNEL_COLUMNS: usize = 512;
 
-/// Something whose pixels can be read, all that is pending applied.
+/// A product's operand: pixels that can be read, all that is pending applied, rounded to the elements that they are stored
+/// in. For a product is of numbers of that type, on every device.
 pub(super) trait Source: Copy + Sync {
-    /// The stored pixels, where nothing is pending.
+    /// The stored pixels, where they are float32 and nothing is pending.
     fn stored(&self) -> Option<&[f32]>;
 
     /// Writes some channels of some pixels, pixels x channels.
@@ -31,21 +33,23 @@ pub(super) trait Source: Copy + Sync {
 
 impl Source for Reader<'_> {
     fn stored(&self) -> Option<&[f32]> {
-        self.is_plain().then_some(self.raw)
+        Reader::stored(self)
     }
 
     fn read(&self, pixels: Range<usize>, channels: Range<usize>, out: &mut [f32]) {
         self.read_channels(pixels, channels, out);
+        round_all(self.raw.element(), out);
     }
 }
 
 impl Source for GradReader<'_> {
     fn stored(&self) -> Option<&[f32]> {
-        self.is_plain().then_some(self.g)
+        GradReader::stored(self)
     }
 
     fn read(&self, pixels: Range<usize>, channels: Range<usize>, out: &mut [f32]) {
         self.read_channels(pixels, channels, out);
+        round_all(self.g.element(), out);
     }
 }
 

@@ -7,6 +7,9 @@
 //! ever exists. Pending values are applied while the patch or the tile is filled. A 1x1 convolution of a stored value is
 //! a product in place.
 //!
+//! Tensors of bfloat16 are multiplied as bfloat16: activations and gradients are rounded once all that is pending is applied,
+//! and filters come rounded; sums are float32.
+//!
 //! The tiles depend only on the shapes, and partial sums are added in tile order.
 
 mod dgrad;
@@ -19,8 +22,10 @@ pub(super) use dgrad::dgrad;
 pub(super) use fprop::fprop;
 pub(super) use wgrad::wgrad;
 
+use super::buffer::Buffer;
 use super::gemm::Grid;
 use super::panel::PANEL_ALIGN;
+use crate::backend::FilterAt;
 
 /// Pixels of a tile: enough to pay for packing the filter once a tile, few enough that columns stay in the cache.
 const TILE: usize = 256;
@@ -30,6 +35,26 @@ const BLOCKS: usize = 16;
 
 /// The registers of the product's inner kernel hold a multiple of 24 (AVX2) or 48 (AVX-512) columns.
 const REGISTER_COLS: usize = 48;
+
+/// A layer's filter as float32: in its place, or widened to the front of `scratch`; and the rest of `scratch`, which must
+/// have room for `rest` elements more.
+fn float_filter<'a>(
+    filters: &'a Buffer,
+    filter: FilterAt,
+    len: usize,
+    scratch: &'a mut Buffer,
+    rest: usize,
+) -> (&'a [f32], &'a mut [f32]) {
+    let (tensor, span) = (filters.tensor(), filter.weights..filter.weights + len);
+    match tensor.floats() {
+        Some(floats) => (&floats[span], scratch.at_least(rest)),
+        None => {
+            let (wide, rest) = scratch.at_least(len + rest).split_at_mut(len);
+            tensor.read(span, wide);
+            (wide, rest)
+        }
+    }
+}
 
 /// Cuts an output matrix of pixels x channels. Splits the channels too where there are few pixels; `min_cols` is
 /// then the least that is worth reading the input again.

@@ -8,8 +8,9 @@ use std::cell::RefCell;
 use rayon::prelude::*;
 
 use super::super::buffer::Buffer;
-use super::super::gemm::{Grid, Mat, MatMut, product};
+use super::super::gemm::{Grid, Mat, par_blocks, product};
 use super::super::pending::{GradReader, Reader, vectorised};
+use super::super::tensor::TensorMut;
 use super::im2col::{Gather, Source};
 use super::{REGISTER_COLS, TILE, split_cols};
 use crate::backend::Conv2dWgrad;
@@ -116,8 +117,10 @@ pub(in super::super) fn wgrad(scratch: &mut Buffer, op: Conv2dWgrad<'_, Buffer>)
     } else {
         &mut *d_weights
     };
-    MatMut::new(out, grid.rows, columns).par_blocks(
+    par_blocks(
+        TensorMut::F32(out),
         grid,
+        false,
         bias_parts,
         bias_len,
         |mut block, bias| {
@@ -146,7 +149,7 @@ pub(in super::super) fn wgrad(scratch: &mut Buffer, op: Conv2dWgrad<'_, Buffer>)
                 } else {
                     GRAD.with_borrow_mut(|grad| {
                         let grad = grad.at_least(tile.len() * filters.len());
-                        dy.read_channels(tile.clone(), filters.clone(), grad);
+                        Source::read(&dy, tile.clone(), filters.clone(), grad);
                         step(grad, filters.len());
                     });
                 }

@@ -17,6 +17,7 @@ mod kernel;
 use super::Buffer;
 use super::batch_norm::{self, BLOCK_PIXELS};
 use super::pending::{Closer, GradReader, Reader, merge_part, partial_len, sliced, vectorised};
+use super::tensor::round_all;
 use super::tiles::{self, TILES, with_workspace};
 use crate::backend::geometry::{PerChannel, Window};
 use crate::backend::{DepthwiseDgrad, DepthwiseFprop, DepthwiseWgrad, Epilogue};
@@ -358,18 +359,20 @@ fn correlate(
     tiling: Tiling,
     operands: &Operands<'_>,
     read: impl Fn(Range<usize>, &mut [f32]) + Sync,
-    out: &mut [f32],
+    out: &mut Buffer,
     (partials, partial_len): (&mut [f32], usize),
     finish: impl Finish,
 ) {
     let row_len = pass.out_w * pass.c;
     let (read, finish) = (&read, &finish);
-    out[..tiling.rows * row_len]
-        .par_chunks_mut(tiling.group_rows * row_len)
+    let load = operands.init.is_none();
+    out.tensor_mut()
+        .first(tiling.rows * row_len)
+        .par_chunks(tiling.group_rows * row_len)
         .zip(partials.par_chunks_mut(tiling.bands() * partial_len))
         .enumerate()
         .flat_map(|(group, (out, partials))| {
-            out.par_chunks_mut(tiling.tile_rows * row_len)
+            out.par_chunks(tiling.tile_rows * row_len)
                 .zip(partials.par_chunks_mut(partial_len))
                 .enumerate()
                 .map(move |(band, (out, partial))| {
@@ -378,7 +381,9 @@ fn correlate(
                 })
         })
         .for_each(|(first, out, partial)| {
-            correlate_tile(pass, first, operands, read, out, partial, finish);
+            out.edit(load, |out| {
+                correlate_tile(pass, first, operands, read, out, partial, finish);
+            });
         });
 }
 
@@ -488,7 +493,9 @@ pub(super) fn fprop(scratch: &mut Buffer, op: DepthwiseFprop<'_, Buffer>) {
             correlate(pass, tiling, &operands, read, y, partials, finish);
         }
         Epilogue::Moments(moments) => {
+            let element = y.tensor().element();
             let finish = |_: Range<usize>, y: &mut [f32], partial: &mut [f32], count| {
+                round_all(element, y);
                 batch_norm::add_block(partial, count, y, c);
             };
             let (partials, len) = partials;
@@ -508,10 +515,10 @@ pub(super) fn fprop(scratch: &mut Buffer, op: DepthwiseFprop<'_, Buffer>) {
             residual,
             activation,
         } => {
-            let act = sliced(activation, c);
+            let (act, residual) = (sliced(activation, c), residual.map(Buffer::tensor));
             let finish = |pixels: Range<usize>, y: &mut [f32], _: &mut [f32], _| {
                 if let Some(residual) = residual {
-                    tiles::add_to(y, &residual[pixels.start * c..pixels.end * c]);
+                    residual.add_to(pixels.start * c..pixels.end * c, y);
                 }
                 vectorised(
                     #[inline(always)]

@@ -15,7 +15,7 @@ pub(in crate::backend::cuda) fn dgrad<D: Driver>(
     let Conv2dDgrad {
         geometry,
         dy,
-        params,
+        filters,
         filter,
         dx,
     } = op;
@@ -27,9 +27,9 @@ pub(in crate::backend::cuda) fn dgrad<D: Driver>(
     let window = geometry.window;
     // The phase of the first pixel is the largest.
     let phase = geometry.n * window.h.div_ceil(window.stride) * window.w.div_ceil(window.stride);
-    let weights = params.at(filter.weights);
+    let weights = filters.at(filter.weights);
     let wide = geometry.c.is_multiple_of(4) && geometry.k.is_multiple_of(4) && is_aligned(weights);
-    let tiling = Tiling::new(&CONV_DGRAD, wide, phase as u64, rows.c as u64);
+    let tiling = Tiling::new(&CONV_DGRAD, dx.g.element, wide, phase as u64, rows.c as u64);
     let kernel = launch::ConvDgrad {
         geometry: geometry.into(),
         dy: dy.into(),

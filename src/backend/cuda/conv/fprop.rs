@@ -5,7 +5,7 @@ use crate::Result;
 use crate::backend::Conv2dFprop;
 use crate::backend::cuda::driver::Driver;
 use crate::backend::cuda::launch::{Address, word};
-use crate::backend::cuda::tiles::{CONV_FPROP, REDUCE};
+use crate::backend::cuda::tiles::{CONV_FPROP, REDUCE, by_element};
 use crate::backend::cuda::{Buffer, Cuda, blocks, epilogue, launch};
 use crate::backend::geometry::Rows;
 
@@ -17,6 +17,7 @@ pub(in crate::backend::cuda) fn fprop<D: Driver>(
         geometry,
         x,
         params,
+        filters,
         filter,
         y,
         epilogue,
@@ -27,9 +28,15 @@ pub(in crate::backend::cuda) fn fprop<D: Driver>(
         c: geometry.k,
     };
     let terms = geometry.window.r * geometry.window.s * geometry.c;
-    let weights = params.at(filter.weights);
+    let weights = filters.at(filter.weights);
     let wide = geometry.c.is_multiple_of(4) && is_aligned(weights);
-    let tiling = Tiling::new(&CONV_FPROP, wide, rows.pixels as u64, rows.c as u64);
+    let tiling = Tiling::new(
+        &CONV_FPROP,
+        y.element,
+        wide,
+        rows.pixels as u64,
+        rows.c as u64,
+    );
     let split = tiling.split(terms as u64);
     let partials = match split.splits {
         1 => Address::NULL,
@@ -56,8 +63,9 @@ pub(in crate::backend::cuda) fn fprop<D: Driver>(
             epilogue: finish,
             y: y.at(0),
         };
-        let grid = [blocks(rows.len() as u64, REDUCE.threads), 1, 1];
-        cuda.launch(&REDUCE, grid, 0, kernel)?;
+        let reduce = by_element(&REDUCE, y.element);
+        let grid = [blocks(rows.len() as u64, reduce.threads), 1, 1];
+        cuda.launch(reduce, grid, 0, kernel)?;
     }
     epilogue::finish(cuda, rows, y, epilogue)
 }

@@ -13,7 +13,8 @@ pub(super) use wgrad::wgrad;
 
 use super::blocks;
 use super::launch::Address;
-use super::tiles::{ProductTile, Program, Tiled};
+use super::tiles::{ProductTile, Program, Tiled, by_element};
+use crate::backend::Element;
 use crate::backend::geometry::Window;
 use crate::{Error, Result};
 
@@ -34,10 +35,16 @@ struct Tiling {
 
 impl Tiling {
     /// With the large or the small tile, whichever does less work, tails counted. `wide`: rows of the operands can be
-    /// read 16 bytes at a time.
-    fn new([large, small]: &'static [Tiled; 2], wide: bool, m: u64, n: u64) -> Self {
+    /// read 4 elements at a time.
+    fn new(
+        [large, small]: &'static [Tiled; 2],
+        element: Element,
+        wide: bool,
+        m: u64,
+        n: u64,
+    ) -> Self {
         let tiling = |of: &'static Tiled| Tiling {
-            program: &of.programs[usize::from(wide)],
+            program: &by_element(&of.programs, element)[usize::from(wide)],
             tile: of.tile,
             tiles: blocks(m, of.tile.m) * blocks(n, of.tile.n),
         };
@@ -95,7 +102,7 @@ pub(super) fn check(n: usize, window: &Window, c: usize, k: usize) -> Result<()>
     Ok(())
 }
 
-/// Whether rows of floats at `address` that are multiples of 4 long can be read 16 bytes at a time.
+/// Whether rows at `address` that are multiples of 4 elements long can be read 4 at a time.
 pub(super) fn is_aligned(address: Address) -> bool {
     address.0.is_multiple_of(16)
 }

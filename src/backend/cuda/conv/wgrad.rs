@@ -22,7 +22,7 @@ pub(in crate::backend::cuda) fn wgrad<D: Driver>(
     check(geometry.n, &geometry.window, geometry.c, geometry.k)?;
     let (k, len) = (geometry.k, geometry.filter_len());
     let wide = geometry.c.is_multiple_of(4) && k.is_multiple_of(4);
-    let tiling = Tiling::new(&CONV_WGRAD, wide, (len / k) as u64, k as u64);
+    let tiling = Tiling::new(&CONV_WGRAD, x.raw.element, wide, (len / k) as u64, k as u64);
     let split = tiling.split(geometry.pixels_out() as u64);
     let dw = grads.at(filter.weights);
     let dbias = filter.bias.map(|bias| grads.at(bias));

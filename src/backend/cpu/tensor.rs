@@ -1,0 +1,243 @@
+//! Stored tensors of either element type. Operations compute in float32, a cache-sized tile at a time: a tile of float32 is
+//! worked on in its place, a tile of bfloat16 in a workspace, from which it is rounded to its place once.
+
+use super::buffer::Buffer;
+use super::pending::vectorised;
+use crate::backend::Element;
+use half::bf16;
+use rayon::iter::Either;
+use rayon::prelude::*;
+use std::cell::RefCell;
+use std::ops::Range;
+
+/// A type of stored elements.
+pub(super) trait Stored: Copy + Send + Sync {
+    /// The number, exactly.
+    fn widen(self) -> f32;
+
+    /// The nearest number of the type; ties to even, NaN stays NaN.
+    fn narrow(value: f32) -> Self;
+
+    /// The nearest number of the type, as float32.
+    #[inline(always)]
+    fn round(value: f32) -> f32 {
+        Self::narrow(value).widen()
+    }
+}
+
+impl Stored for f32 {
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        self
+    }
+
+    #[inline(always)]
+    fn narrow(value: f32) -> Self {
+        value
+    }
+}
+
+impl Stored for bf16 {
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        f32::from_bits(u32::from(self.to_bits()) << 16)
+    }
+
+    // Without branches, so that a loop becomes vector instructions.
+    #[inline(always)]
+    fn narrow(value: f32) -> Self {
+        let bits = value.to_bits();
+        let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1));
+        let quiet = bits | 0x40_0000;
+        let bits = if value.is_nan() { quiet } else { rounded };
+        bf16::from_bits((bits >> 16) as u16)
+    }
+}
+
+/// A tensor to read.
+#[derive(Clone, Copy)]
+pub(super) enum Tensor<'a> {
+    F32(&'a [f32]),
+    Bf16(&'a [bf16]),
+}
+
+/// A tensor to write.
+pub(super) enum TensorMut<'a> {
+    F32(&'a mut [f32]),
+    Bf16(&'a mut [bf16]),
+}
+
+impl<'a> Tensor<'a> {
+    pub(super) fn element(self) -> Element {
+        match self {
+            Tensor::F32(_) => Element::F32,
+            Tensor::Bf16(_) => Element::Bf16,
+        }
+    }
+
+    pub(super) fn len(self) -> usize {
+        match self {
+            Tensor::F32(stored) => stored.len(),
+            Tensor::Bf16(stored) => stored.len(),
+        }
+    }
+
+    /// The elements, where they are float32.
+    pub(super) fn floats(self) -> Option<&'a [f32]> {
+        match self {
+            Tensor::F32(stored) => Some(stored),
+            Tensor::Bf16(_) => None,
+        }
+    }
+
+    /// Copies elements `range` to `out`.
+    pub(super) fn read(self, range: Range<usize>, out: &mut [f32]) {
+        match self {
+            Tensor::F32(stored) => out.copy_from_slice(&stored[range]),
+            Tensor::Bf16(stored) => widen_all(&stored[range], out),
+        }
+    }
+
+    /// to += elements `range`.
+    pub(super) fn add_to(self, range: Range<usize>, to: &mut [f32]) {
+        #[inline(always)]
+        fn add<E: Stored>(stored: &[E], to: &mut [f32]) {
+            for (to, v) in to.iter_mut().zip(stored) {
+                *to += v.widen();
+            }
+        }
+        vectorised(
+            #[inline(always)]
+            || match self {
+                Tensor::F32(stored) => add(&stored[range], to),
+                Tensor::Bf16(stored) => add(&stored[range], to),
+            },
+        );
+    }
+}
+
+impl<'a> TensorMut<'a> {
+    /// Elements `range`.
+    pub(super) fn part(&mut self, range: Range<usize>) -> TensorMut<'_> {
+        match self {
+            TensorMut::F32(stored) => TensorMut::F32(&mut stored[range]),
+            TensorMut::Bf16(stored) => TensorMut::Bf16(&mut stored[range]),
+        }
+    }
+
+    /// The first `len` elements.
+    pub(super) fn first(self, len: usize) -> Self {
+        match self {
+            TensorMut::F32(stored) => TensorMut::F32(&mut stored[..len]),
+            TensorMut::Bf16(stored) => TensorMut::Bf16(&mut stored[..len]),
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        match self {
+            TensorMut::F32(stored) => stored.len(),
+            TensorMut::Bf16(stored) => stored.len(),
+        }
+    }
+
+    /// Rounds `values` to the elements from `first` on.
+    pub(super) fn write(&mut self, first: usize, values: &[f32]) {
+        match self {
+            TensorMut::F32(stored) => stored[first..][..values.len()].copy_from_slice(values),
+            TensorMut::Bf16(stored) => narrow_all(values, &mut stored[first..][..values.len()]),
+        }
+    }
+
+    /// Stretches of `len` elements, the last maybe shorter, on all threads.
+    pub(super) fn par_chunks(
+        self,
+        len: usize,
+    ) -> impl IndexedParallelIterator<Item = TensorMut<'a>> {
+        match self {
+            TensorMut::F32(stored) => Either::Left(stored.par_chunks_mut(len).map(TensorMut::F32)),
+            TensorMut::Bf16(stored) => {
+                Either::Right(stored.par_chunks_mut(len).map(TensorMut::Bf16))
+            }
+        }
+    }
+
+    /// Lends `f` the elements as float32, and rounds what it leaves. Without `load` what `f` finds is unknown. `f` must not
+    /// enter the thread pool or edit a second tensor.
+    pub(super) fn edit<R>(self, load: bool, f: impl FnOnce(&mut [f32]) -> R) -> R {
+        match self {
+            TensorMut::F32(stored) => f(stored),
+            TensorMut::Bf16(stored) => with_floats(stored.len(), |floats| {
+                if load {
+                    widen_all(stored, floats);
+                }
+                let result = f(floats);
+                narrow_all(floats, stored);
+                result
+            }),
+        }
+    }
+}
+
+/// Lends `f` room for the float32 form of a tile, of unknown content.
+pub(super) fn with_floats<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
+    thread_local! {
+        static FLOATS: RefCell<Buffer> = RefCell::default();
+    }
+    FLOATS.with_borrow_mut(|floats| f(floats.at_least(len)))
+}
+
+/// Rounds every value to the nearest that the type stores.
+pub(super) fn round_all(element: Element, values: &mut [f32]) {
+    if element == Element::Bf16 {
+        vectorised(
+            #[inline(always)]
+            || values.iter_mut().for_each(|v| *v = bf16::round(*v)),
+        );
+    }
+}
+
+pub(super) fn widen_all(from: &[bf16], to: &mut [f32]) {
+    assert_eq!(from.len(), to.len(), "elements");
+    vectorised(
+        #[inline(always)]
+        || {
+            for (to, from) in to.iter_mut().zip(from) {
+                *to = from.widen();
+            }
+        },
+    );
+}
+
+pub(super) fn narrow_all(from: &[f32], to: &mut [bf16]) {
+    assert_eq!(from.len(), to.len(), "elements");
+    vectorised(
+        #[inline(always)]
+        || {
+            for (to, from) in to.iter_mut().zip(from) {
+                *to = bf16::narrow(*from);
+            }
+        },
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every bfloat16, and the numbers around the middle between it and the next, against the crate `half`.
+    #[test]
+    fn rounding_agrees_with_half() {
+        for bits in 0..=u16::MAX {
+            let stored = bf16::from_bits(bits);
+            assert!(
+                stored.widen().to_bits() == stored.to_f32().to_bits(),
+                "{bits:#06x}"
+            );
+            for low in [0, 1, 0x7fff, 0x8000, 0x8001, 0xffff] {
+                let value = f32::from_bits(u32::from(bits) << 16 | low);
+                let (found, expected) = (bf16::narrow(value), bf16::from_f32(value));
+                assert_eq!(found.to_bits(), expected.to_bits(), "{value:e}");
+            }
+        }
+    }
+}
