@@ -1,10 +1,9 @@
 //! A trained network as a function from pictures to embeddings.
 
-use crate::backend::{Backend, InputTransform};
+use crate::backend::{Backend, Element, InputTransform};
 use crate::data::Image;
 use crate::data::picture::resize;
 use crate::graph::infer::InferGraph;
-use crate::recipe::config::Precision;
 use crate::weights::checkpoint::Weights;
 use crate::{Error, Result};
 
@@ -20,14 +19,13 @@ impl<'a, B: Backend> Embedder<'a, B> {
     /// The network that `weights` hold, in batches of up to `max_batch`.
     ///
     /// # Errors
-    /// Not enough memory, a configuration that makes no sense, or a precision that the device lacks.
+    /// Not enough memory, or a configuration that makes no sense.
     pub fn new(
         backend: &'a mut B,
         weights: &Weights,
         max_batch: usize,
-        precision: Precision,
+        element: Element,
     ) -> Result<Self> {
-        let element = precision.element(backend)?;
         let model = weights.model()?;
         let (params, statistics) = (&weights.params, &weights.statistics);
         Ok(Embedder {

@@ -6,6 +6,7 @@ mod hostile;
 mod support;
 
 use arcface_cu::backend::Activation;
+use arcface_cu::backend::Element;
 use arcface_cu::backend::cpu::Cpu;
 use arcface_cu::backend::geometry::Padding;
 use arcface_cu::embedder::Embedder;
@@ -13,7 +14,7 @@ use arcface_cu::graph::layers::Layers;
 use arcface_cu::graph::params::{Init, ParamTable};
 use arcface_cu::graph::{BatchNorm, Builder, Model, Square};
 use arcface_cu::models::{self, Embedding, Network};
-use arcface_cu::recipe::config::{Config, Precision};
+use arcface_cu::recipe::config::Config;
 use arcface_cu::train::{DataOptions, Trainer};
 use arcface_cu::weights::checkpoint::{Checkpoint, Weights};
 use arcface_cu::weights::export::onnx::{self, OnnxOptions};
@@ -173,7 +174,7 @@ fn comes_back_bit_by_bit_and_embeds_the_same() {
     let images: Vec<_> = (0..3).map(|n| picture(n, 112, 112)).collect();
     let expected = trainer.embedder(2).unwrap().embed(&images).unwrap();
     let mut cpu = Cpu::new();
-    let mut embedder = Embedder::new(&mut cpu, &weights, 2, Precision::F32).unwrap();
+    let mut embedder = Embedder::new(&mut cpu, &weights, 2, Element::F32).unwrap();
     assert_eq!((embedder.size(), embedder.image_size()), (6, 40));
     assert_eq!(embedder.embed(&images).unwrap(), expected);
 }

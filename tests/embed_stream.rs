@@ -2,13 +2,13 @@
 
 mod support;
 
+use arcface_cu::backend::Element;
 use arcface_cu::backend::cpu::Cpu;
 use arcface_cu::data::picture::encode_jpeg;
 use arcface_cu::data::{Dataset, Image};
 use arcface_cu::embed::{self, Format, Step, Stored, StreamOptions};
 use arcface_cu::embedder::Embedder;
 use arcface_cu::encoding::npy::{self, Elements};
-use arcface_cu::recipe::config::Precision;
 use arcface_cu::verification::Tta;
 use arcface_cu::{Error, Result};
 use std::collections::BTreeMap;
@@ -83,7 +83,7 @@ fn run(
     observe: &mut dyn FnMut(Step<'_>) -> bool,
 ) -> Result<embed::Summary> {
     let (weights, mut cpu) = (random_weights(), Cpu::new());
-    let mut embedder = Embedder::new(&mut cpu, &weights, 4, Precision::F32).unwrap();
+    let mut embedder = Embedder::new(&mut cpu, &weights, 4, Element::F32).unwrap();
     embed::embed_all(&mut embedder, data.clone(), out, options, observe)
 }
 
@@ -162,7 +162,7 @@ fn a_run_killed_anywhere_and_resumed_ends_with_the_same_bytes() {
         ["Npy", "Safetensors"].map(|name| Stored::open(&dir.path().join(name)).unwrap());
     assert_eq!(npy, safetensors);
     let (weights, mut cpu) = (random_weights(), Cpu::new());
-    let mut embedder = Embedder::new(&mut cpu, &weights, 4, Precision::F32).unwrap();
+    let mut embedder = Embedder::new(&mut cpu, &weights, 4, Element::F32).unwrap();
     let pictures = [picture(6, 20, 24), picture(7, 20, 24)];
     let rows = embed::embed_images(&mut embedder, &pictures, Tta::FlipSum).unwrap();
     for (a, b) in npy.embeddings[4 * 16..6 * 16].iter().zip(&rows) {

@@ -2,10 +2,10 @@
 
 mod support;
 
+use arcface_cu::backend::Element;
 use arcface_cu::backend::cpu::Cpu;
 use arcface_cu::embedder::Embedder;
 use arcface_cu::eval::{self, ChannelOrder, EvalOptions, EvalSet, SetFiles};
-use arcface_cu::recipe::config::Precision;
 use arcface_cu::verification::{self, Tta};
 use std::fs;
 use std::path::Path;
@@ -148,7 +148,7 @@ fn distances_are_those_of_pictures_embedded_one_by_one() {
     let mut set = EvalSet::open(&write_set(dir.path(), "waves", &pairs), None).unwrap();
     let weights = random_weights();
     let mut cpu = Cpu::new();
-    let mut embedder = Embedder::new(&mut cpu, &weights, 5, Precision::F32).unwrap();
+    let mut embedder = Embedder::new(&mut cpu, &weights, 5, Element::F32).unwrap();
     for (tta, ccrop, channel_order) in [
         (Tta::None, false, ChannelOrder::Rgb),
         (Tta::FlipSum, true, ChannelOrder::Rgb),
@@ -210,7 +210,7 @@ fn arrays_are_read_block_by_block() {
     let mut set = EvalSet::open(&files, None).unwrap();
     let weights = random_weights();
     let mut cpu = Cpu::new();
-    let mut embedder = Embedder::new(&mut cpu, &weights, 4, Precision::F32).unwrap();
+    let mut embedder = Embedder::new(&mut cpu, &weights, 4, Element::F32).unwrap();
     let mut done = 0;
     let error = eval::evaluate(&mut embedder, &mut set, &EvalOptions::default(), &mut |n| {
         done += n;

@@ -2,10 +2,11 @@
 
 mod support;
 
+use arcface_cu::backend::Element;
 use arcface_cu::backend::cpu::Cpu;
 use arcface_cu::embedder::Embedder;
 use arcface_cu::graph::params::ParamTable;
-use arcface_cu::recipe::config::{Config, Precision};
+use arcface_cu::recipe::config::Config;
 use arcface_cu::weights::checkpoint::Weights;
 use arcface_cu::weights::convention::{Convention, Foreign, Place, foreign};
 use arcface_cu::weights::export;
@@ -80,7 +81,7 @@ fn is_pytorchs(name: &str) {
     let expected = &golden.get(name).unwrap().values;
     let weights = weights(&format!("insightface-{name}"));
     let mut cpu = Cpu::new();
-    let mut embedder = Embedder::new(&mut cpu, &weights, 2, Precision::F32).unwrap();
+    let mut embedder = Embedder::new(&mut cpu, &weights, 2, Element::F32).unwrap();
     let pictures = [0, 1].map(|number| support::picture(number, 112, 112));
     let found = embedder.embed(&pictures).unwrap();
     assert_eq!(found.len(), expected.len());

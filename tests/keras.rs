@@ -2,11 +2,12 @@
 
 mod support;
 
+use arcface_cu::backend::Element;
 use arcface_cu::backend::cpu::Cpu;
 use arcface_cu::embedder::Embedder;
 use arcface_cu::encoding::npy::{self, Elements};
 use arcface_cu::graph::params::ParamTable;
-use arcface_cu::recipe::config::{Config, Precision};
+use arcface_cu::recipe::config::Config;
 use arcface_cu::recipe::presets::SYMMETRIC_INPUT;
 use arcface_cu::weights::checkpoint::Weights;
 use arcface_cu::weights::export::keras_h5;
@@ -27,7 +28,7 @@ fn numbers(path: PathBuf) -> (Vec<usize>, Vec<f32>) {
 
 fn embed(weights: &Weights, images: &[f32]) -> Vec<f32> {
     let mut backend = Cpu::new();
-    let mut embedder = Embedder::new(&mut backend, weights, 8, Precision::F32).unwrap();
+    let mut embedder = Embedder::new(&mut backend, weights, 8, Element::F32).unwrap();
     embedder.embed_unit_values(&mut images.to_vec()).unwrap()
 }
 

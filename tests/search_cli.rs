@@ -2,12 +2,12 @@
 
 mod support;
 
+use arcface_cu::backend::Element;
 use arcface_cu::backend::cpu::Cpu;
 use arcface_cu::data::picture::encode_jpeg;
 use arcface_cu::embed;
 use arcface_cu::embedder::Embedder;
 use arcface_cu::encoding::npy::{self, Elements, Npy};
-use arcface_cu::recipe::config::Precision;
 use arcface_cu::verification::Tta;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -256,7 +256,7 @@ fn two_pictures_are_compared() {
         fs::write(file, [header.as_bytes(), &image.pixels].concat()).unwrap();
     }
     let (loaded, mut cpu) = (random_weights(), Cpu::new());
-    let mut embedder = Embedder::new(&mut cpu, &loaded, 1, Precision::F32).unwrap();
+    let mut embedder = Embedder::new(&mut cpu, &loaded, 1, Element::F32).unwrap();
     let pair: [&Path; 2] = [&files[0], &files[1]];
     for (tta, name) in [(Tta::None, "none"), (Tta::FlipConcat, "flip-concat")] {
         let mut row = |k: usize| embed::embed_images(&mut embedder, &images[k..=k], tta).unwrap();

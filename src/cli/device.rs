@@ -3,11 +3,11 @@
 use super::environment::{cache_folder, variable};
 use super::output::warn;
 use crate::Result;
-use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
 use crate::backend::cuda::driver::Driver;
 use crate::backend::cuda::gpu::{Gpu, Setup};
 use crate::backend::cuda::{Cache, Cuda};
+use crate::backend::{Backend, Element};
 use crate::recipe::config::Precision;
 use std::str::FromStr;
 use std::sync::Once;
@@ -57,9 +57,12 @@ impl DeviceArgs {
         self.precision.map(|p| format!("train.precision={p}"))
     }
 
-    /// What is asked for.
-    pub(super) fn precision(&self) -> Precision {
-        self.precision.unwrap_or_default()
+    /// What activations are stored in on this device.
+    ///
+    /// # Errors
+    /// The device has nothing of what is asked for.
+    pub(super) fn element(&self, backend: &impl Backend) -> Result<Element> {
+        self.precision.unwrap_or_default().element(backend)
     }
 }
 

@@ -120,11 +120,12 @@ struct Task {
 impl OnDevice for Task {
     fn run<B: Backend>(self, mut backend: B) -> Result<()> {
         let Task { args, weights } = self;
+        let element = args.device.element(&backend)?;
         let mut embedder = Embedder::new(
             &mut backend,
             &weights,
             usize::from(args.batch_size),
-            args.device.precision(),
+            element,
         )?;
         let fingerprint = weights.fingerprint();
         let dataset: Arc<dyn Dataset> = match (&args.data, &args.images) {

@@ -113,11 +113,12 @@ impl OnDevice for Task {
             Settings::new(file, &self.weights, data, device, &options).map(Report::new)
         });
         let mut report = report.transpose()?;
+        let element = args.device.element(&backend)?;
         let mut embedder = Embedder::new(
             &mut backend,
             &self.weights,
             usize::from(args.batch_size),
-            args.device.precision(),
+            element,
         )?;
         let several = self.sets.len() > 1;
         let mut results = Results {

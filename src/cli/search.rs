@@ -171,11 +171,12 @@ struct Task {
 impl OnDevice for Task {
     fn run<B: Backend>(self, mut backend: B) -> Result<()> {
         let args = &self.args;
+        let element = args.device.element(&backend)?;
         let mut embedder = Embedder::new(
             &mut backend,
             &self.weights,
             usize::from(args.batch_size),
-            args.device.precision(),
+            element,
         )?;
         let weights = self.weights.fingerprint();
         let mut embedded = |name: &str, side: Side| match side {

@@ -193,8 +193,8 @@ struct Task {
 impl OnDevice for Task {
     fn run<B: Backend>(self, mut backend: B) -> Result<()> {
         let Threshold { value, source, tta } = self.threshold;
-        let mut embedder =
-            Embedder::new(&mut backend, &self.weights, 2, self.args.device.precision())?;
+        let element = self.args.device.element(&backend)?;
+        let mut embedder = Embedder::new(&mut backend, &self.weights, 2, element)?;
         let size = embedder.image_size();
         let unaligned = |image: &&Image| !may_be_aligned(image.width, image.height, size);
         warn_unaligned(self.images.iter().filter(unaligned).count(), size);

@@ -462,8 +462,8 @@ impl<B: Backend> Trainer<B> {
     /// Not enough memory, a device that fails.
     pub fn embedder(&mut self, max_batch: usize) -> Result<Embedder<'_, B>> {
         let weights = self.weights()?;
-        let precision = self.config.train.precision;
-        Embedder::new(&mut self.backend, &weights, max_batch, precision)
+        let element = self.config.train.precision.element(&self.backend)?;
+        Embedder::new(&mut self.backend, &weights, max_batch, element)
     }
 }
 

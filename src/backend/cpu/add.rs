@@ -5,7 +5,8 @@
 //! ([`tiles`](super::tiles)).
 
 use super::Buffer;
-use super::pending::{Closer, GradReader, Reader, sliced, vectorised};
+use super::machine::vectorised;
+use super::pending::{Closer, GradReader, Reader, sliced};
 use super::tiles;
 use crate::backend::{AddDgrad, AddFprop, CloseGrad};
 

@@ -1,6 +1,5 @@
 //! Buffers that begin on a cache line, so that no vector load of a well-placed row straddles two.
 
-use super::tensor::{Tensor, TensorMut};
 use crate::backend::Element;
 use std::ops::{Deref, DerefMut};
 
@@ -54,23 +53,9 @@ impl Buffer {
         self.element = element;
     }
 
-    /// The elements, to read.
-    pub(super) fn tensor(&self) -> Tensor<'_> {
-        let floats = self.floats();
-        match self.element {
-            Element::F32 => Tensor::F32(&floats[..self.len]),
-            Element::Bf16 => Tensor::Bf16(&bytemuck::cast_slice(floats)[..self.len]),
-        }
-    }
-
-    /// The elements, to write.
-    pub(super) fn tensor_mut(&mut self) -> TensorMut<'_> {
-        let (element, len) = (self.element, self.len);
-        let floats = self.floats_mut();
-        match element {
-            Element::F32 => TensorMut::F32(&mut floats[..len]),
-            Element::Bf16 => TensorMut::Bf16(&mut bytemuck::cast_slice_mut(floats)[..len]),
-        }
+    /// What the buffer holds.
+    pub(super) fn element(&self) -> Element {
+        self.element
     }
 
     /// Float32 numbers that cover the elements.
@@ -79,11 +64,13 @@ impl Buffer {
         self.start..self.start + floats
     }
 
-    fn floats(&self) -> &[f32] {
+    /// Float32 numbers that cover the elements, whatever these are.
+    pub(super) fn floats(&self) -> &[f32] {
         &self.storage[self.span()]
     }
 
-    fn floats_mut(&mut self) -> &mut [f32] {
+    /// As [`Buffer::floats`].
+    pub(super) fn floats_mut(&mut self) -> &mut [f32] {
         let span = self.span();
         &mut self.storage[span]
     }
@@ -134,23 +121,6 @@ mod tests {
             assert!(buffer.iter().all(|v| *v == 0.0));
             buffer.fill(1.0);
         }
-    }
-
-    #[test]
-    fn a_buffer_holds_as_many_elements_as_fit() {
-        let mut buffer = Buffer::zeros(Element::F32, 5);
-        buffer.hold(Element::Bf16);
-        assert_eq!(buffer.elements(), 10);
-        buffer
-            .tensor_mut()
-            .write(3, &[1.0, 1.0 + 1.0 / 256.0, 1.0 + 3.0 / 256.0]);
-        let mut read = [9.0; 4];
-        buffer.tensor().read(2..6, &mut read);
-        // Ties go to even.
-        assert_eq!(read, [0.0, 1.0, 1.0, 1.015_625]);
-        buffer.hold(Element::F32);
-        assert_eq!(buffer.len(), 5);
-        assert_eq!(Buffer::zeros(Element::Bf16, 7).elements(), 7);
     }
 
     #[test]

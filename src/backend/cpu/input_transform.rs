@@ -1,7 +1,7 @@
 //! Pixels 0..255 (u8, RGB interleaved) to the network's numbers: y[i] = pixel[i] scale[i % 3] + shift[i % 3].
 
 use super::Buffer;
-use super::pending::vectorised;
+use super::machine::vectorised;
 use crate::backend::InputTransformFprop;
 use rayon::prelude::*;
 

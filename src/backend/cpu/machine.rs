@@ -2,6 +2,13 @@
 
 use std::path::Path;
 
+/// Runs `f` compiled for the widest instruction set of this machine. `f` must be a closure whose loops are in its
+/// own body or in `#[inline(always)]` functions.
+#[inline(always)]
+pub(super) fn vectorised<R>(f: impl FnOnce() -> R) -> R {
+    pulp::Arch::new().dispatch(f)
+}
+
 /// The processor's name, the vector instructions that the kernels use on it, and the threads.
 pub(super) fn describe() -> String {
     let threads = rayon::current_num_threads();

@@ -16,7 +16,7 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::gemm::MatMut;
-use super::pending::vectorised;
+use super::machine::vectorised;
 use crate::backend::Activation;
 
 /// Vectors of a panel's row.

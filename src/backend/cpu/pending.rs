@@ -1,19 +1,13 @@
 //! Pending values and gradients, resolved to slices, and applied row by row in the cache-sized tile.
 //!
 //! A row is one pixel's C channels. The loops are plain Rust, compiled for the best instruction set found at run
-//! time by [`vectorised`].
+//! time by [`vectorised`](super::machine::vectorised).
 
 use super::buffer::Buffer;
+use super::machine::vectorised;
 use super::tensor::{Stored, Tensor};
 use crate::backend::{Activation, Close, Pending, PendingGrad, View, bn, sums};
 use std::ops::Range;
-
-/// Runs `f` compiled for the widest instruction set of this machine. `f` must be a closure whose loops are in its
-/// own body or in `#[inline(always)]` functions.
-#[inline(always)]
-pub(super) fn vectorised<R>(f: impl FnOnce() -> R) -> R {
-    pulp::Arch::new().dispatch(f)
-}
 
 /// An activation of C channels with its slopes as a slice.
 pub(super) fn sliced<'a>(

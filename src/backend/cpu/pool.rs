@@ -6,7 +6,8 @@
 //! largest value, so that it is seen at the output; among several the first counts.
 
 use super::Buffer;
-use super::pending::{Closer, Reader, partial_len, vectorised};
+use super::machine::vectorised;
+use super::pending::{Closer, Reader, partial_len};
 use super::tiles::{self, with_workspace};
 use crate::backend::geometry::{GlobalPool, PerChannel, Rows, Window};
 use crate::backend::{

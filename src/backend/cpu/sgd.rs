@@ -4,7 +4,7 @@
 //! Bound by memory: 20 bytes an element a step.
 
 use super::Buffer;
-use super::pending::vectorised;
+use super::machine::vectorised;
 use crate::backend::{SgdForm, SgdNorms, SgdStep, SgdUpdate};
 use rayon::prelude::*;
 

@@ -2,7 +2,7 @@
 //! worked on in its place, a tile of bfloat16 in a workspace, from which it is rounded to its place once.
 
 use super::buffer::Buffer;
-use super::pending::vectorised;
+use super::machine::vectorised;
 use crate::backend::Element;
 use half::bf16;
 use rayon::iter::Either;
@@ -65,6 +65,27 @@ pub(super) enum Tensor<'a> {
 pub(super) enum TensorMut<'a> {
     F32(&'a mut [f32]),
     Bf16(&'a mut [bf16]),
+}
+
+impl Buffer {
+    /// The elements, to read.
+    pub(super) fn tensor(&self) -> Tensor<'_> {
+        let (floats, len) = (self.floats(), self.elements());
+        match self.element() {
+            Element::F32 => Tensor::F32(&floats[..len]),
+            Element::Bf16 => Tensor::Bf16(&bytemuck::cast_slice(floats)[..len]),
+        }
+    }
+
+    /// The elements, to write.
+    pub(super) fn tensor_mut(&mut self) -> TensorMut<'_> {
+        let (element, len) = (self.element(), self.elements());
+        let floats = self.floats_mut();
+        match element {
+            Element::F32 => TensorMut::F32(&mut floats[..len]),
+            Element::Bf16 => TensorMut::Bf16(&mut bytemuck::cast_slice_mut(floats)[..len]),
+        }
+    }
 }
 
 impl<'a> Tensor<'a> {
@@ -239,5 +260,22 @@ mod tests {
                 assert_eq!(found.to_bits(), expected.to_bits(), "{value:e}");
             }
         }
+    }
+
+    #[test]
+    fn a_buffer_holds_as_many_elements_as_fit() {
+        let mut buffer = Buffer::zeros(Element::F32, 5);
+        buffer.hold(Element::Bf16);
+        assert_eq!(buffer.elements(), 10);
+        buffer
+            .tensor_mut()
+            .write(3, &[1.0, 1.0 + 1.0 / 256.0, 1.0 + 3.0 / 256.0]);
+        let mut read = [9.0; 4];
+        buffer.tensor().read(2..6, &mut read);
+        // Ties go to even.
+        assert_eq!(read, [0.0, 1.0, 1.0, 1.015_625]);
+        buffer.hold(Element::F32);
+        assert_eq!(buffer.len(), 5);
+        assert_eq!(Buffer::zeros(Element::Bf16, 7).elements(), 7);
     }
 }

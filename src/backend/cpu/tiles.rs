@@ -5,7 +5,8 @@
 //! in the first-level cache when the next step reads it, so that each tensor crosses the memory bus once.
 
 use super::buffer::Buffer;
-use super::pending::{Closer, partial_len, vectorised};
+use super::machine::vectorised;
+use super::pending::{Closer, partial_len};
 use super::tensor::TensorMut;
 use crate::backend::GradTarget;
 use crate::backend::geometry::Rows;

@@ -25,7 +25,7 @@ mod lanes;
 
 use super::Buffer;
 use super::gemm::{Mat, MatMut, product};
-use super::pending::vectorised;
+use super::machine::vectorised;
 use super::sgd::step_row;
 use crate::backend::geometry::HeadShard;
 use crate::backend::head_rows::{

@@ -6,8 +6,9 @@ use rayon::prelude::*;
 
 use super::super::buffer::Buffer;
 use super::super::gemm::{Block, Grid, Mat, MatMut, par_blocks, product};
+use super::super::machine::vectorised;
 use super::super::panel::{Finish, PANEL_ALIGN, ROW_ALIGN, multiply, pack, packed_len};
-use super::super::pending::{Reader, sliced, vectorised};
+use super::super::pending::{Reader, sliced};
 use super::super::tensor::{Tensor, round_all};
 use super::super::tiles::with_workspace;
 use super::im2col::Gather;

@@ -9,7 +9,8 @@ use rayon::prelude::*;
 
 use super::super::buffer::Buffer;
 use super::super::gemm::{Grid, Mat, par_blocks, product};
-use super::super::pending::{GradReader, Reader, vectorised};
+use super::super::machine::vectorised;
+use super::super::pending::{GradReader, Reader};
 use super::super::tensor::TensorMut;
 use super::im2col::{Gather, Source};
 use super::{REGISTER_COLS, TILE, split_cols};

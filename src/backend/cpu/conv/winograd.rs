@@ -15,10 +15,10 @@ use rayon::prelude::*;
 
 use super::super::buffer::Buffer;
 use super::super::gemm::{Grid, MatMut};
+use super::super::machine::vectorised;
 use super::super::panel::{
     Finish, PANEL_ALIGN, ROW_ALIGN, Windows, multiply, packed_len, panel_width, transpose,
 };
-use super::super::pending::vectorised;
 use super::{BLOCKS, split_panels};
 use crate::backend::geometry::Conv2d;
 

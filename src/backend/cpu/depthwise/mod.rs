@@ -16,7 +16,8 @@ mod kernel;
 
 use super::Buffer;
 use super::batch_norm::{self, BLOCK_PIXELS};
-use super::pending::{Closer, GradReader, Reader, merge_part, partial_len, sliced, vectorised};
+use super::machine::vectorised;
+use super::pending::{Closer, GradReader, Reader, merge_part, partial_len, sliced};
 use super::tensor::round_all;
 use super::tiles::{self, TILES, with_workspace};
 use crate::backend::geometry::{PerChannel, Window};
