@@ -5,7 +5,7 @@ use arcface_cu::backend::cuda::driver::{Driver, Launch, Memory, Properties};
 use arcface_cu::backend::cuda::launch::KernelEntry;
 use arcface_cu::backend::cuda::tiles::Program;
 use arcface_cu::{Error, Result};
-use ptx_emulator::{Counters, Machine, Options};
+use ptx_emulator::{Arithmetic, Counters, Machine, Options};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -77,12 +77,13 @@ impl Emulator {
     }
 
     fn build(compiler: &'static Compiler, architecture: &'static str, options: Options) -> Self {
-        let options = Options {
-            memory: MEMORY,
-            ..options
-        };
         let digits: u32 = (architecture.chars().filter(char::is_ascii_digit))
             .fold(0, |n, c| 10 * n + u32::from(c as u8 - b'0'));
+        let options = Options {
+            memory: MEMORY,
+            arithmetic: Arithmetic::of_capability((digits / 10, digits % 10)),
+            ..options
+        };
         let properties = Properties {
             name: format!("emulated GPU ({})", options.arithmetic),
             capability: (digits / 10, digits % 10),
