@@ -464,6 +464,8 @@ fn the_commands_take_it() {
         &faces,
         "--out",
         &path("other"),
+        "--batch-size",
+        "4",
         "--init",
     ];
     let words = [&words[..], &[&weights[..]]].concat();

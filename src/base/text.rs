@@ -21,7 +21,7 @@ pub(crate) fn count(n: impl TryInto<u64>, noun: &str) -> String {
     let plural = match noun.strip_suffix('y') {
         _ if n == 1 => noun.to_owned(),
         Some(stem) => format!("{stem}ies"),
-        None if noun.ends_with('s') || noun.ends_with("ch") => format!("{noun}es"),
+        None if noun.ends_with('s') || noun.ends_with("tch") => format!("{noun}es"),
         None => format!("{noun}s"),
     };
     format!("{} {plural}", grouped(n))
@@ -91,6 +91,7 @@ mod tests {
         assert_eq!(count(1200_u64, "picture"), "1,200 pictures");
         assert_eq!(count(2_usize, "batch"), "2 batches");
         assert_eq!(count(3_usize, "class"), "3 classes");
+        assert_eq!(count(3_usize, "epoch"), "3 epochs");
         assert_eq!(count(1_usize, "batch"), "1 batch");
     }
 
