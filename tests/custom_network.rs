@@ -465,6 +465,8 @@ fn the_commands_take_it() {
         &faces,
         "--out",
         &path("other"),
+        "--batch-size",
+        "4",
         "--init",
     ];
     let words = [&words[..], &[&weights[..]]].concat();

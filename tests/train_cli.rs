@@ -672,7 +672,7 @@ fn write_pairs(shop: &Workshop, pairs: usize) {
         format!("\"faces/person {identity}/{number}.{ending}\"")
     };
     let line = |k: usize| {
-        let (first, same) = (2 * k % 48, k % 2 == 0);
+        let (first, same) = (2 * k % 48, k.is_multiple_of(2));
         let second = if same { first + 1 } else { first + 17 };
         format!(
             "{} {} {}\n",

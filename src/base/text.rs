@@ -92,6 +92,7 @@ mod tests {
         assert_eq!(count(2_usize, "batch"), "2 batches");
         assert_eq!(count(2_usize, "epoch"), "2 epochs");
         assert_eq!(count(3_usize, "class"), "3 classes");
+        assert_eq!(count(3_usize, "epoch"), "3 epochs");
         assert_eq!(count(1_usize, "batch"), "1 batch");
     }
 

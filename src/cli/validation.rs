@@ -233,9 +233,9 @@ mod tests {
 
     /// Pairs of which `wrong` are judged wrongly at any threshold, in one fold each.
     fn result(name: &str, wrong: usize) -> Result<SetResult> {
-        let same: Vec<bool> = (0..40).map(|k| k % 2 == 0).collect();
+        let same: Vec<bool> = (0..40).map(|k: usize| k.is_multiple_of(2)).collect();
         let distance = |k: usize| {
-            if (k % 2 == 0) == (k / 2 >= wrong) {
+            if k.is_multiple_of(2) == (k / 2 >= wrong) {
                 0.5
             } else {
                 1.5

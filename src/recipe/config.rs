@@ -522,9 +522,7 @@ fn meant(message: &str, table: &Table, known: &Table) -> Option<String> {
     let last = |key: &str| key.rsplit('.').next().map(str::to_owned);
     let elsewhere = known.iter().find(|known| last(known) == last(wrong));
     let near = || text::nearest(wrong, known.iter().map(String::as_str));
-    elsewhere
-        .map(String::clone)
-        .or_else(|| near().map(str::to_owned))
+    elsewhere.cloned().or_else(|| near().map(str::to_owned))
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! What `--resume` goes on with: the settings of the run, and a schedule for more epochs.
 
 use super::Args;
-use crate::base::text::count;
+use crate::cli::output::{count, say};
 use crate::optim::Course;
 use crate::recipe::config::Config;
 use crate::{Error, Result};
@@ -93,6 +93,12 @@ impl Args {
         } = standing;
         let before = config.train.epochs;
         if epochs == before {
+            if self.schedule.is_some() {
+                say(format!(
+                    "--schedule has no effect: the run has {} already",
+                    count(before, "epoch")
+                ));
+            }
             return Ok(None);
         }
         let Some(schedule) = self.schedule else {
