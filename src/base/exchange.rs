@@ -45,14 +45,10 @@ impl Exchange {
         if exchange.folder.join(WHOLE).is_dir() {
             exchange.place()?;
         }
-        remove(&exchange.folder.join(UNFINISHED))?;
-        exchange.make_room()?;
+        let room = exchange.folder.join(UNFINISHED);
+        remove(&room)?;
+        fs::create_dir(&room).map_err(Error::io("creating the folder", &room))?;
         Ok(exchange)
-    }
-
-    fn make_room(&self) -> Result<()> {
-        let room = self.folder.join(UNFINISHED);
-        fs::create_dir(&room).map_err(Error::io("creating the folder", &room))
     }
 
     /// Where the file or folder that is to be called `name` is written.
@@ -60,20 +56,18 @@ impl Exchange {
         self.folder.join(UNFINISHED).join(name)
     }
 
-    /// Replaces old by new: everything written goes to its place, and of the rest, `stale` goes. Another exchange may
-    /// follow.
+    /// Replaces old by new: everything written goes to its place, and of the rest, `stale` goes.
     ///
     /// # Errors
     /// The system refuses. Then the old files are as they were, or the next exchange finishes this one.
-    pub(crate) fn commit(&mut self, stale: &[String]) -> Result<()> {
+    pub(crate) fn commit(self, stale: &[String]) -> Result<()> {
         let (unfinished, whole) = (self.folder.join(UNFINISHED), self.folder.join(WHOLE));
         let list = unfinished.join(STALE);
         fs::write(&list, stale.join("\n")).map_err(Error::io("writing", &list))?;
         sync_tree(&unfinished)?;
         fs::rename(&unfinished, &whole).map_err(Error::io("renaming", &unfinished))?;
         sync_folder(&self.folder);
-        self.place()?;
-        self.make_room()
+        self.place()
     }
 
     /// Moves what is whole to its place. It may have been begun before.
@@ -237,15 +231,12 @@ mod tests {
         drop(exchange);
         assert_eq!(tree(dir.path()), before);
 
-        let mut exchange = Exchange::begin(dir.path(), "testing").unwrap();
+        let exchange = Exchange::begin(dir.path(), "testing").unwrap();
         write_new(&exchange);
         exchange.commit(&["gone".into(), "never".into()]).unwrap();
-        put(&exchange.path("more"), "newer");
-        exchange.commit(&[]).unwrap();
-        drop(exchange);
-        assert_eq!(fs::read(dir.path().join("more")).unwrap(), b"newer");
-        fs::write(dir.path().join("more"), "new").unwrap();
         assert_new(dir.path());
+        // Nothing of the exchange is left, except the lock.
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 5);
     }
 
     /// What a kill leaves at each point of the move: the first `moved` entries are in their places.

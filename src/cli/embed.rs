@@ -243,7 +243,8 @@ fn stream<B: Backend>(
 /// Opens a data set, and says where the network knows its people already.
 fn open(data: &Path, args: &Args, weights: &Weights) -> Result<Box<dyn Dataset>> {
     let dataset = source::open(data, &args.root)?;
-    if weights.trained_on == Some(Fingerprint::of(&*dataset)) {
+    // For a warning alone, a picture that cannot be read is no trouble.
+    if weights.trained_on == Some(Fingerprint::of(&*dataset, true)?) {
         say(format!(
             "warning: the network was trained on these very pictures ({}); they say nothing of people that it has never seen",
             data.display()

@@ -116,8 +116,7 @@ impl RunFolder {
         Ok(found)
     }
 
-    /// Writes a checkpoint and then deletes all but the last `keep` up to it. Files of later steps, which a resumed run
-    /// passed over as broken, do not count; the run overwrites them when it gets there.
+    /// Writes a checkpoint and then deletes all but the last `keep` up to it.
     ///
     /// # Errors
     /// The system refuses.
@@ -127,12 +126,22 @@ impl RunFolder {
             .checkpoints()
             .join(format!("step-{step:08}.safetensors"));
         checkpoint.save(&path)?;
+        self.delete_old(step, keep)?;
+        Ok(path)
+    }
+
+    /// Deletes all checkpoints up to a step but the last `keep`, which a killed run may have left. Files of later steps,
+    /// which a resumed run passed over as broken, do not count; the run overwrites them when it gets there.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub(super) fn delete_old(&self, step: u64, keep: usize) -> Result<()> {
         let mut up_to = self.list()?;
         up_to.retain(|(s, _)| *s <= step);
         for (_, old) in up_to.iter().rev().skip(keep) {
             fs::remove_file(old).map_err(Error::io("deleting", old))?;
         }
-        Ok(path)
+        Ok(())
     }
 
     /// Writes the final weights, or the best so far.
@@ -252,6 +261,12 @@ mod tests {
         assert!(found.passed_over[0].contains("step-00000009"));
         assert!(found.passed_over[1].contains("holds step 4"));
         assert!(!file("step-00000012.safetensors.tmp").exists());
+
+        // What a run that was killed before it deleted them has left.
+        folder.save(&checkpoint(3), 9).unwrap();
+        folder.save(&checkpoint(6), 9).unwrap();
+        folder.delete_old(6, 2).unwrap();
+        assert_eq!(steps(&folder), [4, 6, 7, 9]);
 
         // Broken files of later steps push no good one out.
         folder.save(&checkpoint(7), 2).unwrap();

@@ -1,6 +1,7 @@
 //! What a data set is known by, wherever its files lie.
 
 use super::{Dataset, Image};
+use crate::Result;
 use crate::base::fnv::Fnv;
 use serde::{Deserialize, Serialize};
 
@@ -22,8 +23,11 @@ pub struct Fingerprint {
 }
 
 impl Fingerprint {
-    /// Takes a data set's. An image that cannot be read counts as such: whether that matters is the reader's to say.
-    pub fn of(dataset: &dyn Dataset) -> Self {
+    /// Takes a data set's. With `skip_bad`, an image that cannot be read counts as an empty one.
+    ///
+    /// # Errors
+    /// Without it, one of the images cannot be read.
+    pub fn of(dataset: &dyn Dataset, skip_bad: bool) -> Result<Self> {
         let images = dataset.len();
         let mut hash = Fnv::new();
         for index in 0..images {
@@ -31,35 +35,36 @@ impl Fingerprint {
         }
         let samples = SAMPLES.min(images);
         for sample in 0..samples {
-            hash.part(&content(dataset, sample * images / samples));
+            match content(dataset, sample * images / samples) {
+                Ok(bytes) => hash.part(&bytes),
+                Err(_) if skip_bad => hash.part(&[]),
+                Err(error) => return Err(error),
+            }
         }
-        Fingerprint {
+        Ok(Fingerprint {
             images,
             classes: dataset.classes(),
             hash: format!("{:032x}", hash.0),
-        }
+        })
     }
 }
 
 /// An image as it is stored, or its pixels.
-fn content(dataset: &dyn Dataset, index: usize) -> Vec<u8> {
-    match dataset.encoded(index) {
-        Ok(Some(file)) => file.bytes,
-        Ok(None) => {
-            let mut image = Image::default();
-            let read = dataset.read(index, &mut image);
-            read.map_or_else(|_| Vec::new(), |()| image.pixels)
-        }
-        Err(_) => Vec::new(),
+fn content(dataset: &dyn Dataset, index: usize) -> Result<Vec<u8>> {
+    if let Some(file) = dataset.encoded(index)? {
+        return Ok(file.bytes);
     }
+    let mut image = Image::default();
+    dataset.read(index, &mut image)?;
+    Ok(image.pixels)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Result;
+    use crate::Error;
 
-    /// One byte an image.
+    /// One byte an image; 0 is one that cannot be read.
     struct Bytes(Vec<(u8, u32)>);
 
     impl Dataset for Bytes {
@@ -77,7 +82,10 @@ mod tests {
 
         fn read(&self, index: usize, image: &mut Image) -> Result<()> {
             image.pixels = vec![self.0[index].0; 3];
-            Ok(())
+            match self.0[index].0 {
+                0 => Err(Error::Invalid("broken".into())),
+                _ => Ok(()),
+            }
         }
 
         fn describe(&self, index: usize) -> String {
@@ -95,11 +103,20 @@ mod tests {
             vec![(1, 0), (2, 1)],
             vec![],
         ];
-        let of = |set: &Vec<(u8, u32)>| Fingerprint::of(&Bytes(set.clone()));
+        let of = |set: &Vec<(u8, u32)>| Fingerprint::of(&Bytes(set.clone()), false).unwrap();
         let found: Vec<Fingerprint> = sets.iter().map(of).collect();
         for (i, one) in found.iter().enumerate() {
             assert_eq!(found.iter().position(|other| other == one), Some(i));
             assert_eq!(one, &of(&sets[i]));
         }
+    }
+
+    /// It must not be another one because of a failing disk.
+    #[test]
+    fn an_image_that_cannot_be_read_is_an_error_unless_it_may_be_skipped() {
+        let broken = Bytes(vec![(1, 0), (0, 1)]);
+        assert!(Fingerprint::of(&broken, false).is_err());
+        let skipping = Fingerprint::of(&broken, true).unwrap();
+        assert_eq!(skipping, Fingerprint::of(&broken, true).unwrap());
     }
 }

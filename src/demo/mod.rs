@@ -16,7 +16,7 @@
 pub mod faces;
 
 use self::faces::FacesOptions;
-use crate::base::exchange::remove;
+use crate::base::exchange::{Exchange, remove};
 use crate::base::files;
 use crate::data::Dataset;
 use crate::data::formats::image_folder::ImageFolder;
@@ -121,8 +121,8 @@ impl Demo {
         let out = &self.out;
         self.refuse_foreign()?;
         let lock = files::lock_folder_by(out, LOCK, DOING)?;
-        // The commands take this lock themselves.
-        let _theirs = files::lock_folder(out, DOING)?;
+        // The commands take the folder's own lock. They may have been cut short.
+        let _theirs = Exchange::begin(out, DOING)?;
         for name in OWN {
             remove(&out.join(name))?;
         }
@@ -318,6 +318,8 @@ mod tests {
 
         let out = dir.path().join("out");
         demo(&out).prepare().unwrap();
+        fs::create_dir(out.join(".exchange")).unwrap();
+        fs::write(out.join(".exchange/files.txt"), "old").unwrap();
         fs::write(out.join("notes.txt"), "the user's").unwrap();
         fs::write(out.join("metrics.csv"), "old").unwrap();
         fs::create_dir(out.join("faces")).unwrap();

@@ -211,7 +211,7 @@ impl Embedded {
     /// There is nothing to write, an unfinished run is there, or a file cannot be written.
     pub fn save(&self, out: &Path, weights: &str, tta: Tta) -> Result<Means> {
         let similarity = Similarity::new(&self.embeddings, self.dim, &self.blocks)?;
-        let mut exchange = Exchange::begin(out, "embedding")?;
+        let exchange = Exchange::begin(out, "embedding")?;
         if let Some(state) = state::State::read(out)? {
             return Err(state.unfinished(out));
         }

@@ -8,6 +8,7 @@
 
 use super::folder::{FILES, LABELS, NAMES, SKIPPED};
 use super::state::{Format, Job, NPY_HEADER, SAFETENSORS_HEADER, STATE, State};
+use crate::base::exchange::Exchange;
 use crate::base::files::{self, lock_folder};
 use crate::base::text::one_line;
 use crate::encoding::npy;
@@ -121,6 +122,8 @@ impl Partial {
     /// The folder holds an unfinished job that is another one or is not to be resumed; another process is writing to
     /// it; a file cannot be written.
     pub(super) fn open(folder: &Path, job: Job, resume: bool) -> Result<Begun> {
+        // What an earlier run of another kind may not have finished.
+        drop(Exchange::begin(folder, "embedding")?);
         let lock = lock_folder(folder, "embedding")?;
         let path = folder.join(STATE);
         // A run that failed before its first picture is in nobody's way.

@@ -75,7 +75,7 @@ pub fn embed_all<B: Backend>(
 ) -> Result<Summary> {
     let job = Job {
         weights: options.weights.clone(),
-        source: source(&*dataset),
+        source: source(&*dataset, options.skip_bad)?,
         images: dataset.len(),
         tta: options.tta,
         format: options.format,
@@ -190,7 +190,7 @@ pub fn embed_in_memory<B: Backend>(
 }
 
 /// Tells one list of pictures from another: by labels and content, and by where they lie.
-fn source(dataset: &dyn Dataset) -> String {
+fn source(dataset: &dyn Dataset, skip_bad: bool) -> Result<String> {
     let mut hash = Fnv::new();
     for index in 0..dataset.len() {
         hash.part(dataset.describe(index).as_bytes());
@@ -199,6 +199,6 @@ fn source(dataset: &dyn Dataset) -> String {
         images,
         hash: content,
         ..
-    } = Fingerprint::of(dataset);
-    format!("{images} pictures, {content}, {:032x}", hash.0)
+    } = Fingerprint::of(dataset, skip_bad)?;
+    Ok(format!("{images} pictures, {content}, {:032x}", hash.0))
 }

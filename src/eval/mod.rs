@@ -282,13 +282,14 @@ impl NewSet {
             path: dir.join(name),
             kind: SetKind::Carray,
         };
+        // First: it may finish what an earlier run had begun.
+        let exchange = Exchange::begin(dir, "packing")?;
         if files.path.exists() && !files.path.join("meta/sizes").is_file() {
             return Err(Error::data(
                 files.path,
                 "is there already and is not a carray; remove it first",
             ));
         }
-        let exchange = Exchange::begin(dir, "packing")?;
         let array = CarrayWriter::create(&exchange.path(name), &[3, side, side])?;
         Ok(NewSet {
             exchange,
@@ -297,13 +298,12 @@ impl NewSet {
         })
     }
 
-    fn finish(mut self, same: Vec<bool>) -> Result<SetFiles> {
+    fn finish(self, same: Vec<bool>) -> Result<SetFiles> {
         self.array.finish()?;
         let list = self.files.list();
+        let name = list.file_name().unwrap_or_default().to_string_lossy();
         npy::write(
-            &self
-                .exchange
-                .path(&list.file_name().unwrap_or_default().to_string_lossy()),
+            &self.exchange.path(&name),
             &Npy {
                 shape: vec![same.len()],
                 elements: Elements::Bool(same),

@@ -68,8 +68,9 @@ impl SetFiles {
     }
 }
 
+/// One that cannot be read is not passed over: opening it says why.
 fn starts_as_bin(path: &Path) -> bool {
-    start_of(path).is_ok_and(|start| bin::is_bin(&start))
+    start_of(path).map_or(true, |start| bin::is_bin(&start))
 }
 
 /// Finds evaluation sets: `data` itself, or what lies in it (`data/NAME`, `data/NAME.bin`) and in the folders in it

@@ -240,7 +240,7 @@ impl<B: Backend> Trainer<B> {
             skip_bad: data.skip_bad,
             shuffle: true,
         };
-        let trained_on = Fingerprint::of(&*dataset);
+        let trained_on = Fingerprint::of(&*dataset, data.skip_bad)?;
         let loader = Loader::new(dataset, options, epoch as u32, step)?;
         let init = ClassInit {
             distribution: config.head.init,

@@ -148,6 +148,9 @@ impl<B: Backend> Session<B> {
         });
         let events = events.transpose()?;
         folder.begin(trainer.config())?;
+        if let Some(step) = saved {
+            folder.delete_old(step, trainer.config().train.keep_checkpoints)?;
+        }
         let typed: Vec<String> = std::env::args().skip(1).collect();
         let resume_command = if typed.first().is_some_and(|command| command == "train") {
             command_to_resume(&typed)

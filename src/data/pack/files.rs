@@ -10,6 +10,7 @@ use crate::{Error, Result};
 use rayon::prelude::*;
 use std::collections::HashSet;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 pub(super) const IDENTITIES: &str = "identities.tsv";
@@ -38,7 +39,11 @@ fn is_our_folder(out: &Path, name: &str, earlier: &[PathBuf]) -> Result<bool> {
     if name == IMAGES && !tfrecord {
         return Ok(false);
     }
-    let text = fs::read_to_string(out.join(IDENTITIES)).unwrap_or_default();
+    let list = out.join(IDENTITIES);
+    let text = match fs::read_to_string(&list) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => String::new(),
+        text => text.map_err(Error::io("reading", &list))?,
+    };
     let labels: HashSet<&str> = (text.lines())
         .filter(|line| line.rsplit('\t').next() == Some(set))
         .filter_map(|line| line.split('\t').next())
@@ -150,7 +155,7 @@ impl Files {
     }
 
     /// Puts the new files into the place of the earlier run's.
-    pub(super) fn finish(mut self) -> Result<()> {
+    pub(super) fn finish(self) -> Result<()> {
         let names = self.earlier.iter().filter_map(|path| path.file_name());
         let names = names.map(|name| name.to_string_lossy().into_owned());
         let stale: Vec<String> = names.filter(|name| !self.path(name).exists()).collect();
