@@ -10,7 +10,8 @@ use std::path::Path;
 
 use image::RgbImage;
 
-use super::canvas::{self, Align, Canvas, Font, GREY, INK, WHITE};
+use super::canvas::{Align, Canvas, Font, GREY, INK, WHITE};
+use super::picture_file;
 use super::viridis::viridis;
 use crate::base::error::{Error, Result};
 
@@ -174,12 +175,12 @@ impl<'a> Similarity<'a> {
         canvas.into_image()
     }
 
-    /// Draws the matrix to a PNG file.
+    /// Draws the matrix to a picture file of the kind that its name tells.
     ///
     /// # Errors
-    /// Where the file cannot be written.
+    /// The name tells no kind of picture, or the file cannot be written.
     pub fn save(&self, path: &Path) -> Result<()> {
-        canvas::save_png(&self.draw(), path)
+        picture_file::save(&self.draw(), path)
     }
 
     /// The mean embeddings of each `group` neighbouring images: their products are the means of the cosines.
