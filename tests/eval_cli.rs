@@ -341,7 +341,7 @@ fn pictures_of_pairs_are_what_their_name_says() {
             "--pairs",
             &path,
         ];
-        arcface_cu(words.iter().chain(&["--device", "cpu"]))
+        arcface_cu(words.iter().chain(&["--device", "cpu", "--threads", "1"]))
     };
     for (name, start) in [
         ("x.jpg", &[0xff, 0xd8][..]),

@@ -3,6 +3,7 @@
 use super::counter::counter;
 use super::output::{check_file, grouped, say};
 use super::source::{self, ImageRoot};
+use super::threads::ThreadsArgs;
 use crate::base::files;
 use crate::base::text::one_line;
 use crate::data::check::{Report, check};
@@ -22,6 +23,8 @@ pub(super) struct Args {
     /// Write everything that is found as JSON. Default: none.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) threads: ThreadsArgs,
 }
 
 pub(super) fn run(args: Args) -> Result<()> {

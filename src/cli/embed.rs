@@ -5,6 +5,7 @@ use super::device::{DeviceArgs, Gpus, OnDevice, with_device};
 use super::interrupt;
 use super::output::{check_folder, grouped, say, warn_unaligned};
 use super::source::{self, ImageRoot};
+use super::threads::ThreadsArgs;
 use super::weights::WeightsArgs;
 use crate::backend::Backend;
 use crate::base::text::one_line;
@@ -104,6 +105,8 @@ pub(super) struct Args {
     batch_size: u16,
     #[command(flatten)]
     device: DeviceArgs,
+    #[command(flatten)]
+    pub(super) threads: ThreadsArgs,
 }
 
 pub(super) fn run(args: Args, gpus: &impl Gpus) -> Result<()> {

@@ -3,6 +3,7 @@
 use super::counter::counter;
 use super::device::{DeviceArgs, Gpus, OnDevice, with_device};
 use super::output::{check_file, check_folder, say};
+use super::threads::ThreadsArgs;
 use super::validation::resized;
 use super::weights::WeightsArgs;
 use crate::Result;
@@ -65,6 +66,8 @@ pub(super) struct Args {
     batch_size: u16,
     #[command(flatten)]
     device: DeviceArgs,
+    #[command(flatten)]
+    pub(super) threads: ThreadsArgs,
 }
 
 pub(super) fn run(args: Args, gpus: &impl Gpus) -> Result<()> {

@@ -3,6 +3,7 @@
 use super::counter::counter;
 use super::output::say;
 use super::source::{self, ImageRoot};
+use super::threads::ThreadsArgs;
 use super::validation::resized;
 use crate::base::text::one_line;
 use crate::data::formats::tfrecord::Schema;
@@ -76,6 +77,8 @@ pub(super) struct Args {
     /// Default: off.
     #[arg(long)]
     skip_bad: bool,
+    #[command(flatten)]
+    pub(super) threads: ThreadsArgs,
 }
 
 pub(super) fn run(args: Args) -> Result<()> {

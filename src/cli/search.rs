@@ -4,6 +4,7 @@ use super::counter::counter;
 use super::device::{DeviceArgs, Gpus, OnDevice, with_device};
 use super::output::{check_file, grouped, say, warn, warn_unaligned};
 use super::source::{self, ImageRoot};
+use super::threads::ThreadsArgs;
 use super::weights;
 use crate::backend::Backend;
 use crate::base::files;
@@ -55,6 +56,8 @@ pub(super) struct Args {
     batch_size: u16,
     #[command(flatten)]
     device: DeviceArgs,
+    #[command(flatten)]
+    pub(super) threads: ThreadsArgs,
 }
 
 /// A side of the search: embeddings, or what has yet to be embedded.

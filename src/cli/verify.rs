@@ -2,6 +2,7 @@
 
 use super::device::{DeviceArgs, Gpus, OnDevice, with_device};
 use super::output::{say, warn, warn_unaligned};
+use super::threads::ThreadsArgs;
 use super::weights::WeightsArgs;
 use crate::backend::Backend;
 use crate::data::Image;
@@ -48,6 +49,8 @@ pub(super) struct Args {
     json: bool,
     #[command(flatten)]
     device: DeviceArgs,
+    #[command(flatten)]
+    pub(super) threads: ThreadsArgs,
 }
 
 pub(super) fn run(args: Args, gpus: &impl Gpus) -> Result<()> {

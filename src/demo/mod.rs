@@ -102,6 +102,8 @@ pub struct Demo {
     pub size: Size,
     /// What `--device` gets; none: nothing is passed on.
     pub device: Option<String>,
+    /// What `--threads` gets; 0: nothing is passed on.
+    pub threads: usize,
 }
 
 impl Demo {
@@ -154,7 +156,7 @@ impl Demo {
         let steps = self.size.steps.map(|s| s.to_string());
         let (ids, per_id) = (self.size.shown.0.to_string(), self.size.shown.1.to_string());
 
-        let pack = [
+        let mut pack = vec![
             "pack",
             "--data",
             &faces,
@@ -208,7 +210,13 @@ impl Demo {
                 command.extend(["--device", device]);
             }
         }
-        [&pack[..], &train, &eval, &embed]
+        let threads = self.threads.to_string();
+        if self.threads > 0 {
+            for command in [&mut pack, &mut train, &mut eval, &mut embed] {
+                command.extend(["--threads", &threads]);
+            }
+        }
+        [pack, train, eval, embed]
             .map(|command| command.iter().map(|&word| word.to_owned()).collect())
     }
 
@@ -291,6 +299,7 @@ mod tests {
             seed: 3,
             size: Size::QUICK,
             device: None,
+            threads: 0,
         }
     }
 
