@@ -66,6 +66,7 @@ fn identities_are_embedded_from_the_last_downwards() {
             tta,
             "--batch-size",
             "2",
+            "--overwrite",
             "--out",
             out.to_str().unwrap(),
         ])
@@ -106,6 +107,8 @@ fn identities_are_embedded_from_the_last_downwards() {
         files[0].ends_with("people/0012/000.jpg") && files[8].ends_with("people/7/002.jpg"),
         "{files:?}"
     );
+    let names = fs::read_to_string(out.join("labels.tsv")).unwrap();
+    assert_eq!(names, "label\tname\n7\t7\n10\t10\n12\t0012\n");
     let drawn = image::open(out.join("similarity.png")).unwrap();
     assert!(drawn.width() > 400);
 
@@ -151,6 +154,7 @@ fn any_pictures_are_embedded() {
             &weights,
             "--out",
             &path(&out),
+            "--overwrite",
             "--images",
             &path(&single),
             &path(&data),
@@ -158,8 +162,12 @@ fn any_pictures_are_embedded() {
             extra,
         ])
     };
-    stdout_of_success(&run(&path(&single)));
-    assert_eq!(labels(&out), [0, 1, 1, 2, 2, 2, 3, 4]);
+    let text = stdout_of_success(&run(&path(&single)));
+    assert!(text.contains(", with loose images "), "{text}");
+    // Loose pictures are no identities.
+    assert_eq!(labels(&out), [-1, 0, 0, 1, 1, 1, -1, -1]);
+    let names = fs::read_to_string(out.join("labels.tsv")).unwrap();
+    assert_eq!(names, "label\tname\n0\tann\n1\tbob\n");
     let (_, rows) = embeddings(&out);
     assert_eq!(rows[..16], rows[7 * 16..], "the same picture twice");
 
@@ -170,6 +178,87 @@ fn any_pictures_are_embedded() {
     fs::write(empty.join("x.jpg"), b"not a JPEG").unwrap();
     let error = stderr_of_failure(&run(&path(&empty)), 1);
     assert!(error.contains("x.jpg: cannot be decoded"), "{error}");
+}
+
+#[test]
+fn everything_is_embedded_unless_test_identities_are_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let weights = random_weights_file(dir.path()).display().to_string();
+    let data = dir.path().join("people");
+    image_folder(&data, &[("ann", 2), ("bob", 3)]);
+    let out = |name: &str| dir.path().join(name);
+    let run = |name: &str, extra: &[&str]| {
+        let (data, out) = (data.display().to_string(), out(name).display().to_string());
+        let words = [
+            "embed",
+            "--weights",
+            &weights,
+            "--data",
+            &data,
+            "--out",
+            &out,
+        ];
+        let device = ["--device", "cpu", "--threads", "1"];
+        arcface_cu(words.iter().chain(&device).chain(extra))
+    };
+    for (name, extra) in [("all", &["--all"][..]), ("plain", &[])] {
+        let text = stdout_of_success(&run(name, extra));
+        assert!(text.contains("5 embeddings in "), "{text}");
+        assert_eq!(labels(&out(name)), [0, 0, 1, 1, 1]);
+    }
+    assert_eq!(embeddings(&out("all")), embeddings(&out("plain")));
+    // Counted before anything is made or a device is opened.
+    let error = stderr_of_failure(&run("few", &["--ids", "2", "--per-id", "3"]), 1);
+    assert!(
+        error.contains("expected 2 identities with at least 3 images each"),
+        "{error}"
+    );
+    let error = stderr_of_failure(&run("few", &["--ids", "2"]), 1);
+    assert!(error.contains("at least 20 images each"), "{error}");
+    assert!(!out("few").exists());
+    for extra in [
+        &["--per-id", "3"][..],
+        &["--last-id", "1"],
+        &["--ids", "1", "--skip-bad"],
+    ] {
+        stderr_of_failure(&run("few", extra), 2);
+    }
+    // A finished gallery.
+    let error = stderr_of_failure(&run("all", &[]), 1);
+    assert!(
+        error.contains("all: holds a finished gallery; --append adds"),
+        "{error}"
+    );
+    fs::remove_file(out("all").join("similarity.png")).unwrap();
+    let text = stdout_of_success(&run("all", &["--resume"]));
+    assert!(
+        text.contains("holds the finished gallery already: nothing to do"),
+        "{text}"
+    );
+    assert!(out("all").join("similarity.png").is_file());
+    stderr_of_failure(&run("all", &["--resume", "--overwrite"]), 2);
+    stdout_of_success(&run("all", &["--overwrite"]));
+    image_folder(&data, &[("cid", 1)]);
+    let text = stdout_of_success(&run("all", &["--append"]));
+    let said = "5 pictures are in the gallery already and stay as they are, 1 are new";
+    assert!(
+        text.contains(said) && text.contains("6 embeddings in "),
+        "{text}"
+    );
+    assert_eq!(labels(&out("all")), [0, 0, 1, 1, 1, 2]);
+    let text = stdout_of_success(&run("all", &["--append"]));
+    assert!(
+        text.contains("nothing to add: all pictures are in "),
+        "{text}"
+    );
+    // Identities can be stopped and resumed, and the whole is told of.
+    let ids = ["--ids", "2", "--per-id", "2"];
+    let text = stdout_of_success(&run("ids", &ids));
+    assert!(
+        text.contains("ID:1 Embedding done.\nID:0 Embedding done.\n"),
+        "{text}"
+    );
+    assert_eq!(labels(&out("ids")), [1, 1, 0, 0]);
 }
 
 #[test]

@@ -141,10 +141,7 @@ pub(super) fn run(args: Args, gpus: &impl Gpus) -> Result<()> {
             let weights = weights.as_ref().expect("pictures ask for weights");
             let weights = weights::load(weights, false)?.weights;
             // Before anything is embedded, which may take long.
-            let origin = Origin {
-                weights: weights.fingerprint(),
-                tta: args.tta,
-            };
+            let origin = Origin::new(weights.fingerprint(), args.tta);
             let network = Kind {
                 dim: (args.tta).row_length(weights.config.model.embedding_size()?),
                 origin: Some(&origin),

@@ -10,6 +10,7 @@ pub mod formats;
 pub mod loader;
 pub mod pack;
 pub mod picture;
+pub mod subset;
 pub mod unused;
 
 use self::formats::{image_folder, index, list, recordio, shards, tar, tfrecord, webdataset};

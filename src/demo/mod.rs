@@ -11,7 +11,7 @@
 //! | `weights.safetensors`, `config.toml`, `metrics.csv`, `checkpoints/` | train | |
 //! | `eval/faces`, `eval/faces_list.npy` | demo | pairs of the reserved people, a bcolz array |
 //! | `eval.json`, `pairs.png` | eval | |
-//! | `embeddings.npy`, `embeddings.json`, `labels.npy`, `files.txt`, `similarity.png` | embed | reserved people |
+//! | `embeddings.npy`, `embeddings.json`, `labels.npy`, `labels.tsv`, `files.txt`, `similarity.png` | embed | reserved people |
 
 pub mod faces;
 
@@ -34,7 +34,7 @@ const MARK: &str = "# Written by arcface-cu demo; running it again replaces what
 const COMMANDS: &str = "commands.txt";
 
 /// What a demonstration leaves in its folder.
-const OWN: [&str; 15] = [
+const OWN: [&str; 17] = [
     "faces",
     "packed",
     "eval",
@@ -47,7 +47,9 @@ const OWN: [&str; 15] = [
     "pairs.png",
     "embeddings.npy",
     "embeddings.json",
+    "embeddings.state.json",
     "labels.npy",
+    "labels.tsv",
     "files.txt",
     "similarity.png",
 ];
