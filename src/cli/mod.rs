@@ -22,6 +22,7 @@ mod run_folder;
 mod search;
 mod source;
 mod threads;
+mod threshold;
 mod train;
 mod validation;
 mod verify;
