@@ -102,7 +102,7 @@ fn print(report: &Report) {
     say(format!("sizes: {}", sizes.join(", ")));
     if report.unaligned > 0 {
         say(format!(
-            "not aligned: {} images are not square, or larger than 448 pixels; faces must be found and aligned first",
+            "not aligned: {} images are not square, or larger than 448 pixels; faces must be found and aligned first (pack --landmarks aligns them)",
             count(report.unaligned)
         ));
     }

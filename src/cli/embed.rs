@@ -3,6 +3,7 @@
 use super::counter::counter;
 use super::device::{DeviceArgs, Gpus, OnDevice, with_device};
 use super::interrupt;
+use super::landmarks::LandmarksArgs;
 use super::output::{check_folder, grouped, say, warn_unaligned};
 use super::source::{self, ImageRoot};
 use super::threads::ThreadsArgs;
@@ -71,6 +72,8 @@ pub(super) struct Args {
     /// The number of the identity to begin --ids with [default: the highest].
     #[arg(long, value_name = "N", requires = "ids")]
     last_id: Option<u64>,
+    #[command(flatten)]
+    landmarks: LandmarksArgs,
     /// What is done with mirror images: none, flip-sum (the sum of both embeddings) or flip-concat (both, one after the
     /// other).
     #[arg(long, default_value_t = Tta::FlipSum)]
@@ -157,6 +160,11 @@ fn open(args: &Args, weights: &Weights) -> Result<(Arc<dyn Dataset>, Identities)
             Arc::new(pictures)
         }
     };
+    let size = weights.model()?.input_shape().h;
+    // Of test identities, only those that are chosen need landmarks.
+    let skip_bad = args.skip_bad || args.ids.is_some();
+    let mut aligned = (args.landmarks).align(vec![dataset], size, Some(skip_bad))?;
+    let dataset = aligned.remove(0);
     let (Some(ids), Some(data)) = (args.ids, &args.data) else {
         return Ok((dataset, Identities::default()));
     };

@@ -14,6 +14,7 @@ mod import;
 mod info;
 mod interrupt;
 mod kernels;
+mod landmarks;
 mod output;
 mod pack;
 mod plan;

@@ -2,6 +2,7 @@
 
 use super::counter::counter;
 use super::device::{DeviceArgs, Gpus, OnDevice, with_device};
+use super::landmarks::LandmarksArgs;
 use super::output::{check_file, grouped, say, warn, warn_unaligned};
 use super::source::{self, ImageRoot};
 use super::threads::ThreadsArgs;
@@ -44,6 +45,8 @@ pub(super) struct Args {
     root: ImageRoot,
     #[command(flatten)]
     threshold: ThresholdArgs,
+    #[command(flatten)]
+    landmarks: LandmarksArgs,
     /// What is done with mirror images of pictures: none, flip-sum or flip-concat.
     #[arg(long, default_value_t = Tta::FlipSum)]
     tta: Tta,
@@ -134,6 +137,16 @@ pub(super) fn run(args: Args, gpus: &impl Gpus) -> Result<()> {
         true => None,
         false => Some(Side::open(&args.query, &args)?),
     };
+    if args.landmarks.landmarks.is_some()
+        && ![Some(&gallery), query.as_ref()]
+            .into_iter()
+            .flatten()
+            .any(|side| matches!(side, Side::Pictures(_)))
+    {
+        return Err(Error::Usage(
+            "--landmarks: there is no picture to align, both sides are embeddings".into(),
+        ));
+    }
     match (gallery, query, &args.weights) {
         (Side::Stored(gallery), None, _) => {
             let threshold = choose_threshold(&args, Kind::of(&gallery))?;
@@ -157,6 +170,7 @@ pub(super) fn run(args: Args, gpus: &impl Gpus) -> Result<()> {
                 comparable(&args, [gallery.kind(network), query.kind(network)])?;
             }
             let threshold = choose_threshold(&args, network)?;
+            let (gallery, query) = align(&args, &weights, gallery, query)?;
             let device = args.device.device;
             let task = Task {
                 args,
@@ -177,6 +191,32 @@ fn choose_threshold(args: &Args, kind: Kind<'_>) -> Result<Option<Threshold>> {
         name: args.weights.as_deref().unwrap_or(&args.gallery),
         tta: kind.origin.map(|origin| origin.tta),
     })
+}
+
+/// Aligns the faces in the pictures of both sides.
+fn align(
+    args: &Args,
+    weights: &Weights,
+    gallery: Side,
+    query: Option<Side>,
+) -> Result<(Side, Option<Side>)> {
+    let size = weights.model()?.input_shape().h;
+    let mut sides: Vec<Side> = std::iter::once(gallery).chain(query).collect();
+    let sets = sides.iter().filter_map(|side| match side {
+        Side::Pictures(dataset) => Some(Arc::clone(dataset)),
+        Side::Stored(_) => None,
+    });
+    let mut aligned = args
+        .landmarks
+        .align(sets.collect(), size, None)?
+        .into_iter();
+    for side in &mut sides {
+        if let Side::Pictures(dataset) = side {
+            *dataset = aligned.next().expect("as many as before");
+        }
+    }
+    let mut sides = sides.into_iter();
+    Ok((sides.next().expect("the gallery"), sides.next()))
 }
 
 struct Task {

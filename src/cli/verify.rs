@@ -1,6 +1,7 @@
 //! `arcface-cu verify`: do two pictures show one person?
 
 use super::device::{DeviceArgs, Gpus, OnDevice, with_device};
+use super::landmarks::LandmarksArgs;
 use super::output::{say, warn, warn_unaligned};
 use super::threads::ThreadsArgs;
 use super::threshold::{Threshold, ThresholdArgs, Use};
@@ -23,7 +24,7 @@ const UNCALIBRATED: f64 = 1.24;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The first picture: a face, aligned as the network's training pictures are.
+    /// The first picture: a face, aligned as the network's training pictures are, or with --landmarks any picture of it.
     #[arg(value_name = "A")]
     a: PathBuf,
     /// The second picture.
@@ -33,6 +34,8 @@ pub(super) struct Args {
     weights: WeightsArgs,
     #[command(flatten)]
     threshold: ThresholdArgs,
+    #[command(flatten)]
+    landmarks: LandmarksArgs,
     /// What is done with mirror images: none, flip-sum or flip-concat [default: as --eval, else flip-sum].
     #[arg(long)]
     tta: Option<Tta>,
@@ -50,6 +53,8 @@ pub(super) fn run(args: Args, gpus: &impl Gpus) -> Result<()> {
     let weights = import::weights(&args.weights.file)?;
     let threshold = choose_threshold(&args, &weights)?;
     let images = [decode(&args.a)?, decode(&args.b)?];
+    let size = weights.model()?.input_shape().h;
+    let images = (args.landmarks).align_pair(images, [&args.a, &args.b], size)?;
     let device = args.device.device;
     let task = Task {
         args,
