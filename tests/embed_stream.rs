@@ -72,6 +72,8 @@ fn options() -> StreamOptions {
         format: Format::Npy,
         skip_bad: false,
         resume: false,
+        append: false,
+        overwrite: false,
         sync_every: Duration::ZERO,
     }
 }
@@ -221,14 +223,16 @@ fn a_run_that_is_stopped_says_so_and_another_job_is_refused() {
     );
     fs::write(&labels, bytes).unwrap();
     let mut begun = None;
-    run(&data, dir.path(), &resume(), &mut |step| {
-        if let Step::Begun(done) = step {
-            begun = Some(done);
+    let summary = run(&data, dir.path(), &resume(), &mut |step| {
+        if let Step::Begun { done, total, .. } = step {
+            begun = Some((done, total));
         }
         true
     })
     .unwrap();
-    assert_eq!(begun, Some(8));
+    assert_eq!(begun, Some((8, 20)));
+    // Of the whole run: none of these pictures is a square.
+    assert_eq!((summary.rows, summary.unaligned), (20, 20));
     let left: Vec<String> = files(dir.path()).into_keys().collect();
     let expected = [
         ".lock",
@@ -239,6 +243,240 @@ fn a_run_that_is_stopped_says_so_and_another_job_is_refused() {
         "labels.tsv",
     ];
     assert_eq!(left, expected);
+}
+
+#[test]
+fn one_process_writes_to_a_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = Counting::new(8, |_| false);
+    let mut refused = 0;
+    run(&data, dir.path(), &options(), &mut |step| {
+        if let Step::Done(_) = step {
+            for resume in [false, true] {
+                let options = StreamOptions {
+                    resume,
+                    ..options()
+                };
+                let error = run(&data, dir.path(), &options, &mut |_| true).unwrap_err();
+                let error = error.to_string();
+                assert!(error.contains("another process is embedding"), "{error}");
+                refused += 1;
+            }
+        }
+        true
+    })
+    .unwrap();
+    assert_eq!(refused, 4);
+    assert_eq!(Stored::open(dir.path()).unwrap().rows(), 8);
+}
+
+#[test]
+fn a_finished_gallery_is_replaced_only_if_that_is_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("gallery");
+    let data = Counting::new(10, |_| false);
+    run(&data, &out, &options(), &mut |_| true).unwrap();
+    let before = files(&out);
+    let says = |options: &StreamOptions, data: &Arc<Counting>, words: &str| {
+        let error = run(data, &out, options, &mut |_| true).unwrap_err();
+        assert!(error.to_string().contains(words), "{error}");
+        assert!(files(&out) == before, "{words}");
+    };
+    let refused = "holds a finished gallery; --append adds to it, --overwrite replaces it";
+    says(&options(), &data, refused);
+    // To resume it finds nothing to do, if it is the same.
+    let resume = StreamOptions {
+        resume: true,
+        ..options()
+    };
+    let reads = data.reads.load(Ordering::Relaxed);
+    let summary = run(&data, &out, &resume, &mut |_| true).unwrap();
+    assert_eq!((summary.rows, summary.was_finished), (10, true));
+    // The sample of 64 pictures that tells sets apart.
+    assert_eq!(data.reads.load(Ordering::Relaxed) - reads, 10);
+    assert!(files(&out) == before);
+    let other = StreamOptions {
+        weights: "4567".to_owned(),
+        ..resume.clone()
+    };
+    says(
+        &other,
+        &data,
+        "of another kind; the weights: 0123 there, 4567 now",
+    );
+    let more = Counting::new(11, |_| false);
+    says(&resume, &more, "of another kind; the pictures: 10 pictures");
+    // Stopped in the middle, the old one stands.
+    let overwrite = StreamOptions {
+        overwrite: true,
+        ..options()
+    };
+    let mut batches = 0;
+    run(&more, &out, &overwrite, &mut |step| {
+        batches += usize::from(matches!(step, Step::Done(_)));
+        batches < 2
+    })
+    .unwrap_err();
+    assert_eq!(Stored::open(&out).unwrap().rows(), 10);
+    let error = run(&more, &out, &options(), &mut |_| true)
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("8 of 11 pictures; --resume"), "{error}");
+    let summary = run(&more, &out, &resume, &mut |_| true).unwrap();
+    assert_eq!((summary.rows, summary.was_finished), (11, false));
+    run(&data, &out, &overwrite, &mut |_| true).unwrap();
+    assert!(files(&out) == before);
+    // An unfinished run may be begun again, too.
+    let fresh = dir.path().join("fresh");
+    run(&more, &fresh, &options(), &mut |step| {
+        !matches!(step, Step::Done(_))
+    })
+    .unwrap_err();
+    run(&data, &fresh, &overwrite, &mut |_| true).unwrap();
+    assert!(files(&fresh) == before);
+}
+
+/// Of `0..images`, and of people 5 to 9, the same in other numbers.
+struct Others(Arc<Counting>);
+
+impl Dataset for Others {
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn classes(&self) -> usize {
+        6
+    }
+
+    fn label(&self, index: usize) -> u32 {
+        (index % 6) as u32
+    }
+
+    fn read(&self, index: usize, image: &mut Image) -> Result<()> {
+        self.0.read(index, image)
+    }
+
+    fn describe(&self, index: usize) -> String {
+        // The first three are those of the other set.
+        match index {
+            0..3 => self.0.describe(index),
+            _ => format!("other {index}"),
+        }
+    }
+
+    fn class_name(&self, label: u32) -> String {
+        ["bob", "fay", "", "gus", "ann", "7"][label as usize].to_owned()
+    }
+}
+
+#[test]
+fn what_is_added_to_a_gallery_is_added_whole_or_not_at_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = Counting::new(10, |i| i == 4);
+    let others: Arc<dyn Dataset> = Arc::new(Others(Counting::new(21, |i| i == 20)));
+    let add = |out: &Path, options: &StreamOptions, observe: &mut dyn FnMut(Step<'_>) -> bool| {
+        let (weights, mut cpu) = (random_weights(), Cpu::new());
+        let mut embedder = Embedder::new(&mut cpu, &weights, 4, Element::F32).unwrap();
+        embed::embed_all(&mut embedder, others.clone(), out, options, observe)
+    };
+    for format in [Format::Npy, Format::Safetensors] {
+        let whole = dir.path().join(format!("{format:?}"));
+        let options = StreamOptions {
+            format,
+            skip_bad: true,
+            ..options()
+        };
+        run(&first, &whole, &options, &mut |_| true).unwrap();
+        let old = Stored::open(&whole).unwrap();
+        let append = StreamOptions {
+            append: true,
+            // The gallery keeps its own.
+            format: Format::Npy,
+            ..options.clone()
+        };
+        let mut snapshots = Vec::new();
+        let mut begun = None;
+        let summary = add(&whole, &append, &mut |step| {
+            match step {
+                Step::Begun {
+                    total,
+                    done,
+                    present,
+                } => begun = Some((total, done, present)),
+                Step::Done(_) => {
+                    // Readers find the old gallery.
+                    assert!(Stored::open(&whole).unwrap() == old);
+                    let to = dir.path().join(format!("{format:?}-{}", snapshots.len()));
+                    copy(&whole, &to);
+                    snapshots.push(to);
+                }
+                Step::Skipped(_) => {}
+            }
+            true
+        })
+        .unwrap();
+        // Three are there already, one cannot be read, as one of the old ones could not.
+        assert_eq!(begun, Some((18, 0, 3)));
+        assert_eq!((summary.rows, summary.skipped), (9 + 17, 2));
+        let stored = Stored::open(&whole).unwrap();
+        assert_eq!(stored.embeddings[..9 * 16], old.embeddings);
+        assert_eq!(stored.files[..9], old.files);
+        assert_eq!(stored.files[9], "other 3");
+        let who = |row: usize| stored.identity(row);
+        // Of other 3 and so on: gus, ann, 7, bob, fay, nobody.
+        let expected = ["gus", "ann", "7", "bob", "fay"].map(|name| Some(name.to_owned()));
+        assert_eq!([9, 10, 11, 12, 13].map(who), expected);
+        assert_eq!(who(14), None);
+        let labels = stored.labels.as_ref().unwrap();
+        assert_eq!(labels[9..15], [9, 0, 7, 1, 8, -1]);
+        let expected = files(&whole);
+        for folder in snapshots {
+            let error = add(&folder, &append, &mut |_| true)
+                .unwrap_err()
+                .to_string();
+            assert!(error.contains("unfinished run"), "{error}");
+            let resume = StreamOptions {
+                resume: true,
+                ..append.clone()
+            };
+            let summary = add(&folder, &resume, &mut |_| true).unwrap();
+            assert_eq!((summary.rows, summary.skipped), (26, 2));
+            assert!(files(&folder) == expected, "{}", folder.display());
+        }
+        // Everything is in it now, except what cannot be read, which is not listed twice.
+        let summary = add(&whole, &append, &mut |_| true).unwrap();
+        assert_eq!((summary.rows, summary.skipped), (26, 2));
+        let again = Stored::open(&whole).unwrap();
+        assert_eq!(
+            (&again.files, &again.labels),
+            (&stored.files, &stored.labels)
+        );
+        assert!(again.embeddings == stored.embeddings && again.names == stored.names);
+        let other = StreamOptions {
+            weights: "4567".to_owned(),
+            ..append.clone()
+        };
+        let error = add(&whole, &other, &mut |_| true).unwrap_err().to_string();
+        assert!(
+            error.contains("the weights: 0123 there, 4567 now"),
+            "{error}"
+        );
+    }
+    // Without a gallery there is a new one.
+    let append = StreamOptions {
+        append: true,
+        ..options()
+    };
+    let new = dir.path().join("new");
+    let data = Counting::new(5, |_| false);
+    run(&data, &new, &append, &mut |_| true).unwrap();
+    let summary = run(&data, &new, &append, &mut |_| true).unwrap();
+    assert_eq!((summary.rows, summary.was_finished), (5, true));
+    fs::remove_file(new.join("embeddings.json")).unwrap();
+    let error = run(&data, &new, &append, &mut |_| true)
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("cannot be added to"), "{error}");
 }
 
 /// What is decoded and not yet embedded is bounded by a few batches, whatever the number of pictures.
@@ -252,7 +490,7 @@ fn pictures_wait_in_a_bounded_queue() {
     let (mut before, mut done, mut most) = (0, 0, 0);
     run(&data, dir.path(), &options(), &mut |step| {
         match step {
-            Step::Begun(_) => before = reads(),
+            Step::Begun { .. } => before = reads(),
             Step::Done(images) => {
                 done += images;
                 most = most.max(reads() - before - done);

@@ -332,6 +332,40 @@ fn broken_sets_are_named() {
 }
 
 #[test]
+fn pictures_of_pairs_are_what_their_name_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let weights = random_weights_file(dir.path()).display().to_string();
+    write_set(&dir.path().join("a"), "lfw", &pairs(12));
+    let data = dir.path().join("a").display().to_string();
+    let run = |name: &str| {
+        let path = dir.path().join(name).display().to_string();
+        let words = [
+            "eval",
+            "--weights",
+            &weights,
+            "--data",
+            &data,
+            "--pairs",
+            &path,
+        ];
+        arcface_cu(words.iter().chain(&["--device", "cpu", "--threads", "1"]))
+    };
+    for (name, start) in [
+        ("x.jpg", &[0xff, 0xd8][..]),
+        ("x.png", b"\x89PNG"),
+        ("x.SVG", b"<svg "),
+    ] {
+        stdout_of_success(&run(name));
+        assert!(
+            fs::read(dir.path().join(name)).unwrap().starts_with(start),
+            "{name}"
+        );
+    }
+    let error = stderr_of_failure(&run("x.gif"), 2);
+    assert!(error.contains(".png, .jpg or .svg"), "{error}");
+}
+
+#[test]
 fn wrong_usage_ends_with_2() {
     for words in [
         &["eval"][..],

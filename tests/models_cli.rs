@@ -56,6 +56,7 @@ impl Room {
             "none",
             "--out",
             &format!("@{out}"),
+            "--overwrite",
             "--device",
             "cpu",
         ]);

@@ -133,6 +133,133 @@ fn people_are_found() {
 }
 
 #[test]
+fn strangers_are_unknown() {
+    let dir = tempfile::tempdir().unwrap();
+    let weights = random_weights_file(dir.path());
+    let at = |name: &str| dir.path().join(name);
+    people(&at("gallery"), &["ann", "bob", "cid"], 0..2);
+    people(&at("query"), &["bob", "zoe"], 2..4);
+    embed(&weights, &at("gallery"), &at("g"), &[]);
+    embed(&weights, &at("query"), &at("q"), &[]);
+    let json = text(&at("hits.json"));
+    let run = |extra: &[&str]| {
+        search(
+            &at("g"),
+            &at("q"),
+            &[&["--top", "1", "--json", &json], extra].concat(),
+        )
+    };
+    let found =
+        || -> serde_json::Value { serde_json::from_slice(&fs::read(&json).unwrap()).unwrap() };
+    // Bob's pictures are nearer to one another than zoe's are to anybody.
+    stdout_of_success(&run(&[]));
+    let hits = found();
+    assert_eq!(hits["queries"][0]["known"], serde_json::Value::Null);
+    let distance = |query: usize| {
+        2.0 - 2.0
+            * hits["queries"][query]["hits"][0]["cosine"]
+                .as_f64()
+                .unwrap()
+    };
+    let (bob, zoe) = (distance(0).max(distance(1)), distance(2).min(distance(3)));
+    assert!(bob < zoe, "{bob} {zoe}");
+    let between = format!("{}", (bob + zoe) / 2.0);
+    let csv = text(&at("hits.csv"));
+    let table = stdout_of_success(&run(&["--threshold", &between, "--csv", &csv]));
+    for words in [
+        "query/bob/2.jpg (bob): bob\n",
+        "query/zoe/3.jpg (zoe): unknown\n",
+        "2 known, 2 unknown: threshold ",
+        "threshold 100.00 % of 2 queries whose identity is in the gallery are answered with it",
+        "threshold 0.00 % of 2 queries whose identity is not in the gallery are taken for somebody",
+    ] {
+        assert!(table.contains(words), "{words}: {table}");
+    }
+    let hits = found();
+    assert_eq!(hits["queries"][0]["answer"], "bob");
+    assert_eq!(hits["queries"][2]["known"], false);
+    assert_eq!(hits["queries"][2]["answer"], serde_json::Value::Null);
+    assert_eq!(hits["open_set"]["identified"], 1.0);
+    let csv = fs::read_to_string(csv).unwrap();
+    let ends: Vec<&str> = csv
+        .lines()
+        .map(|line| line.rsplit(',').next().unwrap())
+        .collect();
+    assert_eq!(ends, ["accepted", "true", "true", "false", "false"]);
+    // Nobody is at a smaller distance than 0.
+    let table = stdout_of_success(&run(&["--threshold", "0"]));
+    assert!(table.contains("0 known, 4 unknown"), "{table}");
+
+    // From an evaluation, at a rate.
+    let loaded = arcface_cu::weights::checkpoint::Weights::load(&weights).unwrap();
+    let results = |rest: &str| {
+        let set = "\"name\":\"lfw\",\"threshold\":4,\"pairs\":6000,\"impostor_pairs\":3000,\"accuracy\":1,\"accuracy_std\":0,\"auc\":1,\"eer\":0,\"tar\":{},\"folds\":[]";
+        let json = format!(
+            "{{\"sets\":[{{{set}{rest}}}],\"tta\":\"flip-sum\",\"weights\":\"{}\"}}",
+            loaded.fingerprint()
+        );
+        fs::write(at("eval.json"), json).unwrap();
+    };
+    let file = text(&at("eval.json"));
+    results(&format!(
+        ",\"far_threshold\":{{\"1e-3\":{between},\"1e-4\":1e-9}}"
+    ));
+    let output = run(&["--eval", &file, "--far", "0.001"]);
+    let table = stdout_of_success(&output);
+    assert!(
+        table.contains("2 known, 2 unknown") && table.contains("lfw at false accept rate 1e-3"),
+        "{table}"
+    );
+    assert!(!String::from_utf8_lossy(&output.stderr).contains("warning: lfw"));
+    let output = run(&["--eval", &file, "--far", "1e-4"]);
+    assert!(stdout_of_success(&output).contains("0 known, 4 unknown"));
+    let warning = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        warning.contains("3000 pairs of two people, too few to tell a false accept rate of 1e-4"),
+        "{warning}"
+    );
+    assert!(stdout_of_success(&run(&["--eval", &file])).contains("4 known, 0 unknown"));
+    let says = |extra: &[&str], code: i32, words: &str| {
+        let error = stderr_of_failure(&run(extra), code);
+        assert!(error.contains(words), "{error}");
+    };
+    says(
+        &["--eval", &file, "--far", "0.5"],
+        1,
+        "no threshold at the false accept rate 0.5 for lfw; there are those at 1e-3, 1e-4",
+    );
+    says(&["--far", "0.5"], 2, "--eval");
+    says(&["--threshold", "4.5"], 2, "from 0 to 4");
+    says(&["--threshold", "NaN"], 2, "from 0 to 4");
+    results("");
+    says(
+        &["--eval", &file, "--far", "1e-3"],
+        1,
+        "holds no thresholds at false accept rates",
+    );
+    embed(&weights, &at("gallery"), &at("none"), &["--tta", "none"]);
+    let output = search(&at("none"), &at("none"), &["--eval", &file]);
+    let error = stderr_of_failure(&output, 1);
+    assert!(
+        error.contains("thresholds for --tta flip-sum, not for none"),
+        "{error}"
+    );
+    // verify takes it at a rate, too.
+    results(",\"far_threshold\":{\"1e-3\":0.5}");
+    let picture = at("query/bob/2.jpg");
+    let output = verify(
+        &weights,
+        [&picture, &picture],
+        &["--eval", &file, "--far", "1e-3"],
+    );
+    let said = stdout_of_success(&output);
+    assert!(
+        said.contains("threshold 0.5000") && said.contains("at false accept rate 1e-3"),
+        "{said}"
+    );
+}
+
+#[test]
 fn what_cannot_be_compared_is_refused_by_name() {
     let dir = tempfile::tempdir().unwrap();
     let weights = random_weights_file(dir.path());

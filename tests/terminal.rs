@@ -71,6 +71,31 @@ fn threads_that_cannot_be_started_are_an_error() {
     let text = stderr(&output);
     assert_eq!(output.status.code(), Some(1), "{text}");
     assert!(text.contains("error: starting the threads"), "{text}");
+    // As many as are asked for, in every command that works on data.
+    let network = ["--weights", "w"];
+    for words in [
+        &["train", "--data", "d"][..],
+        &[&["eval", "--data", "d"], &network[..]].concat(),
+        &[&["embed", "--data", "d", "--out", "o"], &network[..]].concat(),
+        &[&["verify", "a", "b"], &network[..]].concat(),
+        &["search", "--gallery", "g", "--query", "q"],
+        &["pack", "--data", "d", "--out", "o"],
+        &["check", "--data", "d"],
+        &["demo"],
+    ] {
+        let output = Command::new("sh")
+            .args(["-c", "ulimit -v 2000000; exec \"$0\" \"$@\""])
+            .arg(env!("CARGO_BIN_EXE_arcface-cu"))
+            .args(words)
+            .args(["--threads", "4000"])
+            .output()
+            .unwrap();
+        let text = stderr(&output);
+        assert!(
+            text.contains("error: starting the threads"),
+            "{words:?}: {text}"
+        );
+    }
 }
 
 #[test]

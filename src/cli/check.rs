@@ -4,6 +4,7 @@ use super::counter::counter;
 use super::output::{check_file, count, grouped, make_folder_of, say};
 use super::recipe::RecipeArgs;
 use super::source::{self, ImageRoot};
+use super::threads::ThreadsArgs;
 use crate::base::files;
 use crate::base::text::one_line;
 use crate::data::check::{Report, check};
@@ -26,6 +27,8 @@ pub(super) struct Args {
     /// Write everything that is found as JSON. Default: none.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) threads: ThreadsArgs,
 }
 
 pub(super) fn run(args: Args) -> Result<()> {
@@ -113,7 +116,7 @@ fn print(report: &Report) {
     say(format!("sizes: {}", sizes.join(", ")));
     if report.unaligned > 0 {
         say(format!(
-            "not aligned: {} not square, or larger than 448 pixels; faces must be found and aligned first",
+            "not aligned: {} not square, or larger than 448 pixels; faces must be found and aligned first (pack --landmarks aligns them)",
             count(report.unaligned, "image")
         ));
     }

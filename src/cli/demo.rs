@@ -4,6 +4,7 @@ use super::counter::counter;
 use super::device::{Device, Gpus};
 use super::output::say;
 use super::recipe::whole_number;
+use super::threads::ThreadsArgs;
 use super::{interrupt, run_on};
 use crate::demo::{Demo, SET, Size, shell_line};
 use crate::{Error, Result};
@@ -26,6 +27,8 @@ pub(super) struct Args {
     /// Where to compute: auto, cpu, cuda or cuda:N, as for the other commands.
     #[arg(long, default_value = "auto", value_parser = device)]
     device: String,
+    #[command(flatten)]
+    pub(super) threads: ThreadsArgs,
 }
 
 /// The text itself, since the commands are given it again.
@@ -40,6 +43,7 @@ pub(super) fn run(args: Args, gpus: &impl Gpus) -> Result<()> {
         seed: args.seed,
         size: if args.quick { Size::QUICK } else { Size::FULL },
         device: (args.device != "auto").then_some(args.device),
+        threads: args.threads.threads,
     };
     let _lock = demo.prepare()?;
     interrupt::listen()?;

@@ -1,21 +1,22 @@
-//! `arcface-cu embed`: embeddings of test identities, of whole data sets or of any pictures.
+//! `arcface-cu embed`: embeddings of whole data sets, of test identities or of any pictures.
 
 use super::counter::counter;
 use super::device::{DeviceArgs, Gpus, OnDevice, with_device};
 use super::interrupt;
+use super::landmarks::LandmarksArgs;
 use super::output::{check_folder, grouped, say, warn_unaligned};
 use super::source::{self, ImageRoot};
+use super::threads::ThreadsArgs;
 use super::weights::WeightsArgs;
 use crate::backend::Backend;
 use crate::base::text::one_line;
 use crate::data::Dataset;
 use crate::data::fingerprint::Fingerprint;
 use crate::embed::{
-    self, Embedded, Event, Pictures, SIMILARITY_LIMIT, Selection, Step, Stored, StreamOptions,
-    Summary,
+    self, Event, Pictures, SIMILARITY_LIMIT, Selection, Step, Stored, StreamOptions, Summary,
 };
 use crate::embedder::Embedder;
-use crate::report::similarity::Means;
+use crate::report::progress::Counter;
 use crate::verification::Tta;
 use crate::weights::checkpoint::Weights;
 use crate::{Error, Result};
@@ -49,54 +50,54 @@ impl From<Format> for embed::Format {
 pub(super) struct Args {
     #[command(flatten)]
     weights: WeightsArgs,
-    /// Data set of any format that `train` reads. Of it the test identities are embedded, or with --all every image. An
-    /// identity's number is its name where all names are numbers, else its place.
+    /// Data set of any format that `train` reads, of which every image is embedded, in order, or with --ids test
+    /// identities. An identity's number is its name where all names are numbers, else its place.
     #[arg(long, value_name = "PATH")]
     data: Option<PathBuf>,
     #[command(flatten)]
     root: ImageRoot,
-    /// Pictures to embed instead, all of them: files, and folders whose subfolders are one identity each.
-    #[arg(long, value_name = "FILE_OR_DIR", num_args = 1.., group = "stream")]
+    /// Pictures to embed instead, all of them: files, and folders whose subfolders are one identity each. Loose pictures
+    /// are no identities.
+    #[arg(long, value_name = "FILE_OR_DIR", num_args = 1..)]
     images: Option<Vec<PathBuf>>,
-    /// Embed every image of --data, in order. Default: off, its test identities.
-    #[arg(long, group = "stream", conflicts_with_all = ["ids", "per_id", "last_id"])]
+    /// Embed every image of --data. It is what happens without --ids.
+    #[arg(long, conflicts_with = "ids")]
     all: bool,
-    /// How many identities are embedded, from the last one downwards.
-    #[arg(
-        long,
-        default_value_t = 20,
-        value_name = "N",
-        conflicts_with = "images"
-    )]
-    ids: usize,
-    /// How many images of each; an identity with fewer is skipped.
-    #[arg(
-        long,
-        default_value_t = 20,
-        value_name = "N",
-        conflicts_with = "images"
-    )]
+    /// Embed so many identities only, from the last one downwards. Default: none, every image is embedded.
+    #[arg(long, value_name = "N", conflicts_with_all = ["images", "skip_bad", "append"])]
+    ids: Option<usize>,
+    /// How many images of each of --ids; an identity with fewer is passed over.
+    #[arg(long, default_value_t = 20, value_name = "N", requires = "ids")]
     per_id: usize,
-    /// The number of the identity to begin with [default: the highest].
-    #[arg(long, value_name = "N", conflicts_with = "images")]
+    /// The number of the identity to begin --ids with [default: the highest].
+    #[arg(long, value_name = "N", requires = "ids")]
     last_id: Option<u64>,
+    #[command(flatten)]
+    landmarks: LandmarksArgs,
     /// What is done with mirror images: none, flip-sum (the sum of both embeddings) or flip-concat (both, one after the
     /// other).
     #[arg(long, default_value_t = Tta::FlipSum)]
     tta: Tta,
-    /// Folder for embeddings.npy (unit vectors), labels.npy, files.txt and, of up to 2000 pictures, similarity.png.
+    /// Folder for embeddings.npy (unit vectors), labels.npy, labels.tsv, files.txt and, of up to 2000 pictures,
+    /// similarity.png. A finished gallery in it is refused without --append or --overwrite.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// With --all or --images: embeddings.npy and labels.npy, or embeddings.safetensors with both.
-    #[arg(long, value_enum, default_value_t = Format::Npy, requires = "stream")]
+    /// embeddings.npy and labels.npy, or embeddings.safetensors with both.
+    #[arg(long, value_enum, default_value_t = Format::Npy, conflicts_with = "append")]
     format: Format,
-    /// With --all or --images: go on with an unfinished run in --out, if there is one. It ends with the same bytes.
-    /// Default: off.
-    #[arg(long, requires = "stream")]
+    /// Go on with an unfinished run in --out, if there is one. It ends with the same bytes. Default: off.
+    #[arg(long)]
     resume: bool,
-    /// With --all or --images: leave out pictures that cannot be read, and list them in skipped.txt. Default: off,
-    /// the first one stops the run.
-    #[arg(long, requires = "stream")]
+    /// Add to the gallery in --out, if there is one, the pictures that it does not hold yet. It stands as it is until all
+    /// of them are embedded. Default: off.
+    #[arg(long)]
+    append: bool,
+    /// Replace the gallery or the unfinished run in --out, if there is one. A gallery stands until the new one is complete.
+    /// Default: off.
+    #[arg(long, conflicts_with_all = ["resume", "append"])]
+    overwrite: bool,
+    /// Leave out pictures that cannot be read, and list them in skipped.txt. Default: off, the first one stops the run.
+    #[arg(long)]
     skip_bad: bool,
     /// Pictures in one pass over the network.
     #[arg(long, default_value_t = 32, value_name = "N",
@@ -104,112 +105,232 @@ pub(super) struct Args {
     batch_size: u16,
     #[command(flatten)]
     device: DeviceArgs,
+    #[command(flatten)]
+    pub(super) threads: ThreadsArgs,
+}
+
+impl Args {
+    fn options(&self, weights: String) -> StreamOptions {
+        StreamOptions {
+            weights,
+            tta: self.tta,
+            format: self.format.into(),
+            skip_bad: self.skip_bad,
+            resume: self.resume,
+            append: self.append,
+            overwrite: self.overwrite,
+            sync_every: SYNC_EVERY,
+        }
+    }
 }
 
 pub(super) fn run(args: Args, gpus: &impl Gpus) -> Result<()> {
     check_folder("--out", Some(&args.out))?;
+    embed::may_begin(&args.out, &args.options(String::new()))?;
     let weights = args.weights.load()?;
-    with_device(args.device.device, gpus, Task { args, weights })
+    // What is wrong with the data is said before the network is built.
+    let (pictures, identities) = open(&args, &weights)?;
+    let device = args.device.device;
+    let task = Task {
+        args,
+        weights,
+        pictures,
+        identities,
+    };
+    with_device(device, gpus, task)
 }
+
+/// The pictures to embed, and what becomes of each identity where some are chosen.
+fn open(args: &Args, weights: &Weights) -> Result<(Arc<dyn Dataset>, Identities)> {
+    let dataset: Arc<dyn Dataset> = match &args.data {
+        Some(data) => {
+            let dataset = source::open(data, &args.root)?;
+            // For a warning alone, a picture that cannot be read is no trouble.
+            if weights.trained_on == Some(Fingerprint::of(&*dataset, true)?) {
+                say(format!(
+                    "warning: the network was trained on these very pictures ({}); they say nothing of people that it has \
+                     never seen",
+                    data.display()
+                ));
+            }
+            dataset.into()
+        }
+        None => {
+            let pictures = Pictures::open(args.images.as_deref().unwrap_or(&[]))?;
+            source::tell_unused(&pictures);
+            Arc::new(pictures)
+        }
+    };
+    let size = weights.model()?.input_shape().h;
+    // Of test identities, only those that are chosen need landmarks.
+    let skip_bad = args.skip_bad || args.ids.is_some();
+    let mut aligned = (args.landmarks).align(vec![dataset], size, Some(skip_bad))?;
+    let dataset = aligned.remove(0);
+    let (Some(ids), Some(data)) = (args.ids, &args.data) else {
+        return Ok((dataset, Identities::default()));
+    };
+    let selection = Selection {
+        ids,
+        per_id: args.per_id,
+        last_id: args.last_id,
+    };
+    let chosen = embed::choose(data, dataset, &selection, &mut |event| {
+        lines(event).into_iter().for_each(say);
+    })?;
+    let identities = Identities {
+        events: chosen.events,
+        per_id: args.per_id,
+        ..Identities::default()
+    };
+    Ok((Arc::new(chosen.pictures), identities))
+}
+
+/// What becomes of each chosen identity, told as their pictures are done.
+#[derive(Default)]
+struct Identities {
+    events: Vec<Event>,
+    per_id: usize,
+    /// Events that are over.
+    told: usize,
+}
+
+impl Identities {
+    /// The lines for the identities that are complete after `images` pictures, and were not before.
+    fn after(&mut self, images: usize) -> Vec<String> {
+        let mut left = match self.per_id {
+            0 => 0,
+            n => images / n,
+        };
+        let is_done = |event: &Event| matches!(event, Event::Done(_));
+        let before = self.events[..self.told].iter();
+        left -= before.filter(|event| is_done(event)).count();
+        let mut told = Vec::new();
+        while left > 0
+            && let Some(event) = self.events.get(self.told)
+        {
+            left -= usize::from(is_done(event));
+            told.extend(lines(*event));
+            self.told += 1;
+        }
+        told
+    }
+}
+
+fn lines(event: Event) -> Vec<String> {
+    match event {
+        Event::Done(id) => vec![format!("ID:{id} Embedding done.")],
+        Event::TooFew(id) => vec![format!("Skipping ID:{id}.")],
+        Event::Missing(from, to) if from - to < LONG_GAP => (to..=from)
+            .rev()
+            .map(|id| format!("Skipping ID:{id}."))
+            .collect(),
+        Event::Missing(from, to) => vec![format!("Skipping ID:{from} to ID:{to}.")],
+    }
+}
+
+/// Gaps in the numbers shorter than this have a line for each number.
+const LONG_GAP: u64 = 100;
 
 struct Task {
     args: Args,
     weights: Weights,
+    pictures: Arc<dyn Dataset>,
+    identities: Identities,
 }
 
 impl OnDevice for Task {
     fn run<B: Backend>(self, mut backend: B) -> Result<()> {
-        let Task { args, weights } = self;
+        let args = &self.args;
+        let batch = usize::from(args.batch_size);
         let element = args.device.element(&backend)?;
-        let mut embedder = Embedder::new(
-            &mut backend,
-            &weights,
-            usize::from(args.batch_size),
-            element,
-        )?;
-        let fingerprint = weights.fingerprint();
-        let dataset: Arc<dyn Dataset> = match (&args.data, &args.images) {
-            (Some(data), _) if args.all => open(data, &args, &weights)?.into(),
-            (Some(data), _) => {
-                let dataset = open(data, &args, &weights)?;
-                let embedded = identities(&mut embedder, data, dataset.into(), &args)?;
-                warn_unaligned(embedded.unaligned, embedder.image_size());
-                let means = embedded.save(&args.out, &fingerprint, args.tta)?;
-                say_means(means);
-                say(format!(
-                    "{} embeddings of {} identities, {} numbers each, in {}",
-                    embedded.labels.len(),
-                    embedded.blocks.len(),
-                    embedded.dim,
-                    args.out.display()
-                ));
-                return Ok(());
-            }
-            (None, images) => {
-                let pictures = Pictures::open(images.as_deref().unwrap_or(&[]))?;
-                source::tell_unused(&pictures);
-                Arc::new(pictures)
-            }
+        let mut embedder = Embedder::new(&mut backend, &self.weights, batch, element)?;
+        interrupt::listen()?;
+        let _orderly = interrupt::orderly("ending after this batch; once more ends at once");
+        let options = args.options(self.weights.fingerprint());
+        let mut watch = Watch {
+            identities: self.identities,
+            counter: None,
+            total: 0,
+            done: 0,
         };
-        stream(&mut embedder, dataset, fingerprint, &args)
+        let result = embed::embed_all(
+            &mut embedder,
+            self.pictures,
+            &args.out,
+            &options,
+            &mut |step| {
+                watch.step(step);
+                !interrupt::asked()
+            },
+        );
+        let summary = watch.end(result)?;
+        warn_unaligned(summary.unaligned, embedder.image_size());
+        report(args, &summary)
     }
 }
 
-/// Embeds all pictures, and draws their similarity matrix where they are few.
-fn stream<B: Backend>(
-    embedder: &mut Embedder<'_, B>,
-    dataset: Arc<dyn Dataset>,
-    weights: String,
-    args: &Args,
-) -> Result<()> {
-    interrupt::listen()?;
-    let _orderly = interrupt::orderly("ending after this batch; once more ends at once");
-    let options = StreamOptions {
-        weights,
-        tta: args.tta,
-        format: args.format.into(),
-        skip_bad: args.skip_bad,
-        resume: args.resume,
-        sync_every: SYNC_EVERY,
-    };
-    let total = dataset.len();
-    let (mut progress, mut done) = (None, 0);
-    let result = embed::embed_all(embedder, dataset, &args.out, &options, &mut |step| {
+/// Shows how far a run has come.
+struct Watch {
+    identities: Identities,
+    counter: Option<Counter>,
+    total: usize,
+    /// Pictures of this run and of earlier ones that it goes on with.
+    done: usize,
+}
+
+impl Watch {
+    fn step(&mut self, step: Step<'_>) {
         match step {
-            Step::Begun(before) => {
-                if before > 0 {
-                    let (before, total) = (grouped(before as u64), grouped(total as u64));
-                    say(format!("going on after {before} of {total} pictures"));
+            Step::Begun {
+                total,
+                done,
+                present,
+            } => {
+                let count = |n: usize| grouped(n as u64);
+                if present > 0 {
+                    say(format!(
+                        "{} pictures are in the gallery already and stay as they are, {} are new",
+                        count(present),
+                        count(total)
+                    ));
                 }
-                done = before;
-                progress = Some(counter("embed", total - before));
+                if done > 0 {
+                    let (done, total) = (count(done), count(total));
+                    say(format!("going on after {done} of {total} pictures"));
+                }
+                (self.total, self.done) = (total, done);
+                // An earlier run has told of these.
+                self.identities.after(done);
+                self.counter = Some(counter("embed", total).after(done as u64));
             }
             Step::Done(images) => {
-                done += images;
-                if let Some(progress) = &mut progress {
-                    progress.advance(images as u64);
+                self.done += images;
+                if let Some(counter) = &mut self.counter {
+                    let lines = self.identities.after(self.done);
+                    lines.iter().for_each(|line| counter.message(line));
+                    counter.advance(images as u64);
                 }
             }
             Step::Skipped(why) => {
-                if let Some(progress) = &mut progress {
-                    progress.message(&format!("left out: {}", one_line(why)));
+                if let Some(counter) = &mut self.counter {
+                    counter.message(&format!("left out: {}", one_line(why)));
                 }
             }
         }
-        !interrupt::asked()
-    });
-    if let Some(progress) = progress
-        && result.is_ok()
-    {
-        progress.finish();
     }
-    let Summary {
-        rows,
-        skipped,
-        unaligned,
-    } = result.inspect_err(|error| {
-        if done > 0 || matches!(error, Error::Interrupted) {
-            let (done, total) = (grouped(done as u64), grouped(total as u64));
+
+    /// Says what is left to do if the run failed.
+    fn end(self, result: Result<Summary>) -> Result<Summary> {
+        match (&result, self.counter) {
+            (Ok(_), Some(counter)) => counter.finish(),
+            // The bar goes.
+            (_, counter) => drop(counter),
+        }
+        result.inspect_err(|error| {
+            if self.done == 0 && !matches!(error, Error::Interrupted) {
+                return;
+            }
+            let (done, total) = (grouped(self.done as u64), grouped(self.total as u64));
             let skip = match error {
                 Error::Interrupted => "",
                 _ => " (with --skip-bad: without pictures that cannot be read)",
@@ -217,80 +338,42 @@ fn stream<B: Backend>(
             say(format!(
                 "{done} of {total} pictures are embedded; the same command with --resume goes on{skip}"
             ));
-        }
-    })?;
-    warn_unaligned(unaligned, embedder.image_size());
-    let left_out = match skipped {
-        0 => String::new(),
-        n => format!("; {} could not be read, see skipped.txt", grouped(n as u64)),
-    };
-    if rows <= SIMILARITY_LIMIT {
-        say_means(Stored::open(&args.out)?.draw_similarity(&args.out)?);
-    } else {
+        })
+    }
+}
+
+/// Says what the gallery holds, and draws its similarity matrix.
+fn report(args: &Args, summary: &Summary) -> Result<()> {
+    let count = |n: usize| grouped(n as u64);
+    let out = args.out.display();
+    if summary.was_finished {
+        say(match args.append {
+            true => format!("nothing to add: all pictures are in {out} already"),
+            false => format!("{out} holds the finished gallery already: nothing to do"),
+        });
+    }
+    let is_small = summary.rows <= SIMILARITY_LIMIT || args.ids.is_some();
+    if !is_small {
         say(format!(
             "no similarity.png: it is drawn of up to {} pictures",
-            grouped(SIMILARITY_LIMIT as u64)
+            count(SIMILARITY_LIMIT)
         ));
+    } else if !summary.was_finished || !has_similarity(&args.out) {
+        let means = Stored::open(&args.out)?.draw_similarity(&args.out)?;
+        say(format!("mean cosine {means}"));
     }
+    let left_out = match summary.skipped {
+        0 => String::new(),
+        n => format!("; {} could not be read, see skipped.txt", count(n)),
+    };
     say(format!(
-        "{} embeddings in {}{left_out}",
-        grouped(rows as u64),
-        args.out.display()
+        "{} embeddings in {out}{left_out}",
+        count(summary.rows)
     ));
     Ok(())
 }
 
-/// Opens a data set, and says where the network knows its people already.
-fn open(data: &Path, args: &Args, weights: &Weights) -> Result<Box<dyn Dataset>> {
-    let dataset = source::open(data, &args.root)?;
-    // For a warning alone, a picture that cannot be read is no trouble.
-    if weights.trained_on == Some(Fingerprint::of(&*dataset, true)?) {
-        say(format!(
-            "warning: the network was trained on these very pictures ({}); they say nothing of people that it has never seen",
-            data.display()
-        ));
-    }
-    Ok(dataset)
+/// A run may have been killed before it drew.
+fn has_similarity(out: &Path) -> bool {
+    out.join("similarity.png").is_file()
 }
-
-fn say_means(means: Means) {
-    let number = |mean: Option<f64>| mean.map_or("none".to_owned(), |m| format!("{m:.3}"));
-    say(format!(
-        "mean cosine within identities {}, between identities {}",
-        number(means.within),
-        number(means.between)
-    ));
-}
-
-fn identities<B: Backend>(
-    embedder: &mut Embedder<'_, B>,
-    data: &Path,
-    dataset: Arc<dyn Dataset>,
-    args: &Args,
-) -> Result<Embedded> {
-    let selection = Selection {
-        ids: args.ids,
-        per_id: args.per_id,
-        last_id: args.last_id,
-    };
-    embed::embed_identities(
-        embedder,
-        data,
-        dataset,
-        &selection,
-        args.tta,
-        &mut |event| match event {
-            Event::Done(id) => say(format!("ID:{id} Embedding done.")),
-            Event::TooFew(id) => say(format!("Skipping ID:{id}.")),
-            Event::Missing(from, to) if from - to < LONG_GAP => {
-                (to..=from)
-                    .rev()
-                    .for_each(|id| say(format!("Skipping ID:{id}.")));
-            }
-            Event::Missing(from, to) => say(format!("Skipping ID:{from} to ID:{to}.")),
-        },
-    )
-}
-
-/// Gaps in the numbers shorter than this have a line for each number.
-const LONG_GAP: u64 = 100;

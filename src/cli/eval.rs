@@ -3,6 +3,7 @@
 use super::counter::counter;
 use super::device::{DeviceArgs, Gpus, OnDevice, with_device};
 use super::output::{check_file, check_folder, make_folder_of, say};
+use super::threads::ThreadsArgs;
 use super::validation::resized;
 use super::weights::WeightsArgs;
 use crate::Result;
@@ -12,7 +13,7 @@ use crate::base::text::one_line;
 use crate::embedder::Embedder;
 use crate::eval::report::{Report, Settings};
 use crate::eval::{self, ChannelOrder, EvalOptions, EvalSet};
-use crate::report::pairs;
+use crate::report::{pairs, picture_file};
 use crate::verification::{Results, SetResult, Tta};
 use crate::weights::checkpoint::Weights;
 use std::path::{Path, PathBuf};
@@ -50,7 +51,8 @@ pub(super) struct Args {
     /// Write the results as JSON, rates as fractions. Default: none.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Draw the clearest right and wrong pairs of each set (of several sets, FILE-NAME.png each). Default: none.
+    /// Draw the clearest right and wrong pairs of each set (of several sets, FILE-NAME.png each), as the name ends: .png,
+    /// .jpg or .svg. Default: none.
     #[arg(long, value_name = "FILE.png")]
     pairs: Option<PathBuf>,
     /// Write a report: report.html, a page that stands on its own, with its figures as SVG and PNG beside it and all of
@@ -64,11 +66,14 @@ pub(super) struct Args {
     batch_size: u16,
     #[command(flatten)]
     device: DeviceArgs,
+    #[command(flatten)]
+    pub(super) threads: ThreadsArgs,
 }
 
 pub(super) fn run(args: Args, gpus: &impl Gpus) -> Result<()> {
     check_file("--json", args.json.as_deref())?;
     check_file("--pairs", args.pairs.as_deref())?;
+    args.pairs.as_deref().map_or(Ok(()), picture_file::check)?;
     check_folder("--report", args.report.as_deref())?;
     // What can be wrong with the data is said before the network is built.
     let sets = eval::find(&args.data, args.sets.as_deref())?;

@@ -14,6 +14,7 @@ mod import;
 mod info;
 mod interrupt;
 mod kernels;
+mod landmarks;
 #[cfg(feature = "manual")]
 mod manual;
 mod output;
@@ -23,6 +24,8 @@ mod recipe;
 mod run_folder;
 mod search;
 mod source;
+mod threads;
+mod threshold;
 mod train;
 mod validation;
 mod verify;
@@ -121,7 +124,20 @@ pub fn run_on<S: Into<OsString> + Clone>(
 fn run(cli: Cli, gpus: &impl Gpus) -> Result<()> {
     let threads = match &cli.command {
         Command::Train(args) => args.threads,
-        _ => 0,
+        Command::Demo(args) => args.threads.threads,
+        Command::Eval(args) => args.threads.threads,
+        Command::Embed(args) => args.threads.threads,
+        Command::Verify(args) => args.threads.threads,
+        Command::Search(args) => args.threads.threads,
+        Command::Pack(args) => args.threads.threads,
+        Command::Check(args) => args.threads.threads,
+        Command::Import(_)
+        | Command::Export(_)
+        | Command::Plan(_)
+        | Command::Info(_)
+        | Command::Kernels(_) => 0,
+        #[cfg(feature = "manual")]
+        Command::Completions(_) | Command::Man(_) => 0,
     };
     start_threads(threads)?;
     match cli.command {
@@ -154,7 +170,7 @@ fn start_threads(threads: usize) -> Result<()> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
     match pool.build_global() {
         Err(error) if error.source().is_some() => Err(Error::Invalid(format!(
-            "starting the threads for arithmetic: {error}; a higher `ulimit -u` or a smaller RAYON_NUM_THREADS may help"
+            "starting the threads for arithmetic: {error}; a higher `ulimit -u` or a smaller --threads or RAYON_NUM_THREADS may help"
         ))),
         // Or they are there already, as in a second run of the same process, which keeps them.
         _ => Ok(()),

@@ -85,7 +85,7 @@ pub(super) fn warn_unaligned(pictures: usize, size: usize) {
         let pictures = grouped(pictures as u64);
         warn(format!(
             "warning: {pictures} of the pictures are not square, or more than four times as large as the {size} pixels that the \
-             network takes: faces must be found and aligned first, or the answer means nothing"
+             network takes: faces must be found and aligned first (see --landmarks), or the answer means nothing"
         ));
     }
 }

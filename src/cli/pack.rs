@@ -1,15 +1,20 @@
 //! `arcface-cu pack`: data sets become RecordIO or TFRecord, evaluation sets become bcolz arrays.
 
 use super::counter::counter;
+use super::landmarks::LandmarksArgs;
 use super::output::{count, say};
 use super::source::{self, ImageRoot};
+use super::threads::ThreadsArgs;
 use super::validation::resized;
 use crate::base::text::one_line;
+use crate::data::Dataset;
 use crate::data::formats::tfrecord::Schema;
 use crate::data::pack::{self, PackFormat, Packed};
 use crate::eval::{self, EvalSet};
+use crate::recipe::config::IMAGE_SIZE;
 use crate::{Error, Result};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Pictures that could not be read and are named one by one.
 const NAMED: usize = 20;
@@ -47,7 +52,7 @@ pub(super) struct Args {
     data: Option<PathBuf>,
     /// Evaluation sets instead, of any format that `eval` reads (a pairs file, InsightFace's .bin): each becomes a bcolz
     /// array OUT/NAME of float32 with OUT/NAME_list.npy.
-    #[arg(long, value_name = "PATH", conflicts_with_all = ["format", "shards", "reserve_last", "resize", "seed", "skip_bad"])]
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["format", "shards", "reserve_last", "resize", "seed", "skip_bad", "landmarks"])]
     pairs: Option<PathBuf>,
     #[command(flatten)]
     root: ImageRoot,
@@ -63,7 +68,8 @@ pub(super) struct Args {
     /// Keep so many identities, the last ones, out of training: they become the image folder OUT/reserved. Default: none.
     #[arg(long, default_value_t = 0, hide_default_value = true, value_name = "N")]
     reserve_last: usize,
-    /// Resize pictures of another size to N x N pixels (as JPEG) [default: every file goes in untouched].
+    /// Resize pictures of another size to N x N pixels (as JPEG) [default: every file goes in untouched, and with
+    /// --landmarks every face is aligned to 112 x 112 pixels].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     resize: Option<u16>,
     /// Decides the order of the images.
@@ -76,6 +82,10 @@ pub(super) struct Args {
     /// Default: off.
     #[arg(long)]
     skip_bad: bool,
+    #[command(flatten)]
+    landmarks: LandmarksArgs,
+    #[command(flatten)]
+    pub(super) threads: ThreadsArgs,
 }
 
 pub(super) fn run(args: Args) -> Result<()> {
@@ -91,7 +101,10 @@ fn pack_data(data: &Path, args: &Args) -> Result<()> {
             "--shards is for TFRecord: RecordIO is always one file".into(),
         ));
     }
-    let dataset = source::open(data, &args.root)?;
+    let dataset: Arc<dyn Dataset> = source::open(data, &args.root)?.into();
+    let size = args.resize.map_or(IMAGE_SIZE, usize::from);
+    let mut aligned = (args.landmarks).align(vec![dataset], size, Some(args.skip_bad))?;
+    let dataset = aligned.remove(0);
     let options = pack::PackOptions {
         format: args.format.into(),
         shards: args.shards.into(),

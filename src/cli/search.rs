@@ -2,14 +2,17 @@
 
 use super::counter::counter;
 use super::device::{DeviceArgs, Gpus, OnDevice, with_device};
+use super::landmarks::LandmarksArgs;
 use super::output::{check_file, grouped, make_folder_of, say, warn, warn_unaligned};
 use super::source::{self, ImageRoot};
+use super::threads::ThreadsArgs;
+use super::threshold::{Threshold, ThresholdArgs, Use};
 use super::weights;
 use crate::backend::Backend;
 use crate::base::files;
 use crate::base::text::one_line;
 use crate::data::{self, Dataset};
-use crate::embed::search::{self, Hit, Identification};
+use crate::embed::search::{self, Hit, Identification, OpenSet};
 use crate::embed::{self, Origin, Pictures, Stored};
 use crate::embedder::Embedder;
 use crate::verification::Tta;
@@ -40,13 +43,17 @@ pub(super) struct Args {
     weights: Option<PathBuf>,
     #[command(flatten)]
     root: ImageRoot,
+    #[command(flatten)]
+    threshold: ThresholdArgs,
+    #[command(flatten)]
+    landmarks: LandmarksArgs,
     /// What is done with mirror images of pictures: none, flip-sum or flip-concat.
     #[arg(long, default_value_t = Tta::FlipSum)]
     tta: Tta,
     /// Write the hits as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Write the hits as CSV: query, rank, cosine, file, identity.
+    /// Write the hits as CSV: query, rank, cosine, file, identity; with a threshold also whether the hit is near enough.
     #[arg(long, value_name = "FILE")]
     csv: Option<PathBuf>,
     /// Pictures in one pass over the network.
@@ -55,6 +62,8 @@ pub(super) struct Args {
     batch_size: u16,
     #[command(flatten)]
     device: DeviceArgs,
+    #[command(flatten)]
+    pub(super) threads: ThreadsArgs,
 }
 
 /// A side of the search: embeddings, or what has yet to be embedded.
@@ -128,20 +137,31 @@ pub(super) fn run(args: Args, gpus: &impl Gpus) -> Result<()> {
         true => None,
         false => Some(Side::open(&args.query, &args)?),
     };
+    if args.landmarks.landmarks.is_some()
+        && ![Some(&gallery), query.as_ref()]
+            .into_iter()
+            .flatten()
+            .any(|side| matches!(side, Side::Pictures(_)))
+    {
+        return Err(Error::Usage(
+            "--landmarks: there is no picture to align, both sides are embeddings".into(),
+        ));
+    }
     match (gallery, query, &args.weights) {
-        (Side::Stored(gallery), None, _) => report(&args, &gallery, None),
+        (Side::Stored(gallery), None, _) => {
+            let threshold = choose_threshold(&args, Kind::of(&gallery))?;
+            report(&args, threshold, &gallery, None)
+        }
         (Side::Stored(gallery), Some(Side::Stored(query)), _) => {
             comparable(&args, [Kind::of(&gallery), Kind::of(&query)])?;
-            report(&args, &gallery, Some(&query))
+            let threshold = choose_threshold(&args, Kind::of(&gallery))?;
+            report(&args, threshold, &gallery, Some(&query))
         }
         (gallery, query, weights) => {
             let weights = weights.as_ref().expect("pictures ask for weights");
             let weights = weights::load(weights, false)?.weights;
             // Before anything is embedded, which may take long.
-            let origin = Origin {
-                weights: weights.fingerprint(),
-                tta: args.tta,
-            };
+            let origin = Origin::new(weights.fingerprint(), args.tta);
             let network = Kind {
                 dim: (args.tta).row_length(weights.config.model.embedding_size()?),
                 origin: Some(&origin),
@@ -149,10 +169,13 @@ pub(super) fn run(args: Args, gpus: &impl Gpus) -> Result<()> {
             if let Some(query) = &query {
                 comparable(&args, [gallery.kind(network), query.kind(network)])?;
             }
+            let threshold = choose_threshold(&args, network)?;
+            let (gallery, query) = align(&args, &weights, gallery, query)?;
             let device = args.device.device;
             let task = Task {
                 args,
                 weights,
+                threshold,
                 gallery,
                 query,
             };
@@ -161,9 +184,45 @@ pub(super) fn run(args: Args, gpus: &impl Gpus) -> Result<()> {
     }
 }
 
+/// The threshold that is asked for, which must be for such embeddings.
+fn choose_threshold(args: &Args, kind: Kind<'_>) -> Result<Option<Threshold>> {
+    args.threshold.choose(&Use {
+        weights: kind.origin.map(|origin| &origin.weights[..]),
+        name: args.weights.as_deref().unwrap_or(&args.gallery),
+        tta: kind.origin.map(|origin| origin.tta),
+    })
+}
+
+/// Aligns the faces in the pictures of both sides.
+fn align(
+    args: &Args,
+    weights: &Weights,
+    gallery: Side,
+    query: Option<Side>,
+) -> Result<(Side, Option<Side>)> {
+    let size = weights.model()?.input_shape().h;
+    let mut sides: Vec<Side> = std::iter::once(gallery).chain(query).collect();
+    let sets = sides.iter().filter_map(|side| match side {
+        Side::Pictures(dataset) => Some(Arc::clone(dataset)),
+        Side::Stored(_) => None,
+    });
+    let mut aligned = args
+        .landmarks
+        .align(sets.collect(), size, None)?
+        .into_iter();
+    for side in &mut sides {
+        if let Side::Pictures(dataset) = side {
+            *dataset = aligned.next().expect("as many as before");
+        }
+    }
+    let mut sides = sides.into_iter();
+    Ok((sides.next().expect("the gallery"), sides.next()))
+}
+
 struct Task {
     args: Args,
     weights: Weights,
+    threshold: Option<Threshold>,
     gallery: Side,
     query: Option<Side>,
 }
@@ -201,12 +260,45 @@ impl OnDevice for Task {
             None => None,
             Some(side) => Some(embedded("query", side)?),
         };
-        report(args, &gallery, query.as_ref())
+        report(args, self.threshold, &gallery, query.as_ref())
+    }
+}
+
+/// What was found.
+struct Found<'a> {
+    gallery: &'a Stored,
+    queries: &'a Stored,
+    /// The nearest rows of each query, the nearest first.
+    hits: Vec<Vec<Hit>>,
+    threshold: Option<Threshold>,
+    identification: Option<Identification>,
+    open_set: Option<OpenSet>,
+}
+
+/// Whether a hit is near enough.
+fn accepts(threshold: &Threshold, hit: &Hit) -> bool {
+    // The squared distance of unit vectors.
+    2.0 - 2.0 * hit.cosine < threshold.value
+}
+
+impl Found<'_> {
+    /// Who a query shows: an identity, or a picture where the gallery has no identity for it; none if nobody is near
+    /// enough.
+    fn answer(&self, threshold: &Threshold, query: usize) -> Option<String> {
+        let hit = self.hits[query].first();
+        let hit = hit.filter(|hit| accepts(threshold, hit))?;
+        let identity = self.gallery.identity(hit.row);
+        Some(identity.unwrap_or_else(|| self.gallery.files[hit.row].clone()))
     }
 }
 
 /// Searches, and tells of it. Without `query` the gallery is searched for its own rows.
-fn report(args: &Args, gallery: &Stored, query: Option<&Stored>) -> Result<()> {
+fn report(
+    args: &Args,
+    threshold: Option<Threshold>,
+    gallery: &Stored,
+    query: Option<&Stored>,
+) -> Result<()> {
     let (others_only, queries) = match query {
         None => (true, gallery),
         Some(query) => (false, query),
@@ -217,14 +309,52 @@ fn report(args: &Args, gallery: &Stored, query: Option<&Stored>) -> Result<()> {
     let (rows, looked_for) = (&gallery.embeddings, &queries.embeddings);
     let mut hits = search::search(rows, looked_for, gallery.dim, wanted, others_only);
     let identification = search::identification(gallery, queries, &hits, others_only);
+    let open_set = threshold.as_ref().and_then(|threshold| {
+        let accepts = |hit: &Hit| accepts(threshold, hit);
+        search::open_set(gallery, queries, &hits, others_only, accepts)
+    });
     hits.iter_mut().for_each(|hits| hits.truncate(top));
+    let found = Found {
+        gallery,
+        queries,
+        hits,
+        threshold,
+        identification,
+        open_set,
+    };
+    tell(&found);
+    if let Some(path) = &args.json {
+        let text = serde_json::to_string_pretty(&json(&found)).expect("plain data") + "\n";
+        make_folder_of(path)?;
+        files::write(path, text.as_bytes())?;
+    }
+    if let Some(path) = &args.csv {
+        make_folder_of(path)?;
+        files::write(path, csv(&found).as_bytes())?;
+    }
+    Ok(())
+}
 
-    for (query, hits) in hits.iter().enumerate() {
-        let file = one_line(&queries.files[query]);
-        say(match queries.identity(query) {
-            Some(identity) => format!("{file} ({})", one_line(&identity)),
-            None => file,
-        });
+fn tell(found: &Found<'_>) {
+    let Found {
+        gallery, queries, ..
+    } = found;
+    let count = |n: usize| grouped(n as u64);
+    let mut known = 0;
+    for (query, hits) in found.hits.iter().enumerate() {
+        let mut line = one_line(&queries.files[query]);
+        if let Some(identity) = queries.identity(query) {
+            line += &format!(" ({})", one_line(&identity));
+        }
+        if let Some(threshold) = &found.threshold {
+            let answer = found.answer(threshold, query);
+            known += usize::from(answer.is_some());
+            line += &format!(
+                ": {}",
+                answer.map_or("unknown".into(), |who| one_line(&who))
+            );
+        }
+        say(line);
         for (rank, hit) in hits.iter().enumerate() {
             let identity = gallery.identity(hit.row).unwrap_or_default();
             let file = one_line(&gallery.files[hit.row]);
@@ -234,33 +364,48 @@ fn report(args: &Args, gallery: &Stored, query: Option<&Stored>) -> Result<()> {
     }
     say(format!(
         "{} queries in a gallery of {}",
-        grouped(queries.rows() as u64),
-        grouped(gallery.rows() as u64)
+        count(queries.rows()),
+        count(gallery.rows())
     ));
+    if let Some(threshold) = &found.threshold {
+        say(format!(
+            "{} known, {} unknown: threshold {:.4} ({}), cosine {:.4}",
+            count(known),
+            count(queries.rows() - known),
+            threshold.value,
+            threshold.source,
+            1.0 - threshold.value / 2.0
+        ));
+    }
     if let Some(Identification {
         queries: known,
         rank_1,
         rank_5,
-    }) = identification
+    }) = found.identification
     {
         say(format!(
             "rank-1 identification {:.2} %, rank-5 {:.2} %, of {} queries whose identity is in the gallery",
             100.0 * rank_1,
             100.0 * rank_5,
-            grouped(known as u64)
+            count(known)
         ));
     }
-    if let Some(path) = &args.json {
-        let found = json(gallery, queries, &hits, identification);
-        let text = serde_json::to_string_pretty(&found).expect("plain data") + "\n";
-        make_folder_of(path)?;
-        files::write(path, text.as_bytes())?;
+    if let Some(open_set) = &found.open_set {
+        if let Some(share) = open_set.identified {
+            say(format!(
+                "with the threshold {:.2} % of {} queries whose identity is in the gallery are answered with it",
+                100.0 * share,
+                count(open_set.members)
+            ));
+        }
+        if let Some(share) = open_set.mistaken {
+            say(format!(
+                "with the threshold {:.2} % of {} queries whose identity is not in the gallery are taken for somebody",
+                100.0 * share,
+                count(open_set.strangers)
+            ));
+        }
     }
-    if let Some(path) = &args.csv {
-        make_folder_of(path)?;
-        files::write(path, csv(gallery, queries, &hits).as_bytes())?;
-    }
-    Ok(())
 }
 
 /// Whether cosines between gallery and queries mean anything; a warning where nobody can tell.
@@ -302,10 +447,16 @@ fn comparable(args: &Args, [gallery, queries]: [Kind<'_>; 2]) -> Result<()> {
 }
 
 #[derive(Serialize)]
-struct Found<'a> {
+struct Json<'a> {
     gallery: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
+    threshold: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    threshold_source: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     identification: Option<Identification>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    open_set: Option<OpenSet>,
     queries: Vec<Query<'a>>,
 }
 
@@ -314,6 +465,12 @@ struct Query<'a> {
     file: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     identity: Option<String>,
+    /// With a threshold: whether somebody is near enough.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    known: Option<bool>,
+    /// Who that is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    answer: Option<String>,
     hits: Vec<FoundHit<'a>>,
 }
 
@@ -326,42 +483,52 @@ struct FoundHit<'a> {
     identity: Option<String>,
 }
 
-fn json<'a>(
-    gallery: &'a Stored,
-    queries: &'a Stored,
-    hits: &[Vec<Hit>],
-    identification: Option<Identification>,
-) -> Found<'a> {
-    let found = |hit: &Hit| FoundHit {
+fn json<'a>(found: &'a Found<'_>) -> Json<'a> {
+    let (gallery, queries) = (found.gallery, found.queries);
+    let threshold = found.threshold.as_ref();
+    let hit = |hit: &Hit| FoundHit {
         row: hit.row,
         cosine: hit.cosine,
         file: &gallery.files[hit.row],
         identity: gallery.identity(hit.row),
     };
-    Found {
+    let query = |(query, hits): (usize, &Vec<Hit>)| {
+        let answer = threshold.map(|threshold| found.answer(threshold, query));
+        Query {
+            file: &queries.files[query],
+            identity: queries.identity(query),
+            known: answer.as_ref().map(Option::is_some),
+            answer: answer.flatten(),
+            hits: hits.iter().map(hit).collect(),
+        }
+    };
+    Json {
         gallery: gallery.rows(),
-        identification,
-        queries: (hits.iter().enumerate())
-            .map(|(query, hits)| Query {
-                file: &queries.files[query],
-                identity: queries.identity(query),
-                hits: hits.iter().map(found).collect(),
-            })
-            .collect(),
+        threshold: threshold.map(|threshold| threshold.value),
+        threshold_source: threshold.map(|threshold| &threshold.source[..]),
+        identification: found.identification,
+        open_set: found.open_set,
+        queries: found.hits.iter().enumerate().map(query).collect(),
     }
 }
 
-fn csv(gallery: &Stored, queries: &Stored, hits: &[Vec<Hit>]) -> String {
-    let mut text = String::from("query,rank,cosine,file,identity\n");
-    for (query, hits) in hits.iter().enumerate() {
+fn csv(found: &Found<'_>) -> String {
+    let mut text = String::from("query,rank,cosine,file,identity");
+    text += match found.threshold {
+        Some(_) => ",accepted\n",
+        None => "\n",
+    };
+    for (query, hits) in found.hits.iter().enumerate() {
         for (rank, hit) in hits.iter().enumerate() {
+            let accepted = found.threshold.as_ref().map(|t| accepts(t, hit));
             text += &format!(
-                "{},{},{:.7},{},{}\n",
-                quoted(&queries.files[query]),
+                "{},{},{:.7},{},{}{}\n",
+                quoted(&found.queries.files[query]),
                 rank + 1,
                 hit.cosine,
-                quoted(&gallery.files[hit.row]),
-                quoted(&gallery.identity(hit.row).unwrap_or_default())
+                quoted(&found.gallery.files[hit.row]),
+                quoted(&found.gallery.identity(hit.row).unwrap_or_default()),
+                accepted.map_or(String::new(), |accepted| format!(",{accepted}"))
             );
         }
     }

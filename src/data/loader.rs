@@ -27,7 +27,7 @@ pub struct LoaderOptions {
     pub augment: Augment,
     /// Only resize the images, and leave it to the device to change each as [`Batch::changes`] says.
     pub changes_on_device: bool,
-    /// Worker threads; 0 means one for each core.
+    /// Worker threads; 0 means as many as there are for arithmetic.
     pub threads: usize,
     /// Batches that may be made before they are asked for; 0 means two more than threads.
     pub ahead: usize,
@@ -327,7 +327,7 @@ impl Loader {
             )));
         }
         if options.threads == 0 {
-            options.threads = std::thread::available_parallelism().map_or(1, usize::from);
+            options.threads = rayon::current_num_threads();
         }
         if options.ahead == 0 {
             options.ahead = options.threads + 2;

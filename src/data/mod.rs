@@ -3,12 +3,14 @@
 //! [`open`] looks at a path and gives a [`Dataset`]: an image folder, a RecordIO file, TFRecord files, WebDataset archives
 //! or a list. [`loader::Loader`] makes shuffled, augmented batches of one.
 
+pub mod aligned;
 pub mod check;
 pub mod fingerprint;
 pub mod formats;
 pub mod loader;
 pub mod pack;
 pub mod picture;
+pub mod subset;
 pub mod unused;
 
 use self::formats::{image_folder, index, list, recordio, shards, tar, tfrecord, webdataset};
@@ -97,6 +99,13 @@ pub trait Dataset: Send + Sync {
 
     /// Where image `index` comes from, for messages ("train.rec, record 17 at byte 1234").
     fn describe(&self, index: usize) -> String;
+
+    /// The path of image `index` where it is in a file of its own: from an image folder on, as a list has it, or as it was
+    /// given. None for records.
+    fn name(&self, index: usize) -> Option<String> {
+        let _ = index;
+        None
+    }
 
     /// The files that image `index` is read from, its own or one of many records; none for generated sets.
     fn files(&self, index: usize) -> Vec<PathBuf> {

@@ -34,10 +34,12 @@ pub(crate) enum Reason {
     FileOfSample,
     /// A link or device in an archive.
     NoFile,
+    /// In a file of landmarks, for a picture that is not there.
+    LandmarksOfNoPicture,
 }
 
 impl Reason {
-    const ALL: [Reason; 12] = [
+    const ALL: [Reason; 13] = [
         Reason::Hidden,
         Reason::FileBesideIdentities,
         Reason::NoPicture,
@@ -50,6 +52,7 @@ impl Reason {
         Reason::NoRecord,
         Reason::FileOfSample,
         Reason::NoFile,
+        Reason::LandmarksOfNoPicture,
     ];
 
     /// What it is, for one and for several, and the rest of the phrase.
@@ -68,6 +71,7 @@ impl Reason {
             Reason::NoRecord => (("place", "places"), " with bytes that are no record"),
             Reason::FileOfSample => (FILE, " that are neither picture nor label of a sample"),
             Reason::NoFile => (("link or device", "links or devices"), " in an archive"),
+            Reason::LandmarksOfNoPicture => (("line", "lines"), " of landmarks without a picture"),
         };
         (one, several, rest)
     }
@@ -228,6 +232,6 @@ mod tests {
             assert_eq!(Unused::decode(&mut &bytes[..length]), None);
         }
         let all: Vec<u32> = Reason::ALL.iter().map(|&reason| reason as u32).collect();
-        assert_eq!(all, Vec::from_iter(0..12));
+        assert_eq!(all, Vec::from_iter(0..13));
     }
 }

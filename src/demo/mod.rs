@@ -11,7 +11,7 @@
 //! | `weights.safetensors`, `config.toml`, `metrics.csv`, `checkpoints/` | train | |
 //! | `eval/faces`, `eval/faces_list.npy` | demo | pairs of the reserved people, a bcolz array |
 //! | `eval.json`, `pairs.png` | eval | |
-//! | `embeddings.npy`, `embeddings.json`, `labels.npy`, `files.txt`, `similarity.png` | embed | reserved people |
+//! | `embeddings.npy`, `embeddings.json`, `labels.npy`, `labels.tsv`, `files.txt`, `similarity.png` | embed | reserved people |
 
 pub mod faces;
 
@@ -41,7 +41,7 @@ const LOCK: &str = ".demo.lock";
 const DOING: &str = "writing a demo";
 
 /// What a demonstration leaves in its folder.
-const OWN: [&str; 15] = [
+const OWN: [&str; 17] = [
     "faces",
     "packed",
     "eval",
@@ -54,7 +54,9 @@ const OWN: [&str; 15] = [
     "pairs.png",
     "embeddings.npy",
     "embeddings.json",
+    "embeddings.state.json",
     "labels.npy",
+    "labels.tsv",
     "files.txt",
     "similarity.png",
 ];
@@ -109,6 +111,8 @@ pub struct Demo {
     pub size: Size,
     /// What `--device` gets; none: nothing is passed on.
     pub device: Option<String>,
+    /// What `--threads` gets; 0: nothing is passed on.
+    pub threads: usize,
 }
 
 impl Demo {
@@ -173,7 +177,7 @@ impl Demo {
         let steps = self.size.steps.map(|s| s.to_string());
         let (ids, per_id) = (self.size.shown.0.to_string(), self.size.shown.1.to_string());
 
-        let pack = [
+        let mut pack = vec![
             "pack",
             "--data",
             &faces,
@@ -227,7 +231,13 @@ impl Demo {
                 command.extend(["--device", device]);
             }
         }
-        [&pack[..], &train, &eval, &embed]
+        let threads = self.threads.to_string();
+        if self.threads > 0 {
+            for command in [&mut pack, &mut train, &mut eval, &mut embed] {
+                command.extend(["--threads", &threads]);
+            }
+        }
+        [pack, train, eval, embed]
             .map(|command| command.iter().map(|&word| word.to_owned()).collect())
     }
 
@@ -302,6 +312,7 @@ mod tests {
             seed: 3,
             size: Size::QUICK,
             device: None,
+            threads: 0,
         }
     }
 

@@ -23,12 +23,24 @@ pub struct Origin {
     pub weights: String,
     /// How mirror images were used.
     pub tta: Tta,
+    /// Which pictures they are of; unknown in older galleries.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(super) source: Option<String>,
 }
 
 impl Origin {
-    pub(super) fn save(&self, path: &Path) -> Result<()> {
+    /// Embeddings by the network with these weights.
+    pub fn new(weights: String, tta: Tta) -> Self {
+        Origin {
+            weights,
+            tta,
+            source: None,
+        }
+    }
+
+    pub(super) fn save(&self, folder: &Path) -> Result<()> {
         let text = serde_json::to_string(self).expect("plain data") + "\n";
-        files::write(path, text.as_bytes())
+        files::write(&folder.join(ORIGIN), text.as_bytes())
     }
 }
 

@@ -3,17 +3,17 @@
 //! Rows are appended to `NAME.partial`. From time to time all of them are synced, and then `embeddings.state.json` is
 //! written, with the job and the length of each file. When a killed run is resumed, anything beyond these lengths is
 //! cut off. At the end the headers are written into the room left for them, the state is marked complete, and the files
-//! are renamed. While the state is there and complete, the files are not read, since some may still be those of an
-//! earlier run. `.lock` is held all the time.
+//! are renamed. While the state is there and complete, some files may still be those of an earlier run: those of this one
+//! are then read by the names that they still have. `.lock` is held all the time.
 
-use super::folder::{FILES, LABELS, NAMES, SKIPPED};
+use super::folder::{FILES, LABELS, NAMES, NPY, SAFETENSORS, SKIPPED, remove_stale};
 use super::state::{Format, Job, NPY_HEADER, SAFETENSORS_HEADER, STATE, State};
-use crate::base::exchange::Exchange;
-use crate::base::files::{self, lock_folder};
+use super::stored::Gallery;
+use crate::base::files;
 use crate::base::text::one_line;
 use crate::encoding::npy;
 use crate::{Error, Result};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
@@ -101,50 +101,44 @@ pub(super) struct Partial {
     labels: Appended,
     files: Appended,
     skipped: Appended,
+    /// What the gallery that is added to has left out.
+    left_out: HashSet<String>,
     /// Whether files hold a part of a batch.
     torn: bool,
     /// Held so that no other process appends to the files.
     _lock: File,
 }
 
-/// What stands in a folder.
-pub(super) enum Begun {
-    /// A run that goes on, or a new one.
-    Partial(Box<Partial>),
-    /// A run that has just been finished: rows and pictures left out.
-    Complete(usize, usize),
-}
-
 impl Partial {
-    /// Begins a job in `folder`, or continues an unfinished one.
+    /// Begins a job in `folder`, which `lock` keeps for this process, or goes on after `before`. A new job begins with the
+    /// rows of `gallery`, the gallery that it adds to, if any.
     ///
     /// # Errors
-    /// The folder holds an unfinished job that is another one or is not to be resumed; another process is writing to
-    /// it; a file cannot be written.
-    pub(super) fn open(folder: &Path, job: Job, resume: bool) -> Result<Begun> {
-        // What an earlier run of another kind may not have finished.
-        drop(Exchange::begin(folder, "embedding")?);
-        let lock = lock_folder(folder, "embedding")?;
-        let path = folder.join(STATE);
-        // A run that failed before its first picture is in nobody's way.
-        let before = State::read(folder)?.filter(|state| state.done > 0 || state.complete);
-        if let Some(state) = &before {
-            if !resume {
-                return Err(state.unfinished(folder));
-            }
-            if let Some(difference) = job.difference(&state.job) {
-                return Err(Error::data(
-                    folder,
-                    format!(
-                        "holds an unfinished run of another kind, and the same folder is to hold one kind of rows; {difference}"
-                    ),
-                ));
-            }
-            if state.complete {
-                state.place(folder)?;
-                return Ok(Begun::Complete(state.rows, state.skipped));
-            }
+    /// `before` is of another job; a file is shorter than it was, or cannot be written.
+    pub(super) fn open(
+        folder: &Path,
+        lock: File,
+        job: Job,
+        before: Option<State>,
+        gallery: Option<&Gallery>,
+    ) -> Result<Self> {
+        if let Some(state) = &before
+            && let Some(difference) = job.difference(&state.job)
+        {
+            return Err(Error::data(
+                folder,
+                format!(
+                    "holds an unfinished run of another kind, and the same folder is to hold one kind of rows; {difference}"
+                ),
+            ));
         }
+        let begins = before.is_none();
+        if begins {
+            // The state goes first: without it, what an earlier run has left is nothing.
+            let left = [NPY, SAFETENSORS].map(|name| format!("{name}.partial"));
+            remove_stale(folder, &[STATE, &left[0], &left[1]])?;
+        }
+        let path = folder.join(STATE);
         let (vectors, header) = job.format.vectors();
         let open = |name: &'static str, header: usize| {
             let len = match &before {
@@ -161,29 +155,28 @@ impl Partial {
             labels: open(LABELS, NPY_HEADER)?,
             files: open(FILES, 0)?,
             skipped: open(SKIPPED, 0)?,
-            state: before.unwrap_or(State {
-                job,
-                done: 0,
-                rows: 0,
-                skipped: 0,
-                lengths: BTreeMap::new(),
-                complete: false,
-            }),
+            left_out: gallery.map_or_else(HashSet::new, |g| g.skipped.iter().cloned().collect()),
+            state: before.unwrap_or_else(|| State::new(job)),
             torn: false,
             _lock: lock,
         };
+        if begins && let Some(gallery) = gallery {
+            let stored = &gallery.stored;
+            let labels = stored.labels.as_deref().unwrap_or_default();
+            partial.rows(&stored.embeddings, labels, &stored.files)?;
+            for why in &gallery.skipped {
+                partial.state.skipped += 1;
+                partial.skipped.append(format!("{why}\n").as_bytes())?;
+            }
+            partial.torn = false;
+        }
         partial.sync()?;
-        Ok(Begun::Partial(Box::new(partial)))
+        Ok(partial)
     }
 
-    /// Pictures that need not be embedded any more.
-    pub(super) fn done(&self) -> usize {
-        self.state.done
-    }
-
-    /// Rows so far, and pictures left out.
-    pub(super) fn counts(&self) -> (usize, usize) {
-        (self.state.rows, self.state.skipped)
+    /// The run so far.
+    pub(super) fn state(&self) -> &State {
+        &self.state
     }
 
     /// Appends rows. They count from [`advance`](Self::advance) on.
@@ -201,16 +194,22 @@ impl Partial {
         Ok(())
     }
 
-    /// Notes a picture that is left out. It counts from [`advance`](Self::advance) on.
+    /// Notes a picture that is left out, if the gallery that is added to did not. It counts from
+    /// [`advance`](Self::advance) on.
     pub(super) fn skip(&mut self, why: &str) -> Result<()> {
+        if self.left_out.contains(why) {
+            return Ok(());
+        }
         self.torn = true;
         self.state.skipped += 1;
         self.skipped.append(format!("{why}\n").as_bytes())
     }
 
-    /// A batch is complete: this many pictures were embedded or left out.
-    pub(super) fn advance(&mut self, images: usize) {
+    /// A batch is complete: this many pictures were embedded or left out, of which so many are most likely no aligned
+    /// faces.
+    pub(super) fn advance(&mut self, images: usize, unaligned: usize) {
         self.state.done += images;
+        self.state.unaligned += unaligned;
         self.torn = false;
     }
 
@@ -234,7 +233,7 @@ impl Partial {
     }
 
     /// Writes the headers and gives the files their names; `names` are the identities' by number.
-    pub(super) fn finish(mut self, names: &[(i64, String)]) -> Result<()> {
+    pub(super) fn finish(mut self, names: &BTreeMap<i64, String>) -> Result<()> {
         let (rows, dim) = (self.state.rows, self.state.job.dim);
         match self.state.job.format {
             Format::Npy => {
@@ -289,10 +288,11 @@ fn safetensors_header(rows: usize, dim: usize) -> Vec<u8> {
 mod tests {
     use super::super::Stored;
     use super::*;
+    use crate::base::files::lock_folder;
     use crate::verification::Tta;
     use std::fs;
 
-    fn open(folder: &Path, resume: bool) -> Result<Begun> {
+    fn partial(folder: &Path) -> Partial {
         let job = Job {
             weights: "0123".to_owned(),
             source: "pictures".to_owned(),
@@ -301,45 +301,24 @@ mod tests {
             format: Format::Npy,
             batch: 1,
             dim: 2,
+            added_to: 0,
         };
-        Partial::open(folder, job, resume)
-    }
-
-    fn partial(folder: &Path, resume: bool) -> Partial {
-        match open(folder, resume) {
-            Ok(Begun::Partial(partial)) => *partial,
-            Ok(Begun::Complete(..)) => panic!("is complete"),
-            Err(error) => panic!("{error}"),
-        }
-    }
-
-    fn error(begun: Result<Begun>) -> String {
-        begun.err().expect("an error").to_string()
+        let lock = lock_folder(folder, "embedding").unwrap();
+        let before = State::read(folder).unwrap();
+        Partial::open(folder, lock, job, before, None).unwrap()
     }
 
     fn append(partial: &mut Partial, picture: usize) -> Result<()> {
         let name = format!("picture {picture}");
         partial.rows(&[1.0, picture as f32], &[picture as i64], &[name])?;
-        partial.advance(1);
+        partial.advance(1, 0);
         Ok(())
-    }
-
-    #[test]
-    fn one_process_writes_to_a_folder() {
-        let dir = tempfile::tempdir().unwrap();
-        let held = partial(dir.path(), false);
-        for resume in [false, true] {
-            let error = error(open(dir.path(), resume));
-            assert!(error.contains("another process is embedding"), "{error}");
-        }
-        drop(held);
-        partial(dir.path(), true);
     }
 
     #[test]
     fn a_batch_of_which_a_part_was_written_does_not_count() {
         let dir = tempfile::tempdir().unwrap();
-        let mut run = partial(dir.path(), false);
+        let mut run = partial(dir.path());
         append(&mut run, 0).unwrap();
         run.sync().unwrap();
         // Vectors are appended, labels cannot be: a handle that only reads.
@@ -350,23 +329,23 @@ mod tests {
         run.labels.file = whole;
         run.sync().unwrap();
         drop(run);
-        let mut run = partial(dir.path(), true);
-        assert_eq!((run.done(), run.counts()), (1, (1, 0)));
+        let mut run = partial(dir.path());
+        assert_eq!((run.state().done, run.state().rows), (1, 1));
         append(&mut run, 1).unwrap();
         append(&mut run, 2).unwrap();
-        run.finish(&[]).unwrap();
+        run.finish(&BTreeMap::new()).unwrap();
         let stored = Stored::open(dir.path()).unwrap();
         assert_eq!(stored.files, ["picture 0", "picture 1", "picture 2"]);
         assert_eq!(stored.labels, Some(vec![0, 1, 2]));
     }
 
     #[test]
-    fn files_of_which_some_have_their_names_are_not_read() {
+    fn a_run_killed_amid_the_names_is_read_all_the_same() {
         let dir = tempfile::tempdir().unwrap();
-        let mut run = partial(dir.path(), false);
+        let mut run = partial(dir.path());
         append(&mut run, 5).unwrap();
         let mut state = run.state.clone();
-        run.finish(&[]).unwrap();
+        run.finish(&BTreeMap::new()).unwrap();
         // As a kill amid the names leaves it: the labels are still those of an earlier run.
         state.complete = true;
         state.save(dir.path()).unwrap();
@@ -377,15 +356,14 @@ mod tests {
             elements: npy::Elements::I64(vec![7]),
         };
         npy::write(&at(LABELS), &labels).unwrap();
-        let refused = Stored::open(dir.path()).unwrap_err().to_string();
-        assert!(
-            refused.contains("`embed --resume` finishes it"),
-            "{refused}"
+        let expected = Stored::open(dir.path()).unwrap();
+        assert_eq!(
+            (expected.labels.as_deref(), expected.rows()),
+            (Some(&[5][..]), 1)
         );
-        assert!(matches!(
-            open(dir.path(), true).unwrap(),
-            Begun::Complete(1, 0)
-        ));
-        assert_eq!(Stored::open(dir.path()).unwrap().labels, Some(vec![5]));
+        assert_eq!(expected.origin, Some(state.job.origin()));
+        state.place(dir.path()).unwrap();
+        assert_eq!(Stored::open(dir.path()).unwrap(), expected);
+        assert!(!at(STATE).exists() && !at("labels.npy.partial").exists());
     }
 }

@@ -74,6 +74,13 @@ impl Dataset for Pictures {
         self.path(index).display().to_string()
     }
 
+    fn name(&self, index: usize) -> Option<String> {
+        let path = self.path(index);
+        let given = &self.groups[self.label(index) as usize].given;
+        let name = path.strip_prefix(given).unwrap_or(path);
+        Some(name.to_string_lossy().into_owned())
+    }
+
     fn files(&self, index: usize) -> Vec<PathBuf> {
         vec![self.path(index).into()]
     }
@@ -96,6 +103,8 @@ impl Dataset for Pictures {
 struct PictureGroup {
     /// Whose pictures they are; empty where nobody said.
     label: String,
+    /// The folder that was given; empty for a file.
+    given: PathBuf,
     /// The files.
     files: Vec<PathBuf>,
 }
@@ -107,20 +116,21 @@ struct PictureGroup {
 /// A path does not exist or cannot be listed, or there is no picture in a folder.
 fn group_pictures(paths: &[PathBuf], unused: &mut Unused) -> Result<Vec<PictureGroup>> {
     let mut groups = Vec::new();
-    let alone = |path: PathBuf| PictureGroup {
+    let alone = |given: &Path, path: PathBuf| PictureGroup {
         label: String::new(),
+        given: given.into(),
         files: vec![path],
     };
     for path in paths {
         let metadata = fs::metadata(path).map_err(Error::io("opening", path))?;
         if !metadata.is_dir() {
-            groups.push(alone(path.clone()));
+            groups.push(alone(Path::new(""), path.clone()));
             continue;
         }
         let before = groups.len();
         let mut found = Entries::of(path)?;
         let files = found.take_pictures("", Reason::NoPicture, unused);
-        groups.extend(files.iter().map(|file| alone(path.join(file))));
+        groups.extend(files.iter().map(|file| alone(path, path.join(file))));
         for label in found.folders {
             let folder = path.join(&label);
             let place = format!("{label}/");
@@ -133,7 +143,11 @@ fn group_pictures(paths: &[PathBuf], unused: &mut Unused) -> Result<Vec<PictureG
                 unused.add(Reason::EmptyClass, label);
             } else {
                 let files = files.iter().map(|file| folder.join(file)).collect();
-                groups.push(PictureGroup { label, files });
+                groups.push(PictureGroup {
+                    label,
+                    given: path.clone(),
+                    files,
+                });
             }
         }
         if groups.len() == before {

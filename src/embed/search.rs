@@ -199,31 +199,56 @@ pub struct Identification {
     pub rank_5: f64,
 }
 
+/// How a threshold answers who a query shows, where the gallery may not hold the person.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct OpenSet {
+    /// Queries whose identity is in the gallery.
+    pub members: usize,
+    /// The share of them that are answered with their identity; none where there is none of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub identified: Option<f64>,
+    /// Queries whose identity is known, and not in the gallery.
+    pub strangers: usize,
+    /// The share of them that are taken for somebody.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mistaken: Option<f64>,
+}
+
+/// The identity of each query, and whether the gallery has a row of it besides the query itself; none for a query without
+/// an identity. None at all where labels are missing. Identities are the same where they are called the same.
+fn members(
+    gallery: &Stored,
+    queries: &Stored,
+    others_only: bool,
+) -> Option<Vec<Option<(String, bool)>>> {
+    gallery.labels.as_ref()?;
+    queries.labels.as_ref()?;
+    let mut there: BTreeMap<String, usize> = BTreeMap::new();
+    for identity in (0..gallery.rows()).filter_map(|row| gallery.identity(row)) {
+        *there.entry(identity).or_default() += 1;
+    }
+    let member = |query| {
+        let identity = queries.identity(query)?;
+        let rows = there.get(&identity).copied().unwrap_or(0);
+        Some((identity, rows > usize::from(others_only)))
+    };
+    Some((0..queries.rows()).map(member).collect())
+}
+
 /// Rates of identification for hits of at least five rows a query (or all there are); none where labels are missing, or no
-/// query's identity is in the gallery. Pictures without an identity count nowhere, but may be hits. Identities are the same where they are called the same.
+/// query's identity is in the gallery. Pictures without an identity count nowhere, but may be hits.
 pub fn identification(
     gallery: &Stored,
     queries: &Stored,
     hits: &[Vec<Hit>],
     others_only: bool,
 ) -> Option<Identification> {
-    gallery.labels.as_ref()?;
-    queries.labels.as_ref()?;
-    let mut there: BTreeMap<String, usize> = BTreeMap::new();
-    for row in 0..gallery.rows() {
-        if let Some(identity) = gallery.identity(row) {
-            *there.entry(identity).or_default() += 1;
-        }
-    }
+    let members = members(gallery, queries, others_only)?;
     let (mut known, mut first, mut fifth) = (0, 0, 0);
-    for (query, hits) in hits.iter().enumerate() {
-        let Some(identity) = queries.identity(query) else {
+    for (member, hits) in members.into_iter().zip(hits) {
+        let Some((identity, true)) = member else {
             continue;
         };
-        let rows = there.get(&identity).copied().unwrap_or(0);
-        if rows <= usize::from(others_only) {
-            continue;
-        }
         known += 1;
         let right = |hit: &Hit| gallery.identity(hit.row).as_ref() == Some(&identity);
         first += usize::from(hits.first().is_some_and(right));
@@ -233,6 +258,44 @@ pub fn identification(
         queries: known,
         rank_1: first as f64 / known as f64,
         rank_5: fifth as f64 / known as f64,
+    })
+}
+
+/// Rates of the answers that `accepts` makes of the nearest row of each query; none where labels are missing, or no query
+/// has an identity.
+pub fn open_set(
+    gallery: &Stored,
+    queries: &Stored,
+    hits: &[Vec<Hit>],
+    others_only: bool,
+    accepts: impl Fn(&Hit) -> bool,
+) -> Option<OpenSet> {
+    let (mut members_seen, mut identified) = (0, 0);
+    let (mut strangers, mut mistaken) = (0, 0);
+    for (member, hits) in members(gallery, queries, others_only)?
+        .into_iter()
+        .zip(hits)
+    {
+        let answer = hits.first().filter(|hit| accepts(hit));
+        match member {
+            Some((identity, true)) => {
+                members_seen += 1;
+                let right = answer.is_some_and(|hit| gallery.identity(hit.row) == Some(identity));
+                identified += usize::from(right);
+            }
+            Some((_, false)) => {
+                strangers += 1;
+                mistaken += usize::from(answer.is_some());
+            }
+            None => {}
+        }
+    }
+    let share = |part: usize, of: usize| (of > 0).then(|| part as f64 / of as f64);
+    (members_seen + strangers > 0).then(|| OpenSet {
+        members: members_seen,
+        identified: share(identified, members_seen),
+        strangers,
+        mistaken: share(mistaken, strangers),
     })
 }
 
@@ -357,6 +420,23 @@ mod tests {
         let hits = search(&gallery.embeddings, &queries.embeddings, 2, 5, false);
         let found = identification(&gallery, &queries, &hits, false).unwrap();
         assert_eq!((found.queries, found.rank_1, found.rank_5), (2, 0.5, 1.0));
+        // One bob at 0.1 from bob, one at 0.4 from cid, and a stranger at 0.1 from ann.
+        for (angle, expected) in [
+            (0.5_f64, (0.5, 1.0)),
+            (0.11, (0.5, 1.0)),
+            (0.05, (0.0, 0.0)),
+        ] {
+            let found = open_set(&gallery, &queries, &hits, false, |hit| {
+                hit.cosine > angle.cos()
+            });
+            let found = found.unwrap();
+            assert_eq!((found.members, found.strangers), (2, 1));
+            assert_eq!(
+                (found.identified.unwrap(), found.mistaken.unwrap()),
+                expected,
+                "{angle}"
+            );
+        }
         // Nobody has a second picture.
         let hits = search(&gallery.embeddings, &gallery.embeddings, 2, 5, true);
         assert_eq!(identification(&gallery, &gallery, &hits, true), None);

@@ -50,13 +50,33 @@ pub(super) struct Job {
     pub(super) batch: usize,
     /// The length of a row.
     pub(super) dim: usize,
+    /// Rows of the gallery that is added to.
+    #[serde(default)]
+    pub(super) added_to: usize,
 }
 
 impl Job {
+    /// What is told of its embeddings.
+    pub(super) fn origin(&self) -> Origin {
+        Origin {
+            source: Some(self.source.clone()),
+            ..Origin::new(self.weights.clone(), self.tta)
+        }
+    }
+
     /// The first difference from an earlier job, in words.
     pub(super) fn difference(&self, before: &Job) -> Option<String> {
+        let added_to = |rows: usize| match rows {
+            0 => "no gallery".to_owned(),
+            rows => format!("a gallery of {rows} rows"),
+        };
         let pairs = [
             ("the weights", before.weights.clone(), self.weights.clone()),
+            (
+                "what is added to",
+                added_to(before.added_to),
+                added_to(self.added_to),
+            ),
             ("the pictures", before.source.clone(), self.source.clone()),
             ("--tta", before.tta.to_string(), self.tta.to_string()),
             (
@@ -85,6 +105,9 @@ pub(super) struct State {
     pub(super) done: usize,
     pub(super) rows: usize,
     pub(super) skipped: usize,
+    /// Pictures that are most likely no aligned faces.
+    #[serde(default)]
+    pub(super) unaligned: usize,
     /// Valid bytes of each file.
     pub(super) lengths: BTreeMap<String, u64>,
     /// Whether the files are complete and only have to be renamed.
@@ -92,6 +115,24 @@ pub(super) struct State {
 }
 
 impl State {
+    /// A run that begins.
+    pub(super) fn new(job: Job) -> Self {
+        State {
+            job,
+            done: 0,
+            rows: 0,
+            skipped: 0,
+            unaligned: 0,
+            lengths: BTreeMap::new(),
+            complete: false,
+        }
+    }
+
+    /// Whether there is work in it. A run that failed before its first picture is in nobody's way.
+    pub(super) fn counts(&self) -> bool {
+        self.done > 0 || self.complete
+    }
+
     /// The state of the unfinished run in a folder, if there is one.
     pub(super) fn read(folder: &Path) -> Result<Option<Self>> {
         let path = folder.join(STATE);
@@ -114,8 +155,7 @@ impl State {
         Error::data(
             folder,
             format!(
-                "holds an unfinished run, {} of {} pictures; --resume continues it, or delete the file {STATE} to \
-                 begin a new one",
+                "holds an unfinished run, {} of {} pictures; --resume continues it, --overwrite begins again",
                 self.done, self.job.images
             ),
         )
@@ -145,11 +185,7 @@ impl State {
                 fs::rename(&from, &to).map_err(Error::io("renaming into place", &to))?;
             }
         }
-        Origin {
-            weights: self.job.weights.clone(),
-            tta: self.job.tta,
-        }
-        .save(&folder.join(ORIGIN))?;
+        self.job.origin().save(folder)?;
         remove_stale(folder, &[STATE])
     }
 }

@@ -1,17 +1,16 @@
 //! A folder of embeddings, read.
 
-use super::folder::{FILES, LABELS, NAMES, NPY, ORIGIN, Origin, SAFETENSORS};
-use super::state::State;
-use crate::base::exchange::settled;
+use super::folder::{FILES, LABELS, NAMES, NPY, ORIGIN, Origin, SAFETENSORS, SKIPPED};
+use super::state::{Format, State};
 use crate::data::formats::text::Text;
 use crate::encoding::float::Float;
 use crate::encoding::npy::{self, Elements, Npy};
 use crate::report::similarity::{Block, Means, Similarity};
 use crate::{Error, Result};
 use safetensors::tensor::{Dtype, SafeTensors};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Embeddings in memory.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -24,7 +23,8 @@ pub struct Stored {
     pub files: Vec<String>,
     /// The number of each row's identity, if they are known.
     pub labels: Option<Vec<i64>>,
-    /// The name of each number, if known. An empty name marks a single picture whose identity is unknown.
+    /// The name of each number, if known. A picture whose identity is unknown has the number -1, or, in older galleries,
+    /// one with an empty name.
     pub names: BTreeMap<i64, String>,
     /// Their origin, if known.
     pub origin: Option<Origin>,
@@ -32,9 +32,64 @@ pub struct Stored {
 
 /// Whether a path is a folder of embeddings.
 pub fn is_stored(path: &Path) -> bool {
-    [NPY, SAFETENSORS]
-        .iter()
-        .any(|name| path.join(name).is_file())
+    let there = |name: &&str| path.join(name).is_file();
+    let is_complete = |files: Files<'_>| files.complete.is_some();
+    [NPY, SAFETENSORS].iter().any(there) || Files::of(path).is_ok_and(is_complete)
+}
+
+/// The files of a gallery.
+struct Files<'a> {
+    folder: &'a Path,
+    /// The complete run whose files have not all got their names: it was killed just then.
+    complete: Option<State>,
+}
+
+impl<'a> Files<'a> {
+    fn of(folder: &'a Path) -> Result<Self> {
+        let complete = State::read(folder)?.filter(|state| state.complete);
+        Ok(Files { folder, complete })
+    }
+
+    /// Where a file is.
+    fn at(&self, name: &str) -> PathBuf {
+        let partial = self.folder.join(format!("{name}.partial"));
+        match self.complete.is_some() && partial.is_file() {
+            true => partial,
+            false => self.folder.join(name),
+        }
+    }
+
+    fn format(&self) -> Format {
+        match &self.complete {
+            Some(state) => state.job.format,
+            None if self.folder.join(SAFETENSORS).is_file() => Format::Safetensors,
+            None => Format::Npy,
+        }
+    }
+
+    fn origin(&self) -> Result<Option<Origin>> {
+        if let Some(state) = &self.complete {
+            return Ok(Some(state.job.origin()));
+        }
+        let path = self.folder.join(ORIGIN);
+        if !path.is_file() {
+            return Ok(None);
+        }
+        let text = fs::read(&path).map_err(Error::io("reading", &path))?;
+        let origin = serde_json::from_slice(&text)
+            .map_err(|e| Error::data(&path, format!("cannot be read: {e}")))?;
+        Ok(Some(origin))
+    }
+}
+
+/// Why pictures were left out of the gallery in `folder`.
+pub(super) fn left_out(folder: &Path) -> Result<Vec<String>> {
+    let path = folder.join(SKIPPED);
+    if !path.is_file() {
+        return Ok(Vec::new());
+    }
+    let text = Text::read(&path)?;
+    Ok(text.as_str().lines().map(str::to_owned).collect())
 }
 
 impl Stored {
@@ -42,23 +97,24 @@ impl Stored {
     /// unit vectors.
     ///
     /// # Errors
-    /// A file cannot be read, there is not one row per picture, a row is zero or not finite, or a run was interrupted
-    /// while it renamed its files.
+    /// A file cannot be read, there is not one row per picture, or a row is zero or not finite.
     pub fn open(folder: &Path) -> Result<Self> {
-        settled(folder)?;
-        if State::read(folder)?.is_some_and(|state| state.complete) {
-            return Err(Error::data(
-                folder,
-                "holds embeddings of an interrupted run; `embed --resume` finishes it",
-            ));
-        }
-        let mut stored = match folder.join(SAFETENSORS).is_file() {
-            true => read_safetensors(&folder.join(SAFETENSORS))?,
-            false => read_npy(folder)?,
+        let mut stored = Self::read(folder)?;
+        stored.normalise().map_err(|why| Error::data(folder, why))?;
+        Ok(stored)
+    }
+
+    /// Reads a folder of embeddings, rows as they are.
+    fn read(folder: &Path) -> Result<Self> {
+        let files = Files::of(folder)?;
+        let mut stored = match files.format() {
+            Format::Safetensors => read_safetensors(&files.at(SAFETENSORS))?,
+            Format::Npy => read_npy(&files)?,
         };
-        let path = folder.join(FILES);
-        let files = Text::read(&path)?;
-        stored.files = files.as_str().lines().map(str::to_owned).collect();
+        stored.origin = files.origin()?;
+        let path = files.at(FILES);
+        let text = Text::read(&path)?;
+        stored.files = text.as_str().lines().map(str::to_owned).collect();
         let rows = stored.embeddings.len() / stored.dim;
         if stored.files.len() != rows {
             let found = stored.files.len();
@@ -76,7 +132,7 @@ impl Stored {
                 format!("holds {rows} embeddings and {found} labels; expected one each"),
             ));
         }
-        let names = folder.join(NAMES);
+        let names = files.at(NAMES);
         if names.is_file() {
             let text = Text::read(&names)?;
             for line in text.as_str().lines().skip(1) {
@@ -91,14 +147,6 @@ impl Stored {
                 stored.names.insert(number, name.to_owned());
             }
         }
-        let origin = folder.join(ORIGIN);
-        if origin.is_file() {
-            let text = fs::read(&origin).map_err(Error::io("reading", &origin))?;
-            let origin = serde_json::from_slice(&text)
-                .map_err(|e| Error::data(&origin, format!("cannot be read: {e}")))?;
-            stored.origin = Some(origin);
-        }
-        stored.normalise().map_err(|why| Error::data(folder, why))?;
         Ok(stored)
     }
 
@@ -111,6 +159,7 @@ impl Stored {
     pub fn identity(&self, row: usize) -> Option<String> {
         let label = *self.labels.as_ref()?.get(row)?;
         match self.names.get(&label) {
+            None if label < 0 => None,
             None => Some(label.to_string()),
             Some(name) => (!name.is_empty()).then(|| name.clone()),
         }
@@ -121,24 +170,27 @@ impl Stored {
     /// # Errors
     /// There is no row, or the file cannot be written.
     pub fn draw_similarity(&self, folder: &Path) -> Result<Means> {
-        // Data sets may hold their identities in any order.
-        let label = |row: usize| {
-            self.labels
-                .as_ref()
-                .map_or(row as i64, |labels| labels[row])
-        };
-        let mut order: Vec<usize> = (0..self.rows()).collect();
-        order.sort_by_key(|&row| label(row));
+        // Data sets may hold their identities in any order: each has the place of its first row.
+        let mut places: HashMap<String, usize> = HashMap::new();
+        let identities: Vec<Option<String>> = (0..self.rows()).map(|r| self.identity(r)).collect();
+        let mut order: Vec<(usize, usize)> = (identities.iter().enumerate())
+            .map(|(row, identity)| match identity {
+                Some(name) => (*places.entry(name.clone()).or_insert(row), row),
+                None => (row, row),
+            })
+            .collect();
+        order.sort_unstable();
         let (mut blocks, mut rows): (Vec<Block>, Vec<f32>) = (Vec::new(), Vec::new());
-        for same in order.chunk_by(|&a, &b| label(a) == label(b)) {
-            blocks.push(Block {
-                label: self.identity(same[0]).unwrap_or_else(|| {
-                    let stem = Path::new(&self.files[same[0]]).file_stem();
-                    stem.map_or_else(String::new, |s| s.to_string_lossy().into_owned())
-                }),
-                images: same.len(),
+        for same in order.chunk_by(|a, b| a.0 == b.0) {
+            let first = same[0].1;
+            blocks.push(match &identities[first] {
+                Some(name) => Block::identity(name, same.len()),
+                None => {
+                    let stem = Path::new(&self.files[first]).file_stem();
+                    Block::loose(&stem.unwrap_or_default().to_string_lossy())
+                }
             });
-            for &row in same {
+            for &(_, row) in same {
                 rows.extend(&self.embeddings[row * self.dim..][..self.dim]);
             }
         }
@@ -163,8 +215,59 @@ impl Stored {
     }
 }
 
-fn read_npy(folder: &Path) -> Result<Stored> {
-    let path = folder.join(NPY);
+/// A gallery that is added to.
+pub(super) struct Gallery {
+    /// Its rows, as they are.
+    pub(super) stored: Stored,
+    /// Which network made it.
+    pub(super) origin: Origin,
+    /// How it is written.
+    pub(super) format: Format,
+    /// Why pictures were left out.
+    pub(super) skipped: Vec<String>,
+}
+
+impl Gallery {
+    /// Reads the gallery in `folder`.
+    ///
+    /// # Errors
+    /// As [`Stored::open`], or the gallery does not say which network made it, or has no labels.
+    pub(super) fn open(folder: &Path) -> Result<Self> {
+        let stored = Stored::read(folder)?;
+        let (Some(origin), true) = (stored.origin.clone(), stored.labels.is_some()) else {
+            return Err(Error::data(
+                folder,
+                format!(
+                    "cannot be added to: it has no labels, or no {ORIGIN}, which says what network made it"
+                ),
+            ));
+        };
+        Ok(Gallery {
+            stored,
+            origin,
+            format: Files::of(folder)?.format(),
+            skipped: left_out(folder)?,
+        })
+    }
+
+    /// The numbers of its identities, with their names.
+    pub(super) fn names(&self) -> BTreeMap<i64, String> {
+        let mut names = self.stored.names.clone();
+        for &label in self
+            .stored
+            .labels
+            .iter()
+            .flatten()
+            .filter(|label| **label >= 0)
+        {
+            names.entry(label).or_insert_with(|| label.to_string());
+        }
+        names
+    }
+}
+
+fn read_npy(files: &Files<'_>) -> Result<Stored> {
+    let path = files.at(NPY);
     let Npy { shape, elements } = npy::read(&path)?;
     let embeddings = match elements {
         Elements::F32(values) => values,
@@ -180,7 +283,7 @@ fn read_npy(folder: &Path) -> Result<Stored> {
         ));
     }
     let dim = shape[1];
-    let path = folder.join(LABELS);
+    let path = files.at(LABELS);
     let labels = match path.is_file() {
         false => None,
         true => match npy::read(&path)?.elements.integers() {

@@ -1,5 +1,6 @@
 //! Encodings that both data sets and model files use. None of them knows what is stored.
 
+pub(crate) mod base64;
 pub(crate) mod float;
 pub(crate) mod framing;
 pub mod npy;

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::path::Path;
 
 use embedded_graphics::Pixel;
 use embedded_graphics::draw_target::DrawTarget;
@@ -15,8 +14,7 @@ use embedded_graphics::text::renderer::TextRenderer;
 use embedded_graphics::text::{Baseline, Text};
 use image::{Rgb, RgbImage};
 
-use crate::base::error::{Error, Result};
-use crate::base::files;
+use crate::base::error::Result;
 
 /// Red, green, blue.
 pub(crate) type Colour = [u8; 3];
@@ -268,16 +266,6 @@ impl DrawTarget for Pen<'_> {
     }
 }
 
-/// Writes `picture` as a PNG file.
-pub(crate) fn save_png(picture: &RgbImage, path: &Path) -> Result<()> {
-    let mut bytes = Vec::new();
-    let encoder = image::codecs::png::PngEncoder::new(&mut bytes);
-    picture
-        .write_with_encoder(encoder)
-        .map_err(|e| Error::data(path, format!("the picture cannot be encoded: {e}")))?;
-    files::write(path, &bytes)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -359,18 +347,5 @@ mod tests {
         assert!(left >= 93 && right <= 107 && top >= 68 && bottom <= 100);
         let [_, top, _, bottom] = area(Align::Right, true);
         assert!(top >= 100 && bottom <= 132);
-    }
-
-    #[test]
-    fn a_picture_that_cannot_be_written_names_its_path() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("absent").join("x.png");
-        let text = save_png(&Canvas::new(2, 2).into_image(), &path)
-            .unwrap_err()
-            .to_string();
-        assert!(
-            text.starts_with("writing") && text.contains("x.png"),
-            "{text}"
-        );
     }
 }

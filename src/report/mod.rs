@@ -6,6 +6,7 @@ pub(crate) mod markup;
 pub mod metrics;
 pub mod page;
 pub mod pairs;
+pub mod picture_file;
 pub mod progress;
 pub mod similarity;
 pub mod tensorboard;

@@ -5,7 +5,8 @@ use std::path::Path;
 
 use image::RgbImage;
 
-use super::canvas::{self, Align, Canvas, Colour, Font, GREY, INK};
+use super::canvas::{Align, Canvas, Colour, Font, GREY, INK};
+use super::picture_file;
 use crate::base::error::Result;
 use crate::verification::Verdict;
 
@@ -113,12 +114,12 @@ pub fn draw(title: &str, threshold: f64, pairs: &[PairPicture]) -> RgbImage {
     canvas.into_image()
 }
 
-/// Draws the sheet to a PNG file.
+/// Draws the sheet to a picture file of the kind that its name tells.
 ///
 /// # Errors
-/// Where the file cannot be written.
+/// The name tells no kind of picture, or the file cannot be written.
 pub fn save(path: &Path, title: &str, threshold: f64, pairs: &[PairPicture]) -> Result<()> {
-    canvas::save_png(&draw(title, threshold, pairs), path)
+    picture_file::save(&draw(title, threshold, pairs), path)
 }
 
 /// What a verdict says of two pictures.

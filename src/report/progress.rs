@@ -279,6 +279,8 @@ pub struct Counter {
     unit: Unit,
     total: u64,
     done: u64,
+    /// What was done before the clock started.
+    before: u64,
     start: Instant,
     last_line: f64,
     screen: Screen,
@@ -301,10 +303,17 @@ impl Counter {
             unit,
             total,
             done: 0,
+            before: 0,
             start: Instant::now(),
             last_line: 0.0,
             screen: Screen::new(output),
         }
+    }
+
+    /// Of the total, `done` were done in an earlier run.
+    pub fn after(mut self, done: u64) -> Self {
+        (self.done, self.before) = (done, done);
+        self
     }
 
     /// `more` are done.
@@ -314,7 +323,8 @@ impl Counter {
 
     fn advance_at(&mut self, more: u64, seconds: f64) {
         self.done += more;
-        let line = |name: &str| line_of(self.unit, name, self.done, self.total, seconds);
+        let counts = [self.before, self.done, self.total];
+        let line = |name: &str| line_of(self.unit, name, counts, seconds);
         if let Some(columns) = self.screen.columns() {
             // A name from data may be long.
             let room = columns.saturating_sub(line("").len());
@@ -334,7 +344,7 @@ impl Counter {
     /// Leaves a line with the count, the rate and the time, and removes the bar.
     pub fn finish(mut self) {
         let seconds = self.start.elapsed().as_secs_f64();
-        let line = finished_line(self.unit, &self.name, self.done, seconds);
+        let line = finished_line(self.unit, &self.name, [self.before, self.done], seconds);
         self.screen.print(&line);
         self.screen.clear();
     }
@@ -353,23 +363,32 @@ fn shortened(name: &str, room: usize) -> String {
 
 /// `lfw 5120/12000 images 1,234 img/s ETA 00:05`, for a count begun `seconds` ago.
 pub fn counter_line(name: &str, done: u64, total: u64, seconds: f64) -> String {
-    line_of(IMAGES, name, done, total, seconds)
+    line_of(IMAGES, name, [0, done, total], seconds)
 }
 
-fn line_of((what, rate): Unit, name: &str, done: u64, total: u64, seconds: f64) -> String {
-    let left = total.saturating_sub(done) as f64 * ratio(seconds, done as f64);
+/// Counts: before the clock started, done, in all.
+fn line_of((what, rate): Unit, name: &str, counts: [u64; 3], seconds: f64) -> String {
+    let [before, done, total] = counts;
+    let timed = (done - before) as f64;
+    let left = total.saturating_sub(done) as f64 * ratio(seconds, timed);
     format!(
         "{name} {done}/{total} {what} {} {rate} ETA {}",
-        grouped(ratio(done as f64, seconds)),
+        grouped(ratio(timed, seconds)),
         duration(left)
     )
 }
 
-fn finished_line((what, rate): Unit, name: &str, done: u64, seconds: f64) -> String {
+fn finished_line((what, rate): Unit, name: &str, counts: [u64; 2], seconds: f64) -> String {
+    let [before, done] = counts;
+    let timed = done - before;
+    let now = match before {
+        0 => String::new(),
+        _ => format!(", {timed} of them now"),
+    };
     format!(
-        "{name} {done} {what} in {}, {} {rate}",
+        "{name} {done} {what}{now} in {}, {} {rate}",
         duration(seconds),
-        grouped(ratio(done as f64, seconds))
+        grouped(ratio(timed as f64, seconds))
     )
 }
 
@@ -628,6 +647,18 @@ mod tests {
             )
         );
         assert!(text.contains("in 00:04"));
+    }
+
+    #[test]
+    fn a_count_that_goes_on_is_of_the_whole() {
+        assert_eq!(
+            line_of(IMAGES, "embed", [60, 70, 90], 5.0),
+            "embed 70/90 images 2.0 img/s ETA 00:10"
+        );
+        assert_eq!(
+            finished_line(IMAGES, "embed", [60, 90], 15.0),
+            "embed 90 images, 30 of them now in 00:15, 2.0 img/s"
+        );
     }
 
     #[test]

@@ -10,7 +10,8 @@ use std::path::Path;
 
 use image::RgbImage;
 
-use super::canvas::{self, Align, Canvas, Font, GREY, INK, WHITE};
+use super::canvas::{Align, Canvas, Font, GREY, INK, WHITE};
+use super::picture_file;
 use super::viridis::viridis;
 use crate::base::error::{Error, Result};
 
@@ -24,22 +25,70 @@ const LARGEST_SIDE: usize = 2000;
 /// The largest cell, in pixels.
 const LARGEST_CELL: usize = 64;
 
-/// The images of one identity, which lie one after the other.
+/// The images of one identity, which lie one after the other, or a loose image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Block {
-    /// What to write beside the block: the identity's name or number.
+    /// What to write beside the block: the identity's name or number, or the image's name.
     pub label: String,
     /// The number of its images.
     pub images: usize,
+    /// Whether it is an identity.
+    pub is_identity: bool,
 }
 
-/// Mean cosines of pairs of different images.
-#[derive(Clone, Copy, Debug, PartialEq)]
+impl Block {
+    /// So many images of an identity.
+    pub fn identity(label: &str, images: usize) -> Self {
+        Block {
+            label: label.to_owned(),
+            images,
+            is_identity: true,
+        }
+    }
+
+    /// An image whose identity nobody told.
+    pub fn loose(label: &str) -> Self {
+        Block {
+            label: label.to_owned(),
+            images: 1,
+            is_identity: false,
+        }
+    }
+}
+
+/// Mean cosines of pairs of different images; `None` where there is no such pair.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Means {
-    /// Of two images of one identity; `None` where no identity has two.
+    /// Of two images of one identity.
     pub within: Option<f64>,
-    /// Of images of two identities; `None` where there is one identity.
+    /// Of images of two identities.
     pub between: Option<f64>,
+    /// Of a loose image and any other.
+    pub loose: Option<f64>,
+}
+
+impl std::fmt::Display for Means {
+    /// "within identities 0.712, between identities 0.034, with loose images 0.101"
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Adding 0 after rounding turns -0 into 0.
+        let number = |mean: Option<f64>| {
+            mean.map_or("none".to_owned(), |m| {
+                format!("{:.3}", (m * 1000.0).round() / 1000.0 + 0.0)
+            })
+        };
+        let loose = self.loose.map(|_| number(self.loose));
+        match (self.within.or(self.between), loose) {
+            (None, Some(loose)) => write!(f, "of all pairs {loose}"),
+            (_, loose) => {
+                let (within, between) = (number(self.within), number(self.between));
+                write!(
+                    f,
+                    "within identities {within}, between identities {between}"
+                )?;
+                loose.map_or(Ok(()), |loose| write!(f, ", with loose images {loose}"))
+            }
+        }
+    }
 }
 
 /// Unit embeddings in blocks of identities.
@@ -88,9 +137,13 @@ impl<'a> Similarity<'a> {
     pub fn means(&self) -> Means {
         let squared = |sum: &[f64]| sum.iter().map(|x| x * x).sum::<f64>();
         let pairs = |n: usize| n as f64 * (n as f64 - 1.0);
+        let add = |to: &mut [f64], sum: &[f64]| to.iter_mut().zip(sum).for_each(|(a, s)| *a += s);
         let mut rows = self.unit.chunks_exact(self.dim);
-        let mut all = vec![0.0; self.dim];
+        // Sums over all images, and over those of identities; the same of cosines of images with themselves.
+        let (mut all, mut known) = (vec![0.0; self.dim], vec![0.0; self.dim]);
+        let (mut all_diagonal, mut known_images) = (0.0, 0);
         let (mut within, mut within_pairs, mut blocks) = (0.0, 0.0, 0.0);
+        let mut known_diagonal = 0.0;
         for block in self.blocks {
             let mut sum = vec![0.0; self.dim];
             let mut diagonal = 0.0;
@@ -100,16 +153,26 @@ impl<'a> Similarity<'a> {
                     diagonal += f64::from(x).powi(2);
                 }
             }
-            all.iter_mut().zip(&sum).for_each(|(a, s)| *a += s);
-            blocks += squared(&sum);
-            within += squared(&sum) - diagonal;
-            within_pairs += pairs(block.images);
+            add(&mut all, &sum);
+            all_diagonal += diagonal;
+            if block.is_identity {
+                add(&mut known, &sum);
+                known_diagonal += diagonal;
+                known_images += block.images;
+                blocks += squared(&sum);
+                within += squared(&sum) - diagonal;
+                within_pairs += pairs(block.images);
+            }
         }
-        let between_pairs = pairs(self.images()) - within_pairs;
         let mean = |sum: f64, pairs: f64| (pairs > 0.0).then(|| sum / pairs);
+        let among_known = squared(&known) - known_diagonal;
         Means {
             within: mean(within, within_pairs),
-            between: mean(squared(&all) - blocks, between_pairs),
+            between: mean(squared(&known) - blocks, pairs(known_images) - within_pairs),
+            loose: mean(
+                squared(&all) - all_diagonal - among_known,
+                pairs(self.images()) - pairs(known_images),
+            ),
         }
     }
 
@@ -128,28 +191,14 @@ impl<'a> Similarity<'a> {
         let top = 66;
         let side = layout.side;
         let bar_left = left + side + 28;
-        let title = format!(
-            "Cosine similarity of {n} images of {} identities",
-            self.blocks.len()
-        );
+        let title = self.title();
         let width = (bar_left + 104).max(left + Font::Title.width(&title) + 20);
         let height = top + side + layout.label_height_below() + 38;
         let mut canvas = Canvas::new(width, height);
 
         canvas.text(&title, (left, 24), Align::Left, Font::Title, INK);
-        // Adding 0 after rounding turns -0 into 0.
-        let number = |mean: Option<f64>| {
-            mean.map_or("none".to_owned(), |m| {
-                format!("{:.3}", (m * 1000.0).round() / 1000.0 + 0.0)
-            })
-        };
-        let Means { within, between } = self.means();
         canvas.text(
-            &format!(
-                "mean within identities {}, between identities {}",
-                number(within),
-                number(between)
-            ),
+            &format!("mean {}", self.means()),
             (left, 46),
             Align::Left,
             Font::Medium,
@@ -174,12 +223,38 @@ impl<'a> Similarity<'a> {
         canvas.into_image()
     }
 
-    /// Draws the matrix to a PNG file.
+    /// "Cosine similarity of 12 images of 3 identities and 2 loose images"
+    fn title(&self) -> String {
+        let (mut images, mut identities, mut loose) = (0, 0, 0);
+        for block in self.blocks {
+            match block.is_identity {
+                true => (images, identities) = (images + block.images, identities + 1),
+                false => loose += block.images,
+            }
+        }
+        let count = |n: usize, one: &str, several: &str| {
+            format!("{n} {}", if n == 1 { one } else { several })
+        };
+        let of_identities = format!(
+            "{} of {}",
+            count(images, "image", "images"),
+            count(identities, "identity", "identities")
+        );
+        let loose_images = count(loose, "loose image", "loose images");
+        let what = match (identities, loose) {
+            (0, n) => count(n, "image", "images"),
+            (_, 0) => of_identities,
+            _ => format!("{of_identities} and {loose_images}"),
+        };
+        format!("Cosine similarity of {what}")
+    }
+
+    /// Draws the matrix to a picture file of the kind that its name tells.
     ///
     /// # Errors
-    /// Where the file cannot be written.
+    /// The name tells no kind of picture, or the file cannot be written.
     pub fn save(&self, path: &Path) -> Result<()> {
-        canvas::save_png(&self.draw(), path)
+        picture_file::save(&self.draw(), path)
     }
 
     /// The mean embeddings of each `group` neighbouring images: their products are the means of the cosines.
@@ -371,10 +446,7 @@ mod tests {
         sizes
             .iter()
             .enumerate()
-            .map(|(k, &images)| Block {
-                label: format!("{}", 85741 - k),
-                images,
-            })
+            .map(|(k, &images)| Block::identity(&(85741 - k).to_string(), images))
             .collect()
     }
 
@@ -398,7 +470,9 @@ mod tests {
 
     #[test]
     fn means_are_those_of_the_matrix() {
-        let blocks = blocks(&[3, 1, 5, 2]);
+        // The last two are loose.
+        let mut blocks = blocks(&[3, 1, 5, 2]);
+        blocks.extend(["a", "b"].map(Block::loose));
         let dim = 7;
         let e = embeddings(&blocks, dim, 0.8);
         let of: Vec<usize> = blocks
@@ -416,10 +490,15 @@ mod tests {
             };
             dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
         };
-        let mut sums = [[0.0; 2]; 2];
+        let mut sums = [[0.0; 2]; 3];
         for i in 0..of.len() {
             for j in (0..of.len()).filter(|&j| j != i) {
-                let s = &mut sums[usize::from(of[i] != of[j])];
+                let loose = of[i].max(of[j]) > 3;
+                let s = &mut sums[if loose {
+                    2
+                } else {
+                    usize::from(of[i] != of[j])
+                }];
                 s[0] += cosine(i, j);
                 s[1] += 1.0;
             }
@@ -428,22 +507,42 @@ mod tests {
         let expected = sums.map(|[sum, count]| sum / count);
         assert!((means.within.unwrap() - expected[0]).abs() <= 1e-6);
         assert!((means.between.unwrap() - expected[1]).abs() <= 1e-6);
+        assert!((means.loose.unwrap() - expected[2]).abs() <= 1e-6);
+    }
+
+    #[test]
+    fn loose_images_are_no_identities() {
+        let of = |blocks: &[Block]| {
+            let e = embeddings(blocks, 5, 0.4);
+            let similarity = Similarity::new(&e, 5, blocks).unwrap();
+            (similarity.title(), similarity.means())
+        };
+        let (title, means) = of(&["a", "b", "c"].map(Block::loose));
+        assert_eq!(title, "Cosine similarity of 3 images");
+        assert_eq!((means.within, means.between), (None, None));
+        assert!(means.to_string().starts_with("of all pairs "), "{means}");
+        let (title, means) = of(&[Block::identity("ann", 2), Block::loose("b")]);
+        assert_eq!(
+            title,
+            "Cosine similarity of 2 images of 1 identity and 1 loose image"
+        );
+        let means = means.to_string();
+        assert!(
+            means.contains("between identities none, with loose images "),
+            "{means}"
+        );
+        let (title, means) = of(&blocks(&[2, 3]));
+        assert_eq!(title, "Cosine similarity of 5 images of 2 identities");
+        assert_eq!(means.loose, None);
     }
 
     #[test]
     fn means_that_do_not_exist_are_none() {
-        let one = [Block {
-            label: "a".into(),
-            images: 1,
-        }];
-        let means = Similarity::new(&[2.0, 0.0], 2, &one).unwrap().means();
-        assert_eq!(
-            means,
-            Means {
-                within: None,
-                between: None
-            }
-        );
+        for one in [Block::identity("a", 1), Block::loose("a")] {
+            let one = [one];
+            let means = Similarity::new(&[2.0, 0.0], 2, &one).unwrap().means();
+            assert_eq!(means, Means::default());
+        }
     }
 
     #[test]

@@ -134,6 +134,10 @@ pub struct Verification {
     pub eer: f64,
     /// The highest true accept rate whose false accept rate is at most the key ("1e-1" .. "1e-4"), not interpolated.
     pub tar: BTreeMap<String, f64>,
+    /// The threshold of each `tar`: at smaller squared distances the false accept rate is at most the key. Results of
+    /// earlier versions have none.
+    #[serde(default)]
+    pub far_threshold: BTreeMap<String, f64>,
     /// The folds, in order.
     pub folds: Vec<Fold>,
 }
@@ -350,6 +354,12 @@ pub fn verify<T: Copy + Into<f64>>(distances: &[T], same: &[bool]) -> Result<Ver
         .sum::<f64>()
         / FOLDS as f64;
     let roc = Roc::new(&distances, same);
+    let at_rates = |value: &dyn Fn(f64) -> f64| {
+        let rates = FALSE_ACCEPT_RATES.iter();
+        rates
+            .map(|&(name, rate)| (name.to_owned(), value(rate)))
+            .collect()
+    };
     Ok(Verification {
         pairs,
         impostor_pairs,
@@ -358,10 +368,8 @@ pub fn verify<T: Copy + Into<f64>>(distances: &[T], same: &[bool]) -> Result<Ver
         threshold: mean(|f| f.threshold),
         auc: roc.area(),
         eer: roc.equal_error_rate(),
-        tar: FALSE_ACCEPT_RATES
-            .iter()
-            .map(|&(name, rate)| (name.to_owned(), roc.true_accept_rate(rate)))
-            .collect(),
+        tar: at_rates(&|rate| roc.operating_point(rate).tar),
+        far_threshold: at_rates(&|rate| roc.operating_point(rate).threshold),
         folds,
     })
 }

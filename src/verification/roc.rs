@@ -76,10 +76,6 @@ impl Roc {
         unreachable!("the last point accepts everything")
     }
 
-    pub(super) fn true_accept_rate(&self, false_accept_rate: f64) -> f64 {
-        self.tar(self.within(false_accept_rate))
-    }
-
     /// The last point whose false accept rate is at most this.
     fn within(&self, false_accept_rate: f64) -> usize {
         let beyond = self
@@ -92,7 +88,7 @@ impl Roc {
         self.points[point].0 as f64 / self.genuine as f64
     }
 
-    fn operating_point(&self, far: f64) -> OperatingPoint {
+    pub(super) fn operating_point(&self, far: f64) -> OperatingPoint {
         let point = self.within(far);
         let tar = self.tar(point);
         OperatingPoint {

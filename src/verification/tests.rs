@@ -105,6 +105,14 @@ fn agrees_with_the_protocol_word_for_word() {
             assert!((v.auc - auc).abs() <= 1e-12, "auc {} is not {auc}", v.auc);
             for (name, rate) in FALSE_ACCEPT_RATES {
                 assert_eq!(v.tar[name], naive_tar(&distances, &same, rate), "{name}");
+                let threshold = v.far_threshold[name];
+                let accepted = |which: bool| {
+                    let of = distances.iter().zip(&same).filter(|pair| *pair.1 == which);
+                    let near = of.clone().filter(|pair| *pair.0 < threshold);
+                    near.count() as f64 / of.count() as f64
+                };
+                assert_eq!(accepted(true), v.tar[name], "{name}");
+                assert!(accepted(false) <= rate, "{name}");
             }
             let mean = v.folds.iter().map(|f| f.accuracy).sum::<f64>() / 10.0;
             assert!((v.accuracy - mean).abs() <= 1e-12);

@@ -52,6 +52,10 @@ if [[ ! -d $seeds ]]; then
     keep list "$work/seed.txt"
     printf 'a/0.jpg b/1.jpg 1\n' >"$work/seed.txt"
     keep pairs "$work/seed.txt"
+    printf 'a/0.jpg 38 51 73 51 56 71 41 92 70 92\n' >"$work/seed.txt"
+    keep landmarks "$work/seed.txt"
+    printf '[{"file": "a/0.jpg", "kps": [[38, 51], [73, 51], [56, 71], [41, 92], [70, 92]]}]' >"$work/seed.txt"
+    keep landmarks "$work/seed.txt"
     mv "$seeds.tmp" "$seeds"
 fi
 

@@ -158,7 +158,7 @@ def check(program, folder, name, build, application, head):
         worst = np.abs(third - wanted).max() / np.abs(wanted).max()
         print(f"  Keras 3: outputs differ by {worst:.1e} of the largest")
         assert worst <= 1e-4
-        run(program, "embed", "--weights", path, "--images", *images, "--out", folder / "e", "--tta", "none", "--device", "cpu")
+        run(program, "embed", "--weights", path, "--images", *images, "--out", folder / "e", "--overwrite", "--tta", "none", "--device", "cpu")
         ours = np.load(folder / "e" / "embeddings.npy")
         wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
         worst = np.abs(ours - wanted).max() / np.abs(wanted).max()

@@ -278,6 +278,12 @@ impl Dataset for ImageFolder {
         self.path(index).display().to_string()
     }
 
+    fn name(&self, index: usize) -> Option<String> {
+        let identity = &self.identities[self.label(index) as usize];
+        let file = identity.file(index - identity.first);
+        Some(format!("{}/{file}", identity.name))
+    }
+
     fn files(&self, index: usize) -> Vec<PathBuf> {
         vec![self.path(index)]
     }

@@ -147,11 +147,16 @@ impl List {
 
     /// The file of image `index`.
     pub fn path(&self, index: usize) -> PathBuf {
+        text::file(&self.root, self.listed(index))
+    }
+
+    /// What the list calls the file of image `index`.
+    fn listed(&self, index: usize) -> &str {
         let start = match index {
             0 => 0,
             i => self.ends[i - 1] as usize,
         };
-        text::file(&self.root, &self.paths[start..self.ends[index] as usize])
+        &self.paths[start..self.ends[index] as usize]
     }
 }
 
@@ -174,6 +179,10 @@ impl Dataset for List {
 
     fn describe(&self, index: usize) -> String {
         self.path(index).display().to_string()
+    }
+
+    fn name(&self, index: usize) -> Option<String> {
+        Some(self.listed(index).to_owned())
     }
 
     fn files(&self, index: usize) -> Vec<PathBuf> {

@@ -6,6 +6,7 @@ mod blosc;
 pub mod image_folder;
 pub(crate) mod index;
 pub(crate) mod labels;
+pub mod landmarks;
 pub mod list;
 pub mod pairs;
 pub mod recordio;

@@ -8,6 +8,7 @@
 //! samples the input at (x + 1/2) * source / target - 1/2, coordinates outside repeat the border, and nothing is
 //! smoothed before it is made smaller. Arithmetic is in f32; OpenCV's own 8-bit path uses 11-bit weights and may differ by 1.
 
+pub mod align;
 pub mod augment;
 mod orientation;
 

@@ -289,7 +289,7 @@ impl Figure {
     pub fn save(&self, folder: &Path, name: &str) -> Result<()> {
         let path = folder.join(format!("{name}.svg"));
         files::write(&path, self.svg(true).as_bytes())?;
-        super::canvas::save_png(&self.picture(), &folder.join(format!("{name}.png")))
+        super::picture_file::save(&self.picture(), &folder.join(format!("{name}.png")))
     }
 
     fn at(&self, (x, y): (f64, f64)) -> (f64, f64) {
