@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Keras .h5 (weights or whole model), PyTorch .pt or .pth, safetensors, or ONNX.
+    /// Keras .h5 (weights or whole model), PyTorch .pt, .pth or .ckpt, safetensors, or ONNX; or a folder with one such file.
     file: PathBuf,
     /// Where the weights go (.safetensors).
     #[arg(long, value_name = "FILE")]
@@ -52,8 +52,10 @@ pub(super) fn run(args: &Args) -> Result<()> {
         bgr: args.bgr,
         class_rows: true,
     };
-    let imported = import::open(&args.file, &options)?;
+    let file = weights::find(&args.file)?;
+    let imported = import::open(&file, &options)?;
     say(weights::describe(&imported)?);
+    weights::warn_of(&file, &imported.notes);
     tell(&imported.report);
     let rows = imported.class_rows.as_deref();
     imported.weights.save_with_classes(&args.out, rows)?;

@@ -8,7 +8,7 @@ use super::recipe::{RecipeArgs, presets_table, whole_number};
 use super::run_folder::RunFolder;
 use super::source::{self, ImageRoot};
 use super::validation::{self, ValidationArgs, Validator};
-use super::weights::describe_input;
+use super::weights::{self, describe_input};
 use crate::backend::Backend;
 use crate::backend::margin::Margin;
 use crate::base::text::one_line;
@@ -47,7 +47,7 @@ pub(super) struct Args {
     /// checkpoint, start from the beginning. Default: off, and a folder that holds a run is refused.
     #[arg(long)]
     resume: bool,
-    /// Start from the weights in FILE, of any kind that `import` reads, instead of random ones. The ArcFace layer
+    /// Start from the weights in FILE, of any kind that `import` reads, or in a run's folder, instead of random ones. The ArcFace layer
     /// starts from random weights; tensors that the file lacks, or has in another shape, are listed and start from
     /// random weights too (an ONNX graph must be the whole network). A resumed run ignores this. Default: none.
     #[arg(long, value_name = "FILE")]
@@ -449,8 +449,10 @@ impl Args {
         let Some(path) = &self.init else {
             return Ok(None);
         };
+        let path = &weights::find(path)?;
         let start = import::start(path, config, config.train.seed)?;
         say(format!("beginning with {}:", path.display()));
+        weights::warn_of(path, &start.notes);
         tell_rest(&start.report);
         if let Some(theirs) = start.input
             && theirs != config.model.input

@@ -11,7 +11,6 @@ use crate::embed::search;
 use crate::embedder::Embedder;
 use crate::verification::{Results, Tta};
 use crate::weights::checkpoint::Weights;
-use crate::weights::import;
 use crate::{Error, Result};
 use serde::Serialize;
 use std::fs;
@@ -52,7 +51,7 @@ pub(super) struct Args {
 
 pub(super) fn run(args: Args, gpus: &impl Gpus) -> Result<()> {
     // What can be wrong with the arguments is said before the network is built.
-    let weights = import::weights(&args.weights.file)?;
+    let weights = args.weights.read()?;
     let threshold = Threshold::choose(&args, &weights)?;
     let images = [decode(&args.a)?, decode(&args.b)?];
     let device = args.device.device;
