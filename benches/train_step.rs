@@ -15,7 +15,7 @@ use arcface_cu::graph::Model;
 use arcface_cu::graph::infer::InferGraph;
 use arcface_cu::graph::train::{TrainGraph, TrainSettings};
 use arcface_cu::head::{ArcFace, ClassInit, Distribution, Margin, expected_initial_loss};
-use arcface_cu::models::{self, Embedding, Network};
+use arcface_cu::models::{self, Embedding, Family, Network};
 use arcface_cu::recipe::presets::SYMMETRIC_INPUT;
 use arcface_cu::{Error, Result};
 use common::{Device, Record, gpu, quit};
@@ -150,7 +150,11 @@ fn embedding(network: Network) -> Embedding {
             Embedding::insightface_e(512)
         }
         Network::InsightfaceMbf => Embedding::InsightfaceGdc { size: 512 },
-        _ => Embedding::pool_dropout_dense(256),
+        _ => match network.family() {
+            Some(Family::AdaFace) => Embedding::ir(512),
+            Some(Family::Evolve) => Embedding::evolve_ir(512),
+            None => Embedding::pool_dropout_dense(256),
+        },
     }
 }
 

@@ -1,7 +1,9 @@
-//! InsightFace's networks against PyTorch in float64 (`reference/insightface.py`), with weights by the same formula.
+//! InsightFace's networks, and the IR networks of AdaFace, CVLFace and face.evoLVe, against PyTorch in float64
+//! (`reference/insightface.py`, `reference/ir.py`), with weights by the same formula.
 
 mod support;
 
+use ::safetensors::tensor::{Dtype, TensorView};
 use arcface_cu::backend::Element;
 use arcface_cu::backend::cpu::Cpu;
 use arcface_cu::embedder::Embedder;
@@ -59,11 +61,15 @@ fn weights(preset: &str) -> Weights {
     let table = ParamTable::new(&model);
     let (mut params, mut statistics) = table.init(0);
     for tensor in foreign(&model, &table, Convention::Torch) {
+        if let Place::Implied(_) = tensor.place {
+            continue;
+        }
         let values = tensor.to_ours(&value(&tensor));
         match tensor.place {
             Place::Param(at) => params[at..][..values.len()].copy_from_slice(&values),
             Place::Statistic(at) => statistics[at..][..values.len()].copy_from_slice(&values),
-            Place::Ones => assert!(values.iter().all(|&v| v == 1.0)),
+            Place::Fixed(number) => assert!(values.iter().all(|&v| v == number)),
+            Place::Implied(_) => unreachable!("passed over above"),
         }
     }
     Weights {
@@ -75,11 +81,15 @@ fn weights(preset: &str) -> Weights {
 }
 
 fn is_pytorchs(name: &str) {
+    is_golden("insightface", name, &format!("insightface-{name}"));
+}
+
+fn is_golden(file: &str, name: &str, preset: &str) {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/reference/golden/insightface.safetensors");
+        .join(format!("tests/reference/golden/{file}.safetensors"));
     let golden = safetensors::open(&golden).unwrap();
     let expected = &golden.get(name).unwrap().values;
-    let weights = weights(&format!("insightface-{name}"));
+    let weights = weights(preset);
     let mut cpu = Cpu::new();
     let mut embedder = Embedder::new(&mut cpu, &weights, 2, Element::F32).unwrap();
     let pictures = [0, 1].map(|number| support::picture(number, 112, 112));
@@ -124,13 +134,34 @@ fn mbf() {
     is_pytorchs("mbf");
 }
 
+#[test]
+fn ir18() {
+    is_golden("ir", "ir18", "ir18");
+}
+
+#[test]
+fn ir50() {
+    is_golden("ir", "ir50", "ir50");
+}
+
+#[test]
+#[ignore = "4.8 billion multiply-adds for what ir50 shows as well"]
+fn ir101() {
+    is_golden("ir", "ir101", "ir101");
+}
+
+#[test]
+fn evolve_ir50() {
+    is_golden("ir", "evolve-ir50", "evolve-ir50");
+}
+
 /// An exported state dict is imported as the network that it is.
 #[test]
 fn export_and_import() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("state_dict.safetensors");
     // Tensors of IResNet34 with the names of IResNet18's are of the same shapes.
-    for preset in ["insightface-mbf", "insightface-r34"] {
+    for preset in ["insightface-mbf", "insightface-r34", "evolve-ir50"] {
         let weights = weights(preset);
         export::torch::write(&path, &weights).unwrap();
         let imported = import::open(&path, &ImportOptions::default()).unwrap();
@@ -139,6 +170,111 @@ fn export_and_import() {
         assert_eq!(imported.weights.statistics, weights.statistics);
         assert_eq!(imported.report.unused, []);
     }
+}
+
+/// A state dict with a prefix, beside other tensors.
+fn write_with_prefix(path: &Path, prefix: &str, weights: &Weights, more: &[(&str, Vec<usize>)]) {
+    let tensors = export::torch::state_dict(weights).unwrap();
+    let names = tensors
+        .into_iter()
+        .map(|t| (format!("{prefix}{}", t.name), t.shape, t.values));
+    let more = more.iter().map(|(name, shape)| {
+        let count = shape.iter().product();
+        ((*name).to_owned(), shape.clone(), vec![0.5; count])
+    });
+    let all: Vec<(String, Vec<usize>, Vec<u8>)> = names
+        .chain(more)
+        .map(|(name, shape, values): (String, Vec<usize>, Vec<f32>)| {
+            (
+                name,
+                shape,
+                values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+            )
+        })
+        .collect();
+    let views = all.iter().map(|(name, shape, bytes)| {
+        (
+            name,
+            TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap(),
+        )
+    });
+    std::fs::write(path, ::safetensors::serialize(views, None).unwrap()).unwrap();
+}
+
+/// AdaFace's checkpoints take blue, green, red, CVLFace's what the file beside them says, and others do not say.
+#[test]
+fn the_order_of_colours_is_the_sources() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model.safetensors");
+    let config = "model.embedding={kind=\"ir\", size=4, dropout=0}";
+    let mut weights = weights("ir18");
+    weights.config = Config::load("ir18", None, &[config.into()]).unwrap();
+    let table = ParamTable::new(&weights.model().unwrap());
+    (weights.params, weights.statistics) = table.init(5);
+    // The file's own channels, red first.
+    let (_, at, shape) = table.find("input_layer.0/kernel").unwrap();
+    assert_eq!(shape, [64, 3, 3, 3]);
+    let first = |weights: &Weights| weights.params[at..][..3].to_vec();
+    let rgb = first(&weights);
+    let bgr = [rgb[2], rgb[1], rgb[0]].to_vec();
+    let head = [("state_dict.head.kernel", vec![4, 7])];
+    let yaml = dir.path().join("model.yaml");
+    let read = |prefix: &str, more: &[(&str, Vec<usize>)], by_hand: bool| {
+        write_with_prefix(&path, prefix, &weights, more);
+        let options = ImportOptions {
+            bgr: by_hand,
+            ..ImportOptions::default()
+        };
+        let imported = import::open(&path, &options).unwrap();
+        if !by_hand && !more.is_empty() {
+            let start = import::start(&path, &weights.config, 1).unwrap();
+            assert_eq!(start.params, imported.weights.params, "{prefix}");
+            assert_eq!(start.notes, imported.notes, "{prefix}");
+        }
+        (first(&imported.weights), imported.notes.join("; "))
+    };
+    let (found, notes) = read("state_dict.model.", &head, false);
+    assert_eq!(found, bgr);
+    assert!(
+        notes.contains("AdaFace's weights") && notes.contains("turned"),
+        "{notes}"
+    );
+    assert_eq!(
+        read("state_dict.model.", &head, true),
+        (bgr.clone(), String::new())
+    );
+    let (found, notes) = read("state_dict.model.", &[], false);
+    assert_eq!(found, rgb);
+    assert!(notes.contains("--bgr"), "{notes}");
+    assert!(read("", &[], false).1.contains("--bgr"));
+    assert_eq!(read("net.", &[], false), (rgb.clone(), String::new()));
+    for (order, expected) in [("'BGR'", &bgr), ("RGB", &rgb), ("\"BGR\"", &bgr)] {
+        std::fs::write(&yaml, format!("name: ir18\ncolor_space: {order}\n")).unwrap();
+        assert_eq!(read("net.", &[], false).0, *expected, "{order}");
+    }
+}
+
+/// A network that has all of ours and more among its layers would compute something else.
+#[test]
+fn more_of_the_same_layers_is_another_network() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model.safetensors");
+    let mut weights = weights("ir18");
+    weights.config.model.set_embedding_size(4);
+    let table = ParamTable::new(&weights.model().unwrap());
+    (weights.params, weights.statistics) = table.init(5);
+    let squeeze = "net.body.0.res_layer.se_block.fc1.weight";
+    write_with_prefix(&path, "net.", &weights, &[(squeeze, vec![4, 64, 1, 1])]);
+    let text = import::open(&path, &ImportOptions::default())
+        .unwrap_err()
+        .to_string();
+    assert!(
+        text.contains("all of ir18") && text.contains("body.0.res_layer.se_block"),
+        "{text}"
+    );
+    // What stands outside is nobody's.
+    write_with_prefix(&path, "net.", &weights, &[("net.head.weight", vec![4, 64])]);
+    import::open(&path, &ImportOptions::default()).unwrap();
 }
 
 /// Writes what `reference/read_torch_export.py` reads.

@@ -72,7 +72,7 @@ fn what_is_no_onnx_file_is_an_error() {
     bytes.extend(field(7, &field(5, &tensor)));
     says(
         &bytes,
-        "initializer w, whose numbers lie in another file (w.bin; external data",
+        "initializer w has its numbers in another file (external data): ./w.bin cannot be opened",
     );
 }
 

@@ -88,8 +88,46 @@ fn checkpoints_are_flattened() {
 fn whole_models_are_refused_by_name() {
     for name in ["model_zip.pth", "model_legacy.pth"] {
         let error = torch::open(&golden(name)).unwrap_err().to_string();
-        for word in [name, "torch.nn.modules.linear.Linear", "state_dict()"] {
+        let holds = "holds an object of torch.nn.modules.linear.Linear";
+        for word in [name, holds, "state_dict()"] {
             assert!(error.contains(word), "{word:?} is not in {error:?}");
+        }
+    }
+}
+
+/// Whatever people keep beside their weights is named and left out; so is a weight that is no tensor.
+#[test]
+fn other_objects_are_inert() {
+    for name in ["objects_zip.pth", "objects_legacy.pth"] {
+        let file = torch::open(&golden(name)).unwrap();
+        is(&file, "state_dict.weight", &[2, 3], 0..6);
+        is(&file, "more.scale", &[2], 0..2);
+        assert_eq!(file.tensors.len(), 2, "{name}");
+        for (name, words) in [
+            ("state_dict.bias", "core.multiarray._reconstruct, no tensor"),
+            ("best", "core.multiarray.scalar"),
+            ("history", "core.multiarray._reconstruct"),
+            ("args", "an object of argparse.Namespace"),
+            ("counts", "an object of collections.Counter"),
+            ("queue", "an object of collections.deque"),
+            ("path", "an object of pathlib.PurePosixPath"),
+            ("mode", "an object of __main__.Mode"),
+            ("callback", "an object of functools.partial"),
+            ("callbacks.", "whose key is a class or function"),
+            ("callbacks.", "whose key is a tuple"),
+            ("seed", "a number"),
+            ("size", "a number"),
+            ("numpy_state", "a tuple"),
+            ("date", "an object of datetime.date"),
+            ("quantised", "_rebuild_qtensor"),
+            ("complex", "a tensor of complex numbers"),
+        ] {
+            let mut found = file.ignored.iter().filter(|(ignored, _)| ignored == name);
+            assert!(
+                found.any(|(_, why)| why.contains(words)),
+                "{name}: {words}: {:?}",
+                file.ignored
+            );
         }
     }
 }
@@ -154,12 +192,15 @@ fn files_say_what_is_wrong() {
     says(b"PK\x05\x06", &["a file of torch.save"]);
     says(b"PK\x03\x04", &["end record", "truncated or damaged"]);
     says(
-        &of(b"cos\nsystem\nX\x02\0\0\0ls\x85R"),
-        &["os.system", "not supported"],
+        &of_without_storage(b"cos\nsystem\nX\x02\0\0\0ls\x85R"),
+        &["holds an object of os.system", "state dict is expected"],
     );
-    says(&of(b"cposix\nsystem\n"), &["posix.system"]);
-    says(&of(b"c__builtin__\neval\n"), &["__builtin__.eval"]);
-    says(&of(b"ctorch\nload\n"), &["torch.load"]);
+    says(&of_without_storage(b"cposix\nsystem\n"), &["posix.system"]);
+    says(
+        &of_without_storage(b"c__builtin__\neval\n"),
+        &["__builtin__.eval"],
+    );
+    says(&of_without_storage(b"ctorch\nload\n"), &["torch.load"]);
     says(
         &of_without_storage(b"]"),
         &["holds a list", "a state dict is expected"],
@@ -298,6 +339,8 @@ fn truncated_and_damaged() {
         "state_dict_legacy.pth",
         "checkpoint_zip.pth",
         "checkpoint_legacy.pth",
+        "objects_zip.pth",
+        "objects_legacy.pth",
     ];
     let whole = names.map(|name| fs::read(golden(name)).unwrap());
     for whole in &whole {
@@ -306,7 +349,7 @@ fn truncated_and_damaged() {
         }
         assert!(read(whole).is_some());
     }
-    proptest!(config(4000), |(flips in flips(), within in within(), file in 0..4_usize)| {
+    proptest!(config(4000), |(flips in flips(), within in within(), file in 0..6_usize)| {
         let bytes = damage(&whole[file], &flips, within);
         if let Some(read) = read(&bytes) {
             let elements: usize = read.tensors.iter().map(|t| t.values.len()).sum();

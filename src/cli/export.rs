@@ -57,7 +57,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     check_file("--out", Some(&args.out))?;
     let same =
         |a: &Path, b: &Path| fs::canonicalize(a).is_ok_and(|a| Some(a) == fs::canonicalize(b).ok());
-    if same(&args.out, &args.weights.file) {
+    if same(&args.out, &weights::find(&args.weights.file)?) {
         return Err(Error::Usage(
             "--out is the file of --weights, which holds more than the exported one; name another"
                 .into(),

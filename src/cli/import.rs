@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Keras .h5 (weights or whole model), PyTorch .pt or .pth, safetensors, or ONNX.
+    /// Keras .h5 (weights or whole model), PyTorch .pt, .pth or .ckpt, safetensors, or ONNX; or a folder with one such file.
     file: PathBuf,
     /// Where the weights go (.safetensors).
     #[arg(long, value_name = "FILE")]
@@ -56,8 +56,10 @@ pub(super) fn run(args: &Args) -> Result<()> {
         bgr: args.bgr,
         class_rows: true,
     };
-    let imported = import::open(&args.file, &options)?;
+    let file = weights::find(&args.file)?;
+    let imported = import::open(&file, &options)?;
     say(weights::describe(&imported)?);
+    weights::warn_of(&file, &imported.notes);
     tell(&imported.report, args.verbose);
     let rows = imported.class_rows.as_deref();
     make_folder_of(&args.out)?;

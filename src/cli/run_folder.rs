@@ -154,6 +154,33 @@ impl RunFolder {
         Ok(path)
     }
 
+    /// The file with a run's weights: the last, else the best, else the newest checkpoint; none if no run has left any here.
+    ///
+    /// # Errors
+    /// The folder cannot be read.
+    pub(super) fn weights(&self) -> Result<Option<PathBuf>> {
+        if !self.path.join("config.toml").is_file() {
+            return Ok(None);
+        }
+        let ended = [LAST, BEST].map(|name| self.path.join(name));
+        if let Some(file) = ended.into_iter().find(|file| file.is_file()) {
+            return Ok(Some(file));
+        }
+        let folder = self.checkpoints();
+        let entries = match fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(Error::io("listing the folder", &folder)(e)),
+        };
+        let mut newest = None;
+        for entry in entries {
+            let entry = entry.map_err(Error::io("listing the folder", &folder))?;
+            let step = step_of(&entry.file_name().to_string_lossy());
+            newest = newest.max(step.map(|step| (step, entry.path())));
+        }
+        Ok(newest.map(|(_, path)| path))
+    }
+
     fn checkpoints(&self) -> PathBuf {
         self.path.join("checkpoints")
     }
@@ -173,20 +200,21 @@ impl RunFolder {
                 .map_err(Error::io("listing the folder", &folder))?
                 .path();
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            let Some(rest) = name.strip_prefix("step-") else {
-                continue;
-            };
-            if rest.ends_with(files::TEMPORARY) {
+            if name.starts_with("step-") && name.ends_with(files::TEMPORARY) {
                 fs::remove_file(&path).map_err(Error::io("deleting", &path))?;
-            } else if let Some(step) = rest.strip_suffix(".safetensors")
-                && let Ok(step) = step.parse()
-            {
+            } else if let Some(step) = step_of(&name) {
                 files.push((step, path));
             }
         }
         files.sort();
         Ok(files)
     }
+}
+
+/// The step in a checkpoint's name.
+fn step_of(name: &str) -> Option<u64> {
+    let step = name.strip_prefix("step-")?.strip_suffix(".safetensors")?;
+    step.parse().ok()
 }
 
 #[cfg(test)]
@@ -274,6 +302,32 @@ mod tests {
         folder.save(&checkpoint(9), 2).unwrap();
         assert_eq!(steps(&folder), [7, 9]);
         assert!(folder.find().unwrap().passed_over.is_empty());
+    }
+
+    #[test]
+    fn a_runs_weights_are_its_last_its_best_or_a_checkpoint() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = RunFolder::new(dir.path().to_path_buf());
+        let name = || {
+            let path = folder.weights().unwrap();
+            path.map(|path| path.file_name().unwrap().to_string_lossy().into_owned())
+        };
+        fs::write(dir.path().join(LAST), "of no run").unwrap();
+        assert_eq!(name(), None);
+        fs::remove_file(dir.path().join(LAST)).unwrap();
+        folder.begin(&checkpoint(0).weights.config).unwrap();
+        assert_eq!(name(), None);
+        for step in [9, 10] {
+            folder.save(&checkpoint(step), 5).unwrap();
+        }
+        let torn = folder.checkpoints().join("step-00000011.safetensors.tmp");
+        fs::write(&torn, "half").unwrap();
+        assert_eq!(name().as_deref(), Some("step-00000010.safetensors"));
+        assert!(torn.exists(), "another process may be writing it");
+        fs::write(dir.path().join(BEST), "x").unwrap();
+        assert_eq!(name().as_deref(), Some(BEST));
+        fs::write(dir.path().join(LAST), "x").unwrap();
+        assert_eq!(name().as_deref(), Some(LAST));
     }
 
     #[test]

@@ -15,7 +15,6 @@ use crate::embed::search;
 use crate::embedder::Embedder;
 use crate::verification::Tta;
 use crate::weights::checkpoint::Weights;
-use crate::weights::import;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
@@ -50,7 +49,7 @@ pub(super) struct Args {
 
 pub(super) fn run(args: Args, gpus: &impl Gpus) -> Result<()> {
     // What can be wrong with the arguments is said before the network is built.
-    let weights = import::weights(&args.weights.file)?;
+    let weights = args.weights.read()?;
     let threshold = choose_threshold(&args, &weights)?;
     let images = [decode(&args.a)?, decode(&args.b)?];
     let size = weights.model()?.input_shape().h;

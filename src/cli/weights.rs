@@ -1,20 +1,77 @@
 //! `--weights`, for the commands that use a network.
 
-use super::output::{count, say};
-use crate::Result;
+use super::output::{count, say, warn};
+use super::run_folder::RunFolder;
 use crate::backend::InputTransform;
+use crate::base::text::one_line;
 use crate::recipe::presets::INPUTS;
 use crate::weights::checkpoint::Weights;
 use crate::weights::import::{self, ImportOptions, Imported, InputOrigin};
+use crate::{Error, Result};
+use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The network in use.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct WeightsArgs {
-    /// Weights or checkpoint of the network (.safetensors); or Keras .h5, PyTorch .pt or .pth, or ONNX of a network that
-    /// is known here (`import` says more of such files, and lets you say what they do not).
+    /// Weights or checkpoint of the network (.safetensors); or Keras .h5, PyTorch .pt, .pth or .ckpt, or ONNX of a network
+    /// that is known here (`import` says more of such files, and lets you say what they do not); or a folder: a run's, or
+    /// one with one such file.
     #[arg(long = "weights", id = "weights", value_name = "FILE")]
     pub(super) file: PathBuf,
+}
+
+/// The ends of names of model files.
+const ENDS: [&str; 9] = [
+    "safetensors",
+    "h5",
+    "hdf5",
+    "keras",
+    "pt",
+    "pth",
+    "ckpt",
+    "onnx",
+    "params",
+];
+
+/// The model file that `path` means: itself, or the one in that folder.
+///
+/// # Errors
+/// A folder with none, or with several.
+pub(super) fn find(path: &Path) -> Result<PathBuf> {
+    if !path.is_dir() {
+        return Ok(path.into());
+    }
+    if let Some(file) = RunFolder::new(path.into()).weights()? {
+        return Ok(file);
+    }
+    let mut names = Vec::new();
+    for entry in fs::read_dir(path).map_err(Error::io("listing the folder", path))? {
+        let entry = entry.map_err(Error::io("listing the folder", path))?;
+        names.push(entry.file_name().to_string_lossy().into_owned());
+    }
+    names.sort();
+    let is_model = |name: &&String| {
+        let end = name
+            .rsplit_once('.')
+            .map(|(_, end)| end.to_ascii_lowercase());
+        end.is_some_and(|end| ENDS.contains(&&end[..]))
+    };
+    let files: Vec<&String> = names.iter().filter(is_model).collect();
+    match &files[..] {
+        [file] => Ok(path.join(file)),
+        [] => Err(import::no_weights(path, &names)),
+        several => {
+            let list = several.iter().map(|name| format!("\n  {}", one_line(name)));
+            Err(Error::data(
+                path,
+                format!(
+                    "is a folder with several model files; name one of them:{}",
+                    list.collect::<String>()
+                ),
+            ))
+        }
+    }
 }
 
 impl WeightsArgs {
@@ -25,20 +82,47 @@ impl WeightsArgs {
     pub(super) fn load(&self) -> Result<Weights> {
         Ok(load(&self.file, false)?.weights)
     }
+
+    /// Reads the file, and says nothing but warnings.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub(super) fn read(&self) -> Result<Weights> {
+        let file = find(&self.file)?;
+        let imported = import::open(&file, &ImportOptions::default())?;
+        warn_of(&file, &imported.notes);
+        Ok(imported.weights)
+    }
 }
 
-/// Reads a model file of any kind, with the class rows where they are wanted, and says what network it is.
+/// Reads a model file of any kind, or the one in a folder, with the class rows where they are wanted, and says what network it
+/// is.
 ///
 /// # Errors
 /// It cannot be read.
 pub(super) fn load(path: &Path, class_rows: bool) -> Result<Imported> {
+    let file = find(path)?;
+    if file != path {
+        say(format!("weights: {}", one_line(&file.to_string_lossy())));
+    }
     let options = ImportOptions {
         class_rows,
         ..ImportOptions::default()
     };
-    let imported = import::open(path, &options)?;
+    let imported = import::open(&file, &options)?;
     say(describe(&imported)?);
+    warn_of(&file, &imported.notes);
     Ok(imported)
+}
+
+/// Warns of what a person should know of a model file.
+pub(super) fn warn_of(file: &Path, notes: &[String]) {
+    for note in notes {
+        warn(format!(
+            "warning: {}: {note}",
+            one_line(&file.to_string_lossy())
+        ));
+    }
 }
 
 /// `network: mobilefacenet, 128-d embedding (preset small), takes RGB as x/127.5 - 1; trained on ...`

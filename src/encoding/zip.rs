@@ -65,6 +65,21 @@ pub(crate) fn members(bytes: &[u8]) -> Result<Vec<(String, Range<usize>)>, Refus
     Ok(members)
 }
 
+/// The names of all members, compressed or not; none if the directory is damaged.
+pub(crate) fn names(bytes: &[u8]) -> Option<Vec<String>> {
+    let (entries, mut at) = directory(bytes).ok()?;
+    let mut names = Vec::new();
+    for _ in 0..entries {
+        let entry =
+            Fields::new(bytes, at, ENTRY, 46, "an entry of the archive's directory").ok()?;
+        let [name, extra, remark] = [28, 30, 32].map(|field| entry.number(field, 2) as usize);
+        let rest = part(bytes, at + 46, name + extra + remark, "the entry's name").ok()?;
+        names.push(String::from_utf8_lossy(&rest[..name]).into_owned());
+        at += 46 + rest.len();
+    }
+    Some(names)
+}
+
 /// Number of entries, and where they begin.
 fn directory(bytes: &[u8]) -> Result<(u64, usize), Refusal> {
     // The end record, 22 bytes, is at the end; only a remark may follow.

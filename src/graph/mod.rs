@@ -123,6 +123,14 @@ pub struct BatchNorm {
     pub momentum: f32,
     /// Whether gamma is learnt; otherwise it is 1.
     pub gamma: bool,
+    /// Whether beta is learnt; otherwise it is 0. Files that do not say it mean that it is.
+    #[serde(default = "learnt", skip_serializing_if = "Clone::clone")]
+    pub beta: bool,
+}
+
+/// What a batch norm's beta is where a file does not say it.
+fn learnt() -> bool {
+    true
 }
 
 impl Default for BatchNorm {
@@ -132,6 +140,7 @@ impl Default for BatchNorm {
             epsilon: 1e-5,
             momentum: 0.9,
             gamma: true,
+            beta: true,
         }
     }
 }

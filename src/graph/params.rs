@@ -176,7 +176,9 @@ impl ParamTable {
                 let gamma = batch_norm
                     .gamma
                     .then(|| self.push(node, "gamma", vec![c], Role::BatchNorm, constant(1.0)));
-                let beta = self.push(node, "beta", vec![c], Role::BatchNorm, constant(0.0));
+                let beta = batch_norm
+                    .beta
+                    .then(|| self.push(node, "beta", vec![c], Role::BatchNorm, constant(0.0)));
                 let statistics = self.statistics_len;
                 for (suffix, start) in [("moving_mean", 0.0), ("moving_variance", 1.0)] {
                     self.statistics.push(Statistic {
@@ -189,7 +191,7 @@ impl ParamTable {
                 }
                 At::BatchNorm(BatchNormAt {
                     gamma,
-                    beta: Some(beta),
+                    beta,
                     statistics,
                     epsilon: batch_norm.epsilon,
                     momentum: batch_norm.momentum,

@@ -19,6 +19,7 @@ const NORM: BatchNorm = BatchNorm {
     epsilon: 1e-5,
     momentum: 0.9,
     gamma: true,
+    beta: true,
 };
 const INIT: Init = Init::HeFanOut;
 

@@ -14,6 +14,7 @@ const NORM: BatchNorm = BatchNorm {
     epsilon: 1e-3,
     momentum: 0.999,
     gamma: true,
+    beta: true,
 };
 const INIT: Init = Init::GlorotUniform;
 

@@ -2,12 +2,14 @@
 //! initialisers.
 
 mod insightface_mbf;
+mod ir;
 mod iresnet;
 mod mobilefacenet;
 mod mobilenet_v2;
 mod resnet;
 
 pub use insightface_mbf::insightface_mbf;
+pub use ir::{Family, ir};
 pub use iresnet::{iresnet18, iresnet34, iresnet50, iresnet100};
 pub use mobilefacenet::{mobilefacenet, mobilefacenet_tiny};
 pub use mobilenet_v2::mobilenet_v2;
@@ -45,11 +47,25 @@ pub enum Network {
     Iresnet100,
     /// InsightFace's MobileFaceNet.
     InsightfaceMbf,
+    /// IR-18 of AdaFace and CVLFace.
+    Ir18,
+    /// Their IR-34.
+    Ir34,
+    /// Their IR-50.
+    Ir50,
+    /// Their IR-101.
+    Ir101,
+    /// face.evoLVe's IR-50.
+    EvolveIr50,
+    /// Its IR-101.
+    EvolveIr101,
+    /// Its IR-152.
+    EvolveIr152,
 }
 
 impl Network {
     /// All of them.
-    pub const ALL: [Network; 11] = [
+    pub const ALL: [Network; 18] = [
         Network::Resnet50,
         Network::Resnet101,
         Network::Resnet152,
@@ -61,6 +77,13 @@ impl Network {
         Network::Iresnet50,
         Network::Iresnet100,
         Network::InsightfaceMbf,
+        Network::Ir18,
+        Network::Ir34,
+        Network::Ir50,
+        Network::Ir101,
+        Network::EvolveIr50,
+        Network::EvolveIr101,
+        Network::EvolveIr152,
     ];
 
     /// Its name on the command line and in configurations.
@@ -77,6 +100,26 @@ impl Network {
             Network::Iresnet50 => "iresnet50",
             Network::Iresnet100 => "iresnet100",
             Network::InsightfaceMbf => "insightface-mbf",
+            Network::Ir18 => "ir18",
+            Network::Ir34 => "ir34",
+            Network::Ir50 => "ir50",
+            Network::Ir101 => "ir101",
+            Network::EvolveIr50 => "evolve-ir50",
+            Network::EvolveIr101 => "evolve-ir101",
+            Network::EvolveIr152 => "evolve-ir152",
+        }
+    }
+}
+
+impl Network {
+    /// Whose IR network it is, if it is one.
+    pub fn family(self) -> Option<Family> {
+        match self {
+            Network::Ir18 | Network::Ir34 | Network::Ir50 | Network::Ir101 => Some(Family::AdaFace),
+            Network::EvolveIr50 | Network::EvolveIr101 | Network::EvolveIr152 => {
+                Some(Family::Evolve)
+            }
+            _ => None,
         }
     }
 }
@@ -115,6 +158,13 @@ pub fn build(network: Network, size: usize, embedding: Embedding) -> Result<Mode
         Network::Iresnet50 => iresnet50(size, embedding),
         Network::Iresnet100 => iresnet100(size, embedding),
         Network::InsightfaceMbf => insightface_mbf(size, embedding),
+        Network::Ir18 => ir(size, Family::AdaFace, [2, 2, 2, 2], embedding),
+        Network::Ir34 => ir(size, Family::AdaFace, [3, 4, 6, 3], embedding),
+        Network::Ir50 => ir(size, Family::AdaFace, [3, 4, 14, 3], embedding),
+        Network::Ir101 => ir(size, Family::AdaFace, [3, 13, 30, 3], embedding),
+        Network::EvolveIr50 => ir(size, Family::Evolve, [3, 4, 14, 3], embedding),
+        Network::EvolveIr101 => ir(size, Family::Evolve, [3, 13, 30, 3], embedding),
+        Network::EvolveIr152 => ir(size, Family::Evolve, [3, 8, 36, 3], embedding),
     }
 }
 
@@ -153,6 +203,20 @@ pub enum Embedding {
         /// Embedding size D.
         size: usize,
     },
+    /// The layers of "E" as AdaFace and CVLFace have them, with a batch norm at the end that learns nothing.
+    Ir {
+        /// Embedding size D.
+        size: usize,
+        /// Dropout's rate.
+        dropout: f32,
+    },
+    /// The same as face.evoLVe has them: the batch norm at the end learns its scale and shift.
+    EvolveIr {
+        /// Embedding size D.
+        size: usize,
+        /// Dropout's rate.
+        dropout: f32,
+    },
 }
 
 /// What Keras's `BatchNormalization()` has where nothing else is said, as in arcface-tf2's output layer, whatever its backbone.
@@ -160,6 +224,7 @@ const KERAS_NORM: BatchNorm = BatchNorm {
     epsilon: 1e-3,
     momentum: 0.99,
     gamma: true,
+    beta: true,
 };
 
 impl Embedding {
@@ -178,6 +243,16 @@ impl Embedding {
         Embedding::InsightFaceE { size, dropout: 0.0 }
     }
 
+    /// AdaFace's and CVLFace's.
+    pub fn ir(size: usize) -> Self {
+        Embedding::Ir { size, dropout: 0.4 }
+    }
+
+    /// face.evoLVe's.
+    pub fn evolve_ir(size: usize) -> Self {
+        Embedding::EvolveIr { size, dropout: 0.5 }
+    }
+
     /// Embedding size D.
     pub fn size(&self) -> usize {
         match *self {
@@ -185,7 +260,18 @@ impl Embedding {
             | Embedding::BatchNormDropoutFlattenDense { size, .. }
             | Embedding::InsightFaceE { size, .. }
             | Embedding::GlobalDepthwise { size }
-            | Embedding::InsightfaceGdc { size } => size,
+            | Embedding::InsightfaceGdc { size }
+            | Embedding::Ir { size, .. }
+            | Embedding::EvolveIr { size, .. } => size,
+        }
+    }
+
+    /// Whose IR networks end so, if it is theirs.
+    pub fn family(&self) -> Option<Family> {
+        match self {
+            Embedding::Ir { .. } => Some(Family::AdaFace),
+            Embedding::EvolveIr { .. } => Some(Family::Evolve),
+            _ => None,
         }
     }
 
@@ -196,7 +282,9 @@ impl Embedding {
             | Embedding::BatchNormDropoutFlattenDense { size, .. }
             | Embedding::InsightFaceE { size, .. }
             | Embedding::GlobalDepthwise { size }
-            | Embedding::InsightfaceGdc { size } => *size = d,
+            | Embedding::InsightfaceGdc { size }
+            | Embedding::Ir { size, .. }
+            | Embedding::EvolveIr { size, .. } => *size = d,
         }
         self
     }
@@ -234,6 +322,10 @@ impl Embedding {
             }
             Embedding::GlobalDepthwise { size } => mobilefacenet::embed(g, x, size),
             Embedding::InsightfaceGdc { size } => insightface_mbf::embed(g, x, size),
+            Embedding::Ir { size, dropout } => ir::embed(g, x, (size, dropout), Family::AdaFace),
+            Embedding::EvolveIr { size, dropout } => {
+                ir::embed(g, x, (size, dropout), Family::Evolve);
+            }
         }
     }
 }

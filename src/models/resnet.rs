@@ -14,6 +14,7 @@ const NORM: BatchNorm = BatchNorm {
     epsilon: 1.001e-5,
     momentum: 0.99,
     gamma: true,
+    beta: true,
 };
 const INIT: Init = Init::GlorotUniform;
 

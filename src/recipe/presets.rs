@@ -12,7 +12,7 @@ use crate::{Error, Result};
 use std::path::Path;
 
 /// Names that [`get`] knows.
-pub const NAMES: [&str; 11] = [
+pub const NAMES: [&str; 15] = [
     "small",
     "demo",
     "seed-resnet50",
@@ -24,6 +24,11 @@ pub const NAMES: [&str; 11] = [
     "insightface-r50",
     "insightface-r100",
     "insightface-mbf",
+    // Before the others: as ONNX with batch norms folded it is one of those, too, whose extra batch norms do nothing.
+    "evolve-ir50",
+    "ir18",
+    "ir50",
+    "ir101",
 ];
 
 /// x / 255, in [0, 1].
@@ -127,6 +132,10 @@ pub fn get(name: &str) -> Result<Config> {
         "insightface-r50" => insightface(Network::Iresnet50),
         "insightface-r100" => insightface(Network::Iresnet100),
         "insightface-mbf" => insightface_mbf(),
+        "ir18" => ir(Network::Ir18, Embedding::ir(512)),
+        "ir50" => ir(Network::Ir50, Embedding::ir(512)),
+        "ir101" => ir(Network::Ir101, Embedding::ir(512)),
+        "evolve-ir50" => ir(Network::EvolveIr50, Embedding::evolve_ir(512)),
         _ => {
             return Err(Error::Usage(no_such("preset", name, &NAMES)));
         }
@@ -354,6 +363,15 @@ fn insightface(network: Network) -> Config {
             keep_checkpoints: 2,
             precision: Precision::Auto,
         },
+    }
+}
+
+/// The IR networks, to go on with their weights: InsightFace's recipe with these layers.
+fn ir(network: Network, embedding: Embedding) -> Config {
+    let config = insightface(network);
+    Config {
+        model: ModelConfig::known(network, embedding, config.model.input),
+        ..config
     }
 }
 

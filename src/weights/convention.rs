@@ -13,6 +13,7 @@
 //! | `layer/moving_mean`, `moving_variance` | the same with `:0` | `layer.running_mean`, `layer.running_var` |
 //! | `layer/alpha`, C | `layer/alpha:0`, 1 1 C | `layer.weight`, C |
 //! | batch norm of fixed scale | no gamma (`scale=False`) | `layer.weight`, all 1 |
+//! | batch norm of fixed scale and shift | neither | neither (`affine=False`) |
 //!
 //! A convolution in groups of two channels is two depthwise ones here, one of them on swapped channels (see
 //! `models/insightface_mbf.rs`). They are one `layer.weight`, C 2 R S, under Torch's convention: filter k's slice j is of
@@ -36,14 +37,16 @@ pub enum Convention {
 }
 
 /// What a foreign tensor is here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Place {
     /// Elements of the parameter slab from this offset on.
     Param(usize),
     /// Elements of the statistics slab from this offset on.
     Statistic(usize),
-    /// A batch norm's scale that is not learnt and not stored: all ones.
-    Ones,
+    /// A batch norm's scale or shift that is not learnt and not stored here: all its elements are this number.
+    Fixed(f32),
+    /// The same where the other side does not store it either.
+    Implied(f32),
 }
 
 /// A parameter or statistic under a foreign name, in a foreign layout.
@@ -111,7 +114,7 @@ impl Foreign {
         match self.place {
             Place::Param(offset) => self.to_theirs(&params[offset..][..self.len()]),
             Place::Statistic(offset) => self.to_theirs(&statistics[offset..][..self.len()]),
-            Place::Ones => vec![1.0; self.len()],
+            Place::Fixed(number) | Place::Implied(number) => vec![number; self.len()],
         }
     }
 
@@ -143,12 +146,12 @@ impl Foreign {
 
 /// Every parameter and statistic of a model under a convention's names, in the order of the model's layers.
 pub fn foreign(model: &Model, table: &ParamTable, convention: Convention) -> Vec<Foreign> {
+    let is_torch = convention == Convention::Torch;
     let mut all = Vec::new();
     for (index, node) in model.nodes().iter().enumerate() {
         let own = |name: &&str| belongs(name, &node.name);
         let params = table.params().iter().filter(|p| own(&p.name.as_str()));
         // Of a pair of halves the first stands for both, which lie side by side in the slab.
-        let is_torch = convention == Convention::Torch;
         let pairs = is_torch && (model.nodes().get(index + 1)).is_some_and(|n| swapped(model, n));
         for param in params {
             if is_torch && (param.role == Role::Fixed || swapped(model, node)) {
@@ -184,12 +187,22 @@ pub fn foreign(model: &Model, table: &ParamTable, convention: Convention) -> Vec
             pairs: false,
         };
         if let Op::BatchNorm(batch_norm) = &node.op
-            && !batch_norm.gamma
-            && convention == Convention::Torch
+            && is_torch
         {
-            let ours = format!("{}/gamma", node.name);
-            let name = rename(&node.name, &ours, convention);
-            all.push(vector(name, ours, Place::Ones, node.shape.c));
+            // PyTorch has both or neither.
+            let place = match batch_norm.gamma || batch_norm.beta {
+                true => Place::Fixed,
+                false => Place::Implied,
+            };
+            let fixed = [
+                ("gamma", batch_norm.gamma, 1.0),
+                ("beta", batch_norm.beta, 0.0),
+            ];
+            for (parameter, _, number) in fixed.into_iter().filter(|(_, learnt, _)| !learnt) {
+                let ours = format!("{}/{parameter}", node.name);
+                let name = rename(&node.name, &ours, convention);
+                all.push(vector(name, ours, place(number), node.shape.c));
+            }
         }
         for s in (table.statistics().iter()).filter(|s| own(&s.name.as_str())) {
             let name = rename(&node.name, &s.name, convention);
@@ -379,6 +392,7 @@ mod tests {
             epsilon: 1e-5,
             momentum: 0.9,
             gamma: true,
+            beta: true,
         };
         let x = g.conv2d(
             "conv",
@@ -437,7 +451,7 @@ mod tests {
         ] {
             assert_eq!(of(&torch, name).shape, shape, "{name}");
         }
-        assert_eq!(of(&torch, "features.weight").place, Place::Ones);
+        assert_eq!(of(&torch, "features.weight").place, Place::Fixed(1.0));
         let embedding: Vec<&str> = (torch.iter().filter(|f| f.embedding))
             .map(|f| f.name.as_str())
             .collect();

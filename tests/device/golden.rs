@@ -38,6 +38,7 @@ impl Net {
             epsilon,
             momentum,
             gamma: true,
+            beta: true,
         };
         (Net { g, norm }, input)
     }

@@ -14,6 +14,7 @@ pub const NORM: BatchNorm = BatchNorm {
     epsilon: 1e-3,
     momentum: 0.9,
     gamma: true,
+    beta: true,
 };
 
 /// Every hand-made model with its name.
@@ -315,6 +316,14 @@ pub fn all() -> Vec<(&'static str, Model)> {
         let x = g.linear(x, 4);
         g.fixed_norm(x)
     });
+    model("a batch norm that learns nothing", |g, x| {
+        let x = g.conv(x, 6);
+        let x = g.plain_norm(x);
+        let x = g.relu(x);
+        let x = g.global_pool(x);
+        let x = g.linear(x, 4);
+        g.plain_norm(x)
+    });
     models
 }
 
@@ -444,6 +453,16 @@ impl Net {
             ..NORM
         };
         self.builder.batch_norm(&name, x, fixed)
+    }
+
+    fn plain_norm(&mut self, x: NodeId) -> NodeId {
+        let name = self.name("norm");
+        let plain = BatchNorm {
+            gamma: false,
+            beta: false,
+            ..NORM
+        };
+        self.builder.batch_norm(&name, x, plain)
     }
 
     fn activation(&mut self, x: NodeId, activation: Activation) -> NodeId {

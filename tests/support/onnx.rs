@@ -14,6 +14,7 @@ pub(crate) fn network() -> Model {
         epsilon: 1e-5,
         momentum: 0.9,
         gamma: true,
+        beta: true,
     };
     let x = g.conv2d("conv1", x, 4, Square::new(3, 1, one), false, init);
     let x = g.batch_norm("bn1", x, norm);
@@ -57,6 +58,7 @@ pub(crate) fn reference(name: &str) -> PathBuf {
 }
 
 /// The files that it makes.
+#[allow(dead_code, reason = "each test file uses a part of this")]
 pub(crate) const FILES: [&str; 5] = [
     "legacy.onnx",
     "legacy_kept.onnx",

@@ -12,7 +12,7 @@ use super::recipe::{RecipeArgs, presets_table, whole_number};
 use super::run_folder::RunFolder;
 use super::source::{self, ImageRoot};
 use super::validation::{ValidationArgs, Validator};
-use super::weights::describe_input;
+use super::weights::{self, describe_input};
 use crate::data::Dataset;
 use crate::recipe::config::Config;
 use crate::train::Prospects;
@@ -48,8 +48,8 @@ pub(super) struct Args {
     /// length is refused.
     #[arg(long, value_enum, requires = "resume")]
     schedule: Option<Schedule>,
-    /// Start from the weights in FILE, of any kind that `import` reads, instead of random ones. A checkpoint of another run
-    /// also gives the class rows of the identities with the same names; all other class rows start from random numbers.
+    /// Start from the weights in FILE, of any kind that `import` reads, or in a run's folder, instead of random ones. A
+    /// checkpoint of another run also gives the class rows of the identities with the same names; all other class rows start from random numbers.
     /// Tensors that the file lacks, or has in another shape, are listed and start from random numbers too (an ONNX graph
     /// must be the whole network). A resumed run ignores this. Default: none.
     #[arg(long, value_name = "FILE")]
@@ -248,8 +248,10 @@ impl Args {
         let Some(path) = &self.init else {
             return Ok(None);
         };
+        let path = &weights::find(path)?;
         let start = import::start(path, config, config.train.seed)?;
         say(format!("beginning with {}:", path.display()));
+        weights::warn_of(path, &start.notes);
         tell_rest(&start.report);
         if let Some(theirs) = start.input
             && theirs != config.model.input

@@ -15,10 +15,9 @@ impl Machine<'_> {
     }
 
     /// A number in decimal digits on a line.
-    pub(super) fn decimal(&mut self) -> Result<i64, Refusal> {
+    fn decimal(&mut self) -> Result<i64, Refusal> {
         let line = self.line()?;
-        let digits = line.trim().trim_end_matches('L');
-        digits
+        line.trim()
             .parse()
             .map_err(|_| self.bad("a number of 64 bits on a line", format!("{line:?}")))
     }
@@ -30,11 +29,24 @@ impl Machine<'_> {
                 self.at += 3;
                 self.stack.push(if truth == b'1' { TRUE } else { FALSE });
             }
-            _ => {
-                let number = self.decimal()?;
-                self.push(Value::Int(number));
-            }
+            _ => self.integer_line()?,
         }
+        Ok(())
+    }
+
+    /// An integer of any size in decimal digits on a line.
+    pub(super) fn integer_line(&mut self) -> Result<(), Refusal> {
+        let line = self.line()?;
+        let number = line.trim().trim_end_matches('L');
+        let digits = number.strip_prefix('-').unwrap_or(number);
+        let value = match number.parse() {
+            Ok(number) => Value::Int(number),
+            Err(_) if !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()) => {
+                Value::Number
+            }
+            Err(_) => return Err(self.bad("a number on a line", format!("{line:?}"))),
+        };
+        self.push(value);
         Ok(())
     }
 
@@ -48,7 +60,7 @@ impl Machine<'_> {
     /// A floating-point number.
     pub(super) fn float_line(&mut self) -> Result<(), Refusal> {
         self.line()?;
-        self.push(Value::Float);
+        self.push(Value::Number);
         Ok(())
     }
 

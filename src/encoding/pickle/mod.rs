@@ -1,5 +1,5 @@
-//! Python pickles, protocols 0 to 5, as far as lists, tuples, dicts, bytes, texts, numbers and truth values go, and calls
-//! that the caller knows. Nothing is executed.
+//! Python pickles, protocols 0 to 5: lists, tuples, dicts, bytes, texts, numbers and truth values, and calls that the caller
+//! knows. All other objects are inert: where one stands is kept and what makes it, nothing else. Nothing is executed.
 //!
 //! A pickle is a program for a stack machine, an opcode of one byte with its argument (integers little-endian):
 //!
@@ -11,28 +11,33 @@
 //! | `s`, `u` | set key and value on the top, or all from the mark on, in the dict below |
 //! | `t` `l`, `85` `86` `87` | a tuple or list of all from the mark on; a tuple of one, two, three |
 //! | `d`, `1`, `2` | a dict of all from the mark on; drop all from the mark on; push the top again |
+//! | `8f`, `90`, `91` | an empty set; add all from the mark on to it; a frozen set of them |
 //! | `p` `g`, `I` `L` `F`, `S` `V` | of protocol 0, with a line: remember and push, numbers, bytes and text (`lines.rs`) |
 //! | `q`+1 `r`+4 `94`, `h`+1 `j`+4 | remember the top under a number; push what was remembered |
 //! | `C`+1 `B`+4 `8e`+8 `96`+8, `U`+1 `T`+4 | bytes by length (in Python 2, strings) |
 //! | `8c`+1 `X`+4 `8d`+8 | UTF-8 by length |
-//! | `N` `88` `89`, `K`+1 `M`+2 `J`+4 `8a`+1, `G`+8 | None, True, False; integers, the last by length; a floating-point number |
-//! | `c`, `93`, `R` | a name of Python's, by two lines or two texts; call it |
+//! | `N` `88` `89`, `K`+1 `M`+2 `J`+4 `8a`+1 `8b`+4, `G`+8 | None, True, False; integers, the last two by length; a floating-point number |
+//! | `c`, `93`, `R` `81` `92` | a name of Python's, by two lines or two texts; call it, the last with arguments by name as well |
+//! | `i`, `o` | the same of protocol 0: an object of a name by two lines, or of the first value after the mark |
 //! | `Q` | something outside the pickle, by the key on the top |
 //! | `b` | tell an object about itself: of a call of the caller's names it is kept, else dropped |
 //! | `0`, `.` | drop the top; the end |
 //!
-//! Four names are called here: `_codecs.encode(text, "latin1")`, a character a byte, and `bytes()`, no bytes, because
-//! protocols up to 2 write bytes so, `bytearray` of either, and `collections.OrderedDict()`, an empty dict. Of names that the caller lists a call
-//! is a value, [`Value::Call`]. Any other name, and any other opcode, is refused.
+//! These names are called here: `_codecs.encode(text, "latin1")`, a character a byte, and `bytes()`, no bytes, because
+//! protocols up to 2 write bytes so, `bytearray` of either, and dicts: `collections.OrderedDict`, empty or of a list of pairs
+//! (Python 2), and `collections.defaultdict`. Of names that the caller lists a call is a value, [`Value::Call`]; of any other name
+//! it is a [`Value::Object`]. What is put into such a one, or told to it, is dropped. Any other opcode is refused.
 //!
-//! Bytes stay in the file, a value takes 32 bytes here, no opcode makes more than one, and what is decoded is together
+//! Bytes stay in the file, a value takes 32 bytes here, no opcode makes more than three, and what is decoded or copied is together
 //! not larger than the file. Values and remembered numbers are at most 2^24 together, hundreds of times those of LFW's set, and
 //! an opcode puts one number of 4 bytes on a stack or list, or two from the stack in a dict: memory is bounded by some 2 GiB and ten times the file's size.
 
+mod calls;
 mod lines;
 pub(crate) mod numpy;
 
 use crate::Error;
+use crate::base::text::one_line;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::path::Path;
@@ -71,8 +76,8 @@ pub(crate) enum Value {
     None,
     Bool(bool),
     Int(i64),
-    /// A floating-point number, whose value nobody has asked for yet.
-    Float,
+    /// A number whose value nobody has asked for yet: floating-point, or an integer of more than 64 bits.
+    Number,
     /// Bytes of the file.
     Bytes(Range<usize>),
     /// Bytes that are not in the file as they are.
@@ -85,15 +90,19 @@ pub(crate) enum Value {
     Tuple(Vec<Id>),
     /// Keys and values in the order in which they were set; a key may be there twice.
     Dict(Vec<(Id, Id)>),
+    /// A set, of whose members nothing is kept.
+    Set,
     /// A name that may be called.
     Function(Function),
     /// What a call of the caller's name of this number would give, and the tuple of its arguments.
     Call(usize, Id),
+    /// An object of which nothing is kept but what makes it.
+    Object(Id),
     /// What the pickle's writer keeps elsewhere, by its key.
     Outside(Id),
 }
 
-/// What may be called.
+/// A name of Python's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Function {
     /// `_codecs.encode`
@@ -104,8 +113,17 @@ pub(crate) enum Function {
     ByteArray,
     /// `collections.OrderedDict`
     OrderedDict,
+    /// `collections.defaultdict`
+    DefaultDict,
     /// The caller's name of this number.
     Named(usize),
+    /// Any other: the texts of its module and of the name in it.
+    Unknown {
+        /// Of the module.
+        module: Id,
+        /// In it.
+        name: Id,
+    },
 }
 
 /// All values of a pickle, and which of them it is.
@@ -142,6 +160,49 @@ impl Values {
 
     pub(crate) fn get(&self, id: Id) -> &Value {
         &self.values[id as usize]
+    }
+
+    /// What kind of value `id` is, as a noun phrase; `file` is what the pickle begins.
+    pub(crate) fn what(&self, file: &[u8], id: Id) -> String {
+        let kind = match self.get(id) {
+            Value::None => "None",
+            Value::Bool(_) => "a truth value",
+            Value::Int(_) | Value::Number => "a number",
+            Value::Bytes(_) | Value::Decoded(_) => "bytes",
+            Value::Text(_) | Value::DecodedText(_) => "a text",
+            Value::List(_) => "a list",
+            Value::Tuple(_) => "a tuple",
+            Value::Dict(_) => "a dict",
+            Value::Set => "a set",
+            Value::Call(..) | Value::Outside(_) => "an object",
+            Value::Function(_) => match self.name(file, id) {
+                Some(name) => return format!("the class or function {name}"),
+                None => "a class or function",
+            },
+            Value::Object(maker) => match self.name(file, *maker) {
+                Some(name) => return format!("an object of {name}"),
+                None => "an object",
+            },
+        };
+        kind.into()
+    }
+
+    /// The name of Python's that `id` is, or that the key of something outside has, on one line.
+    fn name(&self, file: &[u8], id: Id) -> Option<String> {
+        let parts = |id: Id| match self.get(id) {
+            &Value::Function(Function::Unknown { module, name }) => Some((module, name)),
+            _ => None,
+        };
+        let (module, name) = match self.get(id) {
+            Value::Outside(key) => match self.get(*key) {
+                Value::Tuple(items) => items.iter().find_map(|&item| parts(item)),
+                _ => None,
+            },
+            _ => parts(id),
+        }?;
+        let [module, name] = [module, name].map(|id| self.bytes(file, id).unwrap_or_default());
+        let name = [module, name].join(&b'.');
+        Some(one_line(&String::from_utf8_lossy(&name)))
     }
 }
 
@@ -279,10 +340,7 @@ impl Machine<'_> {
                 self.stack.push(top);
             }
             b'I' => self.int_line()?,
-            b'L' => {
-                let number = self.decimal()?;
-                self.push(Value::Int(number));
-            }
+            b'L' => self.integer_line()?,
             b'F' => self.float_line()?,
             b'S' => self.bytes_line()?,
             b'V' => self.text_line()?,
@@ -330,27 +388,54 @@ impl Machine<'_> {
                 let number = self.number(4)? as u32;
                 self.push(Value::Int(i64::from(number.cast_signed())));
             }
-            0x8a => self.long()?,
+            0x8a => self.long(1)?,
+            0x8b => self.long(4)?,
             b'G' => {
                 self.take(8)?;
-                self.push(Value::Float);
+                self.push(Value::Number);
+            }
+            0x8f => self.push(Value::Set),
+            0x90 => {
+                self.pop_to_mark()?;
+                match self.values[self.top()? as usize] {
+                    Value::Set | Value::Object(_) => {}
+                    _ => return Err(self.bad("a set to add to", "something else")),
+                }
+            }
+            0x91 => {
+                self.pop_to_mark()?;
+                self.push(Value::Set);
             }
             b'c' => {
-                let (module, name) = (self.line()?, self.line()?);
-                self.name(&module, &name)?;
+                let name = self.named_by_lines()?;
+                self.stack.push(name);
             }
             0x93 => {
                 let (name, module) = (self.pop()?, self.pop()?);
-                let text = |id: Id| match &self.values[id as usize] {
-                    Value::Text(range) => {
-                        String::from_utf8_lossy(&self.bytes[range.clone()]).into_owned()
-                    }
-                    _ => String::new(),
-                };
-                let (module, name) = (text(module), text(name));
-                self.name(&module, &name)?;
+                let name = self.name(module, name);
+                self.stack.push(name);
             }
-            b'R' => self.call()?,
+            // Of a call and of an object that is made without one the arguments are the same.
+            b'R' | 0x81 => {
+                let (arguments, function) = (self.pop()?, self.pop()?);
+                self.call(function, arguments)?;
+            }
+            0x92 => {
+                let (_, _, class) = (self.pop()?, self.pop()?, self.pop()?);
+                self.push(Value::Object(class));
+            }
+            b'i' => {
+                let class = self.named_by_lines()?;
+                self.pop_to_mark()?;
+                self.push(Value::Object(class));
+            }
+            b'o' => {
+                let items = self.pop_to_mark()?;
+                let Some(&class) = items.first() else {
+                    return Err(self.bad("a class after the mark", "nothing"));
+                };
+                self.push(Value::Object(class));
+            }
             b'Q' => {
                 let key = self.pop()?;
                 self.push(Value::Outside(key));
@@ -370,7 +455,7 @@ impl Machine<'_> {
                     other => format!("{other:#04x}"),
                 };
                 return Err(Refusal::Unsupported(format!(
-                    "the pickle opcode {shown} at byte {} (only lists, tuples, dicts, bytes, texts, numbers and truth values are read)",
+                    "the pickle opcode {shown} at byte {}",
                     opcode.start
                 )));
             }
@@ -439,6 +524,7 @@ impl Machine<'_> {
                 list.extend(items);
                 Ok(())
             }
+            Value::Object(_) | Value::Call(..) => Ok(()),
             _ => Err(self.bad("a list to append to", "something else")),
         }
     }
@@ -452,6 +538,7 @@ impl Machine<'_> {
                 dict.extend(pairs.iter().map(|&[key, value]| (key, value)));
                 Ok(())
             }
+            Value::Object(_) | Value::Call(..) => Ok(()),
             _ => Err(self.bad("a dict, a key and a value", "something else")),
         }
     }
@@ -488,13 +575,13 @@ impl Machine<'_> {
         Ok(())
     }
 
-    /// An integer of up to 8 bytes, two's complement.
-    fn long(&mut self) -> Result<(), Refusal> {
-        let width = self.number(1)?;
+    /// An integer, two's complement; its length in bytes, of `width` bytes, stands before it.
+    fn long(&mut self, width: u64) -> Result<(), Refusal> {
+        let width = self.number(width)?;
         if width > 8 {
-            return Err(Refusal::Unsupported(format!(
-                "an integer of {width} bytes in a pickle"
-            )));
+            self.take(width)?;
+            self.push(Value::Number);
+            return Ok(());
         }
         let unused = 64 - 8 * width as u32;
         let number = self.number(width)?.cast_signed();
@@ -514,92 +601,6 @@ impl Machine<'_> {
         self.at += end + 1;
         Ok(line)
     }
-
-    fn name(&mut self, module: &str, name: &str) -> Result<(), Refusal> {
-        let function = match (module, name) {
-            ("_codecs", "encode") => Function::Encode,
-            ("__builtin__" | "builtins", "bytes") => Function::Bytes,
-            ("__builtin__" | "builtins", "bytearray") => Function::ByteArray,
-            ("collections", "OrderedDict") => Function::OrderedDict,
-            _ if let Some(i) = self.names.iter().position(|&known| known == (module, name)) => {
-                Function::Named(i)
-            }
-            ("numpy" | "numpy.core.multiarray" | "numpy._core.multiarray", _) => {
-                return Err(Refusal::Unsupported(format!(
-                    "a NumPy object ({module}.{name}) in a pickle (where Python's own bytes, numbers and bools could stand)"
-                )));
-            }
-            _ => {
-                return Err(Refusal::Unsupported(format!(
-                    "{module}.{name} in a pickle, which would have to be executed,"
-                )));
-            }
-        };
-        self.push(Value::Function(function));
-        Ok(())
-    }
-
-    fn call(&mut self) -> Result<(), Refusal> {
-        let (arguments, function) = (self.pop()?, self.pop()?);
-        let value = |id: Id| &self.values[id as usize];
-        let (Value::Function(function), Value::Tuple(items)) = (value(function), value(arguments))
-        else {
-            return Err(self.bad("a function and its arguments", "something else"));
-        };
-        let decoded = match (*function, &items[..]) {
-            (Function::Named(name), _) => {
-                self.push(Value::Call(name, arguments));
-                return Ok(());
-            }
-            (Function::OrderedDict, []) => {
-                self.push(Value::Dict(Vec::new()));
-                return Ok(());
-            }
-            (Function::ByteArray, &[bytes])
-                if matches!(value(bytes), Value::Bytes(_) | Value::Decoded(_)) =>
-            {
-                self.stack.push(bytes);
-                return Ok(());
-            }
-            (Function::Bytes | Function::ByteArray, []) => Some(Vec::new()),
-            (Function::Encode | Function::ByteArray, &[text, encoding]) => {
-                let content = |id: Id| match value(id) {
-                    Value::Text(range) | Value::Bytes(range) => &self.bytes[range.clone()],
-                    Value::DecodedText(text) => text.as_bytes(),
-                    Value::Decoded(bytes) => bytes,
-                    _ => &[],
-                };
-                let is_text = matches!(value(text), Value::Text(_) | Value::DecodedText(_));
-                let encoding = matches!(content(encoding), b"latin1" | b"latin-1" | b"iso-8859-1");
-                (is_text && encoding)
-                    .then(|| latin1(content(text)))
-                    .flatten()
-            }
-            _ => None,
-        };
-        let decoded = decoded.ok_or_else(|| {
-            self.bad(
-                "_codecs.encode(text, \"latin1\"), bytes() or OrderedDict()",
-                "other arguments, or a character above 255",
-            )
-        })?;
-        // A text is decoded once where bytes are meant; over and over again it would fill any memory.
-        self.decoded += decoded.len();
-        if self.decoded > self.bytes.len() {
-            return Err(self.bad(
-                "each text decoded once",
-                "one that is decoded over and over again",
-            ));
-        }
-        self.push(Value::Decoded(decoded.into()));
-        Ok(())
-    }
-}
-
-/// The bytes that UTF-8 stands for, a character a byte.
-fn latin1(text: &[u8]) -> Option<Vec<u8>> {
-    let text = std::str::from_utf8(text).ok()?;
-    text.chars().map(|c| u8::try_from(c).ok()).collect()
 }
 
 #[cfg(test)]
@@ -607,15 +608,12 @@ mod tests {
     use super::*;
 
     /// Python's notation of a value.
-    fn show(values: &Values, bytes: &[u8], value: &Value) -> String {
+    fn show(values: &Values, bytes: &[u8], id: Id) -> String {
         let all = |ids: &[Id]| {
-            let items: Vec<String> = ids
-                .iter()
-                .map(|&id| show(values, bytes, values.get(id)))
-                .collect();
+            let items: Vec<String> = ids.iter().map(|&id| show(values, bytes, id)).collect();
             items.join(",")
         };
-        match value {
+        match values.get(id) {
             Value::None => "None".into(),
             Value::Bool(true) => "True".into(),
             Value::Bool(false) => "False".into(),
@@ -628,14 +626,19 @@ mod tests {
             Value::DecodedText(text) => format!("{text:?}"),
             Value::List(ids) => format!("[{}]", all(ids)),
             Value::Tuple(ids) => format!("({})", all(ids)),
-            Value::Float => "float".into(),
+            Value::Number => "number".into(),
+            Value::Set | Value::Object(_) => values.what(bytes, id),
             Value::Dict(pairs) => {
                 let pairs = pairs.iter().map(|&(key, value)| {
-                    let text = |id| show(values, bytes, values.get(id));
-                    format!("{}:{}", text(key), text(value))
+                    format!(
+                        "{}:{}",
+                        show(values, bytes, key),
+                        show(values, bytes, value)
+                    )
                 });
                 format!("{{{}}}", pairs.collect::<Vec<_>>().join(","))
             }
+            Value::Function(Function::Unknown { .. }) => values.what(bytes, id),
             Value::Function(function) => format!("{function:?}"),
             Value::Call(name, arguments) => {
                 format!("{}{}", NAMES[*name].1, all(&[*arguments]))
@@ -648,7 +651,7 @@ mod tests {
 
     fn loaded(bytes: &[u8]) -> String {
         match load(bytes, NAMES) {
-            Ok(values) => show(&values, bytes, values.top()),
+            Ok(values) => show(&values, bytes, values.top_id()),
             Err(refusal) => format!("{refusal:?}"),
         }
     }
@@ -678,7 +681,7 @@ mod tests {
         let pickle = b"(lp0\nI01\naI00\naI-5\naL7L\naF1.5\naS'a\\'\\n\\xff'\np1\nag1\naV\xff\\u20ac\na(dp2\nI1\nI2\nsa.";
         assert_eq!(
             loaded(pickle),
-            r#"[True,False,-5,7,float,b"a\\'\\n\\xff",b"a\\'\\n\\xff","\u{ff}\u{20ac}",{1:2}]"#
+            r#"[True,False,-5,7,number,b"a\\'\\n\\xff",b"a\\'\\n\\xff","\u{ff}\u{20ac}",{1:2}]"#
                 .replace("\\u{ff}", "\u{ff}")
                 .replace("\\u{20ac}", "\u{20ac}")
         );
@@ -696,21 +699,41 @@ mod tests {
             let found = loaded(bytes);
             assert!(found.contains(words), "{words:?} is not in {found:?}");
         };
-        says(
-            b"\x80\x02cos\nsystem\nX\x02\0\0\0ls\x85R.",
-            "os.system in a pickle",
-        );
-        says(b"\x80\x04\x8c\x05posix\x8c\x06system\x93.", "posix.system");
-        says(b"\x80\x02cnumpy.core.multiarray\nscalar\n.", "NumPy object");
-        says(
-            b"\x80\x02c_codecs\nencode\nX\x01\0\0\0aX\x05\0\0\0utf-8\x86R.",
-            "other arguments",
-        );
+        for (pickle, shown) in [
+            (
+                b"\x80\x02cos\nsystem\nX\x02\0\0\0ls\x85R.".as_slice(),
+                "an object of os.system",
+            ),
+            (
+                b"\x80\x04\x8c\x05posix\x8c\x06system\x93.",
+                "the class or function posix.system",
+            ),
+            (
+                b"\x80\x02cnumpy.core.multiarray\nscalar\n.",
+                "the class or function numpy.core.multiarray.scalar",
+            ),
+            (
+                b"\x80\x02c_codecs\nencode\nX\x01\0\0\0aX\x05\0\0\0utf-8\x86R.",
+                "an object",
+            ),
+            (b"(lp0\n0cos\nsystem\n(S'ls'\ntR.", "an object of os.system"),
+            (b"(lp0\n0(S'ls'\nios\nsystem\n.", "an object of os.system"),
+            (
+                b"\x80\x02(cos\nsystem\nX\x02\0\0\0lso.",
+                "an object of os.system",
+            ),
+        ] {
+            assert_eq!(loaded(pickle), shown);
+        }
         says("\u{80}\x02".as_bytes(), "protocol 0 to 5");
-        says(b"\x80\x02o.", "opcode 'o' at byte 2");
-        says(b"(lp0\nS'ls'\n(cos\nsystem\n", "os.system");
+        says(b"\x80\x02(o.", "a class after the mark");
+        says(b"\x80\x02P.", "opcode 'P' at byte 2");
         says(b"(lp0\nS'\\q'\na.", "in quotes");
-        says(b"(lp0\nI99999999999999999999\na.", "64 bits");
+        assert_eq!(
+            loaded(b"(lp0\nI99999999999999999999\naL-99999999999999999999L\na."),
+            "[number,number]"
+        );
+        says(b"(lp0\nI9x\na.", "a number on a line");
         says(b"\x80\x02.", "a value on the stack");
         says(b"\x80\x02]((a.", "a value on the stack");
         says(b"\x80\x02(t(K\x01e.", "a list to append to");
@@ -729,7 +752,11 @@ mod tests {
             loaded(b"\x80\x02\x8a\x00\x8a\x01\xff\x8a\x03\x00\x00\x80\x87."),
             "(0,-1,-8388608)"
         );
-        says(b"\x80\x02\x8a\x09123456789.", "an integer of 9 bytes");
+        assert_eq!(
+            loaded(b"\x80\x02\x8a\x09123456789\x8b\x02\0\0\0\x00\x01\x86."),
+            "(number,256)"
+        );
+        says(b"\x80\x02\x8a\x09123.", "truncated or damaged");
     }
 
     #[test]
@@ -743,7 +770,7 @@ mod tests {
     #[test]
     fn dicts_and_the_callers_names() {
         let pickle = b"\x80\x02ccollections\nOrderedDict\n)R(K\x01]K\x02G12345678u}K\x03\x88sbK\x04ctorch.c\nf\nK\x05\x85Rs.";
-        assert_eq!(loaded(pickle), "{1:[],2:float,4:f(5)}");
+        assert_eq!(loaded(pickle), "{1:[],2:number,4:f(5)}");
         let pickle = b"\x80\x02(ctorch\nFloatStorage\nK\x07tQ.";
         assert_eq!(loaded(pickle), "<(Named(0),7)>");
         let says = |bytes: &[u8], words: &str| {
@@ -752,15 +779,85 @@ mod tests {
         };
         says(b"\x80\x02}(K\x01u.", "a dict, a key and a value");
         says(b"\x80\x02]K\x01K\x02s.", "a dict, a key and a value");
-        says(
-            b"\x80\x02ccollections\nOrderedDict\n]\x85R.",
-            "OrderedDict()",
-        );
-        says(
-            b"\x80\x02ctorch\nHalfStorage\n.",
-            "torch.HalfStorage in a pickle",
-        );
+        // Python 2's ordered dict, and one that is made of something else.
+        let pickle = b"\x80\x02ccollections\nOrderedDict\n](](K\x01K\x02e(K\x03K\x04te\x85R.";
+        assert_eq!(loaded(pickle), "{1:2,3:4}");
+        let pickle = b"\x80\x02ccollections\nOrderedDict\n]K\x01a\x85R.";
+        assert_eq!(loaded(pickle), "an object");
+        let pickle = b"\x80\x02ccollections\ndefaultdict\nN\x85RK\x01K\x02s.";
+        assert_eq!(loaded(pickle), "{1:2}");
         says(b"\x80\x02Nb.", "a value on the stack");
+    }
+
+    /// What a checkpoint holds beside its weights: each object is named, and what is put into it is dropped.
+    #[test]
+    fn unknown_objects_are_inert() {
+        for (pickle, shown) in [
+            // argparse.Namespace(lr=1), of protocol 2 and of protocol 0.
+            (
+                b"\x80\x02cargparse\nNamespace\n)\x81}X\x02\0\0\0lrK\x01sb.".as_slice(),
+                "an object of argparse.Namespace",
+            ),
+            (
+                b"\x80\x02ccopy_reg\n_reconstructor\n(cargparse\nNamespace\nc__builtin__\nobject\nNtR}b.",
+                "an object of argparse.Namespace",
+            ),
+            // collections.Counter({1: 2}), deque([1]), {1}, frozenset({1}), a Path.
+            (
+                b"\x80\x04\x8c\x0bcollections\x8c\x07Counter\x93}K\x01K\x02s\x85R.",
+                "an object of collections.Counter",
+            ),
+            (
+                b"\x80\x04\x8c\x0bcollections\x8c\x05deque\x93)RK\x01a(K\x02e.",
+                "an object of collections.deque",
+            ),
+            (b"\x80\x04\x8f(K\x01K\x02\x90.", "a set"),
+            (b"\x80\x04(K\x01\x91.", "a set"),
+            (
+                b"\x80\x04\x8c\x07pathlib\x8c\x09PosixPath\x93\x8c\x01a\x85R.",
+                "an object of pathlib.PosixPath",
+            ),
+            // An enum's member, functools.partial, an object with keyword arguments, and what an object makes.
+            (
+                b"\x80\x04\x8c\x01m\x8c\x01E\x93K\x01\x85R.",
+                "an object of m.E",
+            ),
+            (
+                b"\x80\x02cfunctools\npartial\ncos\nsystem\n\x85R(cos\nsystem\n)}Ntb.",
+                "an object of functools.partial",
+            ),
+            (
+                b"\x80\x04\x8c\x01m\x8c\x01C\x93)}\x92K\x01K\x02s.",
+                "an object of m.C",
+            ),
+            (b"\x80\x04\x8c\x01m\x8c\x01f\x93)R)R.", "an object"),
+            // A class as a key, and a name that would move the cursor.
+            (
+                b"\x80\x02}cm\nC\nK\x01s.",
+                "{the class or function m.C:1}",
+            ),
+            (
+                b"\x80\x04\x8c\x01m\x8c\x02\x1b[\x93.",
+                "the class or function m.\\u{1b}[",
+            ),
+        ] {
+            let found = loaded(pickle);
+            assert_eq!(found, shown);
+            for length in 0..pickle.len() {
+                assert!(load(&pickle[..length], NAMES).is_err(), "{shown} {length}");
+            }
+        }
+    }
+
+    #[test]
+    fn pairs_are_not_copied_without_end() {
+        let mut bytes = b"\x80\x02(ccollections\nOrderedDict\nq\0]q\x01(".to_vec();
+        bytes.extend(b"K\x01K\x02\x86q\x02");
+        bytes.extend(b"h\x02".repeat(1000));
+        bytes.extend(b"e\x85q\x030");
+        bytes.extend(b"h\0h\x03R".repeat(200));
+        bytes.extend(b"t.");
+        assert!(loaded(&bytes).contains("over and over"));
     }
 
     #[test]

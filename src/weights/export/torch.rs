@@ -7,7 +7,7 @@
 use crate::base::files;
 use crate::graph::params::ParamTable;
 use crate::weights::checkpoint::Weights;
-use crate::weights::convention::{Convention, Foreign, check_pairs, foreign};
+use crate::weights::convention::{Convention, Foreign, Place, check_pairs, foreign};
 use crate::weights::formats::tensors::NamedTensor;
 use crate::{Error, Result};
 use safetensors::tensor::{Dtype, TensorView};
@@ -27,7 +27,8 @@ pub fn state_dict(weights: &Weights) -> Result<Vec<NamedTensor>> {
         shape: foreign.shape.clone(),
         values: foreign.read(&weights.params, &weights.statistics),
     };
-    Ok(all.iter().map(tensor).collect())
+    let stored = |foreign: &&Foreign| !matches!(foreign.place, Place::Implied(_));
+    Ok(all.iter().filter(stored).map(tensor).collect())
 }
 
 /// Writes the state dict of a network to `path`.

@@ -2,6 +2,7 @@
 
 pub mod keras;
 pub mod onnx;
+pub(crate) mod others;
 pub mod safetensors;
 pub mod tensors;
 pub mod torch;

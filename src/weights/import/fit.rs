@@ -23,8 +23,12 @@ struct Found<'a> {
     tensor: Result<&'a NamedTensor, String>,
 }
 
-/// The tensors of a file by name.
-pub(super) struct Names<'a>(HashMap<String, &'a NamedTensor>);
+/// What a file has by name.
+pub(super) struct Names<'a> {
+    tensors: HashMap<String, &'a NamedTensor>,
+    /// Why something else is no tensor.
+    others: HashMap<&'a str, &'a str>,
+}
 
 impl<'a> Names<'a> {
     /// The names that `model` has for the tensors under this convention.
@@ -33,14 +37,18 @@ impl<'a> Names<'a> {
             Convention::Keras => keras::names(file, model),
             _ => file.tensors.iter().map(|t| t.name.clone()).collect(),
         };
-        Names(names.into_iter().zip(&file.tensors).collect())
+        let others = file.ignored.iter().map(|(name, why)| (&name[..], &why[..]));
+        Names {
+            tensors: names.into_iter().zip(&file.tensors).collect(),
+            others: others.collect(),
+        }
     }
 
     /// The embedding size of the file's network, if that has the layer of `model` that makes the embedding.
     pub(super) fn embedding_size(&self, model: &Model, convention: Convention) -> Option<usize> {
         let all = foreign(model, &ParamTable::new(model), convention);
         let kernel = all.iter().find(|foreign| foreign.embedding)?;
-        let shape = &self.0.get(&kernel.name)?.shape;
+        let shape = &self.tensors.get(&kernel.name)?.shape;
         (shape.len() == kernel.shape.len()).then(|| shape[kernel.units_axis()])
     }
 
@@ -71,10 +79,15 @@ impl<'a> Names<'a> {
     fn look_up(&self, model: &Model, convention: Convention) -> Vec<Found<'a>> {
         let all = foreign(model, &ParamTable::new(model), convention);
         let found = all.into_iter().filter_map(|foreign| {
-            let Some(&tensor) = self.0.get(&foreign.name) else {
+            let Some(&tensor) = self.tensors.get(&foreign.name) else {
                 // What is not stored here need not be stored there.
-                return (foreign.place != Place::Ones).then(|| Found {
-                    tensor: Err("the file has no such tensor".into()),
+                let fixed = matches!(foreign.place, Place::Fixed(_) | Place::Implied(_));
+                let other = self.others.get(&foreign.name[..]);
+                return (!fixed || other.is_some()).then(|| Found {
+                    tensor: Err(match other {
+                        Some(why) => format!("in the file it is {why}"),
+                        None => "the file has no such tensor".into(),
+                    }),
                     foreign,
                 });
             };
@@ -104,10 +117,12 @@ fn fits(foreign: &Foreign, tensor: &NamedTensor) -> Result<(), String> {
     if let Some(i) = tensor.values.iter().position(|v| !v.is_finite()) {
         return Err(format!("element {i} is {}", tensor.values[i]));
     }
-    let ones = foreign.place == Place::Ones;
-    match tensor.values.iter().position(|v| ones && *v != 1.0) {
+    let (Place::Fixed(number) | Place::Implied(number)) = foreign.place else {
+        return Ok(());
+    };
+    match tensor.values.iter().position(|v| *v != number) {
         Some(i) => Err(format!(
-            "this scale is 1 and not learnt here, and element {i} is {}",
+            "it is {number} and not learnt here, and element {i} is {}",
             tensor.values[i]
         )),
         None => Ok(()),
@@ -122,7 +137,7 @@ pub(crate) fn fit(model: &Model, convention: Convention, file: &TensorFile, seed
     let mut used = HashSet::new();
     for Found { foreign, tensor } in names.look_up(model, convention) {
         // A tensor that does not fit is reported only once.
-        let there = names.0.get(&foreign.name);
+        let there = names.tensors.get(&foreign.name);
         used.extend(there.map(|tensor| tensor.name.as_str()));
         let tensor = match tensor.and_then(|t| fits(&foreign, t).map(|()| t)) {
             Ok(tensor) => tensor,
@@ -137,7 +152,7 @@ pub(crate) fn fit(model: &Model, convention: Convention, file: &TensorFile, seed
             Place::Statistic(offset) => {
                 statistics[offset..][..values.len()].copy_from_slice(&values);
             }
-            Place::Ones => {}
+            Place::Fixed(_) | Place::Implied(_) => {}
         }
         report.mapped.push(Mapped {
             from: tensor.name.clone(),

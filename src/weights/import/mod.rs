@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | this program's weights and checkpoints | [`checkpoint`] | as they are |
 //! | Keras `.h5` | [`formats::keras`] | by layer name |
-//! | PyTorch `.pt`, `.pth` | [`formats::torch`] | by name, below a prefix such as `state_dict.` |
+//! | PyTorch `.pt`, `.pth`, `.ckpt` | [`formats::torch`] | by name, below a prefix such as `state_dict.` |
 //! | other safetensors | [`formats::safetensors`] | by PyTorch's or Keras's names |
 //! | ONNX | [`formats::onnx`] | by the structure of the graph |
 //!
@@ -15,15 +15,16 @@
 //! all in the file. If a preset is named, no other is tried.
 
 mod fit;
+mod input;
 mod keras;
 pub mod onnx;
+mod refusal;
 mod structure;
 mod torch;
 
 use crate::backend::InputTransform;
 use crate::base::files::start_of;
-use crate::graph::params::ParamTable;
-use crate::graph::{Model, NodeId, Op};
+use crate::graph::Model;
 use crate::models::Network;
 use crate::recipe::config::{Config, KnownNetwork, NetworkConfig};
 use crate::recipe::presets;
@@ -33,9 +34,13 @@ use crate::weights::formats::tensors::TensorFile;
 use crate::weights::formats::{self, onnx::Graph};
 use crate::{Error, Result};
 use fit::{Fitted, Names, fit};
+use input::{composed, implausible, note_on_colours, put_colours_right, turn_channels};
+use refusal::{another_network, holdings, more_than_ours, not_ours};
 use std::cmp::Reverse;
 use std::path::Path;
 use structure::by_structure;
+
+pub use refusal::no_weights;
 
 /// A tensor that found its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,6 +88,8 @@ pub struct Imported {
     pub input: InputOrigin,
     /// What became of its tensors; of this program's own files nothing.
     pub report: Report,
+    /// What a person should know of it, a sentence each.
+    pub notes: Vec<String>,
 }
 
 /// Who says what a network takes for pixels.
@@ -126,23 +133,15 @@ enum Content {
 }
 
 impl Content {
-    /// The same without the prefix that the tensors of one of these networks have.
-    fn unprefixed(mut self, models: &[Model]) -> Self {
-        if let Content::Tensors(file, conventions) = &mut self
-            && conventions.contains(&Convention::Torch)
-        {
-            torch::strip_prefix(file, models);
+    /// Takes off the prefix that the tensors of one of these networks have, and returns it.
+    fn unprefix(&mut self, models: &[Model]) -> String {
+        match self {
+            Content::Tensors(file, conventions) if conventions.contains(&Convention::Torch) => {
+                torch::strip_prefix(file, models)
+            }
+            _ => String::new(),
         }
-        self
     }
-}
-
-/// Reads weights from any file, as the commands that only use a network do.
-///
-/// # Errors
-/// As [`open`].
-pub fn weights(path: &Path) -> Result<Weights> {
-    Ok(open(path, &ImportOptions::default())?.weights)
 }
 
 /// Reads a network from a file of any kind.
@@ -152,11 +151,12 @@ pub fn weights(path: &Path) -> Result<Weights> {
 /// the sentence tells of the nearest. A preset or settings for a file of this program, which says itself what it holds.
 pub fn open(path: &Path, options: &ImportOptions) -> Result<Imported> {
     let (kind, content) = read(path)?;
-    let imported = match content {
+    let mut imported = match content {
         Content::Own => own(path, kind, options)?,
         other => foreign_file(path, kind, other, options)?,
     };
-    imported.taking(options)
+    imported.take(options)?;
+    Ok(imported)
 }
 
 /// Weights of this program.
@@ -177,6 +177,7 @@ fn own(path: &Path, kind: &'static str, options: &ImportOptions) -> Result<Impor
         kind,
         input: InputOrigin::File,
         report: Report::default(),
+        notes: Vec::new(),
     })
 }
 
@@ -188,14 +189,28 @@ fn foreign_file(
 ) -> Result<Imported> {
     let candidates = candidates(options)?;
     let models = candidates.iter().map(|config| config.model.build());
-    let content = content.unprefixed(&models.collect::<Result<Vec<Model>>>()?);
+    let mut content = content;
+    let prefix = content.unprefix(&models.collect::<Result<Vec<Model>>>()?);
+    let mut notes = Vec::new();
     let (config, fitted, class_rows, input) = match content {
         Content::Tensors(file, conventions) => {
-            let (config, fitted, rows) = by_name(path, &file, conventions, &candidates)?;
+            let (config, mut fitted, rows) = by_name(path, &file, conventions, &candidates)?;
+            if !options.bgr {
+                notes.extend(put_colours_right(
+                    path,
+                    &prefix,
+                    &file,
+                    &config,
+                    &mut fitted,
+                )?);
+            }
             (config, fitted, rows, InputOrigin::Preset)
         }
         Content::Graph(graph) => {
             let (config, fitted, input) = by_structure(path, &graph, &candidates)?;
+            if input != InputOrigin::File && !options.bgr {
+                notes.extend(note_on_colours(&config));
+            }
             (config, fitted, None, input)
         }
         Content::Own => unreachable!("read by `own`"),
@@ -215,12 +230,13 @@ fn foreign_file(
         kind,
         input,
         report: fitted.report,
+        notes,
     })
 }
 
 impl Imported {
-    /// The network with what the options say of its input.
-    fn taking(mut self, options: &ImportOptions) -> Result<Self> {
+    /// Makes the network take what the options say of its input.
+    fn take(&mut self, options: &ImportOptions) -> Result<()> {
         let config = &mut self.weights.config;
         if options.bgr {
             turn_channels(&config.model.build()?, &mut self.weights.params);
@@ -239,15 +255,10 @@ impl Imported {
             };
             self.input = InputOrigin::Option;
         }
-        Ok(self)
-    }
-}
-
-/// `inner` of `outer`.
-fn composed(inner: InputTransform, outer: InputTransform) -> InputTransform {
-    InputTransform {
-        scale: std::array::from_fn(|c| inner.scale[c] * outer.scale[c]),
-        shift: std::array::from_fn(|c| inner.scale[c] * outer.shift[c] + inner.shift[c]),
+        if matches!(self.input, InputOrigin::Graph | InputOrigin::Option) {
+            self.notes.extend(implausible(&config.model.input));
+        }
+        Ok(())
     }
 }
 
@@ -258,7 +269,9 @@ fn composed(inner: InputTransform, outer: InputTransform) -> InputTransform {
 /// The file cannot be read, or gives less than half of the network's tensors: then it is another network's.
 pub fn start(path: &Path, config: &Config, seed: u64) -> Result<Start> {
     let model = config.model.build()?;
-    let content = read(path)?.1.unprefixed(std::slice::from_ref(&model));
+    let mut content = read(path)?.1;
+    let prefix = content.unprefix(std::slice::from_ref(&model));
+    let mut notes = Vec::new();
     if !matches!(content, Content::Own) {
         check_pairs(&model)?;
     }
@@ -275,7 +288,16 @@ pub fn start(path: &Path, config: &Config, seed: u64) -> Result<Start> {
                 .iter()
                 .map(|&convention| fit(&model, convention, &file, seed));
             let best = each.min_by_key(|fitted| fitted.report.missing.len());
-            let best = best.expect("there is a convention for every kind of file");
+            let mut best = best.expect("there is a convention for every kind of file");
+            if best.report.mapped.len() < best.report.missing.len() {
+                return Err(another_network(
+                    path,
+                    config,
+                    &best.report,
+                    &holdings(&file),
+                ));
+            }
+            notes.extend(put_colours_right(path, &prefix, &file, config, &mut best)?);
             (best, None)
         }
         Content::Graph(graph) => {
@@ -289,19 +311,22 @@ pub fn start(path: &Path, config: &Config, seed: u64) -> Result<Start> {
                     ),
                 ));
             }
+            if input != InputOrigin::File {
+                notes.extend(note_on_colours(&found));
+            }
+            if input == InputOrigin::Graph {
+                notes.extend(implausible(&found.model.input));
+            }
             let known = (input != InputOrigin::Preset).then_some(found.model.input);
             (fitted, known)
         }
     };
-    let (given, missing) = (fitted.report.mapped.len(), fitted.report.missing.len());
-    if given < missing {
-        return Err(Error::data(
+    if fitted.report.mapped.len() < fitted.report.missing.len() {
+        return Err(another_network(
             path,
-            format!(
-                "gives {given} of the {} tensors of {}: this is another network; `arcface-cu import` tells which",
-                given + missing,
-                config.model.network_name()
-            ),
+            config,
+            &fitted.report,
+            "`arcface-cu import` tells which",
         ));
     }
     Ok(Start {
@@ -311,6 +336,7 @@ pub fn start(path: &Path, config: &Config, seed: u64) -> Result<Start> {
         input,
         classes,
         report: fitted.report,
+        notes,
     })
 }
 
@@ -329,12 +355,18 @@ pub struct Start {
     pub classes: Option<ClassRows>,
     /// What the file gave, and what it did not.
     pub report: Report,
+    /// What a person should know of it, a sentence each.
+    pub notes: Vec<String>,
 }
 
 /// Looks at a file's first bytes, and reads it.
 fn read(path: &Path) -> Result<(&'static str, Content)> {
     use Convention::{Keras, Torch};
+    if let Some(error) = formats::others::missing(path) {
+        return Err(error);
+    }
     let start = start_of(path)?;
+    formats::others::refuse(path, &start)?;
     let tensors = |kind, file, conventions| Ok((kind, Content::Tensors(file, conventions)));
     if start.starts_with(&formats::keras::SIGNATURE) {
         return tensors("Keras weights", formats::keras::open(path)?, &[Keras]);
@@ -355,10 +387,7 @@ fn read(path: &Path) -> Result<(&'static str, Content)> {
     if formats::onnx::may_be_onnx(&start) {
         return Ok(("an ONNX graph", Content::Graph(Graph::read(path)?)));
     }
-    Err(Error::data(
-        path,
-        "is no model file that this program knows: expected safetensors, Keras .h5, PyTorch .pt or .pth, or ONNX",
-    ))
+    Err(formats::others::error(path, &start))
 }
 
 /// The configurations to try: the named preset's, or those of all presets, followed by every other network with each
@@ -391,7 +420,9 @@ fn candidates(options: &ImportOptions) -> Result<Vec<Config>> {
             known(config).map(|known| (known.backbone, std::mem::discriminant(&known.embedding)))
         };
         let new = all.iter().all(|known| model(known) != model(&config));
-        if new && config.model.build().is_ok() {
+        // IR networks and their embeddings go together.
+        let together = known(&config).is_none_or(|k| k.backbone.family() == k.embedding.family());
+        if new && together && config.model.build().is_ok() {
             all.push(config);
         }
     }
@@ -436,9 +467,14 @@ fn by_name(
     let missing = names.missing(&model, convention);
     if !missing.is_empty() {
         let (_, given) = names.missing_and_given(&model, convention);
-        return Err(not_ours(path, &config, &missing, given));
+        return Err(not_ours(path, &config, &missing, file, given));
     }
     let mut fitted = fit(&model, convention, file, config.train.seed);
+    if convention == Convention::Torch
+        && let Some(error) = more_than_ours(path, &config, &fitted.report, file)
+    {
+        return Err(error);
+    }
     let class_rows = match convention {
         Convention::Keras => keras::take_class_rows(file, &model, &mut fitted.report),
         _ => None,
@@ -446,50 +482,7 @@ fn by_name(
     Ok((config, fitted, class_rows))
 }
 
-fn not_ours(path: &Path, config: &Config, missing: &[Missing], given: usize) -> Error {
-    const LISTED: usize = 4;
-    let all = given + missing.len();
-    let first: Vec<String> = (missing.iter().take(LISTED))
-        .map(|m| format!("  {} ({}): {}", m.from, m.to, m.why))
-        .collect();
-    let more = missing.len().saturating_sub(LISTED);
-    let more = if more > 0 {
-        format!("\n  and {more} more")
-    } else {
-        String::new()
-    };
-    Error::data(
-        path,
-        format!(
-            "is none of the networks here. The nearest is {} as in preset {}, of whose {all} tensors these are missing:\n{}{more}",
-            config.model.network_name(),
-            config.preset,
-            first.join("\n")
-        ),
-    )
-}
-
 fn file_name(path: &Path) -> String {
     let name = path.file_name().unwrap_or_default();
     name.to_string_lossy().into_owned()
-}
-
-/// Exchanges red and blue in the filters that read the picture.
-fn turn_channels(model: &Model, params: &mut [f32]) {
-    let table = ParamTable::new(model);
-    let reads = |inputs: &[NodeId]| {
-        inputs
-            .iter()
-            .any(|input| model.node(*input).op == Op::Input)
-    };
-    for node in model.nodes().iter().filter(|node| reads(&node.inputs)) {
-        for kernel in ["kernel", "depthwise_kernel"] {
-            if let Ok((_, offset, shape)) = table.find(&format!("{}/{kernel}", node.name)) {
-                let len: usize = shape.iter().product();
-                for pixel in params[offset..][..len].as_chunks_mut::<3>().0 {
-                    pixel.reverse();
-                }
-            }
-        }
-    }
 }

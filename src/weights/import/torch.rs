@@ -1,19 +1,23 @@
-//! Special cases of PyTorch: checkpoints that hold their state dict under a key, and networks that are part of a
-//! module.
+//! Special cases of PyTorch: checkpoints that hold their state dict under a key, networks that are part of a module, and
+//! the order of colours, which no state dict says.
 
 use crate::graph::Model;
 use crate::graph::params::ParamTable;
+use crate::models::{Family, Network};
 use crate::weights::convention::{Convention, Foreign, foreign};
 use crate::weights::formats::tensors::TensorFile;
 use std::collections::{BTreeSet, HashSet};
+use std::fs::File;
+use std::io::Read as _;
+use std::path::Path;
 
 /// So many prefixes of a file are tried; the largest network has 50 layers with the name of its first.
 const MOST_PREFIXES: usize = 64;
 
 /// Takes a prefix (`state_dict.`, `model.backbone.`) off the names that begin with it: the one below which most of the
 /// tensors of one of the `models` are, the first in the file of equals. Tried are the first [`MOST_PREFIXES`] in the file
-/// that stand before the name of a network's first tensor.
-pub(super) fn strip_prefix(file: &mut TensorFile, models: &[Model]) {
+/// that stand before the name of a network's first tensor. Returns the prefix.
+pub(super) fn strip_prefix(file: &mut TensorFile, models: &[Model]) -> String {
     let names: HashSet<&str> = file.tensors.iter().map(|t| t.name.as_str()).collect();
     let tables: Vec<Vec<Foreign>> = (models.iter())
         .map(|model| foreign(model, &ParamTable::new(model), Convention::Torch))
@@ -43,18 +47,69 @@ pub(super) fn strip_prefix(file: &mut TensorFile, models: &[Model]) {
     }
     let prefix = best.1.to_owned();
     if prefix.is_empty() {
-        return;
+        return prefix;
     }
     let (inside, outside): (Vec<_>, Vec<_>) = std::mem::take(&mut file.tensors)
         .into_iter()
         .partition(|tensor| tensor.name.starts_with(&prefix));
     let why = || format!("it is outside of {prefix}, where the network is");
     let outside = outside.into_iter().map(|tensor| (tensor.name, why()));
+    let others = file.ignored.iter_mut().map(|(name, _)| name);
+    for name in others.filter(|name| name.len() > prefix.len() && name.starts_with(&prefix)) {
+        name.drain(..prefix.len());
+    }
     file.ignored.extend(outside);
     file.tensors = inside;
     for tensor in &mut file.tensors {
         tensor.name.drain(..prefix.len());
     }
+    prefix
+}
+
+/// In which order a network takes colours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Colours {
+    /// Nothing speaks against red, green, blue.
+    Rgb,
+    /// Blue, green, red: why.
+    Bgr(&'static str),
+    /// Weights of the same names and shapes are published in either order.
+    Unsaid,
+}
+
+/// The order of colours of the network under `prefix` of the file at `path`. The IR networks of AdaFace take blue, green,
+/// red, those of CVLFace what the `.yaml` beside the file says; AdaFace's checkpoints have its head beside the network.
+pub(super) fn colours(path: &Path, prefix: &str, file: &TensorFile, network: Network) -> Colours {
+    if network.family() != Some(Family::AdaFace) {
+        return Colours::Rgb;
+    }
+    let part_of = |module: &str| prefix == module || prefix.ends_with(&format!(".{module}"));
+    if part_of("net.") {
+        return match bgr_by_yaml(&path.with_extension("yaml")) {
+            true => Colours::Bgr("the .yaml beside the file says color_space BGR"),
+            false => Colours::Rgb,
+        };
+    }
+    let head = match prefix.strip_suffix("model.") {
+        Some(above) => format!("{above}head."),
+        None => return Colours::Unsaid,
+    };
+    let mut outside = file.ignored.iter();
+    match outside.any(|(name, _)| name.starts_with(&head)) {
+        true => Colours::Bgr("these are AdaFace's weights"),
+        false => Colours::Unsaid,
+    }
+}
+
+/// Whether CVLFace's configuration at `path`, if there is one, says that the network takes blue, green, red.
+fn bgr_by_yaml(path: &Path) -> bool {
+    let mut text = String::new();
+    let read = File::open(path).and_then(|file| file.take(1 << 16).read_to_string(&mut text));
+    let order = text
+        .lines()
+        .find_map(|line| line.strip_prefix("color_space:"));
+    let order = order.map(|order| order.trim().trim_matches(['\'', '"']));
+    read.is_ok() && order == Some("BGR")
 }
 
 #[cfg(test)]

@@ -3,14 +3,20 @@
 //! A file is one protocol-buffer message, `ModelProto` (`proto.rs`): the version of the format, of the operators, notes by
 //! name, and a graph. The graph has inputs, outputs, constant tensors ("initializers") and nodes; a node names the values that
 //! it reads and gives, and every value is given once, before it is read. Nothing here knows a network: [`Graph`] is the
-//! file's content with its tensors as numbers, checked as far as the format goes.
+//! file's content with its tensors as numbers, checked as far as the format goes. A tensor's numbers may lie in another file of
+//! the same folder (`external.rs`). What decoding takes is bounded by the file's size (`size.rs`).
 
+mod external;
+mod problem;
 mod proto;
+mod size;
 mod tensor;
 
 pub use tensor::{Elements, Tensor};
 
+use crate::base::files::read_whole;
 use crate::{Error, Result};
+use external::External;
 use prost::Message as _;
 use proto::{
     AttributeProto, Dimension, DimensionProto, GraphProto, ModelProto, NodeProto,
@@ -18,7 +24,6 @@ use proto::{
     ValueInfoProto, attribute_type, data_type,
 };
 use std::collections::{HashMap, HashSet};
-use std::fs;
 use std::path::Path;
 
 /// The version of the format that is written.
@@ -144,18 +149,19 @@ impl Graph {
     /// Reads a file.
     ///
     /// # Errors
-    /// The file cannot be read or is no ONNX file; it keeps tensors in other files; a node reads a value that nothing before
-    /// it gives.
+    /// The file cannot be read or is no ONNX file; it keeps tensors in files outside its folder, or in such that have not all of
+    /// their numbers; it would take far more memory than its size; a node reads a value that nothing before it gives.
     pub fn read(path: &Path) -> Result<Self> {
-        let bytes = fs::read(path).map_err(Error::io("reading", path))?;
-        Self::decode(path, &bytes)
+        Self::decode(path, &read_whole(path)?)
     }
 
-    /// The graph in a file's bytes; `path` is for messages.
+    /// The graph in a file's bytes; `path` is for messages, and its folder is where other files are.
     ///
     /// # Errors
     /// As [`Graph::read`].
     pub fn decode(path: &Path, bytes: &[u8]) -> Result<Self> {
+        size::check(path, bytes)?;
+        let mut external = External::new(path);
         let mut rest = bytes;
         let model = ModelProto::decode(&mut rest).map_err(|why| {
             Error::malformed(
@@ -182,7 +188,7 @@ impl Graph {
         };
         for proto in graph.initializer {
             let name = proto.name.clone();
-            let tensor = tensor::read(proto)
+            let tensor = tensor::read(proto, &mut external)
                 .map_err(|problem| problem.of(path, &format!("initializer {name}")))?;
             read.initializers.push(tensor);
         }
@@ -194,7 +200,7 @@ impl Graph {
             .collect();
         read.outputs = graph.output.into_iter().map(value_info).collect();
         for proto in graph.node {
-            read.nodes.push(node(path, proto)?);
+            read.nodes.push(node(path, proto, &mut external)?);
         }
         read.check(path)?;
         Ok(read)
@@ -339,7 +345,7 @@ fn value_info_proto(value: &ValueInfo) -> ValueInfoProto {
     }
 }
 
-fn node(path: &Path, proto: NodeProto) -> Result<Node> {
+fn node(path: &Path, proto: NodeProto, external: &mut External) -> Result<Node> {
     let op = match &proto.domain[..] {
         "" | "ai.onnx" => proto.op_type,
         domain => format!("{domain}.{}", proto.op_type),
@@ -347,7 +353,7 @@ fn node(path: &Path, proto: NodeProto) -> Result<Node> {
     let mut attributes = Vec::with_capacity(proto.attribute.len());
     for attribute in proto.attribute {
         let name = attribute.name.clone();
-        let value = self::attribute(attribute)
+        let value = self::attribute(attribute, external)
             .map_err(|problem| problem.of(path, &format!("node {} ({op}), {name}", proto.name)))?;
         attributes.push((name, value));
     }
@@ -360,14 +366,19 @@ fn node(path: &Path, proto: NodeProto) -> Result<Node> {
     })
 }
 
-fn attribute(proto: AttributeProto) -> Result<Attribute, tensor::Problem> {
+fn attribute(
+    proto: AttributeProto,
+    external: &mut External,
+) -> Result<Attribute, problem::Problem> {
     Ok(match proto.kind {
         attribute_type::INT => Attribute::Int(proto.i),
         attribute_type::INTS => Attribute::Ints(proto.ints),
         attribute_type::FLOAT => Attribute::Float(proto.f),
         attribute_type::FLOATS => Attribute::Floats(proto.floats),
         attribute_type::STRING => Attribute::Text(String::from_utf8_lossy(&proto.s).into_owned()),
-        attribute_type::TENSOR => Attribute::Tensor(tensor::read(*proto.t.unwrap_or_default())?),
+        attribute_type::TENSOR => {
+            Attribute::Tensor(tensor::read(*proto.t.unwrap_or_default(), external)?)
+        }
         _ => Attribute::Other,
     })
 }

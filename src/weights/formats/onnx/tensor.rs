@@ -1,9 +1,13 @@
 //! Tensors of an ONNX file as numbers.
 
+use super::external::External;
+use super::problem::Problem;
 use super::proto::{TensorProto, data_type};
-use crate::Error;
 use crate::encoding::float::Float;
-use std::path::Path;
+
+/// The most whole numbers of a tensor that are kept: they are shapes, axes and the like. (A quantised network's weights
+/// would take eight times their size.)
+const MOST_INTS: usize = 1 << 16;
 
 /// A constant.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,7 +27,8 @@ pub enum Elements {
     Floats(Vec<f32>),
     /// Whole numbers and truth values, of at most 64 bits with sign.
     Ints(Vec<i64>),
-    /// Another of ONNX's data types (text, complex numbers, 4 bits): its number. None are kept.
+    /// Another of ONNX's data types (text, complex numbers, 4 bits), or a great many whole numbers: the type's number. None
+    /// are kept.
     Unread(i32),
 }
 
@@ -46,30 +51,6 @@ impl Tensor {
     }
 }
 
-/// What is wrong with a tensor.
-#[derive(Debug)]
-pub(super) enum Problem {
-    /// Its elements are in another file, of this name.
-    Elsewhere(String),
-    /// The end of a sentence that begins with the tensor.
-    Wrong(String),
-}
-
-impl Problem {
-    pub(super) fn of(self, path: &Path, what: &str) -> Error {
-        match self {
-            Problem::Elsewhere(file) => Error::Unsupported {
-                path: path.into(),
-                what: format!(
-                    "{what}, whose numbers lie in another file ({file}; external data: load and save the model with \
-                     onnx.save_model(..., save_as_external_data=False))"
-                ),
-            },
-            Problem::Wrong(problem) => Error::data(path, format!("{what} {problem}")),
-        }
-    }
-}
-
 /// A field's numbers, or those in `raw`, N bytes each.
 fn numbers<T: Copy, U, const N: usize>(
     raw: &[u8],
@@ -82,7 +63,7 @@ fn numbers<T: Copy, U, const N: usize>(
     }
     let (elements, rest) = raw.as_chunks::<N>();
     if !rest.is_empty() {
-        return Err(Problem::Wrong(format!(
+        return Err(Problem(format!(
             "has {} bytes of data, which is no whole number of elements of {N} bytes",
             raw.len()
         )));
@@ -98,22 +79,32 @@ fn halves(kind: Float, raw: &[u8], field: &[i32]) -> Result<Vec<f32>, Problem> {
 }
 
 /// The tensor of a message.
-pub(super) fn read(proto: TensorProto) -> Result<Tensor, Problem> {
-    if proto.data_location == 1 || !proto.external_data.is_empty() {
-        let location = proto.external_data.into_iter();
-        let file = location.into_iter().find(|entry| entry.key == "location");
-        return Err(Problem::Elsewhere(
-            file.map_or("unnamed".into(), |entry| entry.value),
-        ));
-    }
+pub(super) fn read(proto: TensorProto, external: &mut External) -> Result<Tensor, Problem> {
     let shape = (proto.dims.iter())
         .map(|&n| usize::try_from(n))
         .collect::<Result<Vec<_>, _>>();
     let Ok(shape) = shape else {
-        let problem = format!("has the shape {:?}", proto.dims);
-        return Err(Problem::Wrong(problem));
+        return Err(Problem(format!("has the shape {:?}", proto.dims)));
     };
-    let raw = &proto.raw_data[..];
+    let expected = shape
+        .iter()
+        .try_fold(1_usize, |n, &axis| n.checked_mul(axis));
+    let elsewhere = proto.data_location == 1 || !proto.external_data.is_empty();
+    let raw = match (elsewhere, width(proto.data_type)) {
+        (true, Some(width)) => {
+            let len = expected.and_then(|n| n.checked_mul(width));
+            let len = len.ok_or_else(|| Problem(format!("has the shape {shape:?}")))?;
+            external.bytes(&proto.external_data, len)?
+        }
+        _ => &proto.raw_data[..],
+    };
+    if is_whole(proto.data_type) && expected.is_none_or(|n| n > MOST_INTS) {
+        return Ok(Tensor {
+            name: proto.name,
+            shape,
+            elements: Elements::Unread(proto.data_type),
+        });
+    }
     let (i32s, i64s) = (&proto.int32_data[..], &proto.int64_data[..]);
     let elements = match proto.data_type {
         data_type::FLOAT => {
@@ -151,11 +142,8 @@ pub(super) fn read(proto: TensorProto) -> Result<Tensor, Problem> {
             });
         }
     };
-    let expected = shape
-        .iter()
-        .try_fold(1_usize, |n, &axis| n.checked_mul(axis));
     if expected != Some(found) {
-        return Err(Problem::Wrong(format!(
+        return Err(Problem(format!(
             "has the shape {shape:?} and {found} elements"
         )));
     }
@@ -164,6 +152,24 @@ pub(super) fn read(proto: TensorProto) -> Result<Tensor, Problem> {
         shape,
         elements,
     })
+}
+
+/// Bytes of an element of a type that is read.
+fn width(data_type: i32) -> Option<usize> {
+    Some(match data_type {
+        data_type::INT8 | data_type::UINT8 | data_type::BOOL => 1,
+        data_type::FLOAT16 | data_type::BFLOAT16 => 2,
+        data_type::FLOAT | data_type::INT32 => 4,
+        data_type::DOUBLE | data_type::INT64 => 8,
+        _ => return None,
+    })
+}
+
+fn is_whole(data_type: i32) -> bool {
+    matches!(
+        data_type,
+        data_type::INT8 | data_type::UINT8 | data_type::BOOL | data_type::INT32 | data_type::INT64
+    )
 }
 
 /// The message of a tensor.
@@ -191,6 +197,24 @@ pub(super) fn proto(tensor: &Tensor) -> TensorProto {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::Path;
+
+    fn read(proto: TensorProto) -> Result<Tensor, Problem> {
+        super::read(proto, &mut External::new(Path::new("x.onnx")))
+    }
+
+    #[test]
+    fn a_great_many_whole_numbers_are_not_kept() {
+        for (count, kept) in [(MOST_INTS, true), (MOST_INTS + 1, false)] {
+            let proto = TensorProto {
+                dims: vec![count as i64],
+                data_type: data_type::INT8,
+                raw_data: vec![1; count],
+                ..TensorProto::default()
+            };
+            assert_eq!(read(proto).unwrap().as_ints().is_some(), kept);
+        }
+    }
 
     /// Each type, as little-endian bytes and in its field.
     #[test]

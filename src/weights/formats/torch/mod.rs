@@ -20,13 +20,13 @@
 //! | pickle | the list of storage keys |
 //! | for each key | u64 number of elements, the elements |
 //!
-//! In the pickle (`data/pickle.rs`), which nothing executes, a tensor is a call (`state.rs`):
+//! In the pickle (`encoding/pickle/`), which nothing executes, a tensor is a call (`state.rs`):
 //! `torch._utils._rebuild_tensor_v2(storage, offset, sizes, strides, ...)`, with the storage as a key outside,
 //! `("storage", torch.FloatStorage, KEY, device, elements, ...)`.
 //!
 //! Dicts in dicts (`state_dict`, `model`, `optimizer`, ...) are flattened: their names get a dot between them. Where all
 //! names of a dict begin with `module.`, as `DataParallel` makes them, that is taken off and listed in
-//! [`TensorFile::ignored`]. CRCs of the archive are not looked at: PyTorch can be told to write none.
+//! [`TensorFile::ignored`]. So are all other objects, whatever they are: NumPy's, settings, classes. CRCs of the archive are not looked at: PyTorch can be told to write none.
 //!
 //! Tensors may share storages and repeat elements; all of them together are at most four times as large as the file,
 //! so memory is bounded by the file's size.
@@ -35,8 +35,9 @@ mod legacy;
 mod state;
 
 use crate::base::files::read_whole;
-use crate::encoding::pickle::{self, Refusal, Values};
+use crate::encoding::pickle::{self, Id, Values};
 use crate::encoding::zip;
+use crate::weights::formats::others;
 use crate::weights::formats::tensors::TensorFile;
 use crate::{Error, Result};
 use std::collections::HashMap;
@@ -51,7 +52,7 @@ pub fn is_torch(start: &[u8]) -> bool {
 /// Reads the file at `path`. Tensors of whole numbers, and anything that is not a tensor, are left out.
 ///
 /// # Errors
-/// It cannot be read, is damaged, or holds more than tensors in dicts, such as a whole model.
+/// It cannot be read, is damaged, or is no dict, such as a whole model.
 pub fn open(path: &Path) -> Result<TensorFile> {
     let bytes = read_whole(path)?;
     let parts = if legacy::is_legacy(&bytes) {
@@ -70,20 +71,23 @@ struct Parts<'a> {
     storages: HashMap<String, Range<usize>>,
 }
 
+impl Parts<'_> {
+    /// What kind of value `id` is, as a noun phrase.
+    fn what(&self, id: Id) -> String {
+        self.values.what(self.pickle, id)
+    }
+}
+
 /// Runs the pickle at `range` of a file.
 fn load(path: &Path, bytes: &[u8], range: Range<usize>) -> Result<Values> {
-    pickle::load(&bytes[range.clone()], &state::NAMES).map_err(|refusal| match refusal {
-        Refusal::Unsupported(what) => Error::data(
-            path,
-            format!(
-                "{what} is not supported; tensors alone are what torch.save(model.state_dict(), \"file.pth\") writes"
-            ),
-        ),
-        malformed => malformed.error(path, range.start),
-    })
+    pickle::load(&bytes[range.clone()], &state::NAMES)
+        .map_err(|refusal| refusal.error(path, range.start))
 }
 
 fn archive<'a>(path: &Path, bytes: &'a [u8]) -> Result<Parts<'a>> {
+    if let Some(problem) = zip::names(bytes).and_then(|names| others::archive(&names)) {
+        return Err(Error::data(path, problem));
+    }
     let members = zip::members(bytes).map_err(|refusal| refusal.error(path, 0))?;
     let pickles = members.iter().filter(|(name, _)| {
         let in_a_folder = name.split('/').count() <= 2;

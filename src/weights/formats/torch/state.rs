@@ -2,17 +2,18 @@
 
 use super::Parts;
 use crate::encoding::float::Float;
-use crate::encoding::pickle::{Id, Value, Values};
+use crate::encoding::pickle::{Function, Id, Value, Values};
 use crate::weights::formats::tensors::{NamedTensor, TensorFile};
 use crate::{Error, Result};
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 /// The names of PyTorch's that a pickle may call or hold.
-pub(super) const NAMES: [(&str, &str); 15] = [
+pub(super) const NAMES: [(&str, &str); 21] = [
     ("torch._utils", "_rebuild_tensor"),
     ("torch._utils", "_rebuild_tensor_v2"),
     ("torch._utils", "_rebuild_parameter"),
+    ("torch._utils", "_rebuild_parameter_with_state"),
     ("torch", "Size"),
     ("torch", "device"),
     ("torch", "HalfStorage"),
@@ -25,6 +26,11 @@ pub(super) const NAMES: [(&str, &str); 15] = [
     ("torch", "ShortStorage"),
     ("torch", "IntStorage"),
     ("torch", "LongStorage"),
+    ("torch", "QInt8Storage"),
+    ("torch", "QUInt8Storage"),
+    ("torch", "QInt32Storage"),
+    ("torch", "ComplexFloatStorage"),
+    ("torch", "ComplexDoubleStorage"),
 ];
 
 /// The longest name of a tensor, in bytes, and the deepest dict.
@@ -37,6 +43,8 @@ enum Elements {
     Float(Float),
     /// No floating-point numbers: a word for them, and the bytes of one.
     Other(&'static str, usize),
+    /// Of a type that is not known here: its name's number in the pickle.
+    Unknown(Id),
 }
 
 /// The elements of the storages of this type.
@@ -51,6 +59,10 @@ fn elements(storage_type: &str) -> Option<Elements> {
         "ShortStorage" => Elements::Other("whole numbers", 2),
         "IntStorage" => Elements::Other("whole numbers", 4),
         "LongStorage" => Elements::Other("whole numbers", 8),
+        "QInt8Storage" | "QUInt8Storage" => Elements::Other("quantised numbers", 1),
+        "QInt32Storage" => Elements::Other("quantised numbers", 4),
+        "ComplexFloatStorage" => Elements::Other("complex numbers", 8),
+        "ComplexDoubleStorage" => Elements::Other("complex numbers", 16),
         _ => return None,
     })
 }
@@ -70,19 +82,15 @@ impl Storage<'_> {
         let size = match self.kind {
             Elements::Float(float) => float.size(),
             Elements::Other(_, size) => size,
+            Elements::Unknown(_) => return None,
         };
         usize::try_from(self.elements).ok()?.checked_mul(size)
     }
 }
 
-/// A text of the pickle `bytes`.
-pub(super) fn text<'a>(values: &Values, bytes: &'a [u8], id: Id) -> Option<&'a str> {
-    match values.get(id) {
-        Value::Text(range) => std::str::from_utf8(&bytes[range.clone()]).ok(),
-        // Python 2's.
-        Value::Bytes(range) => std::str::from_utf8(&bytes[range.clone()]).ok(),
-        _ => None,
-    }
+/// A text of the pickle `bytes`, or Python 2's, which are bytes.
+pub(super) fn text<'a>(values: &'a Values, bytes: &'a [u8], id: Id) -> Option<&'a str> {
+    std::str::from_utf8(values.bytes(bytes, id)?).ok()
 }
 
 fn tuple(values: &Values, id: Id) -> Option<&[Id]> {
@@ -101,16 +109,17 @@ fn number(values: &Values, id: Id) -> Option<u64> {
 }
 
 /// The storage with this key in the pickle, `("storage", type, KEY, device, elements, view)`.
-fn storage<'a>(values: &Values, pickle: &'a [u8], key: Id) -> Option<Storage<'a>> {
-    use crate::encoding::pickle::Function::Named;
+fn storage<'a>(values: &'a Values, pickle: &'a [u8], key: Id) -> Option<Storage<'a>> {
     let (&[kind, storage_type, key, _, count], view) = tuple(values, key)?.split_first_chunk()?;
-    let &Value::Function(Named(storage_type)) = values.get(storage_type) else {
-        return None;
+    let elements = match values.get(storage_type) {
+        Value::Function(Function::Named(name)) => elements(NAMES[*name].1)?,
+        Value::Function(Function::Unknown { .. }) => Elements::Unknown(storage_type),
+        _ => return None,
     };
     let no_view = view.iter().all(|&view| *values.get(view) == Value::None);
     (text(values, pickle, kind) == Some("storage") && no_view).then_some(Storage {
         key: text(values, pickle, key)?,
-        kind: elements(NAMES[storage_type].1)?,
+        kind: elements,
         elements: number(values, count)?,
     })
 }
@@ -119,13 +128,18 @@ fn storage<'a>(values: &Values, pickle: &'a [u8], key: Id) -> Option<Storage<'a>
 pub(super) fn storages<'a>(
     path: &Path,
     pickle: &'a [u8],
-    values: &Values,
+    values: &'a Values,
 ) -> Result<HashMap<&'a str, Storage<'a>>> {
     let mut storages = HashMap::new();
     for value in values.iter() {
         let Value::Outside(key) = value else {
             continue;
         };
+        // The source of a module's class, in a whole model.
+        let kind = tuple(values, *key).and_then(|key| text(values, pickle, *key.first()?));
+        if kind == Some("module") {
+            continue;
+        }
         let storage = storage(values, pickle, *key).ok_or_else(|| bad_storage(path))?;
         if let Some(other) = storages.insert(storage.key, storage)
             && other != storage
@@ -156,30 +170,17 @@ pub(super) fn tensors(path: &Path, bytes: &[u8], parts: &Parts<'_>) -> Result<Te
         value_bytes: 0,
     };
     if !matches!(parts.values.top(), Value::Dict(_)) {
-        let what = what(parts.values.top());
+        let what = parts.what(parts.values.top_id());
         return Err(Error::data(
             path,
-            format!("holds {what}, where a state dict is expected: names and tensors"),
+            format!(
+                "holds {what}, where a state dict is expected: names and tensors, as \
+                 torch.save(model.state_dict(), \"file.pth\") writes them"
+            ),
         ));
     }
     walk.dict("", parts.values.top_id(), 0)?;
     Ok(walk.file)
-}
-
-/// What a value is that is no tensor.
-fn what(value: &Value) -> &'static str {
-    match value {
-        Value::None => "None",
-        Value::Bool(_) => "a truth value",
-        Value::Int(_) | Value::Float => "a number",
-        Value::Bytes(_) | Value::Decoded(_) => "bytes",
-        Value::Text(_) | Value::DecodedText(_) => "a text",
-        Value::List(_) => "a list",
-        Value::Tuple(_) => "a tuple",
-        Value::Dict(_) => "a dict",
-        Value::Function(_) => "a type or function",
-        Value::Call(..) | Value::Outside(_) => "an object",
-    }
 }
 
 struct Walk<'a> {
@@ -215,24 +216,25 @@ impl Walk<'_> {
         }
         let parallel =
             |key: &Option<String>| key.as_ref().is_some_and(|key| key.starts_with("module."));
-        let keys: Vec<Option<String>> = pairs.iter().map(|&(key, _)| self.key(key)).collect();
-        let parallel = !keys.is_empty() && keys.iter().all(parallel);
+        let texts: Vec<Option<String>> = pairs.iter().map(|&(key, _)| self.key(key)).collect();
+        let parallel = !texts.is_empty() && texts.iter().all(parallel);
         if parallel {
             let why = format!(
                 "the prefix that DataParallel gives, taken off {} names",
-                keys.len()
+                texts.len()
             );
             self.ignore(format!("{prefix}module."), why);
         }
-        for (&(_, value), key) in pairs.iter().zip(keys) {
-            let Some(key) = key else {
-                self.ignore(prefix.into(), "a value whose key is no text");
+        for (&(key, value), text) in pairs.iter().zip(texts) {
+            let Some(text) = text else {
+                let key = self.parts.what(key);
+                self.ignore(prefix.into(), format!("a value whose key is {key}"));
                 continue;
             };
             let key = if parallel {
-                &key["module.".len()..]
+                &text["module.".len()..]
             } else {
-                &key
+                &text
             };
             let name = self.name(prefix, key)?;
             if let Value::Dict(_) = values.get(value) {
@@ -270,7 +272,7 @@ impl Walk<'_> {
         let mut id = id;
         loop {
             let &Value::Call(function, arguments) = values.get(id) else {
-                let what = what(values.get(id));
+                let what = self.parts.what(id);
                 self.ignore(name, format!("{what}, no tensor"));
                 return Ok(());
             };
@@ -278,7 +280,11 @@ impl Walk<'_> {
                 NAMES[function].1,
                 tuple(values, arguments).unwrap_or_default(),
             ) {
-                ("_rebuild_parameter", &[data, ..]) if data != id => id = data,
+                ("_rebuild_parameter" | "_rebuild_parameter_with_state", &[data, ..])
+                    if data != id =>
+                {
+                    id = data;
+                }
                 (
                     "_rebuild_tensor" | "_rebuild_tensor_v2",
                     &[storage, offset, sizes, strides, ..],
@@ -303,6 +309,11 @@ impl Walk<'_> {
             Elements::Float(float) => float,
             Elements::Other(what, _) => {
                 self.ignore(name, format!("a tensor of {what}"));
+                return Ok(());
+            }
+            Elements::Unknown(kind) => {
+                let kind = self.parts.what(kind);
+                self.ignore(name, format!("a tensor of {kind}"));
                 return Ok(());
             }
         };

@@ -225,6 +225,7 @@ impl<'a> Flow<'a> {
                 _ => None,
             },
             "Squeeze" if view.is_bare() => Some(flat),
+            "MaxPool" if takes_every_pixel(node) => Some(view),
             "Reshape" if view.is_bare() => {
                 let fits = match self.input(node, 1)? {
                     Value::Ints(ints) => {
@@ -487,6 +488,22 @@ impl<'a> Flow<'a> {
         };
         (new.values.len() <= MOST_INTS && new.shape.len() <= MOST_AXES).then_some(Value::Ints(new))
     }
+}
+
+/// Whether a pool's windows are single pixels, all of them, as in the shortcuts of IR networks.
+fn takes_every_pixel(node: &Node) -> bool {
+    let all = |name: &str, number: i64| match node.attribute(name) {
+        None => name != "kernel_shape",
+        Some(Attribute::Ints(ints)) => ints.iter().all(|n| *n == number),
+        Some(_) => false,
+    };
+    let padded =
+        matches!(node.attribute("auto_pad"), Some(Attribute::Text(how)) if how != "NOTSET");
+    all("kernel_shape", 1)
+        && all("strides", 1)
+        && all("pads", 0)
+        && !padded
+        && node.outputs.len() == 1
 }
 
 fn constant(tensor: &Tensor) -> Value<'_> {

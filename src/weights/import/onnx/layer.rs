@@ -245,9 +245,13 @@ impl<'a> Matcher<'a> {
         let is_there = (self.flow.uses(x.root).iter())
             .any(|reader| self.graph.nodes[reader.node].op == "BatchNormalization");
         if !is_there && filter_before(self.model, index).is_some() {
-            // Folded: scale 1, and the bias as beta.
-            let beta = x.bias.unwrap_or_else(|| vec![0.0; c]);
-            self.set_batch_norm(at, c, &identity(at.epsilon, c, &beta));
+            // Folded: scale 1, and the bias as beta, or as the mean where there is no beta.
+            let bias = x.bias.unwrap_or_else(|| vec![0.0; c]);
+            let mut vectors = identity(at.epsilon, c, &bias);
+            if at.beta.is_none() {
+                vectors[2] = bias.iter().map(|bias| -bias).collect();
+            }
+            self.set_batch_norm(at, c, &vectors);
             if let Some((into, _)) = self.layers.last() {
                 self.layers.push((into.clone(), node.name.clone()));
             }
@@ -306,6 +310,11 @@ impl<'a> Matcher<'a> {
         if at.gamma.is_none() && vectors[0].iter().any(|gamma| *gamma != 1.0) {
             return Err(Unfit::because(
                 "has a scale other than 1, which is fixed here",
+            ));
+        }
+        if at.beta.is_none() && vectors[1].iter().any(|beta| *beta != 0.0) {
+            return Err(Unfit::because(
+                "has a shift other than 0, which is fixed here",
             ));
         }
         Ok(vectors)

@@ -7,6 +7,7 @@
 
 mod flow;
 mod layer;
+mod normalised;
 
 use crate::backend::InputTransform;
 use crate::graph::params::{Param, ParamTable};
@@ -15,6 +16,7 @@ use crate::optim::Role;
 use crate::weights::convention::{Convention, Foreign, foreign, pair_begins};
 use crate::weights::formats::onnx::{Attribute, Axis, Elements, Graph, Tensor};
 use flow::{Floats, Flow, Layout, Use, View};
+use normalised::Normalised;
 use std::fmt;
 
 /// What a graph gave for a model.
@@ -126,16 +128,27 @@ fn floats(graph: &Graph) -> usize {
     constants.chain(graph.initializers.iter().map(tensor)).sum()
 }
 
-/// The embedding size of a graph: the last axis of its output or, where the file does not say, what the last node with
+/// The embedding size of a graph: the last axis of its first output of more than one number or, where the file does not say, what the last node with
 /// weights gives; none where that is more than all its numbers.
 pub fn embedding_size(graph: &Graph) -> Option<usize> {
     claimed_size(graph).filter(|size| *size <= floats(graph))
 }
 
 fn claimed_size(graph: &Graph) -> Option<usize> {
-    let output = graph.outputs.first()?.shape.as_deref();
-    if let Some([_, Axis::Length(n)]) = output {
-        return Some(*n);
+    // A second output may be the embedding's length.
+    let sizes = graph
+        .outputs
+        .iter()
+        .filter_map(|output| match output.shape.as_deref() {
+            Some([_, Axis::Length(n)]) => Some(*n),
+            _ => None,
+        });
+    if let Some(n) = sizes
+        .clone()
+        .find(|n| *n > 1)
+        .or_else(|| sizes.clone().next())
+    {
+        return Some(n);
     }
     let shape = |name: &str| {
         let tensor = graph.initializers.iter().find(|t| t.name == name)?;
@@ -399,8 +412,8 @@ impl<'a> Matcher<'a> {
         ))
     }
 
-    /// The graph ends where the model does.
-    fn end(&self) -> Result<(), String> {
+    /// The graph ends where the model does, or with the embedding divided by its length. It may have other outputs, too.
+    fn end(&mut self) -> Result<(), String> {
         let last = &self.found[self.found.len() - 1];
         let Some(output) = self.graph.outputs.first() else {
             return Err("the graph has no output".into());
@@ -408,9 +421,20 @@ impl<'a> Matcher<'a> {
         if last.map.is_some() {
             return Err("the embedding is a flattened map, in another order than here".into());
         }
-        match self.flow.view(&output.name) {
-            Some(view) if view.root == last.root && view.is_bare() => Ok(()),
-            _ => {
+        let is_last = |view: View<'_>| view.root == last.root && view.is_bare();
+        let normalised = Normalised::new(self.graph, &self.flow, last.root);
+        let ends = (self.graph.outputs.iter()).find_map(|output| {
+            match self.flow.view(&output.name).is_some_and(is_last) {
+                true => Some(Vec::new()),
+                false => normalised.nodes(&output.name),
+            }
+        });
+        match ends {
+            Some(nodes) => {
+                nodes.into_iter().for_each(|node| self.taken[node] = true);
+                Ok(())
+            }
+            None => {
                 let next = self
                     .flow
                     .uses(last.root)
