@@ -54,7 +54,7 @@ fn build(swapped: bool) -> Model {
         ),
         false => x,
     };
-    let y = g.depthwise("dw", y, Square::new(3, 1, one), Init::Normal(0.2));
+    let y = g.depthwise("dw", y, Square::new(3, 1, one), true, Init::Normal(0.2));
     let fixed = BatchNorm {
         gamma: false,
         momentum: 0.75,
