@@ -3,17 +3,22 @@
 use super::device::{DeviceArgs, Gpus, OnDevice, with_device};
 use super::output::{grouped, say, size};
 use super::recipe::RecipeArgs;
+use super::weights;
 use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
 use crate::graph::params::ParamTable;
 use crate::graph::{infer, train};
 use crate::head::ArcFace;
 use crate::{Error, Result};
+use std::path::PathBuf;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
     recipe: RecipeArgs,
+    /// Plan for the network in FILE, of any kind that `import` reads. Default: the preset's.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["preset", "config"])]
+    weights: Option<PathBuf>,
     /// Identities to train on, V.
     #[arg(long, value_name = "V", default_value_t = 85_642)]
     classes: usize,
@@ -41,7 +46,11 @@ impl OnDevice for MemoryOf<'_> {
 }
 
 pub(super) fn run(args: Args, gpus: &impl Gpus) -> Result<()> {
-    let config = args.recipe.config(None, &[])?;
+    let stored = match &args.weights {
+        Some(path) => Some(weights::load(path, false)?.weights.config),
+        None => None,
+    };
+    let config = args.recipe.config(stored.as_ref(), &[])?;
     let (batch, margin) = (config.train.batch_size, &config.head.margin);
     let available = match args.memory {
         Some(gib) if gib > 0.0 && gib < 1e9 => (gib * f64::from(1 << 30)) as u64,

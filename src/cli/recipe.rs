@@ -3,6 +3,7 @@
 use crate::Result;
 use crate::recipe::config::Config;
 use crate::recipe::presets;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 /// The preset where none is named.
@@ -49,6 +50,14 @@ impl RecipeArgs {
         };
         let named = self.preset.clone().or(in_file);
         Ok(named.unwrap_or_else(|| DEFAULT_PRESET.to_owned()))
+    }
+
+    /// What the arguments name of the network and its input: the keys of `model`.
+    ///
+    /// # Errors
+    /// As [`Config::named_in_model`].
+    pub(super) fn named_in_model(&self) -> Result<BTreeSet<String>> {
+        Config::named_in_model(self.config.as_deref(), &self.settings)
     }
 
     /// The configuration, with the command's own `flags` (as settings) over it. Where neither preset nor file is named,

@@ -13,7 +13,7 @@ use crate::backend::Backend;
 use crate::backend::margin::Margin;
 use crate::base::text::one_line;
 use crate::data::Dataset;
-use crate::recipe::config::Config;
+use crate::recipe::config::{Config, NetworkConfig};
 use crate::report::StepReport;
 use crate::report::metrics::MetricsLog;
 use crate::report::progress::{Progress, RunLength};
@@ -47,9 +47,10 @@ pub(super) struct Args {
     /// checkpoint, start from the beginning. Default: off, and a folder that holds a run is refused.
     #[arg(long)]
     resume: bool,
-    /// Start from the weights in FILE, of any kind that `import` reads, instead of random ones. The ArcFace layer
-    /// starts from random weights; tensors that the file lacks, or has in another shape, are listed and start from
-    /// random weights too (an ONNX graph must be the whole network). A resumed run ignores this. Default: none.
+    /// Start from the weights in FILE, of any kind that `import` reads, instead of random ones. If the file holds a
+    /// network of its own (layers that are no preset's), that is the run's. The ArcFace layer starts from random
+    /// weights; tensors that the file lacks, or has in another shape, are listed and start from random weights too (an
+    /// ONNX graph must be the whole network). A resumed run ignores this. Default: none.
     #[arg(long, value_name = "FILE")]
     init: Option<PathBuf>,
     #[command(flatten)]
@@ -93,8 +94,7 @@ pub(super) struct Args {
 
 pub(super) fn run(args: Args, gpus: &impl Gpus) -> Result<()> {
     if args.print_config {
-        let config = args.recipe.config(None, &args.flags())?;
-        say(config.to_toml()?.trim_end());
+        say(args.config()?.to_toml()?.trim_end());
         return Ok(());
     }
     interrupt::listen()?;
@@ -189,7 +189,7 @@ impl<B: Backend> Session<B> {
             Some((_, checkpoint)) => args.resumed_config(&checkpoint.weights.config)?,
             None => match folder.config()? {
                 Some(stored) => args.resumed_config(&stored)?,
-                None => args.recipe.config(None, &args.flags())?,
+                None => args.config()?,
             },
         };
         let path = args.data.as_deref().expect("the parser requires --data");
@@ -444,6 +444,27 @@ impl<B: Backend> Session<B> {
 }
 
 impl Args {
+    /// The configuration of a new run. Its network is that of --init's file where that holds one of its own and the
+    /// arguments name none.
+    ///
+    /// # Errors
+    /// Wrong usage; a file that cannot be read.
+    fn config(&self) -> Result<Config> {
+        let mut config = self.recipe.config(None, &self.flags())?;
+        let named = self.recipe.named_in_model()?;
+        if let Some(path) = &self.init
+            && !names_network(&named)
+            && let Some((layers, input)) = import::own_network(path)?
+        {
+            config.model.network = NetworkConfig::Custom(layers);
+            if !named.contains(INPUT) {
+                config.model.input = input.unwrap_or(config.model.input);
+            }
+            config.validate()?;
+        }
+        Ok(config)
+    }
+
     /// What --init gives a new run, said to the user.
     fn start(&self, config: &Config) -> Result<Option<Start>> {
         let Some(path) = &self.init else {
@@ -469,7 +490,18 @@ impl Args {
     /// # Errors
     /// They do.
     fn resumed_config(&self, stored: &Config) -> Result<Config> {
-        let asked = self.recipe.config(Some(stored), &self.flags())?;
+        let mut asked = self.recipe.config(Some(stored), &self.flags())?;
+        let named = self.recipe.named_in_model()?;
+        // The network was that of --init's file.
+        if self.init.is_some()
+            && !names_network(&named)
+            && matches!(stored.model.network, NetworkConfig::Custom(_))
+        {
+            asked.model.network.clone_from(&stored.model.network);
+            if !named.contains(INPUT) {
+                asked.model.input = stored.model.input;
+            }
+        }
         let mut config = stored.clone();
         // What decides no number may change.
         config.train.checkpoint_every = asked.train.checkpoint_every;
@@ -491,6 +523,14 @@ impl Args {
             list.join("\n")
         )))
     }
+}
+
+/// The key of the input transform in the configuration's `model`.
+const INPUT: &str = "input";
+
+/// Whether keys of the configuration's `model` say which network it is.
+fn names_network(named: &BTreeSet<String>) -> bool {
+    named.iter().any(|key| key != INPUT)
 }
 
 /// `network: mobilefacenet, 128-d embedding, ...`
