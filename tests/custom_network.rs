@@ -55,7 +55,7 @@ fn build(swapped: bool) -> Model {
         ),
         false => x,
     };
-    let y = g.depthwise("dw", y, Square::new(3, 1, one), Init::Normal(0.2));
+    let y = g.depthwise("dw", y, Square::new(3, 1, one), true, Init::Normal(0.2));
     let fixed = BatchNorm {
         gamma: false,
         momentum: 0.75,
@@ -451,12 +451,17 @@ fn the_commands_take_it() {
         let error = stderr_of_failure(&export(format), 1);
         assert!(error.contains("layer swap swaps channels"), "{error}");
     }
-    // As a start, by the layers' names; a network by name refuses it.
-    let began = path("began");
-    train(
-        &began,
-        &["--config", &recipe, "--init", &weights, "--steps", "1"],
-    );
+    // As a start: the network is the file's, whether the arguments name it or not; one that they name refuses it.
+    let network = ["--set", "model.network=mobilefacenet"];
+    let one = ["--init", &weights, "--steps", "1"];
+    let [began, same] = ["began", "same"].map(path);
+    train(&began, &[&one[..], &["--config", &recipe]].concat());
+    let typed = ["--preset", "demo", "--batch-size", "4"];
+    let text = train(&same, &[&one[..], &typed].concat());
+    assert!(text.contains("network: custom, 6-d embedding"), "{text}");
+    // Going on with the same words, whose preset has another network, and without the file.
+    let on = ["--resume", "--init", "gone", "--steps", "2"];
+    train(&same, &[&typed[..], &on].concat());
     let words = [
         "train",
         "--device",
@@ -467,11 +472,21 @@ fn the_commands_take_it() {
         &path("other"),
         "--batch-size",
         "4",
-        "--init",
     ];
-    let words = [&words[..], &[&weights[..]]].concat();
+    let words = [&words[..], &one[..2], &network].concat();
     let error = stderr_of_failure(&arcface_cu(words), 1);
     assert!(error.contains("this is another network"), "{error}");
+    let words = [
+        "train", "--data", &faces, "--resume", "--out", &same, "--preset", "demo",
+    ];
+    let error = stderr_of_failure(&arcface_cu([&words[..], &one, &network].concat()), 2);
+    assert!(
+        error.contains("a resumed run keeps its settings"),
+        "{error}"
+    );
+    let own = ["plan", "--infer", "--memory", "1", "--weights", &weights];
+    let text = run(&own);
+    assert!(text.contains("network: custom, 6-d embedding"), "{text}");
     let text = run(&[
         "plan",
         "--config",

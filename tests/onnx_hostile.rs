@@ -5,9 +5,10 @@
 mod hostile;
 
 use arcface_cu::graph::Model;
+use arcface_cu::graph::layers::Layers;
 use arcface_cu::weights::formats::onnx::{Attribute, Axis, Elements, Graph, Node, Tensor};
 use arcface_cu::weights::import::ImportOptions;
-use arcface_cu::weights::import::onnx::{self as import, match_model};
+use arcface_cu::weights::import::onnx::{self as import, match_model, own_network};
 use hostile::*;
 use proptest::prelude::*;
 use std::path::Path;
@@ -82,6 +83,12 @@ fn survives(bytes: &[u8]) {
     small(|| {
         if let Ok(graph) = Graph::decode(Path::new("x.onnx"), bytes) {
             let _ = (match_model(model, &graph), import::embedding_size(&graph));
+            if let Ok((model, slabs)) = own_network(&graph) {
+                // What a checkpoint holds of it can be read again.
+                assert_eq!(Layers::of(&model).unwrap().build().unwrap(), model);
+                let numbers = slabs.params.iter().chain(&slabs.statistics);
+                assert!(numbers.copied().all(f32::is_finite));
+            }
         }
     });
 }

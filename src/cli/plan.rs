@@ -3,6 +3,7 @@
 use super::device::{DeviceArgs, Gpus, OnDevice, with_device};
 use super::output::{count, grouped, say, size};
 use super::recipe::RecipeArgs;
+use super::weights;
 use crate::backend::cpu::Cpu;
 use crate::backend::{Backend, Element};
 use crate::graph::params::ParamTable;
@@ -10,11 +11,15 @@ use crate::graph::{infer, train};
 use crate::head::ArcFace;
 use crate::recipe::config::Precision;
 use crate::{Error, Result};
+use std::path::PathBuf;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
     recipe: RecipeArgs,
+    /// Plan for the network in FILE, of any kind that `import` reads. Default: the preset's.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["preset", "config"])]
+    weights: Option<PathBuf>,
     /// Identities to train on, V.
     #[arg(long, value_name = "V", default_value_t = 85_642)]
     classes: usize,
@@ -47,8 +52,12 @@ impl OnDevice for Ask<'_> {
 }
 
 pub(super) fn run(args: Args, gpus: &impl Gpus) -> Result<()> {
+    let stored = match &args.weights {
+        Some(path) => Some(weights::load(path, false)?.weights.config),
+        None => None,
+    };
     let flags: Vec<String> = args.device.precision_setting().into_iter().collect();
-    let config = args.recipe.config(None, &flags)?;
+    let config = args.recipe.config(stored.as_ref(), &flags)?;
     let precision = config.train.precision;
     let mut element = match precision {
         Precision::Bf16 => Element::Bf16,

@@ -3,6 +3,7 @@
 use crate::Result;
 use crate::recipe::config::Config;
 use crate::recipe::presets;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 /// The preset where none is named.
@@ -55,6 +56,14 @@ impl RecipeArgs {
     pub(super) fn sets(&self, key: &str) -> bool {
         let named = |setting: &String| setting.split_once('=').is_some_and(|(k, _)| k == key);
         self.config.is_some() || self.settings.iter().any(named)
+    }
+
+    /// What the arguments name of the network and its input: the keys of `model`.
+    ///
+    /// # Errors
+    /// As [`Config::named_in_model`].
+    pub(super) fn named_in_model(&self) -> Result<BTreeSet<String>> {
+        Config::named_in_model(self.config.as_deref(), &self.settings)
     }
 
     /// The configuration, with the command's own `flags` (as settings) over it. Where neither preset nor file is named,

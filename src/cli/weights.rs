@@ -4,6 +4,7 @@ use super::output::{count, say, warn};
 use super::run_folder::RunFolder;
 use crate::backend::InputTransform;
 use crate::base::text::one_line;
+use crate::recipe::config::NetworkConfig;
 use crate::recipe::presets::INPUTS;
 use crate::weights::checkpoint::Weights;
 use crate::weights::import::{self, ImportOptions, Imported, InputOrigin};
@@ -15,8 +16,8 @@ use std::path::{Path, PathBuf};
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct WeightsArgs {
     /// Weights or checkpoint of the network (.safetensors); or Keras .h5, PyTorch .pt, .pth or .ckpt, or ONNX of a network
-    /// that is known here (`import` says more of such files, and lets you say what they do not); or a folder: a run's, or
-    /// one with one such file.
+    /// that is known here or has only layers that are (`import` says more of such files, and lets you say what they do
+    /// not); or a folder: a run's, or one with one such file.
     #[arg(long = "weights", id = "weights", value_name = "FILE")]
     pub(super) file: PathBuf,
 }
@@ -138,10 +139,13 @@ pub(super) fn describe(imported: &Imported) -> Result<String> {
         ..
     } = &imported.weights;
     let mut text = format!(
-        "network: {}, {}-d embedding (preset {}), takes RGB as {}{}",
+        "network: {}, {}-d embedding{}, takes RGB as {}{}",
         config.model.network_name(),
         config.model.embedding_size()?,
-        config.preset,
+        match config.model.network {
+            NetworkConfig::Known(_) => format!(" (preset {})", config.preset),
+            NetworkConfig::Custom(_) => String::new(),
+        },
         describe_input(&config.model.input),
         match imported.input {
             InputOrigin::Preset =>

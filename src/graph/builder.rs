@@ -64,6 +64,11 @@ impl Builder {
         self.nodes[id.0].shape
     }
 
+    /// The first node that did not fit, if one did not.
+    pub fn problem(&self) -> Option<&Error> {
+        self.problem.as_ref()
+    }
+
     fn push(&mut self, name: &str, op: Op, inputs: &[NodeId], shape: Shape) -> NodeId {
         // Parameters are named layer/parameter.
         if name.is_empty() || name.contains('/') {
@@ -169,8 +174,15 @@ impl Builder {
         self.push(name, op, &[x], shape)
     }
 
-    /// A depthwise convolution without bias.
-    pub fn depthwise(&mut self, name: &str, x: NodeId, square: Square, init: Init) -> NodeId {
+    /// A depthwise convolution.
+    pub fn depthwise(
+        &mut self,
+        name: &str,
+        x: NodeId,
+        square: Square,
+        bias: bool,
+        init: Init,
+    ) -> NodeId {
         let window = self.window(name, x, square);
         let c = self.shape(x).c;
         let shape = Shape {
@@ -180,7 +192,7 @@ impl Builder {
         };
         self.check_filter(name, &[window.r, window.s, c]);
         self.check_learnt(name, init);
-        let op = Op::DepthwiseConv2d { window, init };
+        let op = Op::DepthwiseConv2d { window, bias, init };
         self.push(name, op, &[x], shape)
     }
 
@@ -349,6 +361,7 @@ mod tests {
                         "y",
                         x,
                         Square::new(1 << 20, 1, Padding::same((1 << 20) - 1)),
+                        false,
                         Init::HeFanOut,
                     )
                 },

@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 
 /// The most layers that a list may have; lowering takes time that grows with their square.
-const MOST: usize = 1 << 14;
+pub const MOST: usize = 1 << 14;
 
 /// The layers of a model with a square input, in the order in which they are computed. The first is the input, the
 /// last the embedding.
@@ -81,6 +81,8 @@ enum LayerOp {
         kernel: usize,
         stride: usize,
         pad: Sides,
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        bias: bool,
         init: Init,
     },
     BatchNorm(BatchNorm),
@@ -225,8 +227,15 @@ impl Layer {
                 kernel,
                 stride,
                 pad,
+                bias,
                 init,
-            } => g.depthwise(name, x, Square::new(kernel, stride, padding(pad)), init),
+            } => g.depthwise(
+                name,
+                x,
+                Square::new(kernel, stride, padding(pad)),
+                bias,
+                init,
+            ),
             LayerOp::BatchNorm(batch_norm) => g.batch_norm(name, x, batch_norm),
             LayerOp::Relu => g.activation(name, x, Activation::Relu),
             LayerOp::Relu6 => g.activation(name, x, Activation::Relu6),
@@ -263,12 +272,13 @@ fn op(node: &Node) -> LayerOp {
         },
         Op::DepthwiseConv2d {
             window: Window { r, stride, pad, .. },
+            bias,
             init,
-            ..
         } => LayerOp::DepthwiseConv2d {
             kernel: *r,
             stride: *stride,
             pad: sides(*pad),
+            bias: *bias,
             init: *init,
         },
         Op::BatchNorm(batch_norm) => LayerOp::BatchNorm(*batch_norm),

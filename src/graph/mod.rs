@@ -82,6 +82,8 @@ pub enum Op {
     DepthwiseConv2d {
         /// Where the filter moves.
         window: Window,
+        /// Whether a bias is added.
+        bias: bool,
         /// How the filter starts.
         init: Init,
     },

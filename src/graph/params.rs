@@ -146,16 +146,15 @@ impl ParamTable {
                     .then(|| self.push(node, "bias", vec![*filters], Role::Bias, constant(0.0)));
                 At::Filter(FilterAt { weights, bias })
             }
-            Op::DepthwiseConv2d { window, init } => {
+            Op::DepthwiseConv2d { window, bias, init } => {
                 let taps = window.r * window.s;
                 // Keras counts a depthwise kernel (R, S, C, 1) as fan in R S C and fan out R S.
                 let start = start(*init, c * taps, taps);
                 let shape = vec![window.r, window.s, c];
                 let weights = self.push(node, "depthwise_kernel", shape, Role::Filter, start);
-                At::Filter(FilterAt {
-                    weights,
-                    bias: None,
-                })
+                let bias =
+                    bias.then(|| self.push(node, "bias", vec![c], Role::Bias, constant(0.0)));
+                At::Filter(FilterAt { weights, bias })
             }
             Op::Linear { units, bias, init } => {
                 let start = start(*init, c, *units);

@@ -103,7 +103,7 @@ fn depthwise(
 ) -> NodeId {
     let fan_out = g.shape(x).c * kernel * kernel;
     let init = Init::Normal((2.0 / fan_out as f32).sqrt());
-    g.depthwise(name, x, Square::new(kernel, stride, pad), init)
+    g.depthwise(name, x, Square::new(kernel, stride, pad), false, init)
 }
 
 /// What follows a convolution in a block called `block`: parts 1 and 2.

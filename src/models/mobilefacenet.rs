@@ -80,7 +80,7 @@ fn build(
     let one = Padding::same(1);
     let x = g.conv2d("conv1", input, stem, Square::new(3, 2, one), false, INIT);
     let x = norm_prelu(&mut g, "conv1", x);
-    let x = g.depthwise("conv2_dw", x, Square::new(3, 1, one), INIT);
+    let x = g.depthwise("conv2_dw", x, Square::new(3, 1, one), false, INIT);
     let mut x = norm_prelu(&mut g, "conv2_dw", x);
     let mut block = 0;
     for stage in stages {
@@ -103,6 +103,7 @@ pub(super) fn embed(g: &mut Builder, x: NodeId, d: usize) {
         "conv_global_dw",
         x,
         Square::new(side, 1, Padding::default()),
+        false,
         INIT,
     );
     let x = g.batch_norm("conv_global_dw_bn", x, NORM);
@@ -136,6 +137,7 @@ fn bottleneck(g: &mut Builder, name: &str, x: NodeId, stage: Stage, stride: usiz
         &depthwise,
         y,
         Square::new(3, stride, Padding::same(1)),
+        false,
         INIT,
     );
     let y = norm_prelu(g, &depthwise, y);

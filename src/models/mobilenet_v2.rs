@@ -94,7 +94,13 @@ fn inverted_residual(
     } else {
         Padding::same(1)
     };
-    y = g.depthwise(&name("depthwise"), y, Square::new(3, stride, pad), INIT);
+    y = g.depthwise(
+        &name("depthwise"),
+        y,
+        Square::new(3, stride, pad),
+        false,
+        INIT,
+    );
     y = g.batch_norm(&name("depthwise_BN"), y, NORM);
     y = g.activation(&name("depthwise_relu"), y, Activation::Relu6);
     y = g.conv2d(

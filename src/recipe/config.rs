@@ -318,6 +318,22 @@ impl Config {
         Ok(config)
     }
 
+    /// The keys of `model` that a TOML file and settings name.
+    ///
+    /// # Errors
+    /// The file cannot be read or is not TOML; a setting is none.
+    pub fn named_in_model(file: Option<&Path>, settings: &[String]) -> Result<BTreeSet<String>> {
+        let mut table = match file {
+            Some(path) => read_table(path)?,
+            None => Table::new(),
+        };
+        for setting in settings {
+            merge(&mut table, parse_setting(setting)?);
+        }
+        let model = table.get("model").and_then(Value::as_table);
+        Ok(model.into_iter().flat_map(Table::keys).cloned().collect())
+    }
+
     /// This recipe with another network.
     ///
     /// # Errors

@@ -334,12 +334,20 @@ pub(crate) fn is_own(path: &Path) -> Result<bool> {
     Ok(header.is_some_and(|header| header.metadata.contains_key(METADATA_KEY)))
 }
 
+/// The configuration in a weights file or checkpoint.
+///
+/// # Errors
+/// Not such a file.
+pub(crate) fn config(path: &Path) -> Result<Config> {
+    Ok(Opened::read(path)?.metadata()?.config)
+}
+
 /// The network of a weights file or checkpoint as tensors by name, with the configuration that they were made by.
 ///
 /// # Errors
 /// Not such a file, or not a whole one.
 pub(crate) fn network(path: &Path) -> Result<(Config, TensorFile)> {
-    let config = Opened::read(path)?.metadata()?.config;
+    let config = config(path)?;
     let mut file = formats::safetensors::open(path)?;
     let head = [CLASSES, CLASS_MOMENTUM, CLASS_NAMES];
     let besides = |name: &str| name.starts_with(MOMENTUM) || head.contains(&name);

@@ -234,7 +234,7 @@ pub(crate) fn pair_begins(model: &Model, index: usize) -> bool {
     let [swap, own, other, sum] = [0, 1, 2, 3].map(|i| NodeId(index + i));
     let read_once = |id: NodeId| model.readers(id).count() == 1;
     sum.0 < nodes.len()
-        && matches!(model.node(own).op, Op::DepthwiseConv2d { .. })
+        && matches!(model.node(own).op, Op::DepthwiseConv2d { bias: false, .. })
         && model.node(own).op == model.node(other).op
         && model.node(own).inputs == model.node(swap).inputs
         && model.node(other).inputs == [swap]
@@ -403,7 +403,7 @@ mod tests {
             init,
         );
         let x = g.activation("prelu", x, Activation::PRelu(()));
-        let x = g.depthwise("dw", x, Square::new(3, 2, Padding::same(1)), init);
+        let x = g.depthwise("dw", x, Square::new(3, 2, Padding::same(1)), true, init);
         let x = g.batch_norm("bn", x, norm);
         let x = g.dropout("dropout", x, 0.1);
         let x = g.flatten("flatten", x);
@@ -433,6 +433,7 @@ mod tests {
             ("conv/kernel:0", vec![3, 3, 3, 6]),
             ("prelu/alpha:0", vec![1, 1, 6]),
             ("dw/depthwise_kernel:0", vec![3, 3, 6, 1]),
+            ("dw/bias:0", vec![6]),
             ("bn/moving_variance:0", vec![6]),
             ("fc/kernel:0", vec![36, 7]),
         ] {
@@ -445,6 +446,7 @@ mod tests {
             ("conv.bias", vec![6]),
             ("prelu.weight", vec![6]),
             ("dw.weight", vec![6, 1, 3, 3]),
+            ("dw.bias", vec![6]),
             ("bn.running_var", vec![6]),
             ("fc.weight", vec![7, 36]),
             ("features.weight", vec![7]),

@@ -144,9 +144,13 @@ fn mobilenet_v2() -> Model {
         } else {
             Padding::same(1)
         };
-        y = net
-            .g
-            .depthwise(&name("depthwise"), y, Square::new(3, stride, pad), INIT);
+        y = net.g.depthwise(
+            &name("depthwise"),
+            y,
+            Square::new(3, stride, pad),
+            false,
+            INIT,
+        );
         y = net.bn(&name("depthwise_BN"), y);
         y = net.act(&name("depthwise_relu"), y, Activation::Relu6);
         y = net.pointwise(&name("project"), y, filters);
@@ -178,7 +182,9 @@ fn mobilefacenet() -> Model {
     };
     let x = net.conv("conv1", x, 8, (3, 2, one));
     let x = norm_prelu(&mut net, "conv1", x);
-    let x = net.g.depthwise("conv2_dw", x, Square::new(3, 1, one), INIT);
+    let x = net
+        .g
+        .depthwise("conv2_dw", x, Square::new(3, 1, one), false, INIT);
     let mut x = norm_prelu(&mut net, "conv2_dw", x);
     let blocks = [(2, 8, 2), (2, 8, 1), (4, 12, 2), (2, 12, 1), (2, 12, 1)];
     for (block, (expansion, filters, stride)) in blocks.into_iter().enumerate() {
@@ -188,7 +194,7 @@ fn mobilefacenet() -> Model {
         let y = norm_prelu(&mut net, &name("expand"), y);
         let y = net
             .g
-            .depthwise(&name("dw"), y, Square::new(3, stride, one), INIT);
+            .depthwise(&name("dw"), y, Square::new(3, stride, one), false, INIT);
         let y = norm_prelu(&mut net, &name("dw"), y);
         let y = net.pointwise(&name("project"), y, filters);
         let y = net.bn(&name("project_bn"), y);
@@ -203,7 +209,7 @@ fn mobilefacenet() -> Model {
     let (side, none) = (net.g.shape(x).h, Padding::default());
     let x = net
         .g
-        .depthwise("conv_global_dw", x, Square::new(side, 1, none), INIT);
+        .depthwise("conv_global_dw", x, Square::new(side, 1, none), false, INIT);
     let x = net.bn("conv_global_dw_bn", x);
     let x = net.pointwise("embedding", x, 10);
     net.bn("embedding_bn", x);

@@ -28,7 +28,7 @@ pub fn all() -> Vec<(&'static str, Model)> {
         let x = g.norm(x);
         let x = g.relu(x);
         let a = g.conv(x, 6);
-        let b = g.depthwise(x, 1);
+        let b = g.depthwise(x, 1, false);
         let y = g.add(a, b);
         g.add(y, x)
     });
@@ -42,7 +42,7 @@ pub fn all() -> Vec<(&'static str, Model)> {
             let a = g.conv(x, 6);
             let a = g.norm(a);
             let y = g.add(x, a);
-            let b = g.depthwise(x, 1);
+            let b = g.depthwise(x, 1, false);
             g.add(b, y)
         },
     );
@@ -51,8 +51,8 @@ pub fn all() -> Vec<(&'static str, Model)> {
         let x = g.norm(x);
         let x = g.prelu(x);
         let swapped = g.swap_pairs(x);
-        let own = g.depthwise(x, 1);
-        let other = g.depthwise(swapped, 1);
+        let own = g.depthwise(x, 1, false);
+        let other = g.depthwise(swapped, 1, false);
         let x = g.add(own, other);
         let x = g.norm(x);
         g.prelu(x)
@@ -241,7 +241,7 @@ pub fn all() -> Vec<(&'static str, Model)> {
     model("convolutions without batch norm", |g, x| {
         let x = g.conv(x, 5);
         let x = g.relu(x);
-        let x = g.depthwise(x, 2);
+        let x = g.depthwise(x, 2, true);
         let x = g.relu6(x);
         let x = g.pointwise(x, 4);
         g.prelu(x)
@@ -348,7 +348,7 @@ pub fn random(seed: u64, layers: usize) -> Model {
             let y = match kind {
                 0 | 1 => g.conv(x, c),
                 2 => g.pointwise(x, c),
-                3 => g.depthwise(x, 1),
+                3 => g.depthwise(x, 1, true),
                 4 | 5 => g.norm(x),
                 6 => g.relu(x),
                 7 => g.prelu(x),
@@ -427,10 +427,12 @@ impl Net {
         self.filter(x, k, 1, 1, true)
     }
 
-    fn depthwise(&mut self, x: NodeId, stride: usize) -> NodeId {
-        let name = self.name("depthwise");
-        self.builder
-            .depthwise(&name, x, Square::new(3, stride, Padding::same(1)), INIT)
+    fn depthwise(&mut self, x: NodeId, stride: usize, bias: bool) -> NodeId {
+        let (name, square) = (
+            self.name("depthwise"),
+            Square::new(3, stride, Padding::same(1)),
+        );
+        self.builder.depthwise(&name, x, square, bias, INIT)
     }
 
     /// Pairs of channels exchanged by a filter that is not learnt.
@@ -525,7 +527,7 @@ impl Net {
         let y = self.pointwise(x, 2 * c);
         let y = self.norm(y);
         let y = self.relu6(y);
-        let y = self.depthwise(y, 1);
+        let y = self.depthwise(y, 1, false);
         let y = self.norm(y);
         let y = self.relu6(y);
         let y = self.pointwise(y, c);

@@ -1,4 +1,5 @@
 //! What tests of ONNX files share: PyTorch's files and the network that is in them.
+#![allow(dead_code, reason = "each test file uses a part of this")]
 
 use arcface_cu::backend::Activation;
 use arcface_cu::backend::geometry::Padding;
@@ -32,7 +33,7 @@ pub(crate) fn network() -> Model {
     let y = g.conv2d("e_conv", x, 8, Square::new(1, 1, none), false, init);
     let y = g.batch_norm("e_bn", y, norm);
     let y = g.activation("e_relu", y, Activation::Relu6);
-    let y = g.depthwise("dw", y, Square::new(3, 1, one), init);
+    let y = g.depthwise("dw", y, Square::new(3, 1, one), false, init);
     let y = g.batch_norm("dw_bn", y, norm);
     let y = g.activation("dw_relu", y, Activation::Relu6);
     let y = g.conv2d("p_conv", y, 6, Square::new(1, 1, none), false, init);

@@ -14,12 +14,13 @@ use super::source::{self, ImageRoot};
 use super::validation::{ValidationArgs, Validator};
 use super::weights::{self, describe_input};
 use crate::data::Dataset;
-use crate::recipe::config::Config;
+use crate::recipe::config::{Config, NetworkConfig};
 use crate::train::Prospects;
 use crate::weights::checkpoint::Checkpoint;
 use crate::weights::import::{self, Start};
 use crate::{Error, Result};
 use resume::{Schedule, Standing};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -48,8 +49,8 @@ pub(super) struct Args {
     /// length is refused.
     #[arg(long, value_enum, requires = "resume")]
     schedule: Option<Schedule>,
-    /// Start from the weights in FILE, of any kind that `import` reads, or in a run's folder, instead of random ones. A
-    /// checkpoint of another run also gives the class rows of the identities with the same names; all other class rows start from random numbers.
+    /// Start from the weights in FILE, of any kind that `import` reads, or in a run's folder, instead of random ones. If
+    /// the file holds a network of its own (layers that are no preset's), that is the run's. A checkpoint of another run also gives the class rows of the identities with the same names; all other class rows start from random numbers.
     /// Tensors that the file lacks, or has in another shape, are listed and start from random numbers too (an ONNX graph
     /// must be the whole network). A resumed run ignores this. Default: none.
     #[arg(long, value_name = "FILE")]
@@ -95,8 +96,7 @@ pub(super) struct Args {
 
 pub(super) fn run(args: Args, gpus: &impl Gpus) -> Result<()> {
     if args.print_config {
-        let config = args.recipe.config(None, &args.flags())?;
-        say(config.to_toml()?.trim_end());
+        say(args.config()?.to_toml()?.trim_end());
         return Ok(());
     }
     interrupt::listen()?;
@@ -183,7 +183,7 @@ impl Prepared {
             }
             None => match folder.config()? {
                 Some(stored) => args.resumed_config(&stored, None)?,
-                None => (args.recipe.config(None, &args.flags())?, None),
+                None => (args.config()?, None),
             },
         };
         let dataset: Arc<dyn Dataset> = Arc::from(source::open(args.data(), &args.root)?);
@@ -243,6 +243,27 @@ impl Args {
         }
     }
 
+    /// The configuration of a new run. Its network is that of --init's file where that holds one of its own and the
+    /// arguments name none.
+    ///
+    /// # Errors
+    /// Wrong usage; a file that cannot be read.
+    fn config(&self) -> Result<Config> {
+        let mut config = self.recipe.config(None, &self.flags())?;
+        let named = self.recipe.named_in_model()?;
+        if let Some(path) = &self.init
+            && !names_network(&named)
+            && let Some((layers, input)) = import::own_network(&weights::find(path)?)?
+        {
+            config.model.network = NetworkConfig::Custom(layers);
+            if !named.contains(INPUT) {
+                config.model.input = input.unwrap_or(config.model.input);
+            }
+            config.validate()?;
+        }
+        Ok(config)
+    }
+
     /// What --init gives a new run, said to the user.
     fn start(&self, config: &Config) -> Result<Option<Start>> {
         let Some(path) = &self.init else {
@@ -264,4 +285,12 @@ impl Args {
         }
         Ok(Some(start))
     }
+}
+
+/// The key of the input transform in the configuration's `model`.
+const INPUT: &str = "input";
+
+/// Whether keys of the configuration's `model` say which network it is.
+fn names_network(named: &BTreeSet<String>) -> bool {
+    named.iter().any(|key| key != INPUT)
 }

@@ -1,9 +1,9 @@
 //! What `--resume` goes on with: the settings of the run, and a schedule for more epochs.
 
-use super::Args;
+use super::{Args, INPUT, names_network};
 use crate::cli::output::{count, say};
 use crate::optim::Course;
-use crate::recipe::config::Config;
+use crate::recipe::config::{Config, NetworkConfig};
 use crate::{Error, Result};
 
 /// How the learning rate goes on in a resumed run of another length.
@@ -34,7 +34,18 @@ impl Args {
         stored: &Config,
         standing: Option<Standing>,
     ) -> Result<(Config, Option<String>)> {
-        let asked = self.recipe.config(Some(stored), &self.flags())?;
+        let mut asked = self.recipe.config(Some(stored), &self.flags())?;
+        let named = self.recipe.named_in_model()?;
+        // The network was that of --init's file.
+        if self.init.is_some()
+            && !names_network(&named)
+            && matches!(stored.model.network, NetworkConfig::Custom(_))
+        {
+            asked.model.network.clone_from(&stored.model.network);
+            if !named.contains(INPUT) {
+                asked.model.input = stored.model.input;
+            }
+        }
         let mut config = stored.clone();
         // What decides no number may change.
         config.train.checkpoint_every = asked.train.checkpoint_every;

@@ -12,7 +12,8 @@
 //! | ONNX | [`formats::onnx`] | by the structure of the graph |
 //!
 //! Such a file does not name its network. [`open`] tries the networks of the presets and takes one whose parameters are
-//! all in the file. If a preset is named, no other is tried.
+//! all in the file. If a preset is named, no other is tried. An ONNX graph says which layers there are, so one that is no
+//! preset's is a network of its own, if every node of it is a layer here.
 
 mod fit;
 mod input;
@@ -24,7 +25,8 @@ mod torch;
 
 use crate::backend::InputTransform;
 use crate::base::files::start_of;
-use crate::graph::Model;
+use crate::graph::layers::Layers;
+use crate::graph::{Model, NodeId, Op};
 use crate::models::Network;
 use crate::recipe::config::{Config, KnownNetwork, NetworkConfig};
 use crate::recipe::presets;
@@ -38,7 +40,7 @@ use input::{composed, implausible, note_on_colours, put_colours_right, turn_chan
 use refusal::{another_network, holdings, more_than_ours, not_ours};
 use std::cmp::Reverse;
 use std::path::Path;
-use structure::by_structure;
+use structure::{Structured, by_itself, by_structure};
 
 pub use refusal::no_weights;
 
@@ -207,7 +209,8 @@ fn foreign_file(
             (config, fitted, rows, InputOrigin::Preset)
         }
         Content::Graph(graph) => {
-            let (config, fitted, input) = by_structure(path, &graph, &candidates)?;
+            let own = options.preset.is_none();
+            let (config, fitted, input) = structured(path, &graph, &candidates, own)?;
             if input != InputOrigin::File && !options.bgr {
                 notes.extend(note_on_colours(&config));
             }
@@ -234,12 +237,33 @@ fn foreign_file(
     })
 }
 
+/// The network that a graph is: one of the candidates', or one of its own where that is allowed.
+fn structured(path: &Path, graph: &Graph, candidates: &[Config], own: bool) -> Result<Structured> {
+    let unlike = match by_structure(graph, candidates) {
+        Ok(found) => return Ok(found),
+        Err(unlike) => unlike,
+    };
+    let none = "is none of the networks here";
+    Err(Error::data(
+        path,
+        match candidates.first().filter(|_| own) {
+            None => format!("{none}. It is {unlike}"),
+            Some(base) => match by_itself(graph, base) {
+                Ok(found) => return Ok(found),
+                Err(why) => format!("{none}, nor one of its own: {why}. It is {unlike}"),
+            },
+        },
+    ))
+}
+
 impl Imported {
     /// Makes the network take what the options say of its input.
     fn take(&mut self, options: &ImportOptions) -> Result<()> {
         let config = &mut self.weights.config;
         if options.bgr {
-            turn_channels(&config.model.build()?, &mut self.weights.params);
+            let model = config.model.build()?;
+            check_turnable(&model)?;
+            turn_channels(&model, &mut self.weights.params);
             // What the graph itself does is in its own order of channels; all else is told by colour.
             if self.input == InputOrigin::Graph {
                 let InputTransform { scale, shift } = &mut config.model.input;
@@ -260,6 +284,30 @@ impl Imported {
         }
         Ok(())
     }
+}
+
+/// The layers of the network in a file and what they take for pixels, as far as the file says; none where it is a
+/// network by name, or the file does not tell the layers.
+///
+/// # Errors
+/// The file cannot be read; an ONNX graph that is no network here.
+pub fn own_network(path: &Path) -> Result<Option<(Layers, Option<InputTransform>)>> {
+    let (model, input) = match read(path)?.1 {
+        Content::Own => (checkpoint::config(path)?.model, InputOrigin::File),
+        Content::Tensors(..) => return Ok(None),
+        Content::Graph(graph) => {
+            let candidates = candidates(&ImportOptions::default())?;
+            let (config, _, input) = structured(path, &graph, &candidates, true)?;
+            (config.model, input)
+        }
+    };
+    Ok(match model.network {
+        NetworkConfig::Known(_) => None,
+        NetworkConfig::Custom(layers) => {
+            let known = (input != InputOrigin::Preset).then_some(model.input);
+            Some((layers, known))
+        }
+    })
 }
 
 /// What a file has for the network of `config`, as a start for training: what it does not give, or has in another shape,
@@ -301,7 +349,8 @@ pub fn start(path: &Path, config: &Config, seed: u64) -> Result<Start> {
             (best, None)
         }
         Content::Graph(graph) => {
-            let (found, fitted, input) = by_structure(path, &graph, std::slice::from_ref(config))?;
+            let (found, fitted, input) =
+                structured(path, &graph, std::slice::from_ref(config), false)?;
             let (theirs, ours) = (found.model.embedding_size()?, model.embedding_size());
             if theirs != ours {
                 return Err(Error::data(
@@ -485,4 +534,17 @@ fn by_name(
 fn file_name(path: &Path) -> String {
     let name = path.file_name().unwrap_or_default();
     name.to_string_lossy().into_owned()
+}
+
+/// Checks that only convolutions read the picture: what another layer gives would be turned, too.
+fn check_turnable(model: &Model) -> Result<()> {
+    let reads = model.readers(NodeId(0)).map(|reader| model.node(reader));
+    let mut others = reads.filter(|node| !matches!(node.op, Op::Conv2d { .. }));
+    match others.next() {
+        None => Ok(()),
+        Some(node) => Err(Error::Usage(format!(
+            "--bgr turns the channels of the first convolutions, and here layer {} reads the picture",
+            node.name
+        ))),
+    }
 }

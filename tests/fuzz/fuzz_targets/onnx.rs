@@ -1,7 +1,10 @@
-//! ONNX files, and what they are compared with.
+//! ONNX files, what they are compared with, and the networks that they are by themselves.
 #![no_main]
 
+use arcface_cu::weights::formats::onnx::Graph;
+use arcface_cu::weights::import::onnx::own_network;
 use arcface_cu::weights::import::{ImportOptions, open};
+use std::path::Path;
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     // One preset: comparing with all of them takes most of the time.
@@ -10,4 +13,7 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
         ..ImportOptions::default()
     };
     let _ = open(&arcface_cu_fuzz::file("a.onnx", data), &options);
+    if let Ok(graph) = Graph::decode(Path::new("a.onnx"), data) {
+        let _ = own_network(&graph);
+    }
 });

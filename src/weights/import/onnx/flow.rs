@@ -7,7 +7,7 @@
 
 use crate::weights::formats::onnx::{Attribute, Axis, Elements, Graph, Node, Tensor};
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// Whole-number constants are calculated up to so many elements; shapes and paddings are no larger.
 const MOST_INTS: usize = 64;
@@ -83,6 +83,8 @@ pub(super) struct Use<'a> {
 pub(super) struct Flow<'a> {
     values: HashMap<&'a str, Value<'a>>,
     uses: HashMap<&'a str, Vec<Use<'a>>>,
+    /// By node.
+    needed: Vec<bool>,
 }
 
 impl<'a> Flow<'a> {
@@ -90,6 +92,7 @@ impl<'a> Flow<'a> {
         let mut flow = Flow {
             values: HashMap::new(),
             uses: HashMap::new(),
+            needed: Vec::new(),
         };
         for tensor in &graph.initializers {
             flow.values.insert(&tensor.name, constant(tensor));
@@ -113,7 +116,17 @@ impl<'a> Flow<'a> {
         for (i, node) in graph.nodes.iter().enumerate() {
             flow.node(i, node);
         }
+        // Of two nodes that compute the same, the one that the embedding needs is found first.
+        flow.needed = needed(graph);
+        for uses in flow.uses.values_mut() {
+            uses.sort_by_key(|reader| !flow.needed[reader.node]);
+        }
         flow
+    }
+
+    /// Whether the graph's first output depends on a node.
+    pub(super) fn is_needed(&self, node: usize) -> bool {
+        self.needed[node]
     }
 
     /// The value of a node's input `i`.
@@ -158,6 +171,24 @@ impl<'a> Flow<'a> {
     /// The nodes that read a root's data.
     pub(super) fn uses(&self, root: &str) -> &[Use<'a>] {
         self.uses.get(root).map_or(&[], Vec::as_slice)
+    }
+
+    /// The one reader of `root`, if it adds a constant to it, or subtracts, multiplies or divides by one.
+    pub(super) fn arithmetic(
+        &self,
+        graph: &'a Graph,
+        root: &str,
+    ) -> Option<(usize, View<'a>, &Floats<'a>)> {
+        let [Use { node, view }] = self.uses(root) else {
+            return None;
+        };
+        let inputs = &graph.nodes[*node];
+        let constant = match &inputs.op[..] {
+            "Add" | "Mul" => self.floats(inputs, 1).or_else(|| self.floats(inputs, 0)),
+            "Sub" | "Div" => self.floats(inputs, 1),
+            _ => None,
+        }?;
+        view.is_bare().then_some((*node, *view, constant))
     }
 
     fn node(&mut self, i: usize, node: &'a Node) {
@@ -504,6 +535,20 @@ fn takes_every_pixel(node: &Node) -> bool {
         && all("pads", 0)
         && !padded
         && node.outputs.len() == 1
+}
+
+/// The nodes that the first output depends on; values are given before they are read.
+fn needed(graph: &Graph) -> Vec<bool> {
+    let mut needed = vec![false; graph.nodes.len()];
+    let mut values: HashSet<&str> = graph.outputs.iter().take(1).map(|x| &x.name[..]).collect();
+    for (needed, node) in needed.iter_mut().zip(&graph.nodes).rev() {
+        *needed = node.outputs.iter().any(|name| values.contains(&name[..]));
+        if *needed {
+            let inputs = node.inputs.iter().map(String::as_str);
+            values.extend(inputs.filter(|name| !name.is_empty()));
+        }
+    }
+    needed
 }
 
 fn constant(tensor: &Tensor) -> Value<'_> {

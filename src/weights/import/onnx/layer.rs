@@ -1,13 +1,14 @@
 //! The layers one by one: which node of a graph computes what one of ours does, and its weights in our layout.
 
-use super::flow::{Floats, Layout, Use, View};
-use super::{Found, Matcher, Unfit};
+use super::flow::{Floats, Flow, Layout, Use, View};
+use super::window::{Moves, int, same_window, wrong};
+use super::{Found, Matcher, Unfit, epsilon};
 use crate::backend::geometry::{Padding, Window};
 use crate::backend::{Activation, BatchNormAt, FilterAt};
 use crate::graph::params::At;
 use crate::graph::{Op, Shape};
 use crate::weights::convention::{batch_norm_behind, filter_before, stands_for_pair};
-use crate::weights::formats::onnx::{Attribute, Node};
+use crate::weights::formats::onnx::{Attribute, Graph, Node};
 use std::borrow::Cow;
 
 /// Epsilons that differ by less are the same number, written by another program.
@@ -192,20 +193,10 @@ impl<'a> Matcher<'a> {
         k: usize,
         flat: bool,
     ) -> (&'a str, Option<Vec<f32>>) {
-        let Some((node, view, constant)) = self.arithmetic(root) else {
+        let Some((node, bias)) = separate_bias(&self.flow, self.graph, root, k, flat) else {
             return (root, None);
         };
-        // K must be the axis of channels.
-        let behind = match view.layout {
-            Layout::Chw if !flat && !view.flat => 2,
-            _ => 0,
-        };
-        let place = constant.shape.len().checked_sub(behind + 1);
-        let fits = place.is_some_and(|place| constant.shape[place] == k);
-        if self.graph.nodes[node].op != "Add" || constant.values.len() != k || !fits {
-            return (root, None);
-        }
-        let bias = constant.values.to_vec();
+        let bias = bias.to_vec();
         (self.take(index, node), Some(bias))
     }
 
@@ -295,10 +286,7 @@ impl<'a> Matcher<'a> {
             Some(vector) => Err(wrong("a vector of the length", vector.values.len(), c)),
             None => Err(Unfit::because("has parameters that are not constant")),
         };
-        let epsilon = match node.attribute("epsilon") {
-            Some(Attribute::Float(epsilon)) => *epsilon,
-            _ => 1e-5,
-        };
+        let epsilon = epsilon(node);
         let same = (epsilon - at.epsilon).abs() <= SAME_EPSILON * at.epsilon;
         if !same {
             return Err(wrong("the epsilon", epsilon, at.epsilon));
@@ -351,25 +339,8 @@ impl<'a> Matcher<'a> {
             }
             match (activation, &graph_node.op[..]) {
                 (Activation::Relu, "Relu") => Ok(None),
-                (Activation::Relu6, "Clip") => {
-                    let limit = |name, i| match graph_node.attribute(name) {
-                        Some(Attribute::Float(limit)) => Some(*limit),
-                        _ => self.flow.scalar(graph_node, i),
-                    };
-                    match (limit("min", 1), limit("max", 2)) {
-                        (Some(0.0), Some(6.0)) => Ok(None),
-                        (min, max) => {
-                            let text = |x: Option<f32>| {
-                                x.map_or("no constant".to_owned(), |x| x.to_string())
-                            };
-                            Err(Unfit::because(format!(
-                                "clips from {} to {}",
-                                text(min),
-                                text(max)
-                            )))
-                        }
-                    }
-                }
+                (Activation::Relu6, "Clip") => clips_to_six(&self.flow, graph_node).map(|()| None),
+                (Activation::PRelu(()), "LeakyRelu") => Ok(Some(vec![leaky_slope(graph_node)?; c])),
                 (Activation::PRelu(()), "PRelu") => {
                     self.slopes(reader, graph_node, c, x.map).map(Some)
                 }
@@ -464,34 +435,8 @@ impl<'a> Matcher<'a> {
                     }
                     Ok(())
                 }
-                (Op::GlobalAvgPool, "GlobalAveragePool") if view.layout == Layout::Chw => {
-                    bare(view)
-                }
-                (Op::GlobalAvgPool, "AveragePool") => {
-                    let whole = Window::new((h, w), (h, w), 1, Padding::default());
-                    let whole = whole.map_err(|e| Unfit::because(e.to_string()))?;
-                    // With one position the stride does not matter.
-                    bare(view)?;
-                    same_kernel(graph_node, view, &whole)
-                }
-                (Op::GlobalAvgPool, "ReduceMean") => {
-                    let mut axes = self
-                        .flow
-                        .ints(graph_node, "axes", 1)
-                        .unwrap_or(&[])
-                        .to_vec();
-                    axes.iter_mut()
-                        .filter(|axis| **axis < 0)
-                        .for_each(|axis| *axis += 4);
-                    axes.sort_unstable();
-                    let image: &[i64] = match view.layout {
-                        Layout::Chw => &[2, 3],
-                        Layout::Hwc => &[1, 2],
-                    };
-                    match axes == image && !view.flat {
-                        true => bare(view),
-                        false => Err(wrong("the axes", axes, image)),
-                    }
+                (Op::GlobalAvgPool, "GlobalAveragePool" | "AveragePool" | "ReduceMean") => {
+                    averages_map(&self.flow, graph_node, view, (h, w))
                 }
                 _ => Err(Unfit::other()),
             }
@@ -503,6 +448,25 @@ impl<'a> Matcher<'a> {
     }
 }
 
+/// The node behind a layer of `k` outputs that adds a bias to them, and the bias; `flat`: the layer gives N x K.
+pub(super) fn separate_bias<'a, 'f>(
+    flow: &'f Flow<'a>,
+    graph: &'a Graph,
+    root: &str,
+    k: usize,
+    flat: bool,
+) -> Option<(usize, &'f [f32])> {
+    let (node, view, constant) = flow.arithmetic(graph, root)?;
+    // K must be the axis of channels.
+    let behind = match view.layout {
+        Layout::Chw if !flat && !view.flat => 2,
+        _ => 0,
+    };
+    let place = constant.shape.len().checked_sub(behind + 1)?;
+    let fits = constant.shape[place] == k && constant.values.len() == k;
+    (graph.nodes[node].op == "Add" && fits).then_some((node, &constant.values[..]))
+}
+
 /// Gamma, beta, mean and variance of a batch norm whose scale is 1 as nearly as float32 can say it: nearer than half a unit
 /// in the last place of any weight, so that folding it changes none.
 fn identity(epsilon: f32, c: usize, beta: &[f32]) -> [Vec<f32>; 4] {
@@ -510,16 +474,73 @@ fn identity(epsilon: f32, c: usize, beta: &[f32]) -> [Vec<f32>; 4] {
     [vec![1.0; c], beta.to_vec(), vec![0.0; c], vec![variance; c]]
 }
 
-fn wrong(what: &str, found: impl std::fmt::Debug, expected: impl std::fmt::Debug) -> Unfit {
-    Unfit::because(format!("has {what} {found:?}, not {expected:?}"))
+/// Whether a Clip is from 0 to 6; its limits are attributes before version 11, then inputs.
+pub(super) fn clips_to_six<'a>(flow: &Flow<'a>, node: &'a Node) -> Result<(), Unfit> {
+    let limit = |name, i| match node.attribute(name) {
+        Some(Attribute::Float(limit)) => Some(*limit),
+        _ => flow.scalar(node, i),
+    };
+    match (limit("min", 1), limit("max", 2)) {
+        (Some(0.0), Some(6.0)) => Ok(()),
+        (min, max) => {
+            let text = |x: Option<f32>| x.map_or("no constant".to_owned(), |x| x.to_string());
+            Err(Unfit::because(format!(
+                "clips from {} to {}",
+                text(min),
+                text(max)
+            )))
+        }
+    }
 }
 
-fn int(node: &Node, name: &str, absent: i64) -> i64 {
-    match node.attribute(name) {
-        Some(Attribute::Int(value)) => *value,
-        // A wrong type is no value that anybody asks for.
-        Some(_) => i64::MIN,
-        None => absent,
+/// The one slope of a LeakyRelu.
+fn leaky_slope(node: &Node) -> Result<f32, Unfit> {
+    match node.attribute("alpha") {
+        None => Ok(0.01),
+        Some(Attribute::Float(slope)) => Ok(*slope),
+        Some(_) => Err(Unfit::because("has an alpha that is no number")),
+    }
+}
+
+/// Whether a node averages the whole of a map of `h` x `w` pixels.
+pub(super) fn averages_map<'a>(
+    flow: &Flow<'a>,
+    node: &'a Node,
+    view: View<'a>,
+    (h, w): (usize, usize),
+) -> Result<(), Unfit> {
+    bare(view)?;
+    match &node.op[..] {
+        "GlobalAveragePool" if view.layout == Layout::Chw => Ok(()),
+        "GlobalAveragePool" => Err(Unfit::because("reads no N x C x H x W")),
+        "AveragePool" => {
+            let moves = Moves::of(node, view, (h, w), [0; 2])?;
+            // With one position the stride does not matter.
+            let whole = [h as i64, w as i64];
+            if moves.kernel != whole {
+                return Err(wrong("the kernel", moves.kernel, whole));
+            }
+            match moves.pads == [0; 4] {
+                true => Ok(()),
+                false => Err(wrong("the pads", moves.pads, [0; 4])),
+            }
+        }
+        "ReduceMean" => {
+            let mut axes = flow.ints(node, "axes", 1).unwrap_or(&[]).to_vec();
+            axes.iter_mut()
+                .filter(|axis| **axis < 0)
+                .for_each(|axis| *axis += 4);
+            axes.sort_unstable();
+            let image: &[i64] = match view.layout {
+                Layout::Chw => &[2, 3],
+                Layout::Hwc => &[1, 2],
+            };
+            match axes == image && !view.flat {
+                true => Ok(()),
+                false => Err(wrong("the axes", axes, image)),
+            }
+        }
+        _ => Err(Unfit::other()),
     }
 }
 
@@ -541,96 +562,5 @@ fn in_channels(view: View<'_>, map: Option<Shape>) -> Result<(), Unfit> {
             Err(Unfit::because("reads N x H x W x C"))
         }
         None => Ok(()),
-    }
-}
-
-/// The node's window is `window`, with what is padded before it.
-fn same_window(node: &Node, view: View<'_>, window: &Window) -> Result<(), Unfit> {
-    if view.layout == Layout::Hwc || view.flat && window.h * window.w > 1 {
-        return Err(Unfit::because("reads no N x C x H x W"));
-    }
-    let strides = ints(node, "strides", [1; 2])?;
-    if strides != [window.stride as i64; 2] {
-        return Err(wrong("the strides", strides, [window.stride; 2]));
-    }
-    same_kernel(node, view, window)
-}
-
-fn same_kernel(node: &Node, view: View<'_>, window: &Window) -> Result<(), Unfit> {
-    let kernel = [window.r as i64, window.s as i64];
-    let found = ints(node, "kernel_shape", kernel)?;
-    if found != kernel {
-        return Err(wrong("the kernel", found, kernel));
-    }
-    let dilations = ints(node, "dilations", [1; 2])?;
-    if dilations != [1; 2] {
-        return Err(wrong("the dilations", dilations, [1; 2]));
-    }
-    let Padding {
-        top,
-        bottom,
-        left,
-        right,
-    } = window.pad;
-    let expected = [top, left, bottom, right].map(|n| n as i64);
-    let own = match node.attribute("auto_pad") {
-        None => ints(node, "pads", [0; 4])?,
-        Some(Attribute::Text(how)) => match &how[..] {
-            "NOTSET" => ints(node, "pads", [0; 4])?,
-            "VALID" => [0; 4],
-            "SAME_UPPER" | "SAME_LOWER" => same_pads(view, window, how == "SAME_UPPER"),
-            _ => return Err(wrong("auto_pad", how, "NOTSET")),
-        },
-        Some(_) => return Err(Unfit::because("has an auto_pad that is no text")),
-    };
-    let mut pads = own;
-    for (pad, before) in pads.iter_mut().zip(view.pads) {
-        *pad = pad.saturating_add(i64::try_from(before).unwrap_or(i64::MAX));
-    }
-    if pads != expected {
-        return Err(wrong("the pads", pads, expected));
-    }
-    // Rounding up makes a difference only where the last window is not whole.
-    let whole = (window.h + top + bottom - window.r).is_multiple_of(window.stride)
-        && (window.w + left + right - window.s).is_multiple_of(window.stride);
-    match int(node, "ceil_mode", 0) {
-        0 => Ok(()),
-        1 if whole => Ok(()),
-        _ => Err(Unfit::because("rounds the size of its output up")),
-    }
-}
-
-/// The padding with which the output has ceil(size / stride) rows and columns.
-fn same_pads(view: View<'_>, window: &Window, more_behind: bool) -> [i64; 4] {
-    let total = |size: usize, before: usize, kernel: usize| {
-        let size = size.saturating_add(before);
-        let last = (size.div_ceil(window.stride) - 1).saturating_mul(window.stride);
-        last.saturating_add(kernel).saturating_sub(size)
-    };
-    let [top, left, bottom, right] = view.pads;
-    let both = [
-        total(window.h, top.saturating_add(bottom), window.r),
-        total(window.w, left.saturating_add(right), window.s),
-    ];
-    let [rows, columns] = both.map(|n| i64::try_from(n).unwrap_or(i64::MAX));
-    let less = [rows / 2, columns / 2];
-    let more = [rows - rows / 2, columns - columns / 2];
-    match more_behind {
-        true => [less[0], less[1], more[0], more[1]],
-        false => [more[0], more[1], less[0], less[1]],
-    }
-}
-
-/// An attribute of N numbers.
-fn ints<const N: usize>(node: &Node, name: &str, absent: [i64; N]) -> Result<[i64; N], Unfit> {
-    match node.attribute(name) {
-        None => Ok(absent),
-        Some(Attribute::Ints(ints)) => match <[i64; N]>::try_from(&ints[..]) {
-            Ok(ints) => Ok(ints),
-            Err(_) => Err(Unfit::because(format!("has {} {name}", ints.len()))),
-        },
-        Some(_) => Err(Unfit::because(format!(
-            "has {name} that are no whole numbers"
-        ))),
     }
 }

@@ -3,18 +3,23 @@
 //! A candidate [`Model`] is walked in order. For each of its layers the node is looked for that reads the values which the
 //! layer's inputs were found to be, computes the same, and has weights of the same shape; what only moves numbers is seen
 //! through (`flow.rs`). A batch norm that the exporter folded into the layer before it becomes one that changes nothing but
-//! by its beta. Constants that are subtracted from the input, multiplied and so on, are the input transform.
+//! by its beta. Constants that are subtracted from the input, multiplied and so on, or a batch norm of the input, are the
+//! input transform.
+//!
+//! A graph that is none of the candidates can be a model of its own (`network.rs`), which is then matched like them.
 
 mod flow;
 mod layer;
+mod network;
 mod normalised;
+mod window;
 
 use crate::backend::InputTransform;
 use crate::graph::params::{Param, ParamTable};
 use crate::graph::{Model, Op, Shape};
 use crate::optim::Role;
 use crate::weights::convention::{Convention, Foreign, foreign, pair_begins};
-use crate::weights::formats::onnx::{Attribute, Axis, Elements, Graph, Tensor};
+use crate::weights::formats::onnx::{Attribute, Axis, Elements, Graph, Node, Tensor};
 use flow::{Floats, Flow, Layout, Use, View};
 use normalised::Normalised;
 use std::fmt;
@@ -57,6 +62,21 @@ impl fmt::Display for Mismatch {
 /// The graph is another network: the first node that differs. Tried with several models, the one with the largest
 /// [`Mismatch::node`] is nearest.
 pub fn match_model(model: &Model, graph: &Graph) -> Result<Slabs, Mismatch> {
+    matched(model, graph, None)
+}
+
+/// The network that a graph is by itself, and its parameters.
+///
+/// # Errors
+/// The first node that is no layer here: its place, name and operator, and why.
+pub fn own_network(graph: &Graph) -> Result<(Model, Slabs), String> {
+    let network::Own { model, rest } = network::network(graph)?;
+    let slabs = matched(&model, graph, rest).map_err(|mismatch| mismatch.sentence)?;
+    Ok((model, slabs))
+}
+
+/// The parameters of `model` in `graph`; `rest` says why it is not the model, where that goes on behind its last layer.
+fn matched(model: &Model, graph: &Graph, rest: Option<String>) -> Result<Slabs, Mismatch> {
     let table = ParamTable::new(model);
     enough_floats(&table, graph)?;
     let mut matcher = Matcher {
@@ -82,6 +102,7 @@ pub fn match_model(model: &Model, graph: &Graph) -> Result<Slabs, Mismatch> {
     }
     matcher
         .end()
+        .map_err(|sentence| rest.unwrap_or(sentence))
         .and_then(|()| matcher.finite())
         .map_err(|sentence| Mismatch {
             node: model.nodes().len(),
@@ -292,32 +313,20 @@ impl<'a> Matcher<'a> {
                 _ => false,
             };
             if !fits {
-                let axis = |axis: &Axis| match axis {
-                    Axis::Length(n) => n.to_string(),
-                    Axis::Any(name) if name.is_empty() => "?".into(),
-                    Axis::Any(name) => name.clone(),
-                };
-                let found: Vec<String> = axes.iter().map(axis).collect();
                 return Err(format!(
                     "the graph's input {} is {}; the network takes N x 3 x {h} x {w}",
                     input.name,
-                    found.join(" x ")
+                    axes_text(axes)
                 ));
             }
         }
         let mut root = &input.name[..];
         let (mut scale, mut shift, mut any) = ([1.0_f64; 3], [0.0_f64; 3], false);
-        while let Some((node, view, constant)) = self.arithmetic(root) {
-            let Some(by) = three(constant, view) else {
-                break;
-            };
+        while let Some(Affine { node, factor, add }) = affine(&self.flow, self.graph, root)
+            && !(self.graph.nodes[node].op == "BatchNormalization" && self.begins_with_batch_norm())
+        {
             for c in 0..3 {
-                match &self.graph.nodes[node].op[..] {
-                    "Add" => shift[c] += by[c],
-                    "Sub" => shift[c] -= by[c],
-                    "Mul" => (scale[c], shift[c]) = (scale[c] * by[c], shift[c] * by[c]),
-                    _ => (scale[c], shift[c]) = (scale[c] / by[c], shift[c] / by[c]),
-                }
+                (scale[c], shift[c]) = (scale[c] * factor[c], shift[c] * factor[c] + add[c]);
             }
             (root, any) = (self.take(0, node), true);
         }
@@ -341,18 +350,12 @@ impl<'a> Matcher<'a> {
         })
     }
 
-    /// The one reader of `root`, if it adds a constant to it, or subtracts, multiplies or divides by one.
-    fn arithmetic(&self, root: &str) -> Option<(usize, View<'a>, &Floats<'a>)> {
-        let [Use { node, view }] = self.flow.uses(root) else {
-            return None;
-        };
-        let inputs = &self.graph.nodes[*node];
-        let constant = match &inputs.op[..] {
-            "Add" | "Mul" => (self.flow.floats(inputs, 1)).or_else(|| self.flow.floats(inputs, 0)),
-            "Sub" | "Div" => self.flow.floats(inputs, 1),
-            _ => None,
-        }?;
-        view.is_bare().then_some((*node, *view, constant))
+    /// Whether the model itself normalises its input; then the graph's first batch norm is that layer.
+    fn begins_with_batch_norm(&self) -> bool {
+        let mut nodes = self.model.nodes().iter();
+        nodes.any(|node| {
+            matches!(node.op, Op::BatchNorm(_)) && self.model.node(node.inputs[0]).op == Op::Input
+        })
     }
 
     /// Notes that a node of the graph is our layer `index`, or a part of it; the name of its value.
@@ -493,6 +496,63 @@ impl<'a> Matcher<'a> {
                 self.params[place.clone()].copy_from_slice(&start[place]);
             }
         }
+    }
+}
+
+fn axes_text(axes: &[Axis]) -> String {
+    let axis = |axis: &Axis| match axis {
+        Axis::Length(n) => n.to_string(),
+        Axis::Any(name) if name.is_empty() => "?".into(),
+        Axis::Any(name) => name.clone(),
+    };
+    let axes: Vec<String> = axes.iter().map(axis).collect();
+    axes.join(" x ")
+}
+
+/// What a node does to each channel of the picture: `x * factor + add`.
+struct Affine {
+    node: usize,
+    factor: [f64; 3],
+    add: [f64; 3],
+}
+
+/// The one reader of the picture `root`, if all it does is to add, subtract, multiply by or divide by constants, or to
+/// normalise.
+fn affine<'a>(flow: &Flow<'a>, graph: &'a Graph, root: &str) -> Option<Affine> {
+    const ONE: [f64; 3] = [1.0; 3];
+    const ZERO: [f64; 3] = [0.0; 3];
+    if let Some((node, view, constant)) = flow.arithmetic(graph, root) {
+        let by = three(constant, view)?;
+        let (factor, add) = match &graph.nodes[node].op[..] {
+            "Add" => (ONE, by),
+            "Sub" => (ONE, by.map(|x| -x)),
+            "Mul" => (by, ZERO),
+            _ => (by.map(|x| 1.0 / x), ZERO),
+        };
+        return Some(Affine { node, factor, add });
+    }
+    let [Use { node, view }] = *flow.uses(root) else {
+        return None;
+    };
+    let normalises = &graph.nodes[node];
+    let channels = view.layout == Layout::Chw && !view.flat && view.is_bare();
+    if normalises.op != "BatchNormalization" || !channels {
+        return None;
+    }
+    let vector = |i: usize| <[f32; 3]>::try_from(&flow.floats(normalises, i)?.values[..]).ok();
+    let [gamma, beta, mean, variance] = [vector(1)?, vector(2)?, vector(3)?, vector(4)?];
+    let epsilon = f64::from(epsilon(normalises));
+    let factor: [f64; 3] =
+        std::array::from_fn(|c| f64::from(gamma[c]) / (f64::from(variance[c]) + epsilon).sqrt());
+    let add = std::array::from_fn(|c| f64::from(beta[c]) - f64::from(mean[c]) * factor[c]);
+    Some(Affine { node, factor, add })
+}
+
+/// A BatchNormalization's epsilon.
+fn epsilon(node: &Node) -> f32 {
+    match node.attribute("epsilon") {
+        Some(Attribute::Float(epsilon)) => *epsilon,
+        _ => 1e-5,
     }
 }
 
