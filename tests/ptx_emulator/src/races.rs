@@ -39,9 +39,9 @@ const BLOCK: u32 = 44;
 const TIME: u32 = 39;
 const ATOMIC: Record = 1 << 38;
 const WARP: u32 = 32;
-/// As a block of reads: several. As a block of writes: several, with atomic operations only.
+/// As a block of reads: several, of each byte. As a block of writes: several, with atomic operations only.
 const MANY: u64 = 0xffffe;
-/// As a block of writes: see [`Races::mixed`].
+/// As a block: see [`Races::mixed`] and [`Races::readers`].
 const MIXED: Record = (0xfffff << BLOCK) | BYTES;
 const BYTES: Record = 0xffff_ffff;
 /// As a warp: several.
@@ -154,6 +154,37 @@ pub(crate) struct Races {
     tickets: Mutex<HashMap<u64, Vec<Release>>>,
     /// The records of sectors that several blocks have written, by address.
     mixed: [Mutex<HashMap<u64, Vec<Record>>>; 16],
+    /// Who read sectors of which several blocks have read different bytes, by the place of the sector's record.
+    readers: [Mutex<HashMap<usize, Readers>>; 16],
+}
+
+/// Who read which bytes of a sector.
+#[derive(Debug, Default)]
+struct Readers {
+    /// Bytes that several blocks have read.
+    many: u32,
+    /// Blocks, and the bytes that only they have read.
+    single: Vec<(u64, u32)>,
+}
+
+impl Readers {
+    fn add(&mut self, block: u64, bytes: u32) {
+        let mut fresh = bytes & !self.many;
+        for (other, theirs) in &mut self.single {
+            if *other != block {
+                let both = *theirs & fresh;
+                *theirs &= !both;
+                fresh &= !both;
+                self.many |= both;
+            }
+        }
+        self.single.retain(|(_, theirs)| *theirs != 0);
+        match self.single.iter_mut().find(|(other, _)| *other == block) {
+            Some((_, own)) => *own |= fresh,
+            None if fresh != 0 => self.single.push((block, fresh)),
+            None => {}
+        }
+    }
 }
 
 impl Races {
@@ -166,7 +197,13 @@ impl Races {
             released: AtomicBool::new(false),
             tickets: Mutex::default(),
             mixed: Default::default(),
+            readers: Default::default(),
         }
+    }
+
+    fn readers(&self, touch: &Touch) -> (MutexGuard<'_, HashMap<usize, Readers>>, usize) {
+        let key = std::ptr::from_ref(touch) as usize;
+        (lock(&self.readers[key / 16 % self.readers.len()]), key)
     }
 
     fn mixed(&self, address: u64) -> MutexGuard<'_, HashMap<u64, Vec<Record>>> {
@@ -298,24 +335,41 @@ impl BlockRaces {
         let reads = touch.reads.load(Relaxed);
         let known = block_of(reads) == self.block || block_of(reads) == MANY;
         if !known || reads as u32 & bytes != bytes {
-            self.note_read(touch, bytes);
+            self.note_read(races, touch, bytes);
         }
         let writes = touch.writes.load(SeqCst);
         writes as u32 & bytes == 0 || block_of(writes) == self.block
     }
 
     #[inline(never)]
-    fn note_read(&mut self, touch: &Touch, bytes: u32) {
+    fn note_read(&mut self, races: &Races, touch: &Touch, bytes: u32) {
         let mine = self.block << BLOCK | u64::from(bytes);
-        let noted = touch.reads.fetch_update(SeqCst, SeqCst, |old| {
-            Some(match old {
-                // Nobody, or atomic operations, which are no reads to respect.
-                _ if old & BYTES == 0 => mine,
-                _ if block_of(old) == self.block => old | mine,
-                _ => MANY << BLOCK | ((old | mine) & BYTES),
-            })
+        let alone = touch.reads.fetch_update(SeqCst, SeqCst, |old| match old {
+            // Nobody, or atomic operations, which are no reads to respect.
+            _ if old & BYTES == 0 => Some(mine),
+            _ if block_of(old) == self.block => Some(old | mine),
+            _ if block_of(old) == MANY && old & BYTES == u64::from(bytes) => Some(old),
+            _ => None,
         });
-        self.first.reads += u64::from(noted == Ok(0));
+        if let Ok(old) = alone {
+            self.first.reads += u64::from(old == 0);
+            return;
+        }
+        let (mut sectors, key) = races.readers(touch);
+        let old = touch.reads.swap(MIXED, SeqCst);
+        let readers = sectors.entry(key).or_default();
+        match block_of(old) {
+            _ if old == MIXED => {}
+            MANY => readers.many = old as u32,
+            block => readers.add(block, old as u32),
+        }
+        readers.add(self.block, bytes);
+        // Where all bytes are read by several, as weights are, the record alone says so.
+        if readers.single.is_empty() {
+            let record = MANY << BLOCK | u64::from(readers.many);
+            sectors.remove(&key);
+            touch.reads.store(record, SeqCst);
+        }
     }
 
     /// Notes a write; true if it conflicts with nothing. False: nothing was noted, and [`Self::check_write`] is to.
@@ -514,22 +568,31 @@ impl BlockRaces {
     /// An error if this block's write to `bytes` is not ordered after the reads of others.
     fn after_reads(&mut self, races: &Races, touch: &Touch, bytes: u32) -> Result<(), Conflict> {
         let reads = touch.reads.load(SeqCst);
-        let block = block_of(reads);
-        if reads as u32 & bytes == 0 || block == self.block {
-            return Ok(());
-        }
-        let ordered = if block == MANY {
-            self.knows_all(races)
-        } else {
-            self.clock(races).contains_key(&block)
+        let (many, others) = match block_of(reads) {
+            _ if reads == MIXED => {
+                let (sectors, key) = races.readers(touch);
+                let readers = sectors.get(&key);
+                readers.map_or((0, Vec::new()), |r| (r.many, r.single.clone()))
+            }
+            MANY => (reads as u32, Vec::new()),
+            block => (0, vec![(block, reads as u32)]),
         };
-        if ordered {
-            return Ok(());
+        if many & bytes != 0 && !self.knows_all(races) {
+            return Err(Conflict {
+                block: None,
+                did: "read",
+            });
         }
-        Err(Conflict {
-            block: (block != MANY).then(|| block - 1),
-            did: "read",
-        })
+        for (block, theirs) in others {
+            let mine = block == self.block || theirs & bytes == 0;
+            if !mine && !self.clock(races).contains_key(&block) {
+                return Err(Conflict {
+                    block: Some(block - 1),
+                    did: "read",
+                });
+            }
+        }
+        Ok(())
     }
 
     /// Whether this block has acquired something from every other block.

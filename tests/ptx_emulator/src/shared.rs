@@ -3,7 +3,8 @@
 //! **Races.** Every word (or smaller grain, where a kernel accesses less) remembers its last writer and its readers as
 //! a *stamp*: the block's epoch, which every barrier advances; the warp; the warp's own epoch, which `bar.warp.sync`
 //! advances; the lane. Two accesses to a word conflict if one writes, both are of one block epoch, and they are of
-//! different warps, or of one warp in one warp epoch and of different lanes. A barrier that only some warps pass
+//! different warps, or of one warp in one warp epoch and of different lanes. A store of what is there already conflicts
+//! with no other write (compilers let several warps store the same). A barrier that only some warps pass
 //! (`barrier.sync id, count`) advances the epoch for all, so a race with a warp outside it may go unseen.
 
 use crate::fault::{Check, Trouble};
@@ -375,6 +376,33 @@ impl Shared {
             unit.writers[grain % 4] = stamp;
         }
         Ok(())
+    }
+
+    /// Whether `words` are there already and nobody else has read them in this epoch, so that a second warp may store
+    /// them again. Notes the write if so.
+    pub(crate) fn repeats(
+        &mut self,
+        offset: u32,
+        bytes: u32,
+        who: Who,
+        lane: usize,
+        words: &[u32],
+    ) -> bool {
+        let stamp = who.lane(lane as u32);
+        let grains = self.grains(offset, bytes);
+        let fine = grains.clone().all(|grain| {
+            let unit = &self.units[grain / 4];
+            unit.states[grain % 4] == WRITTEN
+                && !conflicts(unit.readers[grain % 4], stamp)
+                && warp_of(unit.writers[grain % 4]) != ATOMIC
+        });
+        if !fine || self.fetch(offset, bytes)[..words.len()] != *words {
+            return false;
+        }
+        for grain in grains {
+            self.units[grain / 4].writers[grain % 4] = stamp;
+        }
+        true
     }
 
     /// Checks and notes an atomic operation.

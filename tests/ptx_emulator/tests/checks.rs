@@ -243,6 +243,12 @@ fn one_store_of_different_values_is_a_race() {
     assert_eq!(b.words(y, 32), [7; 32]);
     let fault = b.run("same_store", 1, 32, &[y], &[1]);
     assert_fault(fault, Check::SharedRace, "same_store", "s[0] =", Some(1));
+    // Two warps may store the same, but not each its own.
+    let y = b.empty(64);
+    b.run("same_store", 1, 64, &[y], &[0]).unwrap();
+    assert_eq!(b.words(y, 64), [7; 64]);
+    let fault = b.run("same_store", 1, 64, &[y], &[2]);
+    assert_fault(fault, Check::SharedRace, "same_store", "s[0] =", Some(32));
 }
 
 #[test]
@@ -355,6 +361,10 @@ fn blocks_leave_each_others_memory_alone() {
     let b = bench();
     let y = b.floats(256);
     b.run("shift", 4, 64, &[y], &[0]).unwrap();
+    // Blocks of three words share sectors, but no bytes.
+    b.run("shift", 80, 3, &[y], &[0]).unwrap();
+    let fault = b.run("shift", 80, 3, &[y], &[1]);
+    assert_eq!(fault.unwrap_err().check, Check::GlobalRace);
     // Within a block the barrier orders reads and writes; across blocks nothing does.
     b.run("shift", 1, 256, &[y], &[1]).unwrap();
     for distance in [1, 64] {

@@ -11,6 +11,7 @@ pub(super) fn cases() -> Vec<Case> {
         atomics(),
         asynchronous(),
         policies(),
+        vec![global_of_a_function()],
     ]
     .concat()
 }
@@ -385,6 +386,18 @@ fn keep_bytes(row: [u32; 4], count: usize) -> [u32; 4] {
         let bytes = count.saturating_sub(4 * word).min(4);
         row[word] & ((1u64 << (8 * bytes)) - 1) as u32
     })
+}
+
+/// A global variable that is declared inside a kernel is the module's, with its first value.
+fn global_of_a_function() -> Case {
+    let inputs: Vec<[u32; 1]> = (0..64).map(|i| [i]).collect();
+    Case::lanes(
+        "a global variable inside a function",
+        "mov.u64 %q0, table; and.b32 %r0, %a0, 3; mad.wide.u32 %q0, %r0, 4, %q0; ld.global.b32 %d0, [%q0];",
+        &inputs,
+        |[i]| [10 * (i % 4 + 1)],
+    )
+    .locals(".global .align 4 .b32 table[4] = {10, 20, 30, 40};\n")
 }
 
 /// `cp.async` with its groups. Every thread copies a row of its own.

@@ -405,10 +405,14 @@ fn store_shared<const N: usize>(
     let quick = shared.is_word_grained() && bytes >= 4;
     for (lane, distance) in pattern.leaders() {
         let offset = first.wrapping_add(distance as u32);
-        if !quick || !shared.write_words(offset, who, lane, &cells[lane]) {
-            shared.claim(offset, bytes, who, lane)?;
-            shared.put(offset, bytes, &cells[lane]);
+        let words = &cells[lane];
+        if quick && shared.write_words(offset, who, lane, words)
+            || shared.repeats(offset, bytes, who, lane, words)
+        {
+            continue;
         }
+        shared.claim(offset, bytes, who, lane)?;
+        shared.put(offset, bytes, words);
     }
     Ok(())
 }

@@ -159,7 +159,12 @@ impl<'a> Parser<'a> {
                 "extern" => external = true,
                 "visible" | "weak" | "common" => {}
                 "entry" | "func" => {
-                    let function = self.function(directive == "entry")?;
+                    let mut function = self.function(directive == "entry")?;
+                    // Global variables of a function live as long as the module's.
+                    let global =
+                        |v: &mut Variable| matches!(v.space, VarSpace::Global | VarSpace::Const);
+                    tree.variables
+                        .extend(function.variables.extract_if(.., global));
                     // A declaration may precede the definition.
                     if function.defined {
                         tree.functions
