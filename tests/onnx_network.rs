@@ -716,7 +716,7 @@ fn the_first_node_that_is_no_layer_is_named() {
         }),
     ];
     for (words, draw) in cases {
-        let (error, node) = refusal(|d| draw(d));
+        let (error, node) = refusal(draw);
         let (_, op) = node.rsplit_once('/').unwrap();
         let (op, place) = op.rsplit_once('_').unwrap();
         let place: usize = place.parse::<usize>().unwrap() + 1;
@@ -1077,9 +1077,7 @@ fn it_is_fine_tuned_from_what_it_is() {
         trainer.embedder(1).unwrap().embed(&picture).unwrap(),
         expected
     );
-    let losses: Vec<f64> = (0..30)
-        .map(|_| f64::from(trainer.step().unwrap().loss))
-        .collect();
+    let losses: Vec<f64> = (0..30).map(|_| trainer.step().unwrap().loss).collect();
     assert!(losses[29] < losses[0], "{losses:?}");
     // Every parameter moved, the depthwise layer's bias among them.
     let after = trainer.checkpoint().unwrap();

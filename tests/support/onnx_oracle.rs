@@ -341,7 +341,7 @@ fn compute<'a>(
             x.transposed(&perm)
         }
         "Pad" => {
-            let pads = match y {
+            let pads: Vec<usize> = match y {
                 Some(pads) => pads.numbers.iter().map(|&n| n as usize).collect(),
                 None => ints(node, "pads", &[])
                     .iter()
@@ -355,7 +355,7 @@ fn compute<'a>(
 }
 
 /// Zeros around the images: top, left, bottom, right at places 2, 3, 6, 7.
-fn padded(x: &Value, pads: &Vec<usize>) -> Value {
+fn padded(x: &Value, pads: &[usize]) -> Value {
     let [n, c, h, w] = x.four();
     let [rows, columns] = [h + pads[2] + pads[6], w + pads[3] + pads[7]];
     let mut numbers = vec![0.0; n * c * rows * columns];

@@ -14,8 +14,7 @@
 //! The last N identities can be kept out of training: they become an image folder whose folder names are their numbers
 //! (`85642/0001.jpg`), which is what embedding test identities by number wants.
 //!
-//! Everything appears together at the end, in the place of an earlier run's files
-//! ([`exchange`](crate::base::exchange)); the folder is locked until then.
+//! Everything appears together at the end, in the place of an earlier run's files; the folder is locked until then.
 
 mod files;
 mod recordio;

@@ -269,18 +269,23 @@ fn sum<const K: usize, const TERMS: usize, V: Lanes>(
     let terms = TERMS.min(K);
     let exponents = V::load(&c.exponents);
     let mut top = exponents;
-    for k in first..first + terms {
-        let product = V::splat(left.exponents[k]).add(V::load(&right[k].exponents));
-        top = top.max(product);
+    let step = first..first + terms;
+    for (left, right) in left.exponents[step.clone()].iter().zip(&right[step]) {
+        top = top.max(V::splat(*left).add(V::load(&right.exponents)));
     }
     let mut sum = V::load(&c.significands).toward_zero(top.sub(exponents));
     let mut total = [0.0; N];
     for chunk in (first..first + terms).step_by(CHUNK) {
-        for k in chunk..chunk + CHUNK.min(terms) {
-            let product = V::splat(left.significands[k]).mul(V::load(&right[k].significands));
-            let below = top
-                .sub(V::splat(left.exponents[k]))
-                .sub(V::load(&right[k].exponents));
+        let chunk = chunk..chunk + CHUNK.min(terms);
+        let (exponents, significands) = (
+            &left.exponents[chunk.clone()],
+            &left.significands[chunk.clone()],
+        );
+        for ((exponent, significand), right) in
+            exponents.iter().zip(significands).zip(&right[chunk])
+        {
+            let product = V::splat(*significand).mul(V::load(&right.significands));
+            let below = top.sub(V::splat(*exponent)).sub(V::load(&right.exponents));
             sum = sum.add(product.toward_zero(below));
         }
         for (total, sum) in total.iter_mut().zip(sum.row()) {
