@@ -101,11 +101,12 @@ pub fn forward(model: &Model, params: &[f64], mode: Mode<'_>, input: &[f64], n: 
                         statistics[at + c..][..c].to_vec(),
                     ),
                 };
-                let (gamma, beta) = (param("gamma"), param("beta").expect("a shift"));
+                let (gamma, beta) = (param("gamma"), param("beta"));
                 let epsilon = f64::from(batch_norm.epsilon);
                 by_channel(x, c, |x, i| {
                     let normalised = (x - mean[i]) / (variance[i] + epsilon).sqrt();
-                    gamma.map_or(1.0, |gamma| gamma[i]) * normalised + beta[i]
+                    gamma.map_or(1.0, |gamma| gamma[i]) * normalised
+                        + beta.map_or(0.0, |beta| beta[i])
                 })
             }
             Op::Activation(Activation::Identity) => unreachable!("the builder refuses it"),

@@ -249,11 +249,11 @@ mod tests {
     #[test]
     fn rounding_agrees_with_half() {
         for bits in 0..=u16::MAX {
+            // `half` makes a signalling NaN quiet as it widens it.
             let stored = bf16::from_bits(bits);
-            assert!(
-                stored.widen().to_bits() == stored.to_f32().to_bits(),
-                "{bits:#06x}"
-            );
+            let (found, expected) = (stored.widen(), stored.to_f32());
+            let same = found.to_bits() == expected.to_bits() || found.is_nan() && expected.is_nan();
+            assert!(same, "{bits:#06x}");
             for low in [0, 1, 0x7fff, 0x8000, 0x8001, 0xffff] {
                 let value = f32::from_bits(u32::from(bits) << 16 | low);
                 let (found, expected) = (bf16::narrow(value), bf16::from_f32(value));
