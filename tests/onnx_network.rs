@@ -1102,7 +1102,15 @@ fn the_commands_take_it() {
     let (faces, own) = (path("faces"), path("own.safetensors"));
     write_faces(Path::new(&faces), 8);
     let run = |words: &[&str]| stdout_of_success(&arcface_cu(words));
-    let text = run(&["import", &theirs, "--input", "imagenet", "--out", &own]);
+    let text = run(&[
+        "import",
+        &theirs,
+        "--input",
+        "imagenet",
+        "--out",
+        &own,
+        "--verbose",
+    ]);
     assert!(
         text.starts_with(
             "network: custom, 7-d embedding, takes RGB as (x/255 - mean)/std of ImageNet"

@@ -133,7 +133,7 @@ fn info_and_plan_know_the_card() {
     let text = machine.succeed(&["info"]);
     for word in [
         "the driver speaks CUDA 13.0",
-        "cuda:0: software card, sm_80, 16 multiprocessors, 17.2 GB",
+        "cuda:0: software card (tensor cores with the arithmetic of A100), sm_80, 16 multiprocessors, 17.2 GB",
         "kernels are compiled for: compute_80, PTX",
         "--device auto takes cuda:0",
     ] {
@@ -231,7 +231,8 @@ fn out_of_memory_is_a_sentence_and_gives_all_back() {
     let [pinned, memory] = ["cuMemHostAlloc", "cuMemAllocAsync"].map(|f| (f, calls[f]));
     let at = [pinned, memory].map(|(f, last)| [(f, 1), (f, last / 2), (f, last)]);
     for (function, n) in at.concat() {
-        let mut command = machine.train("failed", 1, true);
+        // The last ones are of the embeddings that are looked at when the run is done and saved.
+        let mut command = machine.train(&format!("failed-{function}-{n}"), 1, false);
         command.env("SOFTWARE_CARD_FAIL", format!("{function}:{n}:2"));
         fails(command, &["allocating", "out of memory", "smaller batch"]);
         machine.report();
@@ -308,7 +309,7 @@ fn machine_code_of_another_card_is_refused_with_a_sentence() {
             "does not take",
         ],
     );
-    let mut command = machine.train("out", 1, false);
+    let mut command = machine.train("other", 1, false);
     command.env("ARCFACE_CU_ARCH", "compute_90");
     fails(
         command,

@@ -234,11 +234,7 @@ impl<D: Driver> Backend for Cuda<D> {
     }
 
     fn supports(&self, element: Element) -> bool {
-        match element {
-            Element::F32 => true,
-            // The first cards whose tensor cores multiply it.
-            Element::Bf16 => self.driver.properties().capability >= (8, 0),
-        }
+        tiles::takes(self.driver.properties().capability, element)
     }
 
     fn alloc(&self, element: Element, len: usize) -> Result<Buffer<D::Memory>> {

@@ -61,6 +61,14 @@ macro_rules! by_element_and_vector {
     };
 }
 
+/// Whether cards of a compute capability take tensors of `element`: bfloat16 those whose tensor cores multiply it.
+pub fn takes(capability: (u32, u32), element: Element) -> bool {
+    match element {
+        Element::F32 => true,
+        Element::Bf16 => capability >= (8, 0),
+    }
+}
+
 /// What is for tensors of `element`.
 pub(super) fn by_element<T>(programs: &'static ByElement<T>, element: Element) -> &'static T {
     match element {

@@ -3,7 +3,7 @@
 use super::{Args, INPUT, names_network};
 use crate::cli::output::{count, say};
 use crate::optim::Course;
-use crate::recipe::config::{Config, NetworkConfig};
+use crate::recipe::config::{Config, NetworkConfig, Precision};
 use crate::{Error, Result};
 
 /// How the learning rate goes on in a resumed run of another length.
@@ -51,7 +51,10 @@ impl Args {
         config.train.checkpoint_every = asked.train.checkpoint_every;
         config.train.keep_checkpoints = asked.train.keep_checkpoints;
         // What changes only how exactly they are computed may, and is said.
-        config.train.precision = asked.train.precision;
+        match asked.train.precision {
+            Precision::Auto => asked.train.precision = config.train.precision,
+            precision => config.train.precision = precision,
+        }
         config.preset.clone_from(&asked.preset);
         let mut same_length = asked.clone();
         same_length.train.epochs = stored.train.epochs;

@@ -50,7 +50,7 @@ impl Bin {
             )
         };
         let (Value::Tuple(items) | Value::List(items)) = values.top() else {
-            return Err(bad("something else".into()));
+            return Err(bad(values.what(&file, values.top_id())));
         };
         let &[images, same] = &items[..] else {
             return Err(bad(format!("{} items", items.len())));
