@@ -24,7 +24,7 @@ use crate::eval;
 use crate::recipe::config::IMAGE_SIZE;
 use crate::{Error, Result};
 use std::fs::{self, File};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The evaluation set's name.
 pub const SET: &str = "faces";
@@ -143,16 +143,19 @@ impl Demo {
     /// Before anything is written there, a lock included.
     fn refuse_foreign(&self) -> Result<()> {
         let out = &self.out;
-        let mark = fs::read_to_string(out.join(COMMANDS));
-        if !out.exists() || mark.is_ok_and(|text| text.starts_with(MARK)) {
+        if !out.exists() {
             return Ok(());
         }
+        let is_own =
+            |path: &Path| fs::read_to_string(path).is_ok_and(|text| text.starts_with(MARK));
         let io = || Error::io("listing the folder", out);
         for entry in fs::read_dir(out).map_err(io())? {
             let name = entry.map_err(io())?.file_name();
             let name = name.to_string_lossy();
             // What a demonstration leaves that was killed before its mark was there.
-            if !name.ends_with(".lock") && !files::is_temporary(&name) {
+            let harmless = name.ends_with(".lock") || files::is_temporary(&name);
+            // The mark is looked for once something else is seen: another demonstration may just have written it.
+            if !harmless && !is_own(&out.join(COMMANDS)) {
                 return Err(Error::data(
                     out,
                     "is not empty and was not left by an earlier demo; choose another folder with --out",
