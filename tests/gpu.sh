@@ -16,8 +16,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# The most bytes in a parcel: an upload may be limited.
-most=$((40 << 20))
+# The most bytes in a parcel: uploads are often limited to 64 MiB.
+most=$((60 << 20))
 
 die() { printf 'gpu.sh: %s\n' "$*" >&2; exit 1; }
 step() { printf '\n== %s\n' "$*"; "$@"; }
