@@ -5,7 +5,7 @@ use super::lower;
 use super::params::ParamTable;
 use super::plan::MemoryPlan;
 use super::program::{After, Instruction, LayerGeometry, Program};
-use super::storage::{Slots, activation, pending};
+use super::storage::{Parameters, Slots, activation, parameter_bytes, pending};
 use super::train::read;
 use super::{Model, Shape};
 use crate::backend::geometry::PerChannel;
@@ -20,9 +20,7 @@ use crate::{Error, Result};
 pub struct InferGraph<B: Backend> {
     program: Program,
     folding: Folding,
-    params: B::Buffer,
-    /// The parameters rounded to the tensors' elements, where these are not float32.
-    shadow: Option<B::Buffer>,
+    params: Parameters<B>,
     /// Coefficients of the batch norms that could not be folded.
     forward: Vec<B::Buffer>,
     slots: Slots<B>,
@@ -37,11 +35,7 @@ pub fn memory_plan(model: &Model, element: Element) -> MemoryPlan {
 }
 
 fn plan_for(program: &Program, folding: &Folding) -> MemoryPlan {
-    let shadow = match program.element {
-        Element::F32 => 0,
-        element => folding.len() * element.bytes(),
-    };
-    let own = folding.len() * Element::F32.bytes() + shadow;
+    let own = parameter_bytes(program.element, folding.len());
     MemoryPlan::new(program, own as u64)
 }
 
@@ -73,10 +67,7 @@ impl<B: Backend> InferGraph<B> {
         let coefficients = |layer| folding::frozen(layer, params, statistics);
         let forward: Vec<Vec<f32>> = program.batch_norms.iter().map(coefficients).collect();
         let mut graph = InferGraph {
-            params: backend.alloc(Element::F32, folding.len())?,
-            shadow: (element != Element::F32)
-                .then(|| backend.alloc(element, folding.len()))
-                .transpose()?,
+            params: Parameters::new(backend, element, folding.len())?,
             forward: forward
                 .iter()
                 .map(|vectors| backend.alloc(Element::F32, vectors.len()))
@@ -96,10 +87,7 @@ impl<B: Backend> InferGraph<B> {
 
     fn set_params(&mut self, backend: &mut B, params: &[f32], statistics: &[f32]) -> Result<()> {
         let folded = self.folding.fold(params, statistics);
-        if let Some(shadow) = &mut self.shadow {
-            backend.upload(&folded, shadow, 0)?;
-        }
-        backend.upload(&folded, &mut self.params, 0)
+        self.params.upload(backend, &folded)
     }
 
     /// Shape of an input image.
@@ -185,7 +173,7 @@ impl<B: Backend> InferGraph<B> {
         out: &mut B::Buffer,
     ) -> Result<()> {
         let values = &self.program.values;
-        let value = |v: usize| pending(&values[v], &self.slots, &self.forward, &self.params);
+        let value = |v: usize| pending(&values[v], &self.slots, &self.forward, &self.params.slab);
         match *instruction {
             Instruction::Conv {
                 layer, x, after, ..
@@ -195,7 +183,7 @@ impl<B: Backend> InferGraph<B> {
                 };
                 let epilogue = Epilogue::Activate {
                     residual: residual.map(|r| self.slots.get(values[r].tensor)),
-                    activation: activation(act, &self.params),
+                    activation: activation(act, &self.params.slab),
                 };
                 let layer = &self.program.layers[layer];
                 let (x, filter) = (value(x), layer.filter);
@@ -203,8 +191,8 @@ impl<B: Backend> InferGraph<B> {
                     LayerGeometry::Full(geometry) => backend.conv2d_fprop(Conv2dFprop {
                         geometry,
                         x,
-                        params: &self.params,
-                        filters: self.shadow.as_ref().unwrap_or(&self.params),
+                        params: &self.params.slab,
+                        filters: self.params.filters(),
                         filter,
                         y: out,
                         epilogue,
@@ -212,7 +200,7 @@ impl<B: Backend> InferGraph<B> {
                     LayerGeometry::Depthwise(geometry) => backend.depthwise_fprop(DepthwiseFprop {
                         geometry,
                         x,
-                        params: &self.params,
+                        params: &self.params.slab,
                         filter,
                         y: out,
                         epilogue,
@@ -221,7 +209,7 @@ impl<B: Backend> InferGraph<B> {
             }
             Instruction::Add { a, b, act, .. } => {
                 let rows = values[a].rows(n);
-                let act = activation(act, &self.params);
+                let act = activation(act, &self.params.slab);
                 backend.add_fprop(AddFprop {
                     rows,
                     a: value(a),
@@ -251,6 +239,6 @@ impl<B: Backend> InferGraph<B> {
 
     /// The folded parameter slab, for tests and exports.
     pub fn folded(&self, backend: &mut B) -> Result<Vec<f32>> {
-        read(backend, &self.params)
+        read(backend, &self.params.slab)
     }
 }

@@ -58,6 +58,46 @@ impl<B: Backend> Slots<B> {
     }
 }
 
+/// A parameter slab and, where tensors are not float32, its copy rounded to their elements.
+#[derive(Debug)]
+pub(super) struct Parameters<B: Backend> {
+    pub(super) slab: B::Buffer,
+    pub(super) shadow: Option<B::Buffer>,
+}
+
+impl<B: Backend> Parameters<B> {
+    /// `len` zeros, for tensors of `element`.
+    pub(super) fn new(backend: &B, element: Element, len: usize) -> Result<Self> {
+        let shadow = (element != Element::F32).then(|| backend.alloc(element, len));
+        Ok(Parameters {
+            slab: backend.alloc(Element::F32, len)?,
+            shadow: shadow.transpose()?,
+        })
+    }
+
+    /// The filters of products.
+    pub(super) fn filters(&self) -> &B::Buffer {
+        self.shadow.as_ref().unwrap_or(&self.slab)
+    }
+
+    /// Replaces all of them.
+    pub(super) fn upload(&mut self, backend: &mut B, values: &[f32]) -> Result<()> {
+        if let Some(shadow) = &mut self.shadow {
+            backend.upload(values, shadow, 0)?;
+        }
+        backend.upload(values, &mut self.slab, 0)
+    }
+}
+
+/// Bytes of `len` parameters where tensors are of `element`.
+pub(super) fn parameter_bytes(element: Element, len: usize) -> usize {
+    let shadow = match element {
+        Element::F32 => 0,
+        element => element.bytes(),
+    };
+    len * (Element::F32.bytes() + shadow)
+}
+
 /// The channel vectors of batch norms and gradients.
 #[derive(Debug)]
 pub(super) struct Vectors<B: Backend> {

@@ -22,7 +22,7 @@ impl<B: Backend> TrainGraph<B> {
             &self.program.values[value],
             &self.slots,
             &self.vectors.forward,
-            &self.params,
+            &self.params.slab,
         )
     }
 
@@ -54,7 +54,6 @@ impl<B: Backend> TrainGraph<B> {
                 let Self {
                     program,
                     params,
-                    shadow,
                     slots,
                     vectors:
                         Vectors {
@@ -67,13 +66,13 @@ impl<B: Backend> TrainGraph<B> {
                     _ => Epilogue::Raw,
                 };
                 let layer = &program.layers[layer];
-                let x = pending(&program.values[x], slots, forward, params);
+                let x = pending(&program.values[x], slots, forward, &params.slab);
                 let done = match layer.geometry(n) {
                     LayerGeometry::Full(geometry) => backend.conv2d_fprop(Conv2dFprop {
                         geometry,
                         x,
-                        params,
-                        filters: shadow.as_ref().unwrap_or(params),
+                        params: &params.slab,
+                        filters: params.filters(),
                         filter: layer.filter,
                         y: &mut out,
                         epilogue,
@@ -81,7 +80,7 @@ impl<B: Backend> TrainGraph<B> {
                     LayerGeometry::Depthwise(geometry) => backend.depthwise_fprop(DepthwiseFprop {
                         geometry,
                         x,
-                        params,
+                        params: &params.slab,
                         filter: layer.filter,
                         y: &mut out,
                         epilogue,
@@ -104,7 +103,7 @@ impl<B: Backend> TrainGraph<B> {
                 backend.batch_norm_fprop(BatchNormFprop {
                     rows: Value::plain(0, layer.shape).rows(n),
                     moments: &self.vectors.moments,
-                    params: &self.params,
+                    params: &self.params.slab,
                     at: layer.at,
                     statistics: &mut self.statistics,
                     forward: &mut self.vectors.forward[batch_norm],
@@ -113,7 +112,7 @@ impl<B: Backend> TrainGraph<B> {
             Instruction::Add { a, b, act, y } => self.writing(y, |graph, y| {
                 let rows = graph.value(a).rows(n);
                 let b = b.map(|b| graph.pending(b));
-                let act = activation(act, &graph.params);
+                let act = activation(act, &graph.params.slab);
                 backend.add_fprop(AddFprop {
                     rows,
                     a: graph.pending(a),
@@ -192,7 +191,12 @@ impl<B: Backend> TrainGraph<B> {
             value.stored_act
         };
         let value = Value { act, ..*value };
-        pending(&value, &self.slots, &self.vectors.forward, &self.params)
+        pending(
+            &value,
+            &self.slots,
+            &self.vectors.forward,
+            &self.params.slab,
+        )
     }
 
     pub(super) fn run_backward(
@@ -234,14 +238,14 @@ impl<B: Backend> TrainGraph<B> {
                     LayerGeometry::Full(geometry) => backend.conv2d_dgrad(Conv2dDgrad {
                         geometry,
                         dy,
-                        filters: graph.shadow.as_ref().unwrap_or(&graph.params),
+                        filters: graph.params.filters(),
                         filter,
                         dx,
                     }),
                     LayerGeometry::Depthwise(geometry) => backend.depthwise_dgrad(DepthwiseDgrad {
                         geometry,
                         dy,
-                        params: &graph.params,
+                        params: &graph.params.slab,
                         filter,
                         dx,
                     }),
@@ -261,7 +265,7 @@ impl<B: Backend> TrainGraph<B> {
                 } = self;
                 let layer = &program.layers[layer];
                 let dy = pending_grad(&program.values[dy], slots, backward);
-                let x = pending(&program.values[x], slots, forward, params);
+                let x = pending(&program.values[x], slots, forward, &params.slab);
                 match layer.geometry(n) {
                     LayerGeometry::Full(geometry) => backend.conv2d_wgrad(Conv2dWgrad {
                         geometry,

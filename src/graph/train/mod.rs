@@ -7,7 +7,7 @@ use super::lower;
 use super::params::{Param, ParamTable};
 use super::plan::MemoryPlan;
 use super::program::{Instruction, Program};
-use super::storage::{Slots, Vectors, vectors_len};
+use super::storage::{Parameters, Slots, Vectors, parameter_bytes, vectors_len};
 use crate::backend::{
     Augmented, Backend, Dropout, Element, InputTransform, InputTransformAugmented,
     InputTransformFprop, Segment, SgdNorms, SgdStep, SgdUpdate,
@@ -21,9 +21,7 @@ pub struct TrainGraph<B: Backend> {
     program: Program,
     plan: MemoryPlan,
     /// Learnt parameters.
-    params: B::Buffer,
-    /// The parameters rounded to the tensors' elements, where these are not float32: the filters of products.
-    shadow: Option<B::Buffer>,
+    params: Parameters<B>,
     /// Running means and variances.
     statistics: B::Buffer,
     /// d_params.
@@ -85,13 +83,9 @@ pub fn memory_plan(model: &Model, element: Element, head_bytes: u64) -> MemoryPl
 }
 
 fn plan_for(table: &ParamTable, program: &Program, head_bytes: u64) -> MemoryPlan {
-    // Parameters, gradients, momentum.
-    let floats = 3 * table.params_len() + table.statistics_len() + vectors_len(program);
-    let shadow = match program.element {
-        Element::F32 => 0,
-        element => table.params_len() * element.bytes(),
-    };
-    let own = floats * Element::F32.bytes() + shadow;
+    // Gradients and momentum, statistics, channel vectors; parameters.
+    let floats = 2 * table.params_len() + table.statistics_len() + vectors_len(program);
+    let own = floats * Element::F32.bytes() + parameter_bytes(program.element, table.params_len());
     MemoryPlan::new(program, own as u64 + head_bytes)
 }
 
@@ -124,10 +118,8 @@ impl<B: Backend> TrainGraph<B> {
         }
         let (initial, statistics_initial) = table.init(seed);
         let floats = |len| backend.alloc(Element::F32, len);
-        let shadow = (element != Element::F32).then(|| backend.alloc(element, table.params_len()));
         let mut graph = TrainGraph {
-            params: floats(table.params_len())?,
-            shadow: shadow.transpose()?,
+            params: Parameters::new(backend, element, table.params_len())?,
             statistics: floats(table.statistics_len())?,
             grads: floats(table.params_len())?,
             momentum: floats(table.params_len())?,
@@ -147,7 +139,7 @@ impl<B: Backend> TrainGraph<B> {
                 step: 0,
             },
         };
-        graph.set_params(backend, &initial)?;
+        graph.params.upload(backend, &initial)?;
         backend.upload(&statistics_initial, &mut graph.statistics, 0)?;
         Ok(graph)
     }
@@ -266,7 +258,7 @@ impl<B: Backend> TrainGraph<B> {
     /// [`TrainGraph::reading`] has been downloaded.
     pub fn measure(&mut self, backend: &mut B, segments: &[Segment]) -> Result<()> {
         backend.sgd_norms(SgdNorms {
-            params: &self.params,
+            params: &self.params.slab,
             grads: &self.grads,
             segments,
             norms: &mut self.norms,
@@ -294,9 +286,9 @@ impl<B: Backend> TrainGraph<B> {
             segments,
             grads: &self.grads,
             norms: &self.norms,
-            params: &mut self.params,
+            params: &mut self.params.slab,
             momentum: &mut self.momentum,
-            shadow: self.shadow.as_mut(),
+            shadow: self.params.shadow.as_mut(),
         })
     }
 
@@ -341,7 +333,7 @@ impl<B: Backend> TrainGraph<B> {
     /// The parameter, statistics and momentum slabs.
     pub fn state(&self, backend: &mut B) -> Result<[Vec<f32>; 3]> {
         Ok([
-            read(backend, &self.params)?,
+            read(backend, &self.params.slab)?,
             read(backend, &self.statistics)?,
             read(backend, &self.momentum)?,
         ])
@@ -353,16 +345,9 @@ impl<B: Backend> TrainGraph<B> {
         backend: &mut B,
         [params, statistics, momentum]: [&[f32]; 3],
     ) -> Result<()> {
-        self.set_params(backend, params)?;
+        self.params.upload(backend, params)?;
         backend.upload(statistics, &mut self.statistics, 0)?;
         backend.upload(momentum, &mut self.momentum, 0)
-    }
-
-    fn set_params(&mut self, backend: &mut B, params: &[f32]) -> Result<()> {
-        if let Some(shadow) = &mut self.shadow {
-            backend.upload(params, shadow, 0)?;
-        }
-        backend.upload(params, &mut self.params, 0)
     }
 }
 
