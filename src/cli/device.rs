@@ -3,12 +3,14 @@
 use super::environment::{cache_folder, variable};
 use super::output::warn;
 use crate::Result;
+use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
 use crate::backend::cuda::driver::Driver;
 use crate::backend::cuda::gpu::{Gpu, Setup};
 use crate::backend::cuda::{Cache, Cuda};
-use crate::backend::{Backend, Element};
+use crate::embedder::Embedder;
 use crate::recipe::config::Precision;
+use crate::weights::checkpoint::Weights;
 use std::str::FromStr;
 use std::sync::Once;
 
@@ -57,12 +59,18 @@ impl DeviceArgs {
         self.precision.map(|p| format!("train.precision={p}"))
     }
 
-    /// What activations are stored in on this device.
+    /// The network that `weights` hold on this device, in batches of up to `max_batch`.
     ///
     /// # Errors
-    /// The device has nothing of what is asked for.
-    pub(super) fn element(&self, backend: &impl Backend) -> Result<Element> {
-        self.precision.unwrap_or_default().element(backend)
+    /// As [`Embedder::new`]; the device lacks the precision that is asked for.
+    pub(super) fn embedder<'a, B: Backend>(
+        &self,
+        backend: &'a mut B,
+        weights: &Weights,
+        max_batch: usize,
+    ) -> Result<Embedder<'a, B>> {
+        let element = self.precision.unwrap_or_default().element(backend)?;
+        Embedder::new(backend, weights, max_batch, element)
     }
 }
 

@@ -15,7 +15,6 @@ use crate::data::fingerprint::Fingerprint;
 use crate::embed::{
     self, Event, Pictures, SIMILARITY_LIMIT, Selection, Step, Stored, StreamOptions, Summary,
 };
-use crate::embedder::Embedder;
 use crate::report::progress::Counter;
 use crate::verification::Tta;
 use crate::weights::checkpoint::Weights;
@@ -50,8 +49,8 @@ impl From<Format> for embed::Format {
 pub(super) struct Args {
     #[command(flatten)]
     weights: WeightsArgs,
-    /// Data set of any format that `train` reads, of which every image is embedded, in order, or with --ids test
-    /// identities. An identity's number is its name where all names are numbers, else its place.
+    /// A data set in any format that `train` reads. All its images are embedded, in order; with --ids, test identities
+    /// only. An identity's number is its name where all names are numbers, else its place.
     #[arg(long, value_name = "PATH")]
     data: Option<PathBuf>,
     #[command(flatten)]
@@ -242,8 +241,7 @@ impl OnDevice for Task {
     fn run<B: Backend>(self, mut backend: B) -> Result<()> {
         let args = &self.args;
         let batch = usize::from(args.batch_size);
-        let element = args.device.element(&backend)?;
-        let mut embedder = Embedder::new(&mut backend, &self.weights, batch, element)?;
+        let mut embedder = args.device.embedder(&mut backend, &self.weights, batch)?;
         interrupt::listen()?;
         let _orderly = interrupt::orderly("ending after this batch; once more ends at once");
         let options = args.options(self.weights.fingerprint());

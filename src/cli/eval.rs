@@ -10,7 +10,6 @@ use crate::Result;
 use crate::backend::Backend;
 use crate::base::files;
 use crate::base::text::one_line;
-use crate::embedder::Embedder;
 use crate::eval::report::{Report, Settings};
 use crate::eval::{self, ChannelOrder, EvalOptions, EvalSet};
 use crate::report::{pairs, picture_file};
@@ -118,13 +117,8 @@ impl OnDevice for Task {
             Settings::new(file, &self.weights, data, device, &options).map(Report::new)
         });
         let mut report = report.transpose()?;
-        let element = args.device.element(&backend)?;
-        let mut embedder = Embedder::new(
-            &mut backend,
-            &self.weights,
-            usize::from(args.batch_size),
-            element,
-        )?;
+        let batch = usize::from(args.batch_size);
+        let mut embedder = args.device.embedder(&mut backend, &self.weights, batch)?;
         let several = self.sets.len() > 1;
         let mut results = Results {
             sets: Vec::new(),

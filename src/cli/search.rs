@@ -14,7 +14,6 @@ use crate::base::text::one_line;
 use crate::data::{self, Dataset};
 use crate::embed::search::{self, Hit, Identification, OpenSet};
 use crate::embed::{self, Origin, Pictures, Stored};
-use crate::embedder::Embedder;
 use crate::verification::Tta;
 use crate::weights::checkpoint::Weights;
 use crate::{Error, Result};
@@ -230,13 +229,8 @@ struct Task {
 impl OnDevice for Task {
     fn run<B: Backend>(self, mut backend: B) -> Result<()> {
         let args = &self.args;
-        let element = args.device.element(&backend)?;
-        let mut embedder = Embedder::new(
-            &mut backend,
-            &self.weights,
-            usize::from(args.batch_size),
-            element,
-        )?;
+        let batch = usize::from(args.batch_size);
+        let mut embedder = args.device.embedder(&mut backend, &self.weights, batch)?;
         let weights = self.weights.fingerprint();
         let mut embedded = |name: &str, side: Side| match side {
             Side::Stored(stored) => Ok(stored),
@@ -282,7 +276,7 @@ fn accepts(threshold: &Threshold, hit: &Hit) -> bool {
 }
 
 impl Found<'_> {
-    /// Who a query shows: an identity, or a picture where the gallery has no identity for it; none if nobody is near
+    /// Who a query shows: the identity of the nearest picture, or its file if it has none. `None` if no picture is close
     /// enough.
     fn answer(&self, threshold: &Threshold, query: usize) -> Option<String> {
         let hit = self.hits[query].first();

@@ -12,7 +12,6 @@ use crate::data::Image;
 use crate::data::picture::{self, may_be_aligned};
 use crate::embed;
 use crate::embed::search;
-use crate::embedder::Embedder;
 use crate::verification::Tta;
 use crate::weights::checkpoint::Weights;
 use serde::Serialize;
@@ -115,8 +114,7 @@ impl OnDevice for Task {
     fn run<B: Backend>(self, mut backend: B) -> Result<()> {
         let Threshold { value, source, tta } = self.threshold;
         let tta = self.args.tta.or(tta).unwrap_or_default();
-        let element = self.args.device.element(&backend)?;
-        let mut embedder = Embedder::new(&mut backend, &self.weights, 2, element)?;
+        let mut embedder = (self.args.device).embedder(&mut backend, &self.weights, 2)?;
         let size = embedder.image_size();
         let unaligned = |image: &&Image| !may_be_aligned(image.width, image.height, size);
         warn_unaligned(self.images.iter().filter(unaligned).count(), size);

@@ -231,7 +231,8 @@ impl Args {
     fn last_step(&self, config: &Config, images: usize) -> Result<u64> {
         let (epochs, batch) = (config.train.epochs, config.train.batch_size);
         let steps_per_epoch = (images / batch) as u64;
-        let total = steps_per_epoch * epochs;
+        // More than fit are refused with the run.
+        let total = steps_per_epoch.saturating_mul(epochs);
         match self.steps {
             Some(steps) if steps > total => Err(Error::Usage(format!(
                 "--steps {steps} is more than the run's {} in {}; --epochs {} has as many",
