@@ -187,7 +187,7 @@ mod tests {
         fs::write(path, text).unwrap();
     }
 
-    /// Old files, a folder among them, and one that is nobody's business.
+    /// Old files, a folder among them, and a file that the exchange must leave alone.
     fn old(folder: &Path) {
         put(&folder.join("data"), "old");
         put(&folder.join("gone"), "old");

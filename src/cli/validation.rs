@@ -231,7 +231,7 @@ mod tests {
     use super::*;
     use crate::verification::verify;
 
-    /// Pairs of which `wrong` are judged wrongly at any threshold, in one fold each.
+    /// A result in which `wrong` pairs are misjudged at every threshold, each in another fold.
     fn result(name: &str, wrong: usize) -> Result<SetResult> {
         let same: Vec<bool> = (0..40).map(|k: usize| k.is_multiple_of(2)).collect();
         let distance = |k: usize| {

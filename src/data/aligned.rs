@@ -8,7 +8,7 @@ use crate::{Error, Result};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// A data set of which each face is aligned as it is read. A picture without landmarks cannot be read.
+/// A data set whose faces are aligned as they are read. Reading a picture without landmarks is an error.
 pub struct Aligned {
     dataset: Arc<dyn Dataset>,
     landmarks: Arc<Landmarks>,

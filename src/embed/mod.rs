@@ -5,7 +5,7 @@
 //! | file | content |
 //! |---|---|
 //! | `embeddings.npy` | f4, N x D, unit vectors; or `embeddings.safetensors`: the tensors `embeddings` and `labels` |
-//! | `labels.npy` | i8, N: the identity's number; -1 for a loose picture, whose identity nobody told |
+//! | `labels.npy` | i8, N: the identity's number; -1 for a loose picture, whose identity is unknown |
 //! | `labels.tsv` | the name of each number |
 //! | `files.txt` | one line per row: where the picture comes from |
 //! | `embeddings.json` | the weights' fingerprint, the treatment of mirror images, and a hash of the pictures |

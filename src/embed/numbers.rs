@@ -4,7 +4,7 @@ use crate::data::Dataset;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// The number of a picture without an identity.
-pub(super) const NOBODY: i64 = -1;
+pub(super) const NO_IDENTITY: i64 = -1;
 
 /// The label of each identity, by number: the value of its name where all names are different numbers, else its place
 /// among the identities. A class without a name is none.
@@ -30,7 +30,7 @@ fn value(name: &str) -> Option<u64> {
 /// The number of each label. `taken` are the numbers of a gallery that is added to, with their names: an identity that is
 /// there keeps its number, another one has the value of its name if that is free, or else the next number after all.
 pub(super) fn label_numbers(dataset: &dyn Dataset, taken: &BTreeMap<i64, String>) -> Vec<i64> {
-    let mut of_label = vec![NOBODY; dataset.classes()];
+    let mut of_label = vec![NO_IDENTITY; dataset.classes()];
     if taken.is_empty() {
         for (number, label) in numbers(dataset) {
             of_label[label as usize] = number as i64;

@@ -205,8 +205,7 @@ impl Partial {
         self.skipped.append(format!("{why}\n").as_bytes())
     }
 
-    /// A batch is complete: this many pictures were embedded or left out, of which so many are most likely no aligned
-    /// faces.
+    /// Counts a complete batch: `images` pictures embedded or left out, `unaligned` of them most likely not aligned.
     pub(super) fn advance(&mut self, images: usize, unaligned: usize) {
         self.state.done += images;
         self.state.unaligned += unaligned;

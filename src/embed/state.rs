@@ -56,7 +56,7 @@ pub(super) struct Job {
 }
 
 impl Job {
-    /// What is told of its embeddings.
+    /// Where the job's embeddings come from, as the gallery records it.
     pub(super) fn origin(&self) -> Origin {
         Origin {
             source: Some(self.source.clone()),
@@ -128,7 +128,7 @@ impl State {
         }
     }
 
-    /// Whether there is work in it. A run that failed before its first picture is in nobody's way.
+    /// Whether the run has done any work. One that failed before its first picture does not block a new run.
     pub(super) fn counts(&self) -> bool {
         self.done > 0 || self.complete
     }

@@ -3,7 +3,7 @@
 use super::batches::each_batch;
 use super::begin::{Begun, Run, StreamOptions, Summary, begin};
 use super::folder::Origin;
-use super::numbers::{NOBODY, label_numbers};
+use super::numbers::{NO_IDENTITY, label_numbers};
 use super::stored::Stored;
 use crate::backend::Backend;
 use crate::base::text::one_line;
@@ -119,7 +119,7 @@ pub fn embed_all<B: Backend>(
     let mut names = taken;
     for label in (0..dataset.len()).map(|index| dataset.label(index)) {
         let number = numbers[label as usize];
-        if number != NOBODY {
+        if number != NO_IDENTITY {
             names
                 .entry(number)
                 .or_insert_with(|| dataset.class_name(label));
@@ -147,7 +147,7 @@ pub fn embed_in_memory<B: Backend>(
     let mut stored = Stored {
         dim: tta.row_length(embedder.size()),
         names: (numbers.iter().zip(0..))
-            .filter(|(number, _)| **number != NOBODY)
+            .filter(|(number, _)| **number != NO_IDENTITY)
             .map(|(&number, label)| (number, dataset.class_name(label)))
             .collect(),
         origin: Some(Origin::new(weights.to_owned(), tta)),

@@ -72,7 +72,7 @@ mod tests {
         assert!(said(found).unwrap().starts_with("warning"));
         assert!(said(f64::NAN).unwrap().starts_with("warning"));
         assert!(!said(27.9).unwrap().contains("warning"));
-        // Six identities in batches of eight: nearly any number would do, so none is told.
+        // With six identities in batches of eight almost any loss is plausible, so the expected one is not shown.
         let margin = Margin::arcface(24.0, 0.2);
         let expected = crate::head::expected_initial_loss(&margin, 64, 6);
         let tolerance = super::tolerance(expected, &margin, 64, (8, 6));

@@ -5,7 +5,7 @@ use super::{Function, Id, Machine, Refusal, Value};
 impl Machine<'_> {
     /// A value that is not on the stack.
     pub(super) fn keep(&mut self, value: Value) -> Id {
-        // Fewer values than [`MOST`], but for the last opcode's.
+        // There are at most [`MOST`] values, plus those of the last opcode.
         self.values.push(value);
         (self.values.len() - 1) as Id
     }
