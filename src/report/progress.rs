@@ -438,15 +438,7 @@ fn grouped(x: f64) -> String {
     if x < 9.95 {
         return format!("{x:.1}");
     }
-    let digits = format!("{x:.0}");
-    let mut text = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
+    text::grouped(x.round_ties_even() as u64)
 }
 
 #[cfg(test)]
