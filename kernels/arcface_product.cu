@@ -66,7 +66,7 @@ struct Operand {
             const float* at = from + across * stride + along;
             part[i] = splat<4>(0.0f);
             if (across >= across_end || along >= along_end) continue;
-            part[i] = load_quad(at, 0, along_end - along, V == 4);
+            part[i] = load_columns<4>(at, 0, along_end - along, V == 4);
         }
     }
 
@@ -273,8 +273,8 @@ arcface_dx(const float* gradient, const float* classes, const u32* refused, u32 
             u32 column = first_column + column_of(j);
             if (column >= d) continue;
             Vector<4> out = {{sums[i][j], sums[i][j + 1], sums[i][j + 2], sums[i][j + 3]}};
-            if (!begins) out += load_quad(line, column, d, VECTOR == 4);
-            store_quad(line, column, d, VECTOR == 4, out);
+            if (!begins) out += load_columns<4>(line, column, d, VECTOR == 4);
+            store_columns(line, column, d, VECTOR == 4, out);
         }
     }
 }
@@ -308,11 +308,12 @@ arcface_update(const float* gradient, const float* x, const float* q_parts, cons
         for (u32 j = 0; j < MICRO; j += 4) {
             u32 column = first_column + column_of(j);
             if (column >= d) continue;
-            Vector<4> w = load_quad(class_row, column, d, VECTOR == 4), v = load_quad(momentum_row, column, d, VECTOR == 4);
+            Vector<4> w = load_columns<4>(class_row, column, d, VECTOR == 4);
+            Vector<4> v = load_columns<4>(momentum_row, column, d, VECTOR == 4);
 #pragma unroll
             for (u32 k = 0; k < 4; k++) sgd_step(form, lr, mu, fmaf(along, w[k], sums[i][j + k]), w[k], v[k]);
-            store_quad(class_row, column, d, VECTOR == 4, w);
-            store_quad(momentum_row, column, d, VECTOR == 4, v);
+            store_columns(class_row, column, d, VECTOR == 4, w);
+            store_columns(momentum_row, column, d, VECTOR == 4, v);
         }
     }
 }

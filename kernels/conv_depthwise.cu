@@ -71,8 +71,8 @@ depthwise_fprop(PerChannel geometry, Pending x, const float* w, Epilogue epilogu
     Place at = place(geometry.c, (geometry.q + RUN - 1) / RUN, geometry.p);
     if (!at.inside) return;
     u32 n = blockIdx.y, q = at.run * RUN, left = q * size.stride - geometry.left;
-    ValueReader<> reader(x);
-    reader.set(geometry.c, 0, at.c);
+    ValueReader reader(x);
+    reader.set(geometry.c, at.c);
     Vector<> sum[RUN] = {};
     for (u32 r = 0; r < size.r; r++) {
         u32 h = at.row * size.stride - geometry.top + r;
@@ -116,8 +116,8 @@ depthwise_dgrad(PerChannel geometry, PendingGrad dy, const float* w, u32 accumul
     // dy's columns from the one whose last tap may meet the first pixel.
     u32 before = (size.s - 1) / size.stride, columns = before + (phase + RUN - 1) / size.stride + 1;
     u32 first = begin / size.stride - before, line = at.row + geometry.top;
-    GradReader<> reader(dy);
-    reader.set(geometry.c, 0, at.c);
+    GradReader reader(dy);
+    reader.set(geometry.c, at.c);
     Vector<> sum[RUN] = {};
     for (u32 r = line % size.stride; r < size.r && r <= line; r += size.stride) {
         u32 p = (line - r) / size.stride;
@@ -161,10 +161,10 @@ depthwise_wgrad(PerChannel geometry, PendingGrad dy, Pending x, u32 lanes, u32 r
     // The last is dbias's.
     Vector<> sum[SUMS] = {};
     if (inside) {
-        ValueReader<> values(x);
-        GradReader<> grads(dy);
-        values.set(geometry.c, 0, c);
-        grads.set(geometry.c, 0, c);
+        ValueReader values(x);
+        GradReader grads(dy);
+        values.set(geometry.c, c);
+        grads.set(geometry.c, c);
         u32 runs_per_row = (geometry.q + RUN - 1) / RUN, runs = geometry.n * geometry.p * runs_per_row;
         u32 begin = blockIdx.y * runs_per_tile, end = begin + runs_per_tile < runs ? begin + runs_per_tile : runs;
         Digits at = digits(begin + slot, geometry.p, runs_per_row);

@@ -10,11 +10,11 @@
 // r = r0 + stride t with r0 = (a + top) mod stride, each at p = i + floor((a + top) / stride) - t: within a phase dx is a
 // convolution of dy with stride 1 and the window reversed. No product with a zero between strides is made, no two blocks
 // write the same pixel, and a phase that meets no tap (three of four for a 1x1 filter with stride 2) writes zeros.
-// One implicit matrix product (conv.cuh) per phase: M = the phase's pixels, N = C, terms (t, u, k). Bound as fprop.
+// One implicit matrix product (gemm.cuh) per phase: M = the phase's pixels, N = C, terms (t, u, k). Bound as fprop.
 //
-// Launch: grid (ceil(largest phase / TILE_M) ceil(C / TILE_N), stride^2), block THREADS, no dynamic shared memory.
-// VECTOR = 4 wants C % 4 = 0, K % 4 = 0, and w aligned to 16 bytes. N H W, P Q K and K R S below 2^31; element offsets
-// are 64-bit. Numerics: float32; terms in order (t, u, k) from 0, then what was there.
+// Launch: grid (ceil(largest phase / TILE_M) ceil(C / TILE_N), stride^2), block THREADS, SHARED bytes of dynamic shared
+// memory. VECTOR = CHUNK wants C % CHUNK = 0, K % CHUNK = 0, and w aligned to 16 bytes. N H W, P Q K and K R S below 2^31;
+// element offsets are 64-bit. Numerics: gemm.cuh; terms in order (t, u, k) from 0, then what was there.
 
 #include "conv.cuh"
 
@@ -30,51 +30,37 @@ __device__ __forceinline__ Phase phase(u32 first, u32 size, u32 taps, u32 stride
 }
 
 // The filters seen from a phase: terms (t, u, k), neighbours (channels) across the sum.
-struct FiltersAcross {
-    enum : u32 { SWIZZLED = 0 };
-    typedef Across<TILE_N> At;
-    const Element* w;
-    Conv2d geometry;
+struct FiltersAcross : Source {
+    typedef Across<TILE_N> Tile;
+    ValueReader reader;
+    const Conv2d& geometry;
     Phase down, across;
     u32 c;
     Radix taps;
-    Digits place[At::ROWS];
-    Vector<4> raw[At::ROWS];
-    u32 valid;
+    Digits place[Tile::LINES];
 
-    __device__ __forceinline__ FiltersAcross(const Element* w, const Conv2d& geometry, const Phase& down, const Phase& across, u32 n)
-        : w(w), geometry(geometry), down(down), across(across), c(n + At::column()), taps(radix(across.taps, geometry.k, TILE_K)) {
+    __device__ __forceinline__ FiltersAcross(const Element* w, const Conv2d& geometry, const Phase& down, const Phase& across,
+                                             u32 n)
+        : reader(plain(w)), geometry(geometry), down(down), across(across), c(n + Tile::chunk() * CHUNK),
+          taps(radix(across.taps, geometry.k, TILE_K)) {
 #pragma unroll
-        for (u32 i = 0; i < At::ROWS; i++) place[i] = digits(At::row(i), across.taps, geometry.k);
+        for (u32 i = 0; i < Tile::LINES; i++) place[i] = digits(Tile::line(i), across.taps, geometry.k);
     }
 
-    __device__ __forceinline__ void fetch() {
-        valid = 0;
-#pragma unroll
-        for (u32 i = 0; i < At::ROWS; i++) {
-            Digits& at = place[i];
-            bool inside = at.high < down.taps;
-            valid |= (u32)inside << i;
-            u32 r = down.first_tap + at.high * geometry.stride, s = across.first_tap + at.mid * geometry.stride;
-            u64 row = inside ? (u64)((at.low * geometry.r + r) * geometry.s + s) * geometry.c : 0;
-#pragma unroll
-            for (u32 j = 0; j < PLACES; j++) {
-                // Columns that are not there end where nothing is stored.
-                load_part(raw[i], j, w + row + (c + j < geometry.c ? c + j : 0));
-            }
-            advance(at, taps);
-        }
+    __device__ __forceinline__ bool find(u32 i, u64& at) const {
+        const Digits& tap = place[i];
+        u32 r = down.first_tap + tap.high * geometry.stride, s = across.first_tap + tap.mid * geometry.stride;
+        at = (u64)((tap.low * geometry.r + r) * geometry.s + s) * geometry.c + c + element;
+        return (tap.high < down.taps) & (c + element < geometry.c);
     }
 
-    __device__ __forceinline__ void store(float (&tile)[TILE_K][TILE_N]) {
+    __device__ __forceinline__ void next() {
 #pragma unroll
-        for (u32 i = 0; i < At::ROWS; i++) {
-            ::store(&tile[At::row(i)][At::column()], valid_places<1>(valid >> i, raw[i]));
-        }
+        for (u32 i = 0; i < Tile::LINES; i++) advance(place[i], taps);
     }
 };
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
 conv_dgrad(Conv2d geometry, PendingGrad dy, const Element* w, u32 accumulate, Element* dx) {
     Phase down = phase(blockIdx.y / geometry.stride, geometry.h, geometry.r, geometry.stride, geometry.top);
     Phase across = phase(blockIdx.y % geometry.stride, geometry.w, geometry.s, geometry.stride, geometry.left);
@@ -83,7 +69,7 @@ conv_dgrad(Conv2d geometry, PendingGrad dy, const Element* w, u32 accumulate, El
     u32 m = blockIdx.x / tiles_across * TILE_M, n = blockIdx.x % tiles_across * TILE_N;
     if (m >= pixels) return;
 
-    float sum[THREAD_M][THREAD_N] = {};
+    Sums<Along<TILE_M>, Across<TILE_N>, false> sums;
     u32 terms = down.taps * across.taps * geometry.k;
     if (terms > 0) {
         auto origin = [&](u32 i, u32& h, u32& w, u64& start) {
@@ -94,25 +80,21 @@ conv_dgrad(Conv2d geometry, PendingGrad dy, const Element* w, u32 accumulate, El
             return m + i < pixels;
         };
         Image image = {geometry.p, geometry.q, geometry.k, across.taps, down.taps};
-        WindowsAlong<GradReader, true> windows(image, dy, 0, origin);
-        FiltersAcross filters(w, geometry, down, across, n);
-        multiply(windows, filters, (terms + TILE_K - 1) / TILE_K, sum);
+        Loader windows(WindowsAlong<GradReader, true>(image, dy, 0, origin));
+        Loader filters(FiltersAcross(w, geometry, down, across, n));
+        multiply(windows, filters, (terms + TILE_K - 1) / TILE_K, sums);
     }
 
-    bool aligned = geometry.c % 4 == 0;
-#pragma unroll
-    for (u32 i = 0; i < THREAD_M; i++) {
-        u32 pixel = m + tile_row(i);
-        if (pixel >= pixels) continue;
-        Digits at = digits(pixel, down.pixels, across.pixels);
+    u32 c = n + handed_column();
+    bool aligned = geometry.c % CHUNK == 0;
+    Digits at = digits(m + handed_row(), down.pixels, across.pixels);
+    Radix rows = radix(down.pixels, across.pixels, HANDED_ROWS);
+    hand_out(sums, [&](u32 row, Vector<CHUNK> v) {
         u32 h = down.first + at.mid * geometry.stride, w = across.first + at.low * geometry.stride;
-        Element* row = dx + (u64)((at.high * geometry.h + h) * geometry.w + w) * geometry.c;
-#pragma unroll
-        for (u32 j = 0; j < THREAD_N; j += 4) {
-            u32 c = n + tile_column(j);
-            Vector<4> v = {{sum[i][j], sum[i][j + 1], sum[i][j + 2], sum[i][j + 3]}};
-            if (accumulate) v += load_quad(row, c, geometry.c, aligned);
-            store_quad(row, c, geometry.c, aligned, v);
-        }
-    }
+        Element* to = dx + (u64)((at.high * geometry.h + h) * geometry.w + w) * geometry.c;
+        advance(at, rows);
+        if (m + row >= pixels) return;
+        if (accumulate) v += load_columns<CHUNK>(to, c, geometry.c, aligned);
+        store_columns(to, c, geometry.c, aligned, v);
+    });
 }

@@ -8,16 +8,35 @@
 // y          N x P x Q x K  Element, replaced
 // partials   splits x N P Q x K  float32, or null: the sums of each split, for reduce.cu's conv_fprop_finish
 //
-// An implicit matrix product (conv.cuh): M = N P Q pixels, N = K filters, terms (r, s, c). Bound by FMAs where K and C are
+// An implicit matrix product (gemm.cuh): M = N P Q pixels, N = K filters, terms (r, s, c). Bound by FMAs where K and C are
 // large, by bytes where they are small. Where there are too few tiles for the card (a linear layer, the last maps of a
 // small batch) the terms are split over blocks too.
 //
-// Launch: grid (ceil(N P Q / TILE_M) ceil(K / TILE_N), splits), block THREADS, no dynamic shared memory. Tiles of the same
-// pixels are neighbours in the grid: they meet in L2. VECTOR = 4 wants C % 4 = 0 and w aligned to 16 bytes.
-// N P Q, H W C and R S C below 2^31; element offsets are 64-bit.
-// Numerics: float32; terms in order (r, s, c) from 0, splits in order, then bias, then residual.
+// Launch: grid (ceil(N P Q / TILE_M) ceil(K / TILE_N), splits), block THREADS, SHARED bytes of dynamic shared memory. Tiles
+// of the same pixels are neighbours in the grid: they meet in L2. VECTOR = CHUNK wants C % CHUNK = 0 and w aligned to 16
+// bytes. N P Q, H W C and R S C below 2^31; element offsets are 64-bit.
+// Numerics: gemm.cuh; terms in order (r, s, c) from 0, splits in order, then bias, then residual, in float32.
 
 #include "conv.cuh"
+
+// The filters: a matrix of `rows` rows of `length` terms, neighbours along the sum.
+struct RowsAlong : Source {
+    typedef Along<TILE_N> Tile;
+    ValueReader reader;
+    u32 rows, length, n, term;
+
+    // The tile's rows from row n on, terms from `term` on.
+    __device__ __forceinline__ RowsAlong(const Element* matrix, u32 rows, u32 length, u32 n, u32 term)
+        : reader(plain(matrix)), rows(rows), length(length), n(n), term(term + Tile::chunk() * CHUNK) {}
+
+    __device__ __forceinline__ bool find(u32 i, u64& place) const {
+        u32 row = n + Tile::line(i);
+        place = (u64)row * length + term + element;
+        return (row < rows) & (term + element < length);
+    }
+
+    __device__ __forceinline__ void next() { term += TILE_K; }
+};
 
 extern "C" __global__ void __launch_bounds__(THREADS)
 conv_fprop(Conv2d geometry, Pending x, const Element* w, Epilogue epilogue, Element* y, u32 steps_per_split, float* partials) {
@@ -35,30 +54,26 @@ conv_fprop(Conv2d geometry, Pending x, const Element* w, Epilogue epilogue, Elem
         return m + i < pixels;
     };
     Image image = {geometry.h, geometry.w, geometry.c, geometry.s, geometry.r};
-    WindowsAlong<ValueReader, false> windows(image, x, first_step * TILE_K, origin);
-    RowsAlong filters(w, geometry.k, terms, n, first_step * TILE_K);
-    float sum[THREAD_M][THREAD_N] = {};
-    multiply(windows, filters, steps, sum);
+    Loader windows(WindowsAlong<ValueReader, false>(image, x, first_step * TILE_K, origin));
+    Loader filters(RowsAlong(w, geometry.k, terms, n, first_step * TILE_K));
+    Sums<Along<TILE_M>, Along<TILE_N>, false> sums;
+    multiply(windows, filters, steps, sums);
 
-    if (partials) partials += (u64)blockIdx.y * pixels * geometry.k;
-    bool aligned = geometry.k % 4 == 0;
-#pragma unroll
-    for (u32 j = 0; j < THREAD_N; j += 4) {
-        u32 k = n + tile_column(j);
-        Finish<4> finish(epilogue, geometry.k, k);
-#pragma unroll
-        for (u32 i = 0; i < THREAD_M; i++) {
-            u32 pixel = m + tile_row(i);
-            if (pixel >= pixels) continue;
-            u64 row = (u64)pixel * geometry.k;
-            Vector<4> v = {{sum[i][j], sum[i][j + 1], sum[i][j + 2], sum[i][j + 3]}};
-            if (partials) {
-                store_quad(partials + row, k, geometry.k, aligned, v);
-                continue;
-            }
-            Vector<4> residual = splat<4>(0.0f);
-            if (epilogue.residual) residual = load_quad(epilogue.residual + row, k, geometry.k, aligned);
-            store_quad(y + row, k, geometry.k, aligned, finish.apply(residual, v));
-        }
+    u32 k = n + handed_column();
+    bool aligned = geometry.k % CHUNK == 0;
+    if (partials) {
+        partials += (u64)blockIdx.y * pixels * geometry.k;
+        hand_out(sums, [&](u32 row, const Vector<CHUNK>& v) {
+            if (m + row < pixels) store_columns(partials + (u64)(m + row) * geometry.k, k, geometry.k, aligned, v);
+        });
+        return;
     }
+    Finish<CHUNK> finish(epilogue, geometry.k, k);
+    hand_out(sums, [&](u32 row, const Vector<CHUNK>& v) {
+        if (m + row >= pixels) return;
+        u64 at = (u64)(m + row) * geometry.k;
+        Vector<CHUNK> residual = splat<CHUNK>(0.0f);
+        if (epilogue.residual) residual = load_columns<CHUNK>(epilogue.residual + at, k, geometry.k, aligned);
+        store_columns(y + at, k, geometry.k, aligned, finish.apply(residual, v));
+    });
 }

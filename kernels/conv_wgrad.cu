@@ -8,155 +8,137 @@
 // dw     splits x K x R x S x C  float32, replaced: a split's sums. One split writes the gradient itself
 // dbias  splits x K  float32, replaced, or null where there is no bias
 //
-// An implicit matrix product (conv.cuh): M = R S C places of the window, N = K filters, terms the pixels (n, p, q), split
+// An implicit matrix product (gemm.cuh): M = K filters, N = R S C places of the window, terms the pixels (n, p, q), split
 // over blocks because the result is small and the sum is long; reduce.cu adds the splits in order. The blocks of the first
-// places also add up dbias, from the dy that they read anyway. Bound by FMAs, or by bytes where K and C are small.
+// places also add up dbias, from the dy that they read anyway. Bound by arithmetic, or by bytes where K and C are small.
 //
-// Launch: grid (ceil(R S C / TILE_M) ceil(K / TILE_N), splits), block THREADS, no dynamic shared memory.
-// VECTOR = 4 wants C % 4 = 0 and K % 4 = 0. N H W and N P Q below 2^31 less a step, H W C and R S C below 2^31; element
-// offsets are 64-bit. Numerics: float32; pixels in order from 0 within a split; dbias: a thread adds every ROW_STEP-th
-// pixel, then the threads of a column in order.
+// Launch: grid (ceil(K / TILE_M) ceil(R S C / TILE_N), splits), block THREADS, SHARED bytes of dynamic shared memory.
+// VECTOR = CHUNK wants C % CHUNK = 0 and K % CHUNK = 0. N H W and N P Q below 2^31 less a step, H W C and R S C below 2^31;
+// element offsets are 64-bit. Numerics: gemm.cuh, bounded; pixels in order from 0 within a split; dbias: a thread adds every
+// LINES-th pixel, then the threads of a column in order.
 
 #include "conv.cuh"
 
-// The window's places as TILE_M columns (r, s, c), neighbours across the sum; terms are pixels.
-struct WindowsAcross {
-    enum : u32 { SWIZZLED = 0 };
-    typedef Across<TILE_M> At;
-    Conv2d geometry;
-    ValueReader<4> reader;
-    Radix pixels;
-    Digits pixel[At::ROWS];
-    // Of each column: the tap's place relative to the window's first pixel, and its distance in elements.
-    u32 h[PLACES], w[PLACES];
-    long long offset[PLACES];
-    Vector<4> raw[At::ROWS][1];
-    u32 valid;
+// The window's places as TILE_N columns (r, s, c), neighbours across the sum; terms are pixels.
+struct WindowsAcross : Source {
+    typedef Across<TILE_N> Tile;
+    ValueReader reader;
+    const Conv2d& geometry;
+    Radix pixels, taps;
+    Digits pixel[Tile::LINES];
+    // Of the chunk's first column, and of the column in turn.
+    Digits first, at;
+    // The column's place relative to the window's first pixel, and its distance in elements.
+    u32 h, w;
+    long long offset;
 
-    __device__ __forceinline__ WindowsAcross(const Conv2d& geometry, const Pending& x, u32 m, u32 first)
-        : geometry(geometry), reader(x), pixels(radix(geometry.p, geometry.q, TILE_K)) {
+    // Columns from n on, pixels from `term` on.
+    __device__ __forceinline__ WindowsAcross(const Conv2d& geometry, const Pending& x, u32 n, u32 term)
+        : reader(x), geometry(geometry), pixels(radix(geometry.p, geometry.q, TILE_K)),
+          taps(radix(geometry.s, geometry.c, 1)), first(digits(n + Tile::chunk() * CHUNK, geometry.s, geometry.c)) {
 #pragma unroll
-        for (u32 j = 0; j < PLACES; j++) {
-            Digits at = digits(m + At::column() + j, geometry.s, geometry.c);
-            bool inside = at.high < geometry.r;
-            // Columns past the last never meet the image.
-            h[j] = inside ? at.high - geometry.top : 0x80000000u;
-            w[j] = at.mid - geometry.left;
-            offset[j] = ((long long)(int)h[j] * geometry.w + (int)w[j]) * geometry.c + at.low;
-            reader.set(geometry.c, j, at.low);
-        }
-#pragma unroll
-        for (u32 i = 0; i < At::ROWS; i++) pixel[i] = digits(first + At::row(i), geometry.p, geometry.q);
+        for (u32 i = 0; i < Tile::LINES; i++) pixel[i] = digits(term + Tile::line(i), geometry.p, geometry.q);
     }
 
-    __device__ __forceinline__ void fetch() {
-        valid = 0;
-#pragma unroll
-        for (u32 i = 0; i < At::ROWS; i++) {
-            Digits& at = pixel[i];
-            u32 top = at.mid * geometry.stride, left = at.low * geometry.stride;
-            long long base = (long long)((at.high * geometry.h + top) * geometry.w + left) * geometry.c;
-#pragma unroll
-            for (u32 j = 0; j < PLACES; j++) {
-                bool meets = (at.high < geometry.n) & (top + h[j] < geometry.h) & (left + w[j] < geometry.w);
-                valid |= (u32)meets << (i * PLACES + j);
-                reader.fetch(raw[i], j, meets ? base + offset[j] : 0);
-            }
-            advance(at, pixels);
+    __device__ __forceinline__ void set(u32 j) {
+        if (j == 0) {
+            at = first;
+        } else {
+            ::next(at, taps);
         }
+        // Columns past the last never meet the image.
+        h = at.high < geometry.r ? at.high - geometry.top : 0x80000000u;
+        w = at.mid - geometry.left;
+        offset = ((long long)(int)h * geometry.w + (int)w) * geometry.c + at.low;
     }
 
-    __device__ __forceinline__ void store(float (&tile)[TILE_K][TILE_M]) {
+    __device__ __forceinline__ bool find(u32 i, u64& place) const {
+        const Digits& p = pixel[i];
+        u32 top = p.mid * geometry.stride, left = p.low * geometry.stride;
+        place = (long long)((p.high * geometry.h + top) * geometry.w + left) * geometry.c + offset;
+        return (p.high < geometry.n) & (top + h < geometry.h) & (left + w < geometry.w);
+    }
+
+    __device__ __forceinline__ u32 channels() const { return geometry.c; }
+    __device__ __forceinline__ u32 channel() const { return at.low; }
+    __device__ __forceinline__ u32 settled() const { return first.low; }
+
+    __device__ __forceinline__ void next() {
 #pragma unroll
-        for (u32 i = 0; i < At::ROWS; i++) {
-            Vector<4> v = valid_places(valid >> (i * PLACES), rounded(reader.apply(raw[i])));
-            ::store(&tile[At::row(i)][At::column()], v);
-        }
+        for (u32 i = 0; i < Tile::LINES; i++) advance(pixel[i], pixels);
     }
 };
 
-// dY as TILE_N columns k, neighbours across the sum; terms are pixels. Adds up its columns where `sums_bias`.
-struct GradAcross {
-    enum : u32 { SWIZZLED = 0 };
-    typedef Across<TILE_N> At;
-    GradReader<4> reader;
-    u32 channels, k, pixel, pixels;
+// dY as TILE_M rows k, neighbours across the sum; terms are pixels. Adds up its rows where `sums_bias`.
+struct GradAcross : Source {
+    typedef Across<TILE_M> Tile;
+    GradReader reader;
+    u32 k_count, k, pixel, pixels;
     bool sums_bias;
-    Vector<4> bias = splat<4>(0.0f);
-    Vector<4> raw[At::ROWS][2];
-    u32 valid;
+    Vector<CHUNK> bias = splat<CHUNK>(0.0f);
 
-    __device__ __forceinline__ GradAcross(const Conv2d& geometry, const PendingGrad& dy, u32 n, u32 first, bool sums_bias)
-        : reader(dy), channels(geometry.k), k(n + At::column()), pixel(first + At::row(0)), pixels(geometry.n * geometry.p * geometry.q),
-          sums_bias(sums_bias) {
-#pragma unroll
-        for (u32 j = 0; j < PLACES; j++) reader.set(channels, j, column(j));
+    __device__ __forceinline__ GradAcross(const Conv2d& geometry, const PendingGrad& dy, u32 m, u32 term, bool sums_bias)
+        : reader(dy), k_count(geometry.k), k(m + Tile::chunk() * CHUNK), pixel(term),
+          pixels(geometry.n * geometry.p * geometry.q), sums_bias(sums_bias) {}
+
+    __device__ __forceinline__ bool find(u32 i, u64& place) const {
+        u32 at = pixel + Tile::line(i);
+        place = (u64)at * k_count + k + element;
+        return (at < pixels) & (k + element < k_count);
     }
 
-    // Columns that are not there end where nothing is stored.
-    __device__ __forceinline__ u32 column(u32 j) const { return k + j < channels ? k + j : 0; }
+    __device__ __forceinline__ u32 channels() const { return k_count; }
+    __device__ __forceinline__ u32 channel() const { return k + element < k_count ? k + element : 0; }
+    __device__ __forceinline__ u32 settled() const { return k < k_count ? k : 0; }
+    __device__ __forceinline__ void next() { pixel += TILE_K; }
 
-    __device__ __forceinline__ void fetch() {
-        valid = 0;
+    __device__ __forceinline__ bool sees() const { return sums_bias; }
+    __device__ __forceinline__ void seen(u32 j, const Vector<>& v) {
+        if (!sums_bias) return;
+        // An index that is known when compiling keeps the sums in registers.
 #pragma unroll
-        for (u32 i = 0; i < At::ROWS; i++) {
-            u32 at = pixel + i * At::ROW_STEP;
-            bool inside = at < pixels;
-            valid |= (u32)inside << i;
-            u64 row = (u64)(inside ? at : 0) * channels;
-#pragma unroll
-            for (u32 j = 0; j < PLACES; j++) reader.fetch(raw[i], j, row + column(j));
-        }
-        pixel += TILE_K;
-    }
-
-    __device__ __forceinline__ void store(float (&tile)[TILE_K][TILE_N]) {
-#pragma unroll
-        for (u32 i = 0; i < At::ROWS; i++) {
-            Vector<4> v = valid_places<1>(valid >> i, rounded(reader.apply(raw[i])));
-            ::store(&tile[At::row(i)][At::column()], v);
-            if (sums_bias) bias += v;
+        for (u32 i = 0; i < CHUNK; i++) {
+            if (i - j < VECTOR) bias[i] += v[i % VECTOR];
         }
     }
 
-    // The sums of the block's columns into out[n..]; called by all threads.
-    __device__ __forceinline__ void store_bias(float* out, u32 n) const {
-        __shared__ __align__(16) float sums[At::ROW_STEP][TILE_N];
-        ::store(&sums[At::row(0)][At::column()], bias);
+    // The sums of the block's rows into out[m..]; called by all threads, while nobody uses shared memory.
+    __device__ __forceinline__ void store_bias(float* out, u32 m) const {
+        constexpr u32 LINES = THREADS / Tile::ACROSS;
+        float (*lines)[TILE_M] = reinterpret_cast<float (*)[TILE_M]>(shared);
+        static_assert(LINES * TILE_M * sizeof(float) <= SHARED, "the sums fit");
+        store(&lines[Tile::line(0)][Tile::chunk() * CHUNK], bias);
         __syncthreads();
-        if (threadIdx.x < TILE_N && n + threadIdx.x < channels) {
+        for (u32 i = threadIdx.x; i < TILE_M && m + i < k_count; i += THREADS) {
             float sum = 0.0f;
-            for (u32 row = 0; row < At::ROW_STEP; row++) sum += sums[row][threadIdx.x];
-            out[n + threadIdx.x] = sum;
+            for (u32 line = 0; line < LINES; line++) sum += lines[line][i];
+            out[m + i] = sum;
         }
     }
 };
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
 conv_wgrad(Conv2d geometry, PendingGrad dy, Pending x, u32 steps_per_split, float* dw, float* dbias) {
     u32 pixels = geometry.n * geometry.p * geometry.q, window = geometry.r * geometry.s * geometry.c;
-    u32 tiles_across = (geometry.k + TILE_N - 1) / TILE_N;
+    u32 tiles_across = (window + TILE_N - 1) / TILE_N;
     u32 m = blockIdx.x / tiles_across * TILE_M, n = blockIdx.x % tiles_across * TILE_N;
     u32 first_step = blockIdx.y * steps_per_split, steps = (pixels + TILE_K - 1) / TILE_K - first_step;
     if (steps > steps_per_split) steps = steps_per_split;
-    bool sums_bias = dbias && m == 0;
+    bool sums_bias = dbias && n == 0;
 
-    WindowsAcross windows(geometry, x, m, first_step * TILE_K);
-    GradAcross grad(geometry, dy, n, first_step * TILE_K, sums_bias);
-    float sum[THREAD_M][THREAD_N] = {};
-    multiply(windows, grad, steps, sum);
+    Loader grad(GradAcross(geometry, dy, m, first_step * TILE_K, sums_bias));
+    Loader windows(WindowsAcross(geometry, x, n, first_step * TILE_K));
+    Sums<Across<TILE_M>, Across<TILE_N>, true> sums;
+    multiply(grad, windows, steps, sums);
 
     float* out = dw + (u64)blockIdx.y * geometry.k * window;
-    bool aligned = is_aligned(out, window);
-#pragma unroll
-    for (u32 j = 0; j < THREAD_N; j++) {
-        u32 k = n + tile_column(j);
-        if (k >= geometry.k) continue;
-#pragma unroll
-        for (u32 i = 0; i < THREAD_M; i += 4) {
-            Vector<4> v = {{sum[i][j], sum[i + 1][j], sum[i + 2][j], sum[i + 3][j]}};
-            store_quad(out + (u64)k * window, m + tile_row(i), window, aligned, v);
-        }
+    u32 column = n + handed_column();
+    bool aligned = window % CHUNK == 0 && (u64)out % 16 == 0;
+    hand_out(sums, [&](u32 row, const Vector<CHUNK>& v) {
+        if (m + row < geometry.k) store_columns(out + (u64)(m + row) * window, column, window, aligned, v);
+    });
+    if (sums_bias) {
+        __syncthreads();
+        grad.source.store_bias(dbias + (u64)blockIdx.y * geometry.k, m);
     }
-    if (sums_bias) grad.store_bias(dbias + (u64)blockIdx.y * geometry.k, n);
 }

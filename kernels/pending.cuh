@@ -1,8 +1,6 @@
 // pending.cuh - how pending values and gradients are read, and the epilogue of an output.
 //
-// A reader keeps the coefficients of V channels in registers, for all pixels that its thread reads. It takes coefficients
-// and raw numbers VECTOR at a time: all V at once where VECTOR is V, and one by one where VECTOR is 1 and V is 4
-// (conv.cuh).
+// A reader keeps the coefficients of VECTOR channels in registers, for all pixels that its thread reads.
 
 #pragma once
 
@@ -27,57 +25,62 @@ __device__ __forceinline__ Vector<V> activate(u32 activation, const Vector<V>& s
 }
 
 // Reads a pending value: one tensor.
-template <u32 V = VECTOR>
 struct ValueReader {
     enum : u32 { TENSORS = 1 };
     Pending x;
-    Vector<V> scale, shift, slope;
+    Vector<> scale, shift, slope;
 
     __device__ __forceinline__ explicit ValueReader(const Pending& x) : x(x) {}
 
-    // Sets numbers j.. to channels c.. of `channels`. Offsets are added in 32 bits, which takes fewer registers.
-    __device__ __forceinline__ void set(u32 channels, u32 j, u32 c) {
+    __device__ __forceinline__ const Element* tensor(u32) const { return x.raw; }
+
+    // Whether anything is to be applied.
+    __device__ __forceinline__ bool pends() const { return x.affine || x.activation != IDENTITY; }
+
+    // Sets the reader to channels c.. of `channels`. Offsets are added in 32 bits, which takes fewer registers.
+    __device__ __forceinline__ void set(u32 channels, u32 c) {
         if (x.affine) {
-            load_part(scale, j, x.affine + c);
-            load_part(shift, j, x.affine + (channels + c));
+            scale = load(x.affine + c);
+            shift = load(x.affine + (channels + c));
         }
-        if (x.activation == PRELU) {
-            for (u32 k = 0; k < VECTOR; k++) slope[j + k] = x.slope[c + k];
-        }
+        if (x.activation == PRELU) slope = load_params(x.slope + c);
     }
 
-    // Loads raw numbers j.. from element i.
-    __device__ __forceinline__ void fetch(Vector<V> (&raw)[TENSORS], u32 j, u64 i) const { load_part(raw[0], j, x.raw + i); }
+    // Loads the raw numbers from element i on.
+    __device__ __forceinline__ void fetch(Vector<> (&raw)[TENSORS], u64 i) const { raw[0] = load(x.raw + i); }
 
-    __device__ __forceinline__ Vector<V> apply(const Vector<V> (&raw)[TENSORS]) const {
-        Vector<V> v = raw[0];
+    __device__ __forceinline__ Vector<> apply(const Vector<> (&raw)[TENSORS]) const {
+        Vector<> v = raw[0];
         if (x.affine) v = fmaf(scale, v, shift);
         return activate(x.activation, slope, v);
     }
 };
 
 // Reads a pending gradient: g, and the raw tensor if there is batch norm.
-template <u32 V = VECTOR>
 struct GradReader {
     enum : u32 { TENSORS = 2 };
     PendingGrad dy;
-    Vector<V> a, b, c;
+    Vector<> a, b, c;
 
     __device__ __forceinline__ explicit GradReader(const PendingGrad& dy) : dy(dy) {}
 
-    __device__ __forceinline__ void set(u32 channels, u32 j, u32 k) {
+    __device__ __forceinline__ const Element* tensor(u32 i) const { return i == 0 ? dy.g : dy.raw; }
+
+    __device__ __forceinline__ bool pends() const { return dy.coefficients; }
+
+    __device__ __forceinline__ void set(u32 channels, u32 k) {
         if (!dy.coefficients) return;
-        load_part(a, j, dy.coefficients + k);
-        load_part(b, j, dy.coefficients + (channels + k));
-        load_part(c, j, dy.coefficients + (2 * channels + k));
+        a = load(dy.coefficients + k);
+        b = load(dy.coefficients + (channels + k));
+        c = load(dy.coefficients + (2 * channels + k));
     }
 
-    __device__ __forceinline__ void fetch(Vector<V> (&raw)[TENSORS], u32 j, u64 i) const {
-        load_part(raw[0], j, dy.g + i);
-        if (dy.coefficients) load_part(raw[1], j, dy.raw + i);
+    __device__ __forceinline__ void fetch(Vector<> (&raw)[TENSORS], u64 i) const {
+        raw[0] = load(dy.g + i);
+        if (dy.coefficients) raw[1] = load(dy.raw + i);
     }
 
-    __device__ __forceinline__ Vector<V> apply(const Vector<V> (&raw)[TENSORS]) const {
+    __device__ __forceinline__ Vector<> apply(const Vector<> (&raw)[TENSORS]) const {
         return dy.coefficients ? fmaf(a, raw[0], fmaf(b, raw[1], c)) : raw[0];
     }
 };
@@ -85,22 +88,22 @@ struct GradReader {
 // Reads element i and its neighbours; the reader must be set to their channels.
 template <class Reader> __device__ __forceinline__ Vector<> read(const Reader& reader, u64 i) {
     Vector<> raw[Reader::TENSORS];
-    reader.fetch(raw, 0, i);
+    reader.fetch(raw, i);
     return reader.apply(raw);
 }
 
 // The same with a reader for this one read, set to channels c..
 __device__ __forceinline__ Vector<> read(const Pending& x, u32 channels, u64 i, u32 c) {
-    ValueReader<> reader(x);
-    reader.set(channels, 0, c);
+    ValueReader reader(x);
+    reader.set(channels, c);
     return read(reader, i);
 }
 
 __device__ __forceinline__ Vector<> read(const PendingGrad& dy, u32 channels, u64 i, u32 c) {
     // Decided once here, not in each part of the reader.
     if (!dy.coefficients) return load(dy.g + i);
-    GradReader<> reader(dy);
-    reader.set(channels, 0, c);
+    GradReader reader(dy);
+    reader.set(channels, c);
     return read(reader, i);
 }
 

@@ -49,7 +49,7 @@ __device__ __forceinline__ Clipped clip(const PerChannel& geometry, u32 p, u32 q
 
 // The largest values of window (p, q) in channels c.., and in `winner` the first places r S + s that hold them. `x` must be
 // set to these channels.
-__device__ __forceinline__ Vector<> largest(const PerChannel& geometry, const ValueReader<>& x, u32 p, u32 q, u32 c,
+__device__ __forceinline__ Vector<> largest(const PerChannel& geometry, const ValueReader& x, u32 p, u32 q, u32 c,
                                             u32 (&winner)[VECTOR]) {
     Clipped window = clip(geometry, p, q);
     Vector<> best = splat(-INFINITY);
@@ -74,8 +74,8 @@ max_pool_fprop(PerChannel geometry, Pending x, u32 lanes, Element* y) {
     u32 pixel = blockIdx.x * (THREADS / lanes) + threadIdx.x / lanes;
     u32 c = (blockIdx.y * lanes + threadIdx.x % lanes) * VECTOR;
     if (pixel >= geometry.p * geometry.q || c >= geometry.c) return;
-    ValueReader<> values(x);
-    values.set(geometry.c, 0, c);
+    ValueReader values(x);
+    values.set(geometry.c, c);
     u32 winner[VECTOR];
     Vector<> best = largest(geometry, values, pixel / geometry.q, pixel % geometry.q, c, winner);
     store(y + ((u64)blockIdx.z * geometry.p * geometry.q + pixel) * geometry.c + c, best);
@@ -95,8 +95,8 @@ max_pool_dgrad(PerChannel geometry, Pending x, const Element* dy, u32 lanes, u32
     u32 h0 = blockIdx.x / tiles * TILE, w0 = blockIdx.x % tiles * TILE;
     u32 p0 = first_window(h0 + geometry.top, geometry.r, geometry.stride), q0 = first_window(w0 + geometry.left, geometry.s, geometry.stride);
     if (c < geometry.c) {
-        ValueReader<> values(x);
-        values.set(geometry.c, 0, c);
+        ValueReader values(x);
+        values.set(geometry.c, c);
         for (u32 i = row; i < across * across; i += rows) {
             u32 p = p0 + i / across, q = q0 + i % across;
             if (p >= geometry.p || q >= geometry.q) continue;
@@ -134,8 +134,8 @@ global_avg_pool_fprop(Pending x, u64 len, u32 pixels, u32 channels, Element* y) 
     u64 image = i / channels;
     u32 c = (u32)(i - image * channels);
     u64 from = image * pixels * channels + c;
-    ValueReader<> values(x);
-    values.set(channels, 0, c);
+    ValueReader values(x);
+    values.set(channels, c);
     Vector<> sum = splat(0.0f);
 #pragma unroll 4
     for (u32 pixel = 0; pixel < pixels; pixel++, from += channels) {

@@ -51,24 +51,51 @@ __device__ __forceinline__ Vector<V> fmaf(const Vector<V>& a, const Vector<V>& b
 }
 
 template <u32 V = VECTOR> __device__ __forceinline__ Vector<V> load(const float* from) {
-    if constexpr (V == 4) {
-        float4 v = *reinterpret_cast<const float4*>(from);
-        return {{v.x, v.y, v.z, v.w}};
-    } else {
-        static_assert(V == 1, "one number, or four");
+    if constexpr (V == 1) {
         return {{*from}};
+    } else {
+        static_assert(V % 4 == 0, "one number, or fours");
+        Vector<V> v;
+        for (u32 k = 0; k < V; k += 4) {
+            float4 part = *reinterpret_cast<const float4*>(from + k);
+            v[k] = part.x, v[k + 1] = part.y, v[k + 2] = part.z, v[k + 3] = part.w;
+        }
+        return v;
     }
 }
 
+// Two numbers of bfloat16 side by side: the first in the lower half.
+__device__ __forceinline__ void unpack(u32 pair, float& first, float& second) {
+    first = __uint_as_float(pair << 16);
+    second = __uint_as_float(pair & 0xffff0000u);
+}
+
+__device__ __forceinline__ u32 pack(float first, float second) {
+#if __CUDA_ARCH__ >= 800
+    u32 pair;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(second), "f"(first));
+    return pair;
+#else
+    Bf16 low, high;
+    narrow(first, low);
+    narrow(second, high);
+    return low | (u32)high << 16;
+#endif
+}
+
 template <u32 V = VECTOR> __device__ __forceinline__ Vector<V> load(const Bf16* from) {
-    if constexpr (V == 4) {
-        uint2 v = *reinterpret_cast<const uint2*>(from);
-        return {{__uint_as_float(v.x << 16), __uint_as_float(v.x & 0xffff0000u), __uint_as_float(v.y << 16),
-                 __uint_as_float(v.y & 0xffff0000u)}};
+    Vector<V> v;
+    if constexpr (V == 1) {
+        v[0] = widen(*from);
+    } else if constexpr (V == 4) {
+        uint2 pairs = *reinterpret_cast<const uint2*>(from);
+        unpack(pairs.x, v[0], v[1]), unpack(pairs.y, v[2], v[3]);
     } else {
-        static_assert(V == 1, "one number, or four");
-        return {{widen(*from)}};
+        static_assert(V == 8, "one number, four, or eight");
+        uint4 pairs = *reinterpret_cast<const uint4*>(from);
+        unpack(pairs.x, v[0], v[1]), unpack(pairs.y, v[2], v[3]), unpack(pairs.z, v[4], v[5]), unpack(pairs.w, v[6], v[7]);
     }
+    return v;
 }
 
 template <u32 V> __device__ __forceinline__ Vector<V> rounded(Vector<V> v) {
@@ -77,29 +104,26 @@ template <u32 V> __device__ __forceinline__ Vector<V> rounded(Vector<V> v) {
 }
 
 template <u32 V> __device__ __forceinline__ void store(Bf16* to, const Vector<V>& v) {
-    Bf16 half[V];
-    for (u32 k = 0; k < V; k++) narrow(v[k], half[k]);
-    if constexpr (V == 4) {
-        *reinterpret_cast<uint2*>(to) = make_uint2(half[0] | (u32)half[1] << 16, half[2] | (u32)half[3] << 16);
+    if constexpr (V == 1) {
+        narrow(v[0], *to);
+    } else if constexpr (V == 4) {
+        *reinterpret_cast<uint2*>(to) = make_uint2(pack(v[0], v[1]), pack(v[2], v[3]));
     } else {
-        static_assert(V == 1, "one number, or four");
-        *to = half[0];
+        static_assert(V == 8, "one number, four, or eight");
+        *reinterpret_cast<uint4*>(to) =
+            make_uint4(pack(v[0], v[1]), pack(v[2], v[3]), pack(v[4], v[5]), pack(v[6], v[7]));
     }
 }
 
 template <u32 V> __device__ __forceinline__ void store(float* to, const Vector<V>& v) {
-    if constexpr (V == 4) {
-        *reinterpret_cast<float4*>(to) = make_float4(v[0], v[1], v[2], v[3]);
-    } else {
-        static_assert(V == 1, "one number, or four");
+    if constexpr (V == 1) {
         *to = v[0];
+    } else {
+        static_assert(V % 4 == 0, "one number, or fours");
+        for (u32 k = 0; k < V; k += 4) {
+            *reinterpret_cast<float4*>(to + k) = make_float4(v[k], v[k + 1], v[k + 2], v[k + 3]);
+        }
     }
-}
-
-// Loads VECTOR numbers into v[j]..
-template <u32 V, class T> __device__ __forceinline__ void load_part(Vector<V>& v, u32 j, const T* from) {
-    Vector<> part = load(from);
-    for (u32 k = 0; k < VECTOR; k++) v[j + k] = part[k];
 }
 
 // V numbers of the parameter slab.
@@ -109,25 +133,26 @@ template <u32 V = VECTOR> __device__ __forceinline__ Vector<V> load_params(const
     return v;
 }
 
-// Columns n..n+3 of a row of `width` numbers, with zeros past its end. `aligned`: every row begins at a multiple of 4
-// elements, and `width` is one.
-template <class T> __device__ __forceinline__ Vector<4> load_quad(const T* row, u32 n, u32 width, bool aligned) {
-    Vector<4> v = splat<4>(0.0f);
+// Columns n..n+V-1 of a row of `width` numbers, with zeros past its end. `aligned`: every row begins where V numbers can be
+// read at once, and `width` is a multiple of V.
+template <u32 V, class T> __device__ __forceinline__ Vector<V> load_columns(const T* row, u32 n, u32 width, bool aligned) {
+    Vector<V> v = splat<V>(0.0f);
     if (aligned) {
-        if (n < width) v = load<4>(row + n);
+        if (n < width) v = load<V>(row + n);
     } else {
-        for (u32 k = 0; k < 4; k++) {
+        for (u32 k = 0; k < V; k++) {
             if (n + k < width) v[k] = widen(row[n + k]);
         }
     }
     return v;
 }
 
-template <class T> __device__ __forceinline__ void store_quad(T* row, u32 n, u32 width, bool aligned, const Vector<4>& v) {
+template <u32 V, class T>
+__device__ __forceinline__ void store_columns(T* row, u32 n, u32 width, bool aligned, const Vector<V>& v) {
     if (aligned) {
         if (n < width) store(row + n, v);
     } else {
-        for (u32 k = 0; k < 4; k++) {
+        for (u32 k = 0; k < V; k++) {
             if (n + k < width) narrow(v[k], row[n + k]);
         }
     }

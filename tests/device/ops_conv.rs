@@ -1,7 +1,10 @@
 //! Convolution against naive f64 loops: all three directions, everything that can be pending, all epilogues.
 
 use super::convolutions::{check_dgrad, check_fprop, check_moments, check_wgrad};
-use crate::oracles::check::{assert_bits_depend_on_the_case_alone, expected, results};
+use crate::oracles::check::{
+    assert_bits_depend_on_the_case_alone, elements, expected, expected_of, results, results_of,
+};
+use crate::oracles::number::Number;
 use crate::oracles::{UNIT, noise};
 use crate::rig::Given;
 use crate::rig::conv::{Dgrad, End, Fprop, Wgrad, window};
@@ -115,6 +118,18 @@ fn shapes() -> Vec<(&'static str, Conv2d)> {
             conv(5, 48, 104, window((9, 12), (3, 3), 1, [2, 1, 0, 1])),
         ),
         (
+            "3x3/2, whole chunks",
+            conv(3, 16, 24, window((13, 11), (3, 3), 2, [0, 1, 1, 1])),
+        ),
+        (
+            "1x1/2, whole chunks",
+            conv(2, 72, 136, window((10, 9), (1, 1), 2, [0; 4])),
+        ),
+        (
+            "1x1, whole chunks and whole tiles",
+            conv(2, 128, 128, window((8, 16), (1, 1), 1, [0; 4])),
+        ),
+        (
             "3x3, parts and blocks",
             conv(2, 10, 200, window((25, 23), (3, 3), 1, same)),
         ),
@@ -142,11 +157,13 @@ fn all_shapes<B: Backend>(b: &mut B) {
     }
 }
 
-/// Everything that can be pending, on one shape with padding and one without.
+/// Everything that can be pending, on shapes with padding and without.
 fn all_pending<B: Backend>(b: &mut B) {
     for geometry in [
         conv(6, 37, 10, window((9, 5), (3, 3), 2, [1, 0, 0, 1])),
         conv(2, 37, 9, window((7, 5), (1, 1), 1, [0; 4])),
+        // Whole chunks on a GPU: what is pending is applied in shared memory.
+        conv(3, 40, 24, window((5, 6), (3, 3), 1, [1, 0, 0, 1])),
     ] {
         for activation in ACTIVATIONS {
             check(b, geometry, Behind::only(activation), (true, true));
@@ -219,9 +236,39 @@ fn nan_is_found_everywhere<B: Backend>(b: &mut B) {
     nan_is_found(b, geometry, false, false);
 }
 
+/// Sums of many numbers of one sign: what is lost is not lost in one direction. Tensor cores truncate, so a sum that stays
+/// in them loses up to a unit of float32 with each instruction, and never gains one.
+fn long_sums_are_not_biased<B: Backend>(b: &mut B) {
+    let geometry = conv(4, 8, 8, window((64, 64), (1, 1), 1, [0; 4]));
+    let case = Wgrad {
+        geometry,
+        batch_norm: false,
+        x: Behind::NOTHING,
+        bias: false,
+    };
+    let positive = |seed| -> Vec<f32> {
+        let numbers = noise(8 * geometry.pixels_out(), seed);
+        numbers.iter().map(|v| 1.5 + v).collect()
+    };
+    let given: Given<'_> = &[("x", 0, &positive(1)), ("dy", 0, &positive(2))];
+    for element in elements(b) {
+        let (_, found) = &results_of(element, b, &case, given)[0];
+        let (_, expected) = &expected_of(element, &case, given)[0];
+        // The slab has other places too, which are zero.
+        let written = found.iter().zip(expected).filter(|(_, e)| e.value > 0.0);
+        let relative = |(found, e): (&f32, &Number)| (f64::from(*found) - e.value) / e.value;
+        let losses: Vec<f64> = written.map(relative).collect();
+        assert_eq!(losses.len(), 64, "a sum for each weight");
+        let mean = losses.iter().sum::<f64>() / losses.len() as f64;
+        // Within a step of 32 terms two instructions truncate; the sum of the steps is rounded to nearest.
+        assert!(mean.abs() < 4.0 * UNIT, "{element}: {}", mean / UNIT);
+    }
+}
+
 on_each_device! {
     convolution_agrees_with_the_oracle_on_every_shape: all_shapes,
     everything_pending_is_applied: all_pending,
+    long_sums_have_no_bias: long_sums_are_not_biased,
     moments_are_exact_far_from_zero: moments_far_from_zero,
     nan_reaches_the_output: nan_is_found_everywhere,
 }

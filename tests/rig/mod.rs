@@ -220,16 +220,17 @@ impl<'a, B: Backend> Rig<'a, B> {
         &mut self,
         parts: [(&str, Vec<f32>); N],
     ) -> Result<(B::Buffer, [usize; N])> {
-        let (values, begins) = self.lay_out(parts);
+        let (values, begins) = self.lay_out(1, parts);
         Ok((self.filled("", values)?, begins))
     }
 
-    /// A slab of parameters, its copy as the tensors' elements where these are not float32, and where the parts begin.
+    /// A slab of parameters, its copy as the tensors' elements where these are not float32, and where the parts begin: at
+    /// multiples of 16 numbers, as a graph lays its parameters out.
     pub fn filters<const N: usize>(
         &mut self,
         parts: [(&str, Vec<f32>); N],
     ) -> Result<(Filters<B::Buffer>, [usize; N])> {
-        let (values, begins) = self.lay_out(parts);
+        let (values, begins) = self.lay_out(16, parts);
         let rounded = match self.element {
             Element::F32 => None,
             element => Some(self.operand(element, "", values.clone())?),
@@ -238,14 +239,18 @@ impl<'a, B: Backend> Rig<'a, B> {
         Ok((Filters { params, rounded }, begins))
     }
 
-    /// Operands one after the other with poison around each, and where they begin.
-    fn lay_out<const N: usize>(&mut self, parts: [(&str, Vec<f32>); N]) -> (Vec<f32>, [usize; N]) {
-        let mut slab = vec![POISON; self.margin];
+    /// Operands one after the other with poison around each, and where they begin: at multiples of `align`.
+    fn lay_out<const N: usize>(
+        &mut self,
+        align: usize,
+        parts: [(&str, Vec<f32>); N],
+    ) -> (Vec<f32>, [usize; N]) {
+        let mut slab = vec![POISON; self.margin.next_multiple_of(align)];
         let begins = parts.map(|(name, mut part)| {
             self.put(name, &mut part);
             let begin = slab.len();
             slab.extend(part);
-            slab.resize(slab.len() + self.margin, POISON);
+            slab.resize((slab.len() + self.margin).next_multiple_of(align), POISON);
             begin
         });
         (slab, begins)

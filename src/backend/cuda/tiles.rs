@@ -24,8 +24,8 @@ pub struct Program {
     pub registers: u32,
 }
 
-/// The two programs of a file: with VECTOR = 1 for rows of any length, with VECTOR = 4 for rows whose length is a
-/// multiple of 4.
+/// The two programs of a file: with VECTOR = 1 for rows of any length, with a larger VECTOR for rows whose length is a
+/// multiple of it: 4, or the elements of 16 bytes for the products.
 pub(super) type ByVector = [Program; 2];
 
 /// The programs of a file for each type of elements, in the order of [`Element`].
@@ -263,123 +263,190 @@ pub(super) static ARCFACE_PRODUCT: ByVector = by_vector!("arcface_product", Elem
     registers: 160,
 );
 
-/// Tiles of the implicit matrix products.
+/// Bytes of a chunk: what a product copies at once.
+pub(super) const CHUNK_BYTES: u32 = 16;
+
+/// Registers of a multiprocessor.
+const REGISTERS: u32 = 64 << 10;
+
+/// Bytes of terms that a step of a product takes of each row and column.
+const STEP_BYTES: u32 = 64;
+
+/// A tile of the matrix products (`gemm.cuh`).
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ProductTile {
+    /// Threads of a block.
+    threads: u32,
     /// Rows of results of a block.
     pub(super) m: u32,
     /// Columns of results of a block.
     pub(super) n: u32,
-    /// Terms of a step.
-    pub(super) k: u32,
-    /// Rows of results of a thread.
-    thread_m: u32,
-    /// Columns of results of a thread.
-    thread_n: u32,
+    /// Rows and columns of results of a thread, or of a warp on tensor cores.
+    part: (u32, u32),
+    /// Steps that are in shared memory at a time.
+    stages: u32,
+    /// What a result costs, beside those of the other tiles: a number, once read, serves fewer results of a smaller tile.
+    pub(super) cost: u64,
 }
 
 impl ProductTile {
-    const fn constants(self) -> [(&'static str, u32); 5] {
+    /// Bytes of dynamic shared memory of a block whose operands have this many tensors: the stages, and after them the
+    /// results.
+    const fn shared(self, (of_m, of_n): (u32, u32)) -> u32 {
+        let stages = self.stages * STEP_BYTES * (of_m * self.m + of_n * self.n);
+        let results = 4 * self.m * (self.n + 8);
+        if stages > results { stages } else { results }
+    }
+
+    const fn constants(
+        self,
+        element: Element,
+        tensors: (u32, u32),
+        registers: u32,
+    ) -> [(&'static str, u32); 8] {
         [
+            ("BLOCKS", REGISTERS / (registers * self.threads)),
             ("TILE_M", self.m),
             ("TILE_N", self.n),
-            ("TILE_K", self.k),
-            ("THREAD_M", self.thread_m),
-            ("THREAD_N", self.thread_n),
+            ("TILE_K", STEP_BYTES / element.bytes() as u32),
+            ("PART_M", self.part.0),
+            ("PART_N", self.part.1),
+            ("STAGES", self.stages),
+            ("SHARED", self.shared(tensors)),
         ]
     }
 }
 
-/// For large products.
-const LARGE_TILE: ProductTile = ProductTile {
-    m: 128,
-    n: 64,
-    k: 16,
-    thread_m: 8,
-    thread_n: 8,
-};
-
-/// For few rows or few columns.
-const SMALL_TILE: ProductTile = ProductTile {
-    m: 64,
-    n: 32,
-    k: 16,
-    thread_m: 8,
-    thread_n: 4,
-};
-
-/// The programs of a product with one size of tile.
+/// A product with one size of tile: for rows of any length, and for rows that are whole chunks.
 pub(super) struct Tiled {
     pub(super) tile: ProductTile,
-    pub(super) programs: ByElement<ByVector>,
+    /// Terms of a step.
+    pub(super) step: u32,
+    /// Bytes of dynamic shared memory of a block.
+    pub(super) shared: u32,
+    pub(super) programs: ByVector,
 }
 
-/// Convolution, forward: with large tiles, and with small ones.
-pub(super) static CONV_FPROP: [Tiled; 2] = [
-    Tiled {
-        tile: LARGE_TILE,
-        programs: by_element_and_vector!("conv_fprop",
-            file: "conv_fprop.cu",
-            threads: 128,
-            constants: &LARGE_TILE.constants(),
-            registers: 255,
-        ),
-    },
-    Tiled {
-        tile: SMALL_TILE,
-        programs: by_element_and_vector!("conv_fprop_small",
-            file: "conv_fprop.cu",
-            threads: 64,
-            constants: &SMALL_TILE.constants(),
-            registers: 208,
-        ),
-    },
-];
+/// The sizes of tiles of a product, for each type of elements.
+pub(super) type Product = ByElement<&'static [Tiled]>;
 
-/// Convolution, gradient to the data: with large tiles, and with small ones.
-pub(super) static CONV_DGRAD: [Tiled; 2] = [
-    Tiled {
-        tile: LARGE_TILE,
-        programs: by_element_and_vector!("conv_dgrad",
-            file: "conv_dgrad.cu",
-            threads: 128,
-            constants: &LARGE_TILE.constants(),
-            registers: 255,
-        ),
-    },
-    Tiled {
-        tile: SMALL_TILE,
-        programs: by_element_and_vector!("conv_dgrad_small",
-            file: "conv_dgrad.cu",
-            threads: 64,
-            constants: &SMALL_TILE.constants(),
-            registers: 208,
-        ),
-    },
-];
+/// Multiply-adds, large products.
+const FMA_128X64: ProductTile = ProductTile {
+    threads: 128,
+    m: 128,
+    n: 64,
+    part: (8, 8),
+    stages: 2,
+    cost: 4,
+};
 
-/// Convolution, gradient to the weights: with large tiles, and with small ones.
-pub(super) static CONV_WGRAD: [Tiled; 2] = [
-    Tiled {
-        tile: LARGE_TILE,
-        programs: by_element_and_vector!("conv_wgrad",
-            file: "conv_wgrad.cu",
-            threads: 128,
-            constants: &LARGE_TILE.constants(),
-            registers: 255,
-        ),
-    },
-    Tiled {
-        tile: SMALL_TILE,
-        programs: by_element_and_vector!("conv_wgrad_small",
-            file: "conv_wgrad.cu",
-            threads: 64,
-            constants: &SMALL_TILE.constants(),
-            // Turing's scalar kernel takes 213. Any limit from 204 to 216 leaves four blocks per multiprocessor.
-            registers: 216,
-        ),
-    },
-];
+/// Multiply-adds, few rows or few columns.
+const FMA_64X32: ProductTile = ProductTile {
+    threads: 64,
+    m: 64,
+    n: 32,
+    part: (8, 4),
+    stages: 2,
+    cost: 5,
+};
+
+/// Tensor cores, many columns.
+const MMA_128X128: ProductTile = ProductTile {
+    threads: 128,
+    m: 128,
+    n: 128,
+    part: (64, 64),
+    stages: 3,
+    cost: 8,
+};
+
+/// Tensor cores, fewer columns.
+const MMA_128X64: ProductTile = ProductTile {
+    threads: 128,
+    m: 128,
+    n: 64,
+    part: (64, 32),
+    stages: 3,
+    cost: 9,
+};
+
+/// Tensor cores, few rows or few columns.
+const MMA_64X64: ProductTile = ProductTile {
+    threads: 128,
+    m: 64,
+    n: 64,
+    part: (32, 32),
+    stages: 3,
+    cost: 11,
+};
+
+/// A product: its file, its operands' tensors, and for each tile its name, the tile and the most registers.
+macro_rules! product {
+    (
+        $file:literal, $tensors:expr,
+        f32: [$($name:literal $tile:ident $registers:literal),*],
+        bf16: [$($half:literal $half_tile:ident $half_registers:literal),*]
+    ) => {
+        [
+            &[$(product!(@tiled $file, $tensors, Element::F32, $name, $tile, $registers)),*],
+            &[$(product!(@tiled $file, $tensors, Element::Bf16, $half, $half_tile, $half_registers)),*],
+        ]
+    };
+    (@tiled $file:literal, $tensors:expr, $element:expr, $name:literal, $tile:ident, $registers:literal) => {
+        Tiled {
+            tile: $tile,
+            step: STEP_BYTES / $element.bytes() as u32,
+            shared: $tile.shared($tensors),
+            programs: [
+                product!(@program $file, $tensors, $element, $name, $tile, $registers, 1),
+                product!(
+                    @program $file, $tensors, $element, concat!($name, "_wide"), $tile, $registers,
+                    CHUNK_BYTES / $element.bytes() as u32
+                ),
+            ],
+        }
+    };
+    (@program $file:literal, $tensors:expr, $element:expr, $name:expr, $tile:ident, $registers:literal, $vector:expr) => {
+        Program {
+            name: $name,
+            file: $file,
+            threads: $tile.threads,
+            vector: $vector,
+            element: $element,
+            constants: &$tile.constants($element, $tensors, $registers),
+            registers: $registers,
+        }
+    };
+}
+
+/// Convolution, forward.
+pub(super) static CONV_FPROP: Product = product!("conv_fprop.cu", (1, 1),
+    f32: ["conv_fprop" FMA_128X64 255, "conv_fprop_64x32" FMA_64X32 255],
+    bf16: [
+        "conv_fprop_bf16" MMA_128X128 255,
+        "conv_fprop_bf16_128x64" MMA_128X64 168,
+        "conv_fprop_bf16_64x64" MMA_64X64 128
+    ]
+);
+
+/// Convolution, gradient to the data; the gradient has two tensors.
+pub(super) static CONV_DGRAD: Product = product!("conv_dgrad.cu", (2, 1),
+    f32: ["conv_dgrad" FMA_128X64 255, "conv_dgrad_64x32" FMA_64X32 255],
+    bf16: [
+        "conv_dgrad_bf16" MMA_128X128 255,
+        "conv_dgrad_bf16_128x64" MMA_128X64 200,
+        "conv_dgrad_bf16_64x64" MMA_64X64 128
+    ]
+);
+
+/// Convolution, gradient to the weights; the gradient has two tensors.
+pub(super) static CONV_WGRAD: Product = product!("conv_wgrad.cu", (2, 1),
+    f32: ["conv_wgrad" FMA_128X64 255, "conv_wgrad_64x32" FMA_64X32 255],
+    bf16: [
+        "conv_wgrad_bf16_128x64" MMA_128X64 255,
+        "conv_wgrad_bf16_64x64" MMA_64X64 200
+    ]
+);
 
 /// Pixels of a row that a thread of a depthwise convolution takes.
 pub(super) const RUN: u32 = 4;
@@ -429,8 +496,7 @@ pub(super) static CONV_DEPTHWISE: ByElement<[Program; 4]> = {
 
 /// All programs, for the gates that compile every one.
 pub static PROGRAMS: LazyLock<Vec<&Program>> = LazyLock::new(|| {
-    let product =
-        |tiled: &'static [Tiled; 2]| tiled.iter().flat_map(|of| of.programs.as_flattened());
+    let product = |of: &'static Product| of.iter().copied().flatten().flat_map(|of| &of.programs);
     let mut programs: Vec<&Program> = [
         ARCFACE_PRODUCT.as_slice(),
         from_ref(&ARCFACE),

@@ -1,6 +1,6 @@
 //! dX, phase by phase of the stride, then its finish.
 
-use super::{Tiling, check, is_aligned};
+use super::{Tiling, check, is_aligned, is_chunks};
 use crate::Result;
 use crate::backend::Conv2dDgrad;
 use crate::backend::cuda::driver::Driver;
@@ -28,8 +28,10 @@ pub(in crate::backend::cuda) fn dgrad<D: Driver>(
     // The phase of the first pixel is the largest.
     let phase = geometry.n * window.h.div_ceil(window.stride) * window.w.div_ceil(window.stride);
     let weights = filters.at(filter.weights);
-    let wide = geometry.c.is_multiple_of(4) && geometry.k.is_multiple_of(4) && is_aligned(weights);
-    let tiling = Tiling::new(&CONV_DGRAD, dx.g.element, wide, phase as u64, rows.c as u64);
+    let element = dx.g.element;
+    let wide =
+        is_chunks(element, geometry.c) && is_chunks(element, geometry.k) && is_aligned(weights);
+    let tiling = Tiling::new(&CONV_DGRAD, element, wide, phase as u64, rows.c as u64);
     let kernel = launch::ConvDgrad {
         geometry: geometry.into(),
         dy: dy.into(),
@@ -38,6 +40,6 @@ pub(in crate::backend::cuda) fn dgrad<D: Driver>(
         dx: dx.g.at(0),
     };
     let grid = [tiling.tiles, (window.stride * window.stride) as u64, 1];
-    cuda.launch(tiling.program, grid, 0, kernel)?;
+    cuda.launch(tiling.program, grid, tiling.shared, kernel)?;
     close_grad::finish(cuda, rows, dx)
 }

@@ -1,6 +1,6 @@
 //! y = conv(x, w) (+ bias), then the epilogue.
 
-use super::{Tiling, check, is_aligned};
+use super::{Tiling, check, is_aligned, is_chunks};
 use crate::Result;
 use crate::backend::Conv2dFprop;
 use crate::backend::cuda::driver::Driver;
@@ -29,7 +29,7 @@ pub(in crate::backend::cuda) fn fprop<D: Driver>(
     };
     let terms = geometry.window.r * geometry.window.s * geometry.c;
     let weights = filters.at(filter.weights);
-    let wide = geometry.c.is_multiple_of(4) && is_aligned(weights);
+    let wide = is_chunks(y.element, geometry.c) && is_aligned(weights);
     let tiling = Tiling::new(
         &CONV_FPROP,
         y.element,
@@ -53,7 +53,7 @@ pub(in crate::backend::cuda) fn fprop<D: Driver>(
         partials,
     };
     let grid = [tiling.tiles, split.splits as u64, 1];
-    cuda.launch(tiling.program, grid, 0, kernel)?;
+    cuda.launch(tiling.program, grid, tiling.shared, kernel)?;
     if split.splits > 1 {
         let kernel = launch::ConvFpropFinish {
             partials,

@@ -1,7 +1,7 @@
 //! Convolution as implicit matrix products: the choice of tiles, and how a long sum is split over blocks.
 //!
 //! fprop: M = N P Q pixels, N = K filters, terms R S C. dgrad: M = input pixels (a phase of the stride), N = C, terms
-//! taps and K. wgrad: M = R S C, N = K, terms pixels.
+//! taps and K. wgrad: M = K, N = R S C, terms pixels.
 
 mod dgrad;
 mod fprop;
@@ -13,7 +13,7 @@ pub(super) use wgrad::wgrad;
 
 use super::blocks;
 use super::launch::Address;
-use super::tiles::{ProductTile, Program, Tiled, by_element};
+use super::tiles::{CHUNK_BYTES, Product, ProductTile, Program, Tiled, by_element};
 use crate::backend::Element;
 use crate::backend::geometry::Window;
 use crate::{Error, Result};
@@ -28,41 +28,32 @@ const SPLIT_STEPS: u64 = 16;
 #[derive(Clone, Copy)]
 struct Tiling {
     program: &'static Program,
-    tile: ProductTile,
+    /// Bytes of shared memory of a block.
+    shared: u32,
+    /// Terms of a step.
+    step: u32,
     /// Tiles in all.
     tiles: u64,
 }
 
 impl Tiling {
-    /// With the large or the small tile, whichever does less work, tails counted. `wide`: rows of the operands can be
-    /// read 4 elements at a time.
-    fn new(
-        [large, small]: &'static [Tiled; 2],
-        element: Element,
-        wide: bool,
-        m: u64,
-        n: u64,
-    ) -> Self {
-        let tiling = |of: &'static Tiled| Tiling {
-            program: &by_element(&of.programs, element)[usize::from(wide)],
-            tile: of.tile,
-            tiles: blocks(m, of.tile.m) * blocks(n, of.tile.n),
-        };
-        // A product costs more with the small tile: a fragment, once read, serves half as many.
-        let cost = |tiling: Tiling, of_product: u64| {
-            tiling.tiles * u64::from(tiling.tile.m * tiling.tile.n) * of_product
-        };
-        let (large, small) = (tiling(large), tiling(small));
-        if cost(small, 5) < cost(large, 4) {
-            small
-        } else {
-            large
+    /// With the tile that does the least work, tails counted. `wide`: rows of the operands are whole chunks.
+    fn new(product: &'static Product, element: Element, wide: bool, m: u64, n: u64) -> Self {
+        let tiles = |tile: &ProductTile| blocks(m, tile.m) * blocks(n, tile.n);
+        let cost = |of: &&Tiled| tiles(&of.tile) * u64::from(of.tile.m * of.tile.n) * of.tile.cost;
+        let of =
+            (by_element(product, element).iter().min_by_key(cost)).expect("a product has tiles");
+        Tiling {
+            program: &of.programs[usize::from(wide)],
+            shared: of.shared,
+            step: of.step,
+            tiles: tiles(&of.tile),
         }
     }
 
     /// Cuts a sum of `terms` over blocks.
     fn split(&self, terms: u64) -> Split {
-        let steps = blocks(terms, self.tile.k);
+        let steps = blocks(terms, self.step);
         let wanted = (BLOCKS / self.tiles.max(1)).clamp(1, (steps / SPLIT_STEPS).max(1));
         let steps_per_split = steps.div_ceil(wanted).max(1);
         Split {
@@ -102,7 +93,12 @@ pub(super) fn check(n: usize, window: &Window, c: usize, k: usize) -> Result<()>
     Ok(())
 }
 
-/// Whether rows at `address` that are multiples of 4 elements long can be read 4 at a time.
+/// Whether rows of `len` elements are whole chunks.
+fn is_chunks(element: Element, len: usize) -> bool {
+    (len * element.bytes()).is_multiple_of(CHUNK_BYTES as usize)
+}
+
+/// Whether chunks begin at `address`.
 pub(super) fn is_aligned(address: Address) -> bool {
-    address.0.is_multiple_of(16)
+    address.0.is_multiple_of(u64::from(CHUNK_BYTES))
 }

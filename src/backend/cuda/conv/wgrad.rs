@@ -1,6 +1,6 @@
 //! dW and dbias, the sum over pixels split over blocks.
 
-use super::{Tiling, check};
+use super::{Tiling, check, is_chunks};
 use crate::Result;
 use crate::backend::Conv2dWgrad;
 use crate::backend::cuda::driver::Driver;
@@ -21,8 +21,9 @@ pub(in crate::backend::cuda) fn wgrad<D: Driver>(
     } = op;
     check(geometry.n, &geometry.window, geometry.c, geometry.k)?;
     let (k, len) = (geometry.k, geometry.filter_len());
-    let wide = geometry.c.is_multiple_of(4) && k.is_multiple_of(4);
-    let tiling = Tiling::new(&CONV_WGRAD, x.raw.element, wide, (len / k) as u64, k as u64);
+    let element = x.raw.element;
+    let wide = is_chunks(element, geometry.c) && is_chunks(element, k);
+    let tiling = Tiling::new(&CONV_WGRAD, element, wide, k as u64, (len / k) as u64);
     let split = tiling.split(geometry.pixels_out() as u64);
     let dw = grads.at(filter.weights);
     let dbias = filter.bias.map(|bias| grads.at(bias));
@@ -44,7 +45,7 @@ pub(in crate::backend::cuda) fn wgrad<D: Driver>(
         dbias: bias_partials.unwrap_or(Address::NULL),
     };
     let grid = [tiling.tiles, split.splits as u64, 1];
-    cuda.launch(tiling.program, grid, 0, kernel)?;
+    cuda.launch(tiling.program, grid, tiling.shared, kernel)?;
     if split.splits > 1 {
         reduce::sum_tiles(cuda, partials, split.splits, len, dw)?;
         if let (Some(partials), Some(dbias)) = (bias_partials, dbias) {
