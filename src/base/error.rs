@@ -1,6 +1,6 @@
 //! The one error type: every variant displays as a sentence for the person at the terminal.
 
-use super::text;
+use super::text::shown;
 use std::path::{Path, PathBuf};
 
 /// What went wrong, told so that the reader knows what to do about it.
@@ -71,11 +71,6 @@ pub enum Error {
 
 /// `std::result::Result` with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
-
-/// A path on one line.
-fn shown(path: &Path) -> String {
-    text::one_line(&path.to_string_lossy())
-}
 
 impl Error {
     /// An [`Error::Io`] for use in `map_err`: `fs::read(p).map_err(Error::io("reading", p))`.

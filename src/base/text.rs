@@ -1,6 +1,8 @@
 //! Words for people: counts with their nouns, and names that come from data, such as those of files and folders, as a
 //! terminal and line-based files may have them.
 
+use std::path::Path;
+
 /// `1,234,567`
 pub(crate) fn grouped(count: u64) -> String {
     let digits = count.to_string();
@@ -55,6 +57,11 @@ pub(crate) fn nearest<'a>(name: &str, names: impl IntoIterator<Item = &'a str>) 
 /// `\u{1b}`. A terminal obeys the former, and a line or a column would end at some of them.
 pub(crate) fn one_line(name: &str) -> String {
     escape(name, |_| false)
+}
+
+/// A path as messages show it, on one line.
+pub(crate) fn shown(path: impl AsRef<Path>) -> String {
+    one_line(&path.as_ref().to_string_lossy())
 }
 
 /// Like [`one_line`], for text of several lines: line breaks and tabs stay.
