@@ -9,20 +9,28 @@
 //! Until that is done, the folder is a mixture of old and new, and [`settled`] refuses to read it.
 
 use super::files::{lock_folder, sync_folder};
+use super::text::shown;
 use crate::{Error, Result};
 use rayon::prelude::*;
 use std::fs::{self, File};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 /// What is being written.
-const UNFINISHED: &str = ".exchange.tmp";
+pub(crate) const UNFINISHED: &str = ".exchange.tmp";
 
 /// What is whole.
 const WHOLE: &str = ".exchange";
 
 /// In that folder: the names of old files and folders that go, one a line.
 const STALE: &str = ".stale";
+
+/// Whether a name is that of something directly in a folder.
+fn is_plain(name: &str) -> bool {
+    let mut parts = Path::new(name).components();
+    let one = matches!(parts.next(), Some(Component::Normal(part)) if part == name);
+    one && parts.next().is_none() && !name.contains(['\\', '\n'])
+}
 
 /// An exchange in a folder that this process has locked. Dropped, it removes what was not committed.
 #[derive(Debug)]
@@ -56,13 +64,15 @@ impl Exchange {
         self.folder.join(UNFINISHED).join(name)
     }
 
-    /// Replaces old by new: everything written goes to its place, and of the rest, `stale` goes.
+    /// Replaces old by new: everything written goes to its place, and of the rest, `stale` goes: names of files and folders
+    /// directly in the folder.
     ///
     /// # Errors
     /// The system refuses. Then the old files are as they were, or the next exchange finishes this one.
     pub(crate) fn commit(self, stale: &[String]) -> Result<()> {
         let (unfinished, whole) = (self.folder.join(UNFINISHED), self.folder.join(WHOLE));
         let list = unfinished.join(STALE);
+        debug_assert!(stale.iter().all(|name| is_plain(name)), "{stale:?}");
         fs::write(&list, stale.join("\n")).map_err(Error::io("writing", &list))?;
         sync_tree(&unfinished)?;
         fs::rename(&unfinished, &whole).map_err(Error::io("renaming", &unfinished))?;
@@ -80,6 +90,16 @@ impl Exchange {
             Err(e) if e.kind() == io::ErrorKind::NotFound => String::new(),
             Err(e) => return Err(Error::io("reading", &list)(e)),
         };
+        if let Some(name) = stale.lines().find(|name| !is_plain(name)) {
+            return Err(Error::data(
+                &list,
+                format!(
+                    "names {name:?} as a file that goes, which is none of the folder's: remove {} if no command of this \
+                     program wrote it",
+                    shown(&whole)
+                ),
+            ));
+        }
         for name in stale.lines() {
             remove(&self.folder.join(name))?;
         }
@@ -171,7 +191,11 @@ mod tests {
                 if path.is_dir() {
                     walk(root, &path, found);
                 } else if !path.ends_with(".lock") {
-                    let name = path.strip_prefix(root).unwrap().display().to_string();
+                    let name = path
+                        .strip_prefix(root)
+                        .unwrap()
+                        .to_string_lossy()
+                        .into_owned();
                     found.push((name, fs::read_to_string(&path).unwrap()));
                 }
             }
@@ -237,6 +261,39 @@ mod tests {
         assert_new(dir.path());
         // Nothing of the exchange is left, except the lock.
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 5);
+    }
+
+    /// A list that no exchange wrote, as one may come with somebody else's data.
+    #[test]
+    fn nothing_outside_the_folder_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (outside, folder) = (dir.path().join("theirs"), dir.path().join("data"));
+        put(&outside, "theirs");
+        old(&folder);
+        let before = tree(&folder);
+        let absolute = outside.to_str().unwrap();
+        for name in [
+            absolute,
+            "../theirs",
+            "..",
+            ".",
+            "pictures/../../theirs",
+            "pictures/1",
+            "./gone",
+            "gone/",
+            "",
+            "..\\theirs",
+        ] {
+            put(
+                &folder.join(WHOLE).join(STALE),
+                &format!("data\n{name}\ngone\n"),
+            );
+            let error = Exchange::begin(&folder, "testing").unwrap_err().to_string();
+            assert!(error.contains(&format!("names {name:?}")), "{error}");
+            remove(&folder.join(WHOLE)).unwrap();
+            assert_eq!(tree(&folder), before, "{name}");
+            assert!(outside.is_file(), "{name}");
+        }
     }
 
     /// What a kill leaves at each point of the move: the first `moved` entries are in their places.
