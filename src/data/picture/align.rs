@@ -116,6 +116,11 @@ pub fn likeness(points: &Points) -> f64 {
     a.hypot(b) / (points.spread * template.spread).sqrt()
 }
 
+/// The points with left and right exchanged.
+pub fn sides_exchanged(&[eye, other_eye, nose, mouth, other_mouth]: &Points) -> Points {
+    [other_eye, eye, nose, other_mouth, mouth]
+}
+
 /// The face with these points, aligned in a picture of `size` x `size` pixels.
 ///
 /// # Errors

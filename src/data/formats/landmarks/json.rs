@@ -1,6 +1,6 @@
 //! Landmarks in JSON.
 
-use super::{Landmarks, PATHS, plain, point_of};
+use super::{Landmarks, Order, PATHS, plain, point_of};
 use crate::data::formats::text::Text;
 use crate::data::picture::align::Points;
 use crate::{Error, Result};
@@ -122,24 +122,25 @@ fn record(entry: &RawValue, source: &mut Source<'_>, landmarks: &mut Landmarks) 
     landmarks.add(at, line, name, points)
 }
 
-fn parse(value: &RawValue) -> Result<Points, String> {
+fn parse(value: &RawValue) -> Result<(Points, Order), String> {
     let value = serde_json::from_str(value.get()).map_err(|e| e.to_string())?;
     points_in(&value)
 }
 
 /// The points that a value holds in one of the known ways.
-fn points_in(value: &Value) -> Result<Points, String> {
+fn points_in(value: &Value) -> Result<(Points, Order), String> {
     const UNKNOWN: &str = "points that are neither five lists [x, y] nor ten numbers";
     match value {
         Value::Array(values) => {
             let numbers: Option<Vec<f64>> = values.iter().map(Value::as_f64).collect();
             if let Some(numbers) = numbers.filter(|numbers| numbers.len() == 10) {
                 let mut pairs = numbers.as_chunks::<2>().0.iter().copied();
-                return Ok([(); 5].map(|()| pairs.next().unwrap_or_default()));
+                let points = [(); 5].map(|()| pairs.next().unwrap_or_default());
+                return Ok((points, Order::Assumed));
             }
             let pairs: Option<Vec<[f64; 2]>> = values.iter().map(pair).collect();
             if let Some(points) = pairs.and_then(|pairs| pairs.try_into().ok()) {
-                return Ok(points);
+                return Ok((points, Order::Said));
             }
             match &values[..] {
                 [face @ (Value::Array(_) | Value::Object(_))] => points_in(face),
@@ -164,7 +165,7 @@ fn points_in(value: &Value) -> Result<Points, String> {
                 }
             }
             match points {
-                [Some(a), Some(b), Some(c), Some(d), Some(e)] => Ok([a, b, c, d, e]),
+                [Some(a), Some(b), Some(c), Some(d), Some(e)] => Ok(([a, b, c, d, e], Order::Said)),
                 _ => Err("no points (\"landmarks\", \"points\", \"left_eye\", ...)".into()),
             }
         }

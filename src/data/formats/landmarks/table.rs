@@ -1,6 +1,6 @@
 //! Landmarks in lines: text and CSV.
 
-use super::{Landmarks, PATHS, plain, point_of};
+use super::{Landmarks, Order, PATHS, plain, point_of};
 use crate::Result;
 use crate::data::formats::text::Text;
 use crate::data::picture::align::Points;
@@ -152,7 +152,7 @@ fn comma_separated(line: &str) -> Result<Vec<String>, String> {
 }
 
 pub(super) fn read(text: &Text, landmarks: &mut Landmarks) -> Result<()> {
-    let mut columns = Columns::PLAIN;
+    let (mut columns, mut order) = (Columns::PLAIN, Order::Assumed);
     let mut first = true;
     for ((at, line), number) in text.lines().zip(1..) {
         if line.trim().is_empty() || line.starts_with('#') {
@@ -177,12 +177,13 @@ pub(super) fn read(text: &Text, landmarks: &mut Landmarks) -> Result<()> {
             {
                 columns = Columns::of_heading(&words)
                     .map_err(|why| landmarks.bad(at, number, &bad(&why)))?;
+                order = Order::Said;
                 continue;
             }
         }
         let found = parse(line, &columns).map_err(|why| landmarks.bad(at, number, &bad(&why)));
         let (name, points) = found?;
-        landmarks.add(at, number, &name, points)?;
+        landmarks.add(at, number, &name, (points, order))?;
     }
     Ok(())
 }

@@ -234,6 +234,65 @@ fn exchanged_sides_are_counted() {
     assert_eq!(found.unlike(), &expected);
 }
 
+/// The same faces as MTCNN writes them: all x, then all y.
+#[test]
+fn all_x_before_all_y_is_refused_unless_it_is_said() {
+    let faces: Vec<Points> = vec![
+        FIRST,
+        TEMPLATE,
+        // In profile, and large in a large photo.
+        [
+            [60.0, 52.0],
+            [73.5, 51.5],
+            [88.0, 71.0],
+            [62.0, 92.0],
+            [70.0, 92.0],
+        ],
+        FIRST.map(|point| point.map(|x| 9.0 * x + 800.0)),
+    ];
+    let numbers = |points: &Points, between: &str| {
+        let axis = |axis: usize| points.iter().map(move |point| point[axis].to_string());
+        axis(0).chain(axis(1)).collect::<Vec<_>>().join(between)
+    };
+    let lines = |between: &str| -> String {
+        let lines = faces.iter().enumerate();
+        let line = |(i, points)| format!("{i}.jpg{between}{}\n", numbers(points, between));
+        lines.map(line).collect()
+    };
+    let said = "gives all x before all y, as MTCNN does, for 4 of 4 faces";
+    for (name, text) in [
+        ("a.txt", lines(" ")),
+        ("a.tsv", lines("\t")),
+        ("a.csv", lines(",")),
+    ] {
+        let error = open(name, &text).unwrap_err().to_string();
+        assert!(
+            error.contains(said) && error.contains("path x1 x2"),
+            "{error}"
+        );
+        for between in [" ", "\t", ","] {
+            let heading = "path x1 x2 x3 x4 x5 y1 y2 y3 y4 y5".replace(' ', between);
+            let landmarks = open(name, &format!("{heading}\n{text}")).unwrap();
+            for (face, place) in faces.iter().zip(0..) {
+                assert_eq!(landmarks.points(place), face, "{name}");
+            }
+        }
+    }
+    let members: Vec<String> = (faces.iter().enumerate())
+        .map(|(i, points)| format!("\"{i}.jpg\": [{}]", numbers(points, ", ")))
+        .collect();
+    let error = open("a.json", &format!("{{{}}}", members.join(", ")));
+    let error = error.unwrap_err().to_string();
+    assert!(
+        error.contains(said) && error.contains("five lists"),
+        "{error}"
+    );
+    // One face among others is only looked for.
+    let good = "x.jpg 69 109 106 113 77 142 73 152 108 154\n";
+    let one = format!("{good}{}{}", lines(" ").lines().next().unwrap(), "\n");
+    assert_eq!(open("a.txt", &one).unwrap().len(), 2);
+}
+
 #[test]
 fn pictures_are_found_by_name_by_path_and_from_the_folder_of_the_file() {
     let dir = tempfile::tempdir().unwrap();
