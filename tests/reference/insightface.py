@@ -165,9 +165,8 @@ def value(name, shape):
     return (low + u * (high - low)).astype(np.float32).reshape(shape)
 
 
-def filled(name):
-    """The network in float64 and eval mode."""
-    net = network(name)
+def filled(net):
+    """The network with its weights by the formula, in float64 and eval mode."""
     state = {
         key: torch.from_numpy(value(key, tuple(tensor.shape)))
         for key, tensor in net.state_dict().items()
@@ -188,15 +187,16 @@ def pictures():
     return torch.from_numpy(np.stack(images) / 127.5 - 1.0)
 
 
-def main():
+def embed(networks, file):
+    """Counts the parameters of each network by name, and writes the embeddings of two pictures."""
     # Imported here, so that other scripts can use the networks without it.
     import safetensors
     from safetensors.numpy import save_file
 
     print(f"python {sys.version.split()[0]}, torch {torch.__version__}, safetensors {safetensors.__version__}")
     embeddings = {}
-    for name in [*BLOCKS, "mbf"]:
-        net = filled(name)
+    for name, net in networks.items():
+        net = filled(net)
         learnt = sum(p.numel() for p in net.parameters())
         statistics = sum(b.numel() for b in net.buffers() if b.is_floating_point())
         with torch.no_grad():
@@ -206,8 +206,8 @@ def main():
         largest = np.abs(embedding).max()
         print(f"{name}: {learnt} parameters, {statistics} statistics; largest {largest:.4f}, cosine {cosine:.4f}")
         embeddings[name] = embedding.astype(np.float32)
-    save_file(embeddings, HERE / "golden" / "insightface.safetensors")
+    save_file(embeddings, HERE / "golden" / file)
 
 
 if __name__ == "__main__":
-    main()
+    embed({name: network(name) for name in [*BLOCKS, "mbf"]}, "insightface.safetensors")

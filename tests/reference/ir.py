@@ -9,17 +9,10 @@ It counts parameters, embeds two pictures with each network in eval mode and wri
 network, to tests/reference/golden/ir.safetensors.
 """
 
-import math
-import pathlib
-import sys
-
-import numpy as np
-import torch
 from torch import nn
 
-from insightface import pictures, value
+from insightface import embed
 
-HERE = pathlib.Path(__file__).parent
 BLOCKS = {
     "ir18": [2, 2, 2, 2],
     "ir50": [3, 4, 14, 3],
@@ -68,30 +61,5 @@ def network(name):
     return net
 
 
-def main():
-    import safetensors
-    from safetensors.numpy import save_file
-
-    print(f"python {sys.version.split()[0]}, torch {torch.__version__}, safetensors {safetensors.__version__}")
-    embeddings = {}
-    for name in BLOCKS:
-        net = network(name)
-        state = net.state_dict()
-        for key, tensor in state.items():
-            if tensor.is_floating_point():
-                tensor.copy_(torch.from_numpy(value(key, tuple(tensor.shape))))
-        net = net.double().eval()
-        learnt = sum(p.numel() for p in net.parameters())
-        statistics = sum(b.numel() for b in net.buffers() if b.is_floating_point())
-        with torch.no_grad():
-            embedding = net(pictures()).numpy()
-        a, b = embedding
-        cosine = a @ b / math.sqrt((a @ a) * (b @ b))
-        largest = np.abs(embedding).max()
-        print(f"{name}: {learnt} parameters, {statistics} statistics; largest {largest:.4f}, cosine {cosine:.4f}")
-        embeddings[name] = embedding.astype(np.float32)
-    save_file(embeddings, HERE / "golden" / "ir.safetensors")
-
-
 if __name__ == "__main__":
-    main()
+    embed({name: network(name) for name in BLOCKS}, "ir.safetensors")

@@ -24,7 +24,7 @@ def main():
     for path in files:
         net = network(path.stem)
         print(path.name, net.load_state_dict(load_file(path), strict=True))
-        expected = filled(path.stem)
+        expected = filled(network(path.stem))
         net.double().eval()
         names = expected.state_dict()
         same = [torch.equal(net.state_dict()[name], names[name]) for name in names if names[name].is_floating_point()]
