@@ -1,19 +1,21 @@
 #!/usr/bin/env bash
 # Feeds every reader mutated files, a minute each (SECONDS_EACH=60), or those that are named: run.sh keras onnx.
-# Needs rustup's nightly toolchain and a C++ compiler. A reader that panics, or takes 2 GiB or 20 s for a file, stops it
+# Needs a C++ compiler. A reader that panics, or takes 2 GiB or 20 s for a file, stops it
 # with the file in target/fuzz/artifacts/.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 seconds=${SECONDS_EACH:-60}
 work=$PWD/target/fuzz
-tools=$work/tools
-version=0.13.2
 export CARGO_TARGET_DIR=$work/build
-export PATH=$tools/bin:$PATH
+host=$(rustc -vV | sed -n 's/^host: //p')
 
-if [[ $(cargo fuzz --version 2>/dev/null) != "cargo-fuzz $version" ]]; then
-    CARGO_TARGET_DIR=$work/tools-build cargo install --locked --root "$tools" --version "$version" cargo-fuzz
-fi
+# libFuzzer's counters without a sanitizer: the readers are safe Rust, and what is looked for are panics, memory and time.
+flags=(
+    --cfg fuzzing -Cpasses=sancov-module -Ccodegen-units=1 -Cdebug-assertions -Coverflow-checks
+    -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters
+    -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares
+)
+
 mapfile -t targets < <(printf '%s\n' "$@")
 if [[ $# -eq 0 ]]; then
     mapfile -t targets < <(cd tests/fuzz/fuzz_targets && ls | sed 's/\.rs$//')
@@ -59,14 +61,17 @@ if [[ ! -d $seeds ]]; then
     mv "$seeds.tmp" "$seeds"
 fi
 
+RUSTFLAGS="${flags[*]}" cargo build --release --manifest-path tests/fuzz/Cargo.toml --target "$host" \
+    $(printf -- '--bin %s ' "${targets[@]}")
+
 for target in "${targets[@]}"; do
     printf '\n== %s, %s s\n' "$target" "$seconds"
     corpus=$work/corpus/$target
     mkdir -p "$corpus" "$seeds/$target" "$work/artifacts"
-    cargo +nightly fuzz run --fuzz-dir tests/fuzz "$target" "$corpus" "$seeds/$target" -- \
+    "$CARGO_TARGET_DIR/$host/release/$target" "$corpus" "$seeds/$target" \
         -max_total_time="$seconds" -rss_limit_mb=2048 -timeout=20 -max_len=400000 \
         -artifact_prefix="$work/artifacts/$target-" -print_final_stats=1 2>&1 |
-        grep -E "^(==|stat::number_of_executed|stat::peak|Done|SUMMARY|thread|error)" || {
+        grep -aE "^(==|stat::number_of_executed|stat::peak|Done|SUMMARY|thread|error)" || {
         echo "!! $target: see $work/artifacts" >&2
         exit 1
     }
