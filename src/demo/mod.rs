@@ -16,7 +16,7 @@
 pub mod faces;
 
 use self::faces::FacesOptions;
-use crate::base::exchange::{Exchange, remove};
+use crate::base::exchange::{Exchange, UNFINISHED, remove};
 use crate::base::files;
 use crate::data::Dataset;
 use crate::data::formats::image_folder::ImageFolder;
@@ -153,7 +153,8 @@ impl Demo {
             let name = entry.map_err(io())?.file_name();
             let name = name.to_string_lossy();
             // What a demonstration leaves that was killed before its mark was there.
-            let harmless = name.ends_with(".lock") || files::is_temporary(&name);
+            let harmless =
+                name.ends_with(".lock") || files::is_temporary(&name) || name == UNFINISHED;
             // The mark is looked for once something else is seen: another demonstration may just have written it.
             if !harmless && !is_own(&out.join(COMMANDS)) {
                 return Err(Error::data(
@@ -166,12 +167,12 @@ impl Demo {
     }
 
     fn path(&self, name: &str) -> String {
-        self.out.join(name).display().to_string()
+        self.out.join(name).to_string_lossy().into_owned()
     }
 
     /// The commands in their order: pack, train, eval, embed, each with its arguments as a user would type them.
     pub fn commands(&self) -> [Vec<String>; 4] {
-        let out = self.out.display().to_string();
+        let out = self.out.to_string_lossy().into_owned();
         let faces = self.path("faces");
         let packed = self.path("packed");
         let weights = self.path("weights.safetensors");
@@ -365,6 +366,7 @@ mod tests {
         // Killed before it left its mark.
         fs::remove_file(out.join(COMMANDS)).unwrap();
         files::create(&out.join(COMMANDS)).unwrap();
+        fs::create_dir(out.join(UNFINISHED)).unwrap();
         demo(&out).prepare().unwrap();
     }
 
