@@ -312,6 +312,11 @@ impl Checkpoint {
 /// # Errors
 /// The file cannot be read, or is cut off in its header.
 pub(crate) fn is_own(path: &Path) -> Result<bool> {
+    Ok(header(path)?.is_some())
+}
+
+/// The entry of this program in a file's header, if there is one. Nothing behind the header is read.
+fn header(path: &Path) -> Result<Option<String>> {
     /// A safetensors header, as far as this is concerned.
     #[derive(Deserialize)]
     struct Header {
@@ -331,49 +336,55 @@ pub(crate) fn is_own(path: &Path) -> Result<bool> {
     let mut bytes = Vec::new();
     file.take(length).read_to_end(&mut bytes).map_err(io())?;
     let header: Option<Header> = serde_json::from_slice(&bytes).ok();
-    Ok(header.is_some_and(|header| header.metadata.contains_key(METADATA_KEY)))
+    Ok(header.and_then(|mut header| header.metadata.remove(METADATA_KEY)))
 }
 
-/// The configuration in a weights file or checkpoint.
+/// The configuration in a weights file or checkpoint, of which only the header is read.
 ///
 /// # Errors
 /// Not such a file.
 pub(crate) fn config(path: &Path) -> Result<Config> {
-    Ok(Opened::read(path)?.metadata()?.config)
+    Ok(metadata(path, header(path)?.as_deref())?.config)
 }
 
-/// The network of a weights file or checkpoint as tensors by name, with the configuration that they were made by.
+/// What a weights file or checkpoint gives another run.
+pub(crate) struct Given {
+    /// The network as tensors by name.
+    pub(crate) network: TensorFile,
+    /// The configuration that it was made by.
+    pub(crate) config: Config,
+    /// The class rows, if there are any.
+    pub(crate) classes: Option<ClassRows>,
+}
+
+/// Reads a weights file or checkpoint, once.
 ///
 /// # Errors
 /// Not such a file, or not a whole one.
-pub(crate) fn network(path: &Path) -> Result<(Config, TensorFile)> {
-    let config = config(path)?;
-    let mut file = formats::safetensors::open(path)?;
-    let head = [CLASSES, CLASS_MOMENTUM, CLASS_NAMES];
-    let besides = |name: &str| name.starts_with(MOMENTUM) || head.contains(&name);
-    file.tensors.retain(|tensor| !besides(&tensor.name));
-    file.ignored.retain(|(name, _)| !besides(name));
-    Ok((config, file))
-}
-
-/// The class rows of a weights file or checkpoint, if it has any.
-///
-/// # Errors
-/// Not such a file, or not a whole one.
-pub(crate) fn class_rows(path: &Path) -> Result<Option<ClassRows>> {
+pub(crate) fn given(path: &Path) -> Result<Given> {
     let file = Opened::read(path)?;
     let metadata = file.metadata()?;
     let tensors = file.tensors()?;
-    if !tensors.names().contains(&CLASSES) {
-        return Ok(None);
-    }
-    let shape = [metadata.classes, file.model(&metadata)?.embedding_size()];
-    Ok(Some(ClassRows {
-        rows: file.tensor(&tensors, CLASSES, &shape)?,
-        classes: metadata.classes,
-        names: file.class_names(&tensors)?,
-        trained_on: metadata.trained_on,
-    }))
+    let head = [CLASSES, CLASS_MOMENTUM, CLASS_NAMES];
+    let network = |name: &str| !name.starts_with(MOMENTUM) && !head.contains(&name);
+    let network = formats::safetensors::floats(&tensors, network);
+    let classes = match tensors.names().contains(&CLASSES) {
+        false => None,
+        true => {
+            let shape = [metadata.classes, file.model(&metadata)?.embedding_size()];
+            Some(ClassRows {
+                rows: file.tensor(&tensors, CLASSES, &shape)?,
+                classes: metadata.classes,
+                names: file.class_names(&tensors)?,
+                trained_on: metadata.trained_on,
+            })
+        }
+    };
+    Ok(Given {
+        network,
+        config: metadata.config,
+        classes,
+    })
 }
 
 const MOMENTUM: &str = "momentum/";
@@ -429,6 +440,32 @@ fn save(path: &Path, tensors: &[Tensor], metadata: &Metadata) -> Result<()> {
     files::write(path, &bytes)
 }
 
+/// The metadata in this program's entry of a header, checked.
+fn metadata(path: &Path, text: Option<&str>) -> Result<Metadata> {
+    let text = text.ok_or_else(|| {
+        Error::data(
+            path,
+            "was not written by arcface-cu: its header has no arcface_cu entry",
+        )
+    })?;
+    let metadata: Metadata = serde_json::from_str(text).map_err(|e| {
+        Error::data(
+            path,
+            format!("has a header that this version cannot read: {e}"),
+        )
+    })?;
+    if metadata.format != FORMAT {
+        return Err(Error::Unsupported {
+            path: path.to_path_buf(),
+            what: format!(
+                "format {} (this version reads format {FORMAT})",
+                metadata.format
+            ),
+        });
+    }
+    Ok(metadata)
+}
+
 /// A file in memory.
 struct Opened {
     path: PathBuf,
@@ -458,32 +495,9 @@ impl Opened {
     /// The header's entry, checked.
     fn metadata(&self) -> Result<Metadata> {
         let (_, header) = SafeTensors::read_metadata(&self.bytes).map_err(|e| self.foreign(e))?;
-        let text = header
-            .metadata()
-            .as_ref()
-            .and_then(|metadata| metadata.get(METADATA_KEY))
-            .ok_or_else(|| {
-                Error::data(
-                    &self.path,
-                    "was not written by arcface-cu: its header has no arcface_cu entry",
-                )
-            })?;
-        let metadata: Metadata = serde_json::from_str(text).map_err(|e| {
-            Error::data(
-                &self.path,
-                format!("has a header that this version cannot read: {e}"),
-            )
-        })?;
-        if metadata.format != FORMAT {
-            return Err(Error::Unsupported {
-                path: self.path.clone(),
-                what: format!(
-                    "format {} (this version reads format {FORMAT})",
-                    metadata.format
-                ),
-            });
-        }
-        Ok(metadata)
+        let entries = header.metadata().as_ref();
+        let text = entries.and_then(|entries| entries.get(METADATA_KEY));
+        metadata(&self.path, text.map(String::as_str))
     }
 
     /// The header's network.
@@ -667,17 +681,20 @@ mod tests {
         let (weights, rows) = Weights::load_with_classes(&path).unwrap();
         assert_eq!(weights, saved.weights);
         assert_eq!(rows.as_ref(), Some(&saved.class_rows));
-        let classes = class_rows(&path).unwrap().unwrap();
+        let found = given(&path).unwrap();
+        let classes = found.classes.unwrap();
         assert_eq!(classes.rows, saved.class_rows);
         assert_eq!((classes.classes, &classes.names), (5, &saved.class_names));
-        let (config, file) = network(&path).unwrap();
+        let file = found.network;
         assert!(file.ignored.is_empty(), "{:?}", file.ignored);
-        assert_eq!(config, saved.weights.config);
-        assert!(file.tensors.iter().all(|t| !t.name.starts_with("head/")));
+        assert_eq!(found.config, saved.weights.config);
+        assert_eq!(config(&path).unwrap(), saved.weights.config);
+        let others = |name: &str| name.starts_with("head/") || name.starts_with(MOMENTUM);
+        assert!(file.tensors.iter().all(|t| !others(&t.name)));
         saved.weights.save(&path).unwrap();
         assert_eq!(Weights::load(&path).unwrap(), saved.weights);
         assert_eq!(Weights::load_with_classes(&path).unwrap().1, None);
-        assert_eq!(class_rows(&path).unwrap(), None);
+        assert_eq!(given(&path).unwrap().classes, None);
         let mut other = saved.weights.clone();
         assert_eq!(other.fingerprint(), saved.weights.fingerprint());
         other.params[7] += 1.0;

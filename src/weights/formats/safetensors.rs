@@ -24,8 +24,14 @@ pub fn open(path: &Path) -> Result<TensorFile> {
     let bytes = read_whole(path)?;
     let file = SafeTensors::deserialize(&bytes)
         .map_err(|e| Error::data(path, format!("is not a whole safetensors file: {e}")))?;
+    Ok(floats(&file, |_| true))
+}
+
+/// The tensors of floating-point numbers whose names are `wanted`, by name; what else is wanted is ignored, with the reason.
+pub(crate) fn floats(file: &SafeTensors<'_>, wanted: impl Fn(&str) -> bool) -> TensorFile {
     let mut found = TensorFile::default();
     let mut tensors = file.tensors();
+    tensors.retain(|(name, _)| wanted(name));
     tensors.sort_by(|(a, _), (b, _)| a.cmp(b));
     for (name, tensor) in tensors {
         let dtype = tensor.dtype();
@@ -40,7 +46,7 @@ pub fn open(path: &Path) -> Result<TensorFile> {
             values: float.decode(tensor.data()),
         });
     }
-    Ok(found)
+    found
 }
 
 #[cfg(test)]

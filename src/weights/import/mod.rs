@@ -25,6 +25,7 @@ mod torch;
 
 use crate::backend::InputTransform;
 use crate::base::files::start_of;
+use crate::base::text::shown;
 use crate::graph::layers::Layers;
 use crate::graph::{Model, NodeId, Op};
 use crate::models::Network;
@@ -166,7 +167,7 @@ fn own(path: &Path, kind: &'static str, options: &ImportOptions) -> Result<Impor
     if options.preset.is_some() || !options.settings.is_empty() {
         return Err(Error::Usage(format!(
             "{} says itself which network it holds; --preset and --set are for other programs' files",
-            path.display()
+            shown(path)
         )));
     }
     let (weights, class_rows) = match options.class_rows {
@@ -326,10 +327,10 @@ pub fn start(path: &Path, config: &Config, seed: u64) -> Result<Start> {
     let mut classes = None;
     let (fitted, input) = match content {
         Content::Own => {
-            let (theirs, file) = checkpoint::network(path)?;
-            classes = checkpoint::class_rows(path)?;
-            let fitted = fit(&model, Convention::Own, &file, seed);
-            (fitted, Some(theirs.model.input))
+            let theirs = checkpoint::given(path)?;
+            classes = theirs.classes;
+            let fitted = fit(&model, Convention::Own, &theirs.network, seed);
+            (fitted, Some(theirs.config.model.input))
         }
         Content::Tensors(file, conventions) => {
             let each = conventions
