@@ -252,6 +252,28 @@ fn the_order_of_colours_is_the_sources() {
         std::fs::write(&yaml, format!("name: ir18\ncolor_space: {order}\n")).unwrap();
         assert_eq!(read("net.", &[], false).0, *expected, "{order}");
     }
+    // A model folder of Hugging Face's; what the .yaml says comes first.
+    let json = dir.path().join("config.json");
+    let config = |order: &str| {
+        let text = format!("{{\"conf\": {{\"name\": \"ir18\", \"color_space\": \"{order}\"}}}}");
+        std::fs::write(&json, text).unwrap();
+    };
+    std::fs::write(&yaml, "color_space: RGB\n").unwrap();
+    config("BGR");
+    assert_eq!(read("model.net.", &[], false).0, rgb);
+    std::fs::remove_file(&yaml).unwrap();
+    let (found, notes) = read("model.net.", &[], false);
+    assert_eq!(found, bgr);
+    assert!(
+        notes.contains("config.json says color_space BGR"),
+        "{notes}"
+    );
+    config("RGB");
+    assert_eq!(read("model.net.", &[], false), (rgb.clone(), String::new()));
+    std::fs::write(&json, "{\"color_space\": \"BGR\"}").unwrap();
+    assert_eq!(read("model.net.", &[], false).0, bgr);
+    std::fs::write(&json, "[").unwrap();
+    assert_eq!(read("model.net.", &[], false).0, rgb);
 }
 
 /// A network that has all of ours and more among its layers would compute something else.

@@ -401,6 +401,9 @@ fn weights_may_be_a_folder() {
                 --set model.embedding.size=16 --out @began --init @one";
     let text = room.ok(&init.split_whitespace().collect::<Vec<_>>());
     assert!(text.contains("one/w.safetensors"), "{text}");
+    folder("hub", &["pytorch_model.bin", "config.json", "lfw.bin"]);
+    assert_eq!(room.embed("hub"), expected);
+    folder("both", &["pytorch_model.bin", "model.safetensors"]);
     folder("several", &["a.safetensors", "b.onnx"]);
     folder("none", &["notes.txt"]);
     folder("saved", &["saved_model.pb"]);
@@ -410,6 +413,7 @@ fn weights_may_be_a_folder() {
             "@several",
             "several model files; name one of them:\n  a.safetensors\n  b.onnx",
         ),
+        ("@both", "\n  model.safetensors\n  pytorch_model.bin"),
         ("@none", "is a folder without a model file"),
         ("@saved", "is a TensorFlow SavedModel"),
         ("@checkpoint", "holds part of a TensorFlow checkpoint"),

@@ -3,7 +3,7 @@
 use super::output::{count, say, warn};
 use super::run_folder::RunFolder;
 use crate::backend::InputTransform;
-use crate::base::text::one_line;
+use crate::base::text::{one_line, shown};
 use crate::recipe::config::NetworkConfig;
 use crate::recipe::presets::INPUTS;
 use crate::weights::checkpoint::Weights;
@@ -21,6 +21,9 @@ pub(super) struct WeightsArgs {
     #[arg(long = "weights", id = "weights", value_name = "FILE")]
     pub(super) file: PathBuf,
 }
+
+/// How Hugging Face's models in PyTorch's format are called, whole or in parts. Other `.bin` files may be anything.
+const HUGGING_FACE: &str = "pytorch_model";
 
 /// The ends of names of model files.
 const ENDS: [&str; 9] = [
@@ -56,7 +59,8 @@ pub(super) fn find(path: &Path) -> Result<PathBuf> {
         let end = name
             .rsplit_once('.')
             .map(|(_, end)| end.to_ascii_lowercase());
-        end.is_some_and(|end| ENDS.contains(&&end[..]))
+        let torch = name.starts_with(HUGGING_FACE) && name.ends_with(".bin");
+        torch || end.is_some_and(|end| ENDS.contains(&&end[..]))
     };
     let files: Vec<&String> = names.iter().filter(is_model).collect();
     match &files[..] {
@@ -104,7 +108,7 @@ impl WeightsArgs {
 pub(super) fn load(path: &Path, class_rows: bool) -> Result<Imported> {
     let file = find(path)?;
     if file != path {
-        say(format!("weights: {}", one_line(&file.to_string_lossy())));
+        say(format!("weights: {}", shown(&file)));
     }
     let options = ImportOptions {
         class_rows,
@@ -119,10 +123,7 @@ pub(super) fn load(path: &Path, class_rows: bool) -> Result<Imported> {
 /// Warns of what a person should know of a model file.
 pub(super) fn warn_of(file: &Path, notes: &[String]) {
     for note in notes {
-        warn(format!(
-            "warning: {}: {note}",
-            one_line(&file.to_string_lossy())
-        ));
+        warn(format!("warning: {}: {note}", shown(file)));
     }
 }
 

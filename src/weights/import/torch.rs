@@ -6,6 +6,7 @@ use crate::graph::params::ParamTable;
 use crate::models::{Family, Network};
 use crate::weights::convention::{Convention, Foreign, foreign};
 use crate::weights::formats::tensors::TensorFile;
+use serde_json::Value;
 use std::collections::{BTreeSet, HashSet};
 use std::fs::File;
 use std::io::Read as _;
@@ -78,16 +79,18 @@ pub(super) enum Colours {
 }
 
 /// The order of colours of the network under `prefix` of the file at `path`. The IR networks of AdaFace take blue, green,
-/// red, those of CVLFace what the `.yaml` beside the file says; AdaFace's checkpoints have its head beside the network.
+/// red, those of CVLFace what the `.yaml` or `config.json` beside the file says; AdaFace's checkpoints have its head beside the network.
 pub(super) fn colours(path: &Path, prefix: &str, file: &TensorFile, network: Network) -> Colours {
     if network.family() != Some(Family::AdaFace) {
         return Colours::Rgb;
     }
     let part_of = |module: &str| prefix == module || prefix.ends_with(&format!(".{module}"));
     if part_of("net.") {
-        return match bgr_by_yaml(&path.with_extension("yaml")) {
-            true => Colours::Bgr("the .yaml beside the file says color_space BGR"),
-            false => Colours::Rgb,
+        let beside = path.with_file_name("config.json");
+        return match [by_yaml(&path.with_extension("yaml")), by_json(&beside)] {
+            [Some(true), _] => Colours::Bgr("the .yaml beside the file says color_space BGR"),
+            [None, Some(true)] => Colours::Bgr("config.json says color_space BGR"),
+            _ => Colours::Rgb,
         };
     }
     let head = match prefix.strip_suffix("model.") {
@@ -101,15 +104,27 @@ pub(super) fn colours(path: &Path, prefix: &str, file: &TensorFile, network: Net
     }
 }
 
-/// Whether CVLFace's configuration at `path`, if there is one, says that the network takes blue, green, red.
-fn bgr_by_yaml(path: &Path) -> bool {
+/// The start of a configuration of CVLFace's, if it is there.
+fn configuration(path: &Path) -> Option<String> {
     let mut text = String::new();
     let read = File::open(path).and_then(|file| file.take(1 << 16).read_to_string(&mut text));
+    read.is_ok().then_some(text)
+}
+
+/// Whether CVLFace's `.yaml` says that the network takes blue, green, red; none: it says nothing.
+fn by_yaml(path: &Path) -> Option<bool> {
+    let text = configuration(path)?;
     let order = text
         .lines()
-        .find_map(|line| line.strip_prefix("color_space:"));
-    let order = order.map(|order| order.trim().trim_matches(['\'', '"']));
-    read.is_ok() && order == Some("BGR")
+        .find_map(|line| line.strip_prefix("color_space:"))?;
+    Some(order.trim().trim_matches(['\'', '"']) == "BGR")
+}
+
+/// The same of `config.json`, which CVLFace's models on Hugging Face have: what the `.yaml` says, under `conf`.
+fn by_json(path: &Path) -> Option<bool> {
+    let config: Value = serde_json::from_str(&configuration(path)?).ok()?;
+    let order = config.get("conf").unwrap_or(&config).get("color_space")?;
+    Some(order.as_str()? == "BGR")
 }
 
 #[cfg(test)]
