@@ -3,6 +3,7 @@
 #[path = "support/hostile.rs"]
 mod hostile;
 
+use arcface_cu::data::check::check;
 use arcface_cu::data::formats::list::List;
 use arcface_cu::data::formats::tfrecord::TfRecord;
 use arcface_cu::data::formats::webdataset::WebDataset;
@@ -822,4 +823,84 @@ fn records_that_nobody_names_are_counted() {
         "1 file beside the data set's files (lfw.bin)".into(),
     ];
     assert_eq!(found, expected);
+    let in_full = |set: &dyn Dataset| -> Vec<String> {
+        let unused = set.unused_in_full().unwrap();
+        unused.iter().map(ToString::to_string).collect()
+    };
+    assert_eq!(in_full(&*set), expected);
+
+    // Two that stand between the named ones are only seen by a walk, which `check` does.
+    let named = |place: usize| ![2, 7].contains(&place);
+    let mut index = String::new();
+    let (mut at, mut key, mut hidden) = (0, 0, Vec::new());
+    let mut all = vec![header(5, 7)];
+    all.extend((0..5).map(image));
+    all.extend([header(1, 3), part(0, b"anything"), header(3, 5)]);
+    for (place, record) in all.iter().enumerate() {
+        if named(place) {
+            index += &format!("{key}\t{at}\n");
+            key += 1;
+        } else {
+            hidden.push(at);
+        }
+        at += record.len();
+    }
+    write("train.rec", &all.concat());
+    write("train.idx", index.as_bytes());
+    let set = open(dir.path()).unwrap();
+    let said = |unused: Vec<String>| -> Vec<String> {
+        let about = |line: &String| line.contains("index");
+        unused.into_iter().filter(about).collect()
+    };
+    assert!(said(unused(&*set)).is_empty());
+    let places: Vec<String> = hidden.iter().map(|at| format!("byte {at}")).collect();
+    let expected = format!(
+        "{} records that the index does not name ({})",
+        hidden.len(),
+        places.join(", ")
+    );
+    assert_eq!(said(in_full(&*set)), [expected]);
+    let report = check(&*set, &mut |_| {}).unwrap();
+    let told: Vec<String> = report.unused.iter().map(ToString::to_string).collect();
+    assert_eq!(told, in_full(&*set));
+}
+
+/// What `pack` wrote beside its records.
+#[test]
+fn packed_classes_keep_their_names() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
+    let image = |k: u8| part(0, &image_record(&[f32::from(k / 2)], 0, &ppm(k)));
+    let records: Vec<Vec<u8>> = (0..6).map(image).collect();
+    fs::write(dir.path().join("train.rec"), records.concat()).unwrap();
+    let names = || -> Vec<String> {
+        let set = open(dir.path()).unwrap();
+        (0..3).map(|label| set.class_name(label)).collect()
+    };
+    let numbers = ["0", "1", "2"];
+    assert_eq!(names(), numbers);
+    let heading = "label\tname\timages\tset\n";
+    let ours = format!("{heading}0\tZoë\t2\ttrain\n1\t17\t2\ttrain\n2\ta b\t2\ttrain\n");
+    write("identities.tsv", &format!("{ours}3\tlast\t9\treserved\n"));
+    assert_eq!(names(), ["Zoë", "17", "a b"]);
+    assert!(unused(&*open(dir.path()).unwrap()).is_empty());
+    // Of another set: too few, too many, other columns.
+    for text in [
+        format!("{heading}0\tZoë\t2\ttrain\n"),
+        format!("{ours}3\tlast\t9\ttrain\n"),
+        "name,number\n".into(),
+    ] {
+        write("identities.tsv", &text);
+        assert_eq!(names(), numbers, "{text}");
+        assert_eq!(
+            unused(&*open(dir.path()).unwrap()),
+            ["1 file beside the data set's files (identities.tsv)"]
+        );
+    }
+    write("identities.tsv", &format!("{heading}0\tZoë\n"));
+    let error = open(dir.path()).err().unwrap().to_string();
+    assert!(
+        error.contains("identities.tsv, byte 22: expected four fields"),
+        "{error}"
+    );
 }

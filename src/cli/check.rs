@@ -8,6 +8,7 @@ use super::threads::ThreadsArgs;
 use crate::base::files;
 use crate::base::text::one_line;
 use crate::data::check::{Report, check};
+use crate::data::unused::Leftover;
 use crate::train::Prospects;
 use crate::{Error, Result};
 use std::path::PathBuf;
@@ -38,6 +39,9 @@ pub(super) fn run(args: Args) -> Result<()> {
     let mut counter = counter("check", dataset.len());
     let mut report = check(&*dataset, &mut |images| counter.advance(images as u64))?;
     counter.finish();
+    let told = dataset.unused();
+    let is_new = |leftover: &&Leftover| !told.iter().any(|before| before == *leftover);
+    source::tell(report.unused.iter().filter(is_new));
     let prospects = Prospects::of(&config, &*dataset, 0)?;
     report.problems.extend(prospects.refused);
     print(&report);
@@ -92,7 +96,7 @@ fn print(report: &Report) {
     ));
     let spread = report.images_an_identity;
     say(format!(
-        "images an identity: {} to {}, median {}, mean {:.1}; {} with one image, {} with fewer than 5",
+        "images per identity: {} to {}, median {}, mean {:.1}; {} with one image, {} with fewer than 5",
         spread.least,
         spread.most,
         spread.median,

@@ -2,10 +2,13 @@
 
 use super::environment::{cache_folder, variable};
 use super::output;
+use crate::base::text::shown;
+use crate::data::unused::Leftover;
 use crate::data::{self, Dataset, Opening};
 use crate::demo::faces::{FacesOptions, GeneratedFaces};
 use crate::report::progress::Counter;
 use crate::{Error, Result};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -50,8 +53,38 @@ pub(super) fn open(path: &Path, root: &ImageRoot) -> Result<Box<dyn Dataset>> {
 
 /// Tells what a data set holds and does not use, a line for each reason.
 pub(super) fn tell_unused(dataset: &dyn Dataset) {
-    for leftover in dataset.unused().iter() {
-        output::say(format!("not used: {leftover}"));
+    tell(dataset.unused().iter());
+}
+
+pub(super) fn tell<'a>(leftovers: impl Iterator<Item = &'a Leftover>) {
+    leftovers.for_each(|leftover| output::say(format!("not used: {leftover}")));
+}
+
+/// Refuses the output folder `out` in the folder of pictures `data`: there it would be one more identity.
+///
+/// # Errors
+/// Wrong usage.
+pub(super) fn refuse_within(out: &Path, data: &Path) -> Result<()> {
+    if !data.is_dir() || data::holds_data_files(data) {
+        return Ok(());
+    }
+    let real = |path: &Path| {
+        let absolute = std::path::absolute(path).ok()?;
+        // What is not there yet has a folder above it that is.
+        absolute.ancestors().find_map(|above| {
+            let rest = absolute.strip_prefix(above).ok()?;
+            Some(fs::canonicalize(above).ok()?.join(rest))
+        })
+    };
+    match (real(out), real(data)) {
+        (Some(real_out), Some(real_data)) if real_out.starts_with(&real_data) => {
+            Err(Error::Usage(format!(
+                "--out {} lies in {}, whose folders are identities: choose one elsewhere",
+                shown(out),
+                shown(data)
+            )))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -63,12 +96,12 @@ fn open_files(path: &Path, root: &ImageRoot) -> Result<Box<dyn Dataset>> {
             return;
         }
         let mut counter = counter.lock().unwrap_or_else(PoisonError::into_inner);
-        let (counter, shown) = &mut *counter;
+        let (counter, told) = &mut *counter;
         let counter = counter.get_or_insert_with(|| {
             Counter::megabytes("index", total / MEGABYTE, output::progress())
         });
-        counter.advance((done / MEGABYTE).saturating_sub(*shown));
-        *shown = (*shown).max(done / MEGABYTE);
+        counter.advance((done / MEGABYTE).saturating_sub(*told));
+        *told = (*told).max(done / MEGABYTE);
     };
     let cache = cache_folder(variable);
     let dataset = data::open_with(

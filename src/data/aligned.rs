@@ -4,6 +4,7 @@ use super::formats::landmarks::Landmarks;
 use super::picture::align::align;
 use super::unused::Unused;
 use super::{Dataset, Image};
+use crate::base::text::shown;
 use crate::{Error, Result};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -80,7 +81,7 @@ impl Dataset for Aligned {
     fn read(&self, index: usize, image: &mut Image) -> Result<()> {
         let bad = |why: String| Error::Invalid(format!("{}: {why}", self.dataset.describe(index)));
         let Some(place) = self.places[index] else {
-            let file = self.landmarks.path().display();
+            let file = shown(self.landmarks.path());
             return Err(bad(format!("has no landmarks in {file}")));
         };
         self.dataset.read(index, image)?;

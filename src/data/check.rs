@@ -2,6 +2,7 @@
 //!
 //! Every image is read and decoded once, on all cores. 24 bytes an image are held in memory.
 
+use crate::base::text::count;
 use crate::data::picture::{is_turned, may_be_aligned};
 use crate::data::unused::Unused;
 use crate::data::{Dataset, Image};
@@ -164,7 +165,7 @@ pub fn check(dataset: &dyn Dataset, progress: &mut dyn FnMut(usize)) -> Result<R
     let mut report = Report {
         images,
         identities: dataset.classes(),
-        unused: dataset.unused(),
+        unused: dataset.unused_in_full()?,
         upright: dataset.upright(),
         ..Report::default()
     };
@@ -383,9 +384,9 @@ impl Report {
     fn judge(&mut self) {
         if let Some(first) = self.broken.first() {
             self.problems.push(format!(
-                "{} of {} images cannot be read, the first: {}; train --skip-bad puts others in their place, pack --skip-bad leaves them out",
+                "{} of {} cannot be read, the first: {}; train --skip-bad puts others in their place, pack --skip-bad leaves them out",
                 self.broken.len(),
-                self.images,
+                count(self.images, "image"),
                 first.why
             ));
         }

@@ -13,7 +13,9 @@ pub mod picture;
 pub mod subset;
 pub mod unused;
 
-use self::formats::{image_folder, index, list, recordio, shards, tar, tfrecord, webdataset};
+use self::formats::{
+    identities, image_folder, index, list, recordio, shards, tar, tfrecord, webdataset,
+};
 use self::unused::{Reason, Unused};
 use crate::base::exchange::settled;
 use crate::base::files::start_of;
@@ -137,6 +139,14 @@ pub trait Dataset: Send + Sync {
     /// What the set's files and folders hold besides its images.
     fn unused(&self) -> Unused {
         Unused::default()
+    }
+
+    /// The same, and what is only seen by passing through whole files.
+    ///
+    /// # Errors
+    /// A file cannot be read any more.
+    fn unused_in_full(&self) -> Result<Unused> {
+        Ok(self.unused())
     }
 }
 
@@ -301,7 +311,7 @@ fn open_folder(path: &Path, opening: &Opening<'_>) -> Result<Box<dyn Dataset>> {
 /// What a folder holds besides the files of a data set, without what `pack` and this program put there. Pictures and
 /// folders count only if they can be none of the data set's own.
 fn beside(folder: &Path, used: &[PathBuf], pictures: bool) -> Result<Unused> {
-    const KNOWN: [&str; 4] = ["identities.tsv", "property", "reserved", "images"];
+    const KNOWN: [&str; 4] = [identities::IDENTITIES, "property", "reserved", "images"];
     let used: Vec<_> = used.iter().filter_map(|path| path.file_name()).collect();
     let mut unused = Unused::default();
     let entries = image_folder::Entries::of(folder)?;

@@ -191,11 +191,9 @@ impl<B: Backend> Trainer<B> {
                 ours.filter_map(|(i, name)| Some((i, place(name)?)))
                     .collect()
             }
-            (None, None) if theirs.trained_on.as_ref() == Some(&self.trained_on) => {
-                (0..self.head.classes())
-                    .map(|class| (class, class))
-                    .collect()
-            }
+            _ if theirs.trained_on.as_ref() == Some(&self.trained_on) => (0..self.head.classes())
+                .map(|class| (class, class))
+                .collect(),
             _ => Vec::new(),
         }
     }

@@ -6,6 +6,7 @@
 //! the system about each: what kind of entry it is comes with the listing.
 
 use crate::base::files::read_whole;
+use crate::base::text::shown;
 use crate::data::formats::labels;
 use crate::data::picture::{self, EXTENSIONS};
 use crate::data::unused::{Reason, Unused};
@@ -187,13 +188,13 @@ pub(crate) fn no_image(root: &Path, unused: &Unused) -> Error {
         }
         [only] => format!(
             "holds no image in the folders in it; they lie deeper: give {}, whose folders are then the identities",
-            only.display()
+            shown(only)
         ),
         [first, .., last] => format!(
             "holds no image in the folders in it; they lie deeper: give one of the folders {} to {}, whose folders are then \
              the identities (if each of these is one identity, its images must lie directly in it)",
-            first.display(),
-            last.display()
+            shown(first),
+            shown(last)
         ),
     };
     Error::data(root, problem)
@@ -275,7 +276,7 @@ impl Dataset for ImageFolder {
     }
 
     fn describe(&self, index: usize) -> String {
-        self.path(index).display().to_string()
+        self.path(index).to_string_lossy().into_owned()
     }
 
     fn name(&self, index: usize) -> Option<String> {

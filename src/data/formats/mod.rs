@@ -3,6 +3,7 @@
 pub mod bcolz;
 pub mod bin;
 mod blosc;
+pub(crate) mod identities;
 pub mod image_folder;
 pub(crate) mod index;
 pub(crate) mod labels;

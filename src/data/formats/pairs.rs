@@ -20,6 +20,7 @@
 //! The lines are in the order of the pairs, which decides the folds. Paths start from the given folder, or from the
 //! folder of the file. First of all, every image is checked to exist.
 
+use crate::base::text::shown;
 use crate::data::Image;
 use crate::data::formats::text::{self, Text};
 use crate::data::picture::{self, EXTENSIONS};
@@ -100,7 +101,7 @@ fn lfw_image(root: &Path, name: &str, number: &str) -> Result<PathBuf, String> {
     found.ok_or_else(|| {
         format!(
             "no file {} (nor .png, ...); give the folder of aligned images",
-            file(EXTENSIONS[0]).display()
+            shown(file(EXTENSIONS[0]))
         )
     })
 }
@@ -198,7 +199,7 @@ impl Pairs {
             if !image.is_file() {
                 return Err(bad(
                     "an image of the pair",
-                    &format!("no file {}", image.display()),
+                    &format!("no file {}", shown(image)),
                 ));
             }
             self.images.push(image);

@@ -1,9 +1,10 @@
 //! Records in one file or several, with random access over all of them: what TFRecord and WebDataset sets share.
 
 use crate::base::data_file::DataFile;
+use crate::base::text::shown;
 use crate::data::Opening;
 use crate::data::formats::index::{self, Format, Index, IndexBuilder, Record, Stamp};
-use crate::data::formats::labels;
+use crate::data::formats::{identities, labels};
 use crate::data::unused::Unused;
 use crate::{Error, Result};
 use rayon::prelude::*;
@@ -128,6 +129,12 @@ impl Sharded {
         for (record, class) in set.records.iter_mut().zip(classes) {
             record.name = class;
         }
+        let folder = set.shards[0].file.path().parent();
+        let labels = set.names.iter().map(String::as_str);
+        let folder = folder.unwrap_or(Path::new(""));
+        if let Some(names) = identities::names(folder, labels, &mut set.unused)? {
+            set.names = names;
+        }
         Ok(set)
     }
 
@@ -177,7 +184,7 @@ impl Sharded {
         let shard = self.shard(index);
         format!(
             "{}, record {} at byte {}",
-            shard.file.path().display(),
+            shown(shard.file.path()),
             index - shard.first,
             self.records[index].offset
         )

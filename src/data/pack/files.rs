@@ -4,6 +4,7 @@ use super::tfrecord::IMAGES;
 use super::{AT_ONCE, PackFormat, PackOptions};
 use crate::base::exchange::Exchange;
 use crate::data::Dataset;
+use crate::data::formats::identities::{IDENTITIES, PACKED};
 use crate::data::formats::index;
 use crate::data::formats::tfrecord::Schema;
 use crate::{Error, Result};
@@ -13,7 +14,6 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-pub(super) const IDENTITIES: &str = "identities.tsv";
 pub(super) const RESERVED: &str = "reserved";
 
 /// Whether a run makes a file of this name, in any format.
@@ -34,7 +34,7 @@ fn is_of_row(name: &str) -> bool {
 
 /// Whether an earlier run made the folder `name` of `out`: what it holds is, by the `identities.tsv` beside it, that run's.
 fn is_our_folder(out: &Path, name: &str, earlier: &[PathBuf]) -> Result<bool> {
-    let set = if name == IMAGES { "train" } else { "reserved" };
+    let set = if name == IMAGES { PACKED } else { "reserved" };
     let tfrecord = (earlier.iter()).any(|path| path.extension().is_some_and(|e| e == "tfrecord"));
     if name == IMAGES && !tfrecord {
         return Ok(false);

@@ -20,11 +20,12 @@ mod files;
 mod recordio;
 mod tfrecord;
 
-use self::files::{Files, IDENTITIES, RESERVED};
+use self::files::{Files, RESERVED};
 use self::recordio::RecordIoSink;
 use self::tfrecord::TfRecordSink;
 use crate::base::random::{Purpose, Random};
 use crate::base::text;
+use crate::data::formats::identities::{HEADING, IDENTITIES, PACKED};
 use crate::data::formats::tfrecord::Schema;
 use crate::data::picture;
 use crate::data::{Dataset, Encoded, Image};
@@ -276,11 +277,11 @@ fn write_identities(
     kept: usize,
     files: &Files,
 ) -> Result<()> {
-    let mut text = String::from("label\tname\timages\tset\n");
+    let mut text = format!("{HEADING}\n");
     for label in 0..source.classes() {
         let name = text::one_line(&source.class_name(label as u32));
         let images = groups.starts[label + 1] - groups.starts[label];
-        let set = if label < kept { "train" } else { "reserved" };
+        let set = if label < kept { PACKED } else { "reserved" };
         text.push_str(&format!("{label}\t{name}\t{images}\t{set}\n"));
     }
     let path = files.path(IDENTITIES);

@@ -31,6 +31,8 @@ pub(crate) use records::{MAGIC, MAX_PART, PART_HEADER};
 use self::records::{Entry, RecFile, read_index};
 use crate::base::data_file::DataFile;
 use crate::base::files::read_whole;
+use crate::base::text::shown;
+use crate::data::formats::identities;
 use crate::data::formats::text::without_mark;
 use crate::data::picture;
 use crate::data::unused::{Reason, Unused};
@@ -47,6 +49,10 @@ pub struct RecordIo {
     entries: Vec<Entry>,
     labels: Vec<u32>,
     classes: usize,
+    /// What the classes were called before they were packed.
+    names: Option<Vec<String>>,
+    /// Whether there may be records between those of the index, where nothing has looked yet.
+    skims: bool,
     pub(in crate::data) unused: Unused,
 }
 
@@ -55,7 +61,8 @@ impl RecordIo {
     ///
     /// The index is the file of the same name ending in `.idx`; without one, the file is scanned from start to end.
     /// With an index and InsightFace's identity headers, one record an identity is looked at; otherwise the start of each record.
-    /// Records that the index does not name are counted as not used, with identity headers only those at the end of the file.
+    /// Records that the index does not name are counted as not used, with identity headers only those at the ends of the file;
+    /// [`Dataset::unused_in_full`] counts the others. What `identities.tsv` beside the file calls the classes is kept.
     ///
     /// # Errors
     /// There is no such file; a record, the index or `property` is malformed; a label is not a class.
@@ -69,12 +76,14 @@ impl RecordIo {
         let mut file = RecFile::walk(&data);
         let property = read_property(&path.with_file_name("property"))?;
         let mut unused = Unused::default();
+        let mut skims = false;
         let (entries, labels) = if index_path.is_file() {
             let all = read_index(&index_path, &data)?;
             match file.insightface_header(&all)? {
                 Some((first, end)) => {
                     let extent = file.extent(&all);
                     file.unnamed(vec![extent], &mut unused);
+                    skims = true;
                     file.by_identity(&all, first, end, &mut unused)?
                 }
                 None => {
@@ -103,7 +112,7 @@ impl RecordIo {
                     "names {classes} classes, and the {} images of {} have the labels 0 to {highest}; write the true number \
                      of classes, or remove the file",
                     labels.len(),
-                    path.display()
+                    shown(path)
                 ),
             ));
         }
@@ -122,11 +131,16 @@ impl RecordIo {
         for label in (0..classes).filter(|&label| empty[label]) {
             unused.add(Reason::EmptyClass, label.to_string());
         }
+        let numbers: Vec<String> = (0..classes).map(|label| label.to_string()).collect();
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let names = identities::names(folder, numbers.iter().map(String::as_str), &mut unused)?;
         Ok(RecordIo {
             file: data,
             entries,
             labels,
             classes,
+            names,
+            skims,
             unused,
         })
     }
@@ -190,7 +204,7 @@ impl Dataset for RecordIo {
 
     fn describe(&self, index: usize) -> String {
         let Entry { key, offset } = self.entries[index];
-        format!("{}, record {key} at byte {offset}", self.path().display())
+        format!("{}, record {key} at byte {offset}", shown(self.path()))
     }
 
     fn files(&self, _index: usize) -> Vec<PathBuf> {
@@ -203,8 +217,24 @@ impl Dataset for RecordIo {
         Ok(Some(Encoded::new(record)))
     }
 
+    fn class_name(&self, label: u32) -> String {
+        match &self.names {
+            Some(names) => names[label as usize].clone(),
+            None => label.to_string(),
+        }
+    }
+
     fn unused(&self) -> Unused {
         self.unused.clone()
+    }
+
+    fn unused_in_full(&self) -> Result<Unused> {
+        let mut unused = self.unused.clone();
+        if self.skims {
+            let all = read_index(&self.path().with_extension("idx"), &self.file)?;
+            RecFile::walk(&self.file).unnamed_between(&all, &mut unused);
+        }
+        Ok(unused)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::base::data_file::{DataFile, Window};
 use crate::base::files::read_whole;
+use crate::base::text::shown;
 use crate::data::formats::text::without_mark;
 use crate::data::unused::{Reason, Unused};
 use crate::{Error, Result};
@@ -89,7 +90,7 @@ pub(super) fn read_index(path: &Path, file: &DataFile) -> Result<Vec<Entry>> {
             if entry.offset > last || entry.offset % 4 != 0 {
                 return Err(bad(format!(
                     "the offset of a record in {} ({bytes} bytes), a multiple of 4 up to {last}",
-                    file.path().display()
+                    shown(file.path())
                 )));
             }
             entries.push(entry);
@@ -301,6 +302,20 @@ impl<'a> RecFile<'a> {
             }
             at = last;
         }
+    }
+
+    /// Counts the records that lie between those in `all`.
+    pub(super) fn unnamed_between(&mut self, all: &[Entry], unused: &mut Unused) {
+        let (first, end) = self.extent(all);
+        let mut offsets: Vec<u64> = all.iter().map(|entry| entry.offset).collect();
+        offsets.sort_unstable();
+        let next = offsets.iter().skip(1).chain([&end]);
+        let mut named: Vec<Stretch> = (offsets.iter().zip(next))
+            // A record that is malformed is reported where it is read.
+            .map(|(&offset, &next)| (offset, self.behind(offset).unwrap_or(next)))
+            .collect();
+        named.extend([(0, first), (end, self.end())]);
+        self.unnamed(named, unused);
     }
 
     pub(super) fn image_header<'p>(
