@@ -6,7 +6,7 @@ use arcface_cu::backend::Element;
 use arcface_cu::backend::cpu::Cpu;
 use arcface_cu::data::picture::encode_jpeg;
 use arcface_cu::data::{Dataset, Image};
-use arcface_cu::embed::{self, Format, Step, Stored, StreamOptions};
+use arcface_cu::embed::{self, Begun, Format, Step, Stored, StreamOptions};
 use arcface_cu::embedder::Embedder;
 use arcface_cu::encoding::npy::{self, Elements};
 use arcface_cu::verification::Tta;
@@ -84,9 +84,22 @@ fn run(
     options: &StreamOptions,
     observe: &mut dyn FnMut(Step<'_>) -> bool,
 ) -> Result<embed::Summary> {
+    embed_to(data.clone(), out, options, observe)
+}
+
+fn embed_to(
+    data: Arc<dyn Dataset>,
+    out: &Path,
+    options: &StreamOptions,
+    observe: &mut dyn FnMut(Step<'_>) -> bool,
+) -> Result<embed::Summary> {
     let (weights, mut cpu) = (random_weights(), Cpu::new());
     let mut embedder = Embedder::new(&mut cpu, &weights, 4, Element::F32).unwrap();
-    embed::embed_all(&mut embedder, data.clone(), out, options, observe)
+    let dim = options.tta.row_length(embedder.size());
+    match embed::begin(data, out, options, 4, dim)? {
+        Begun::Finished(summary) => Ok(summary),
+        Begun::Run(run) => embed::embed_all(&mut embedder, *run, observe),
+    }
 }
 
 fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
@@ -375,9 +388,7 @@ fn what_is_added_to_a_gallery_is_added_whole_or_not_at_all() {
     let first = Counting::new(10, |i| i == 4);
     let others: Arc<dyn Dataset> = Arc::new(Others(Counting::new(21, |i| i == 20)));
     let add = |out: &Path, options: &StreamOptions, observe: &mut dyn FnMut(Step<'_>) -> bool| {
-        let (weights, mut cpu) = (random_weights(), Cpu::new());
-        let mut embedder = Embedder::new(&mut cpu, &weights, 4, Element::F32).unwrap();
-        embed::embed_all(&mut embedder, others.clone(), out, options, observe)
+        embed_to(others.clone(), out, options, observe)
     };
     for format in [Format::Npy, Format::Safetensors] {
         let whole = dir.path().join(format!("{format:?}"));

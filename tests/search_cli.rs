@@ -119,7 +119,10 @@ fn people_are_found() {
     stdout_of_success(&arcface_cu(loose.into_iter().chain(out)));
     for gallery in [&bob, &at("b")] {
         let table = stdout_of_success(&search(gallery, &at("gallery/cid"), &["--weights", &w]));
-        assert!(table.contains("2 queries in a gallery of 2"), "{table}");
+        assert!(
+            table.contains("2 queries in a gallery of 2 pictures"),
+            "{table}"
+        );
         assert!(!table.contains("identification"), "{table}");
     }
     // The gallery among itself: nobody finds himself.

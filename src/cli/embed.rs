@@ -4,16 +4,17 @@ use super::counter::counter;
 use super::device::{DeviceArgs, Gpus, OnDevice, with_device};
 use super::interrupt;
 use super::landmarks::LandmarksArgs;
-use super::output::{check_folder, grouped, say, warn_unaligned};
+use super::output::{check_folder, count, grouped, say, warn_unaligned};
 use super::source::{self, ImageRoot};
 use super::threads::ThreadsArgs;
 use super::weights::WeightsArgs;
 use crate::backend::Backend;
-use crate::base::text::one_line;
+use crate::base::text::{one_line, shown};
 use crate::data::Dataset;
 use crate::data::fingerprint::Fingerprint;
 use crate::embed::{
-    self, Event, Pictures, SIMILARITY_LIMIT, Selection, Step, Stored, StreamOptions, Summary,
+    self, Begun, Event, Pictures, Run, SIMILARITY_LIMIT, Selection, Step, Stored, StreamOptions,
+    Summary,
 };
 use crate::report::progress::Counter;
 use crate::verification::Tta;
@@ -125,18 +126,29 @@ impl Args {
 
 pub(super) fn run(args: Args, gpus: &impl Gpus) -> Result<()> {
     check_folder("--out", Some(&args.out))?;
+    for data in args.data.iter().chain(args.images.iter().flatten()) {
+        source::refuse_within(&args.out, data)?;
+    }
     embed::may_begin(&args.out, &args.options(String::new()))?;
     let weights = args.weights.load()?;
     // What is wrong with the data is said before the network is built.
     let (pictures, identities) = open(&args, &weights)?;
-    let device = args.device.device;
-    let task = Task {
-        args,
-        weights,
-        pictures,
-        identities,
-    };
-    with_device(device, gpus, task)
+    let options = args.options(weights.fingerprint());
+    let dim = (args.tta).row_length(weights.config.model.embedding_size()?);
+    let batch = usize::from(args.batch_size);
+    match embed::begin(pictures, &args.out, &options, batch, dim)? {
+        Begun::Finished(summary) => report(&args, &weights, &summary),
+        Begun::Run(run) => {
+            let device = args.device.device;
+            let task = Task {
+                args,
+                weights,
+                run: *run,
+                identities,
+            };
+            with_device(device, gpus, task)
+        }
+    }
 }
 
 /// The pictures to embed, and what becomes of each identity where some are chosen.
@@ -149,7 +161,7 @@ fn open(args: &Args, weights: &Weights) -> Result<(Arc<dyn Dataset>, Identities)
                 say(format!(
                     "warning: the network was trained on these very pictures ({}); they say nothing of people that it has \
                      never seen",
-                    data.display()
+                    shown(data)
                 ));
             }
             dataset.into()
@@ -233,7 +245,7 @@ const LONG_GAP: u64 = 100;
 struct Task {
     args: Args,
     weights: Weights,
-    pictures: Arc<dyn Dataset>,
+    run: Run,
     identities: Identities,
 }
 
@@ -244,26 +256,18 @@ impl OnDevice for Task {
         let mut embedder = args.device.embedder(&mut backend, &self.weights, batch)?;
         interrupt::listen()?;
         let _orderly = interrupt::orderly("ending after this batch; once more ends at once");
-        let options = args.options(self.weights.fingerprint());
         let mut watch = Watch {
             identities: self.identities,
             counter: None,
             total: 0,
             done: 0,
         };
-        let result = embed::embed_all(
-            &mut embedder,
-            self.pictures,
-            &args.out,
-            &options,
-            &mut |step| {
-                watch.step(step);
-                !interrupt::asked()
-            },
-        );
+        let result = embed::embed_all(&mut embedder, self.run, &mut |step| {
+            watch.step(step);
+            !interrupt::asked()
+        });
         let summary = watch.end(result)?;
-        warn_unaligned(summary.unaligned, embedder.image_size());
-        report(args, &summary)
+        report(args, &self.weights, &summary)
     }
 }
 
@@ -284,17 +288,19 @@ impl Watch {
                 done,
                 present,
             } => {
-                let count = |n: usize| grouped(n as u64);
                 if present > 0 {
                     say(format!(
-                        "{} pictures are in the gallery already and stay as they are, {} are new",
-                        count(present),
-                        count(total)
+                        "in the gallery already: {}; new: {}",
+                        count(present, "picture"),
+                        grouped(total as u64)
                     ));
                 }
                 if done > 0 {
-                    let (done, total) = (count(done), count(total));
-                    say(format!("going on after {done} of {total} pictures"));
+                    say(format!(
+                        "going on after {} of {}",
+                        grouped(done as u64),
+                        count(total, "picture")
+                    ));
                 }
                 (self.total, self.done) = (total, done);
                 // An earlier run has told of these.
@@ -328,22 +334,22 @@ impl Watch {
             if self.done == 0 && !matches!(error, Error::Interrupted) {
                 return;
             }
-            let (done, total) = (grouped(self.done as u64), grouped(self.total as u64));
+            let (done, total) = (grouped(self.done as u64), count(self.total, "picture"));
             let skip = match error {
                 Error::Interrupted => "",
                 _ => " (with --skip-bad: without pictures that cannot be read)",
             };
             say(format!(
-                "{done} of {total} pictures are embedded; the same command with --resume goes on{skip}"
+                "embedded: {done} of {total}; the same command with --resume goes on{skip}"
             ));
         })
     }
 }
 
 /// Says what the gallery holds, and draws its similarity matrix.
-fn report(args: &Args, summary: &Summary) -> Result<()> {
-    let count = |n: usize| grouped(n as u64);
-    let out = args.out.display();
+fn report(args: &Args, weights: &Weights, summary: &Summary) -> Result<()> {
+    warn_unaligned(summary.unaligned, weights.model()?.input_shape().h);
+    let out = shown(&args.out);
     if summary.was_finished {
         say(match args.append {
             true => format!("nothing to add: all pictures are in {out} already"),
@@ -353,8 +359,8 @@ fn report(args: &Args, summary: &Summary) -> Result<()> {
     let is_small = summary.rows <= SIMILARITY_LIMIT || args.ids.is_some();
     if !is_small {
         say(format!(
-            "no similarity.png: it is drawn of up to {} pictures",
-            count(SIMILARITY_LIMIT)
+            "no similarity.png: it is drawn of up to {}",
+            count(SIMILARITY_LIMIT, "picture")
         ));
     } else if !summary.was_finished || !has_similarity(&args.out) {
         let means = Stored::open(&args.out)?.draw_similarity(&args.out)?;
@@ -362,11 +368,14 @@ fn report(args: &Args, summary: &Summary) -> Result<()> {
     }
     let left_out = match summary.skipped {
         0 => String::new(),
-        n => format!("; {} could not be read, see skipped.txt", count(n)),
+        n => format!(
+            "; {} could not be read, see skipped.txt",
+            count(n, "picture")
+        ),
     };
     say(format!(
-        "{} embeddings in {out}{left_out}",
-        count(summary.rows)
+        "{} in {out}{left_out}",
+        count(summary.rows, "embedding")
     ));
     Ok(())
 }

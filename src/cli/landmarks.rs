@@ -1,6 +1,8 @@
 //! `--landmarks`: faces are aligned as they are read.
 
-use super::output::{grouped, say, warn};
+use super::output::{count, grouped, warn};
+use super::source;
+use crate::base::text::{one_line, shown};
 use crate::data::aligned::Aligned;
 use crate::data::formats::landmarks::Landmarks;
 use crate::data::picture::align::align;
@@ -24,12 +26,12 @@ impl LandmarksArgs {
         let unlike = landmarks.unlike();
         if unlike.count > 0 {
             warn(format!(
-                "warning: {} of the {} faces in {} do not look like one, the first that of {}: the points must be left eye, \
+                "warning: {}: the points of {} of {} are not like those of a face, first for {}; they must be left eye, \
                  right eye, nose, left and right corner of the mouth, left and right as in the picture, x before y",
+                shown(path),
                 grouped(unlike.count as u64),
-                grouped(landmarks.len() as u64),
-                path.display(),
-                unlike.first
+                count(landmarks.len(), "picture"),
+                one_line(&unlike.first)
             ));
         }
         Ok(landmarks)
@@ -53,14 +55,10 @@ impl LandmarksArgs {
         let aligned = (datasets.into_iter())
             .map(|dataset| Aligned::new(dataset, Arc::clone(&landmarks), size))
             .collect::<Result<Vec<_>>>()?;
-        for leftover in landmarks
-            .unused(aligned.iter().flat_map(Aligned::used))
-            .iter()
-        {
-            say(format!("not used: {leftover}"));
-        }
+        let unused = landmarks.unused(aligned.iter().flat_map(Aligned::used));
+        source::tell(unused.iter());
         for set in &aligned {
-            if let (Some((count, first)), Some(false) | None) = (set.missing(), skip_bad) {
+            if let (Some((missing, first)), Some(false) | None) = (set.missing(), skip_bad) {
                 let hint = match skip_bad {
                     Some(_) => "; --skip-bad leaves them out",
                     None => "",
@@ -68,9 +66,10 @@ impl LandmarksArgs {
                 return Err(Error::data(
                     path,
                     format!(
-                        "has no landmarks for {} of {} pictures, the first is {first}{hint}",
-                        grouped(count as u64),
-                        grouped(set.len() as u64)
+                        "has no landmarks for {} of {}, the first is {}{hint}",
+                        grouped(missing as u64),
+                        count(set.len(), "picture"),
+                        one_line(&first)
                     ),
                 ));
             }
@@ -98,7 +97,7 @@ impl LandmarksArgs {
         for (image, file) in images.iter().zip(paths) {
             let place = landmarks.find_file(&file.to_string_lossy(), file);
             let place = place.ok_or_else(|| {
-                Error::data(path, format!("has no landmarks for {}", file.display()))
+                Error::data(path, format!("has no landmarks for {}", shown(file)))
             })?;
             let face = align(image, landmarks.points(place), size);
             aligned.push(face.map_err(|why| Error::data(file, why))?);

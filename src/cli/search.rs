@@ -3,14 +3,14 @@
 use super::counter::counter;
 use super::device::{DeviceArgs, Gpus, OnDevice, with_device};
 use super::landmarks::LandmarksArgs;
-use super::output::{check_file, grouped, make_folder_of, say, warn, warn_unaligned};
+use super::output::{check_file, count, grouped, make_folder_of, say, warn, warn_unaligned};
 use super::source::{self, ImageRoot};
 use super::threads::ThreadsArgs;
 use super::threshold::{Threshold, ThresholdArgs, Use};
 use super::weights;
 use crate::backend::Backend;
 use crate::base::files;
-use crate::base::text::one_line;
+use crate::base::text::{one_line, shown};
 use crate::data::{self, Dataset};
 use crate::embed::search::{self, Hit, Identification, OpenSet};
 use crate::embed::{self, Origin, Pictures, Stored};
@@ -81,7 +81,7 @@ impl Side {
             fs::metadata(path).map_err(Error::io("opening", path))?;
             return Err(Error::Usage(format!(
                 "{} is no folder of embeddings (it has no embeddings.npy); with --weights FILE the pictures in it are embedded",
-                path.display()
+                shown(path)
             )));
         }
         let pictures = || Pictures::open(&[path.into()]);
@@ -333,7 +333,7 @@ fn tell(found: &Found<'_>) {
     let Found {
         gallery, queries, ..
     } = found;
-    let count = |n: usize| grouped(n as u64);
+    let number = |n: usize| grouped(n as u64);
     let mut known = 0;
     for (query, hits) in found.hits.iter().enumerate() {
         let mut line = one_line(&queries.files[query]);
@@ -357,15 +357,15 @@ fn tell(found: &Found<'_>) {
         }
     }
     say(format!(
-        "{} queries in a gallery of {}",
-        count(queries.rows()),
-        count(gallery.rows())
+        "{} in a gallery of {}",
+        count(queries.rows(), "query"),
+        count(gallery.rows(), "picture")
     ));
     if let Some(threshold) = &found.threshold {
         say(format!(
             "{} known, {} unknown: threshold {:.4} ({}), cosine {:.4}",
-            count(known),
-            count(queries.rows() - known),
+            number(known),
+            number(queries.rows() - known),
             threshold.value,
             threshold.source,
             1.0 - threshold.value / 2.0
@@ -378,25 +378,25 @@ fn tell(found: &Found<'_>) {
     }) = found.identification
     {
         say(format!(
-            "rank-1 identification {:.2} %, rank-5 {:.2} %, of {} queries whose identity is in the gallery",
+            "rank-1 identification {:.2} %, rank-5 {:.2} %, of {} whose identity is in the gallery",
             100.0 * rank_1,
             100.0 * rank_5,
-            count(known)
+            count(known, "query")
         ));
     }
     if let Some(open_set) = &found.open_set {
         if let Some(share) = open_set.identified {
             say(format!(
-                "with the threshold {:.2} % of {} queries whose identity is in the gallery are answered with it",
+                "with the threshold {:.2} % of {} whose identity is in the gallery are answered with it",
                 100.0 * share,
-                count(open_set.members)
+                count(open_set.members, "query")
             ));
         }
         if let Some(share) = open_set.mistaken {
             say(format!(
-                "with the threshold {:.2} % of {} queries whose identity is not in the gallery are taken for somebody",
+                "with the threshold {:.2} % of {} whose identity is not in the gallery are taken for somebody",
                 100.0 * share,
-                count(open_set.strangers)
+                count(open_set.strangers, "query")
             ));
         }
     }
@@ -407,8 +407,8 @@ fn comparable(args: &Args, [gallery, queries]: [Kind<'_>; 2]) -> Result<()> {
     let differ = |what: &str, gallery: String, queries: String| {
         Error::Invalid(format!(
             "the embeddings cannot be compared: {} has {gallery} {what}, {} has {queries}",
-            args.gallery.display(),
-            args.query.display()
+            shown(&args.gallery),
+            shown(&args.query)
         ))
     };
     if gallery.dim != queries.dim {
@@ -420,7 +420,7 @@ fn comparable(args: &Args, [gallery, queries]: [Kind<'_>; 2]) -> Result<()> {
             warn(format!(
                 "warning: {} has no embeddings.json, which says what network made it: whether it can be compared with the \
                  other is not known",
-                path.display()
+                shown(path)
             ));
         }
     }

@@ -13,9 +13,13 @@ use crate::data::subset::Subset;
 use crate::verification::Tta;
 use crate::{Error, Result};
 use std::collections::{BTreeMap, HashSet};
-use std::path::Path;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+
+/// What another process is told about one that holds the lock.
+const LOCKED: &str = "embedding";
 
 /// How a data set is embedded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,8 +55,7 @@ pub struct Summary {
     pub was_finished: bool,
 }
 
-/// Whether the folder `out` may be written to. Asked before work begins, and again by
-/// [`embed_all`](super::embed_all).
+/// Whether the folder `out` may be written to. Asked before the weights are read, and again by [`begin`].
 ///
 /// # Errors
 /// It holds a finished gallery, and `options` ask neither to add to it nor to replace it nor to finish it; or an unfinished
@@ -74,38 +77,47 @@ pub fn may_begin(out: &Path, options: &StreamOptions) -> Result<()> {
     }
 }
 
-/// What became of the beginning.
-pub(super) enum Begun {
+/// What there is to do.
+pub enum Begun {
     /// A run, new or continued.
     Run(Box<Run>),
-    /// There is nothing to do.
+    /// Nothing.
     Finished(Summary),
 }
 
-/// A run that has begun.
-pub(super) struct Run {
-    pub(super) partial: Partial,
+/// A run that may begin: everything about it is known, and nothing of it written.
+pub struct Run {
+    pub(super) out: PathBuf,
+    /// None: the folder is not there yet.
+    lock: Option<File>,
+    job: Job,
+    /// The run that it goes on with.
+    before: Option<State>,
+    /// The gallery that it adds to.
+    gallery: Option<Gallery>,
     /// The pictures to embed.
     pub(super) dataset: Arc<dyn Dataset>,
     /// Pictures that the gallery that is added to holds already.
     pub(super) present: usize,
     /// The numbers of that gallery's identities, with their names.
     pub(super) taken: BTreeMap<i64, String>,
+    pub(super) options: StreamOptions,
 }
 
-/// Begins to embed `dataset` in the folder `out`, in batches of `batch`, as rows of `dim` numbers.
+/// Prepares to embed `dataset` in the folder `out`, in batches of `batch`, as rows of `dim` numbers. What can be wrong with
+/// the folder is found here, before a network is built.
 ///
 /// # Errors
-/// As [`may_begin`]; another process is writing to the folder; what is there is of another kind, or cannot be read; a file
-/// cannot be written.
-pub(super) fn begin(
+/// As [`may_begin`]; another process is writing to the folder; what is there is of another kind, or cannot be read.
+pub fn begin(
     dataset: Arc<dyn Dataset>,
     out: &Path,
     options: &StreamOptions,
     batch: usize,
     dim: usize,
 ) -> Result<Begun> {
-    let lock = lock_folder(out, "embedding")?;
+    let lock = out.is_dir().then(|| lock_folder(out, LOCKED));
+    let lock = lock.transpose()?;
     may_begin(out, options)?;
     let mut before = State::read(out)?.filter(State::counts);
     let placed = before.take_if(|state| state.complete);
@@ -166,12 +178,46 @@ pub(super) fn begin(
             was_finished: true,
         }));
     }
+    if let Some(state) = &before
+        && let Some(difference) = job.difference(&state.job)
+    {
+        return Err(Error::data(
+            out,
+            format!(
+                "holds an unfinished run of another kind, and the same folder is to hold one kind of rows; {difference}"
+            ),
+        ));
+    }
     Ok(Begun::Run(Box::new(Run {
-        partial: Partial::open(out, lock, job, before, gallery.as_ref())?,
+        out: out.into(),
+        lock,
+        job,
+        before,
         present: all - dataset.len(),
         dataset,
         taken: gallery.as_ref().map(Gallery::names).unwrap_or_default(),
+        gallery,
+        options: options.clone(),
     })))
+}
+
+impl Run {
+    /// Opens the run's files.
+    ///
+    /// # Errors
+    /// Another process made the folder meanwhile; a file is shorter than it was, or cannot be written.
+    pub(super) fn open(&mut self) -> Result<Partial> {
+        let lock = match self.lock.take() {
+            Some(lock) => lock,
+            None => {
+                let lock = lock_folder(&self.out, LOCKED)?;
+                may_begin(&self.out, &self.options)?;
+                lock
+            }
+        };
+        let (before, gallery) = (self.before.take(), self.gallery.take());
+        Partial::open(&self.out, lock, self.job.clone(), before, gallery.as_ref())
+    }
 }
 
 /// The pictures of `dataset` that are not among `files`.

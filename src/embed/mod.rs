@@ -30,7 +30,7 @@ mod stored;
 mod stream;
 
 pub use batches::embed_images;
-pub use begin::{StreamOptions, Summary, may_begin};
+pub use begin::{Begun, Run, StreamOptions, Summary, begin, may_begin};
 pub use folder::Origin;
 pub use identities::{Chosen, Event, Selection, choose};
 pub use pictures::Pictures;

@@ -110,11 +110,11 @@ pub(super) struct Partial {
 }
 
 impl Partial {
-    /// Begins a job in `folder`, which `lock` keeps for this process, or goes on after `before`. A new job begins with the
-    /// rows of `gallery`, the gallery that it adds to, if any.
+    /// Begins a job in `folder`, which `lock` keeps for this process, or goes on after `before`, a state of the same job. A new
+    /// job begins with the rows of `gallery`, the gallery that it adds to, if any.
     ///
     /// # Errors
-    /// `before` is of another job; a file is shorter than it was, or cannot be written.
+    /// A file is shorter than it was, or cannot be written.
     pub(super) fn open(
         folder: &Path,
         lock: File,
@@ -122,16 +122,6 @@ impl Partial {
         before: Option<State>,
         gallery: Option<&Gallery>,
     ) -> Result<Self> {
-        if let Some(state) = &before
-            && let Some(difference) = job.difference(&state.job)
-        {
-            return Err(Error::data(
-                folder,
-                format!(
-                    "holds an unfinished run of another kind, and the same folder is to hold one kind of rows; {difference}"
-                ),
-            ));
-        }
         let begins = before.is_none();
         if begins {
             // The state goes first: without it, what an earlier run has left is nothing.
@@ -290,6 +280,7 @@ mod tests {
     use crate::base::files::lock_folder;
     use crate::verification::Tta;
     use std::fs;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     fn partial(folder: &Path) -> Partial {
         let job = Job {
@@ -336,6 +327,42 @@ mod tests {
         let stored = Stored::open(dir.path()).unwrap();
         assert_eq!(stored.files, ["picture 0", "picture 1", "picture 2"]);
         assert_eq!(stored.labels, Some(vec![0, 1, 2]));
+    }
+
+    /// Runs that replace one another, and a reader that never sees parts of two.
+    #[test]
+    fn what_is_read_while_it_is_replaced_is_of_one_run() {
+        const RUNS: usize = 150;
+        let dir = tempfile::tempdir().unwrap();
+        let write = |picture: usize| {
+            let mut run = partial(dir.path());
+            (0..3).for_each(|_| append(&mut run, picture).unwrap());
+            run.finish(&BTreeMap::from([(picture as i64, "x".to_owned())]))
+                .unwrap();
+        };
+        write(0);
+        let is_done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                (1..=RUNS).for_each(write);
+                is_done.store(true, Ordering::Relaxed);
+            });
+            let mut last = 0;
+            while !is_done.load(Ordering::Relaxed) {
+                let stored = Stored::open(dir.path()).unwrap();
+                let label = stored.labels.as_ref().unwrap()[0];
+                assert_eq!(stored.labels, Some(vec![label; 3]));
+                assert_eq!(stored.files, vec![format!("picture {label}"); 3]);
+                assert_eq!(stored.names.keys().collect::<Vec<_>>(), [&label]);
+                let ratio = stored.embeddings[1] / stored.embeddings[0];
+                assert!(
+                    (ratio - label as f32).abs() <= 1e-5 * ratio,
+                    "{ratio} {label}"
+                );
+                assert!(label >= last);
+                last = label;
+            }
+        });
     }
 
     #[test]

@@ -71,7 +71,7 @@ impl Dataset for Pictures {
     }
 
     fn describe(&self, index: usize) -> String {
-        self.path(index).display().to_string()
+        self.path(index).to_string_lossy().into_owned()
     }
 
     fn name(&self, index: usize) -> Option<String> {

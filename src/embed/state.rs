@@ -4,6 +4,7 @@ use super::folder::{
     FILES, LABELS, NAMES, NPY, ORIGIN, Origin, SAFETENSORS, SKIPPED, remove_stale,
 };
 use crate::base::files;
+use crate::base::text::{count, grouped};
 use crate::verification::Tta;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -155,8 +156,9 @@ impl State {
         Error::data(
             folder,
             format!(
-                "holds an unfinished run, {} of {} pictures; --resume continues it, --overwrite begins again",
-                self.done, self.job.images
+                "holds an unfinished run, {} of {}; --resume continues it, --overwrite begins again",
+                grouped(self.done as u64),
+                count(self.job.images, "picture")
             ),
         )
     }

@@ -1,7 +1,8 @@
 //! A folder of embeddings, read.
 
 use super::folder::{FILES, LABELS, NAMES, NPY, ORIGIN, Origin, SAFETENSORS, SKIPPED};
-use super::state::{Format, State};
+use super::state::{Format, STATE, State};
+use crate::data::formats::index::Stamp;
 use crate::data::formats::text::Text;
 use crate::encoding::float::Float;
 use crate::encoding::npy::{self, Elements, Npy};
@@ -11,6 +12,9 @@ use safetensors::tensor::{Dtype, SafeTensors};
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
+
+/// How often a gallery is read again that changes while it is read. Its files are replaced once, in milliseconds.
+const TRIES: usize = 20;
 
 /// Embeddings in memory.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -104,8 +108,26 @@ impl Stored {
         Ok(stored)
     }
 
-    /// Reads a folder of embeddings, rows as they are.
+    /// Reads a folder of embeddings, rows as they are: those of one run, also where another process replaces them meanwhile.
     fn read(folder: &Path) -> Result<Self> {
+        let stamps = || {
+            [STATE, NPY, SAFETENSORS, LABELS, FILES, NAMES]
+                .map(|name| Stamp::of(&folder.join(name)).ok())
+        };
+        for _ in 0..TRIES {
+            let before = stamps();
+            let stored = Self::read_once(folder);
+            if stamps() == before {
+                return stored;
+            }
+        }
+        Err(Error::data(
+            folder,
+            "changes all the time: another process is writing to it",
+        ))
+    }
+
+    fn read_once(folder: &Path) -> Result<Self> {
         let files = Files::of(folder)?;
         let mut stored = match files.format() {
             Format::Safetensors => read_safetensors(&files.at(SAFETENSORS))?,

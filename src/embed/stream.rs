@@ -1,7 +1,7 @@
 //! Every picture of a data set, in order: decoded on all cores ahead of the network, memory bounded by a few batches.
 
 use super::batches::each_batch;
-use super::begin::{Begun, Run, StreamOptions, Summary, begin};
+use super::begin::{Run, Summary};
 use super::folder::Origin;
 use super::numbers::{NO_IDENTITY, label_numbers};
 use super::stored::Stored;
@@ -12,7 +12,6 @@ use crate::embedder::Embedder;
 use crate::verification::Tta;
 use crate::{Error, Result};
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -34,33 +33,29 @@ pub enum Step<'a> {
     Skipped(&'a str),
 }
 
-/// Embeds every picture of `dataset` to the folder `out`. `observe` is called after each batch; if it returns false,
+/// Embeds the pictures of a run that [`begin`](super::begin()) prepared, for an embedder of its batch and row. `observe` is called after each batch; if it returns false,
 /// the run ends there and can be resumed. A resumed run ends with the same bytes as one that was never stopped.
 ///
 /// The pictures count as the same if their number, names, places and identities match, and the content of 64 of them. A
 /// gallery stands until the run that adds to it or replaces it is complete.
 ///
 /// # Errors
-/// [`Error::Interrupted`] if `observe` ended the run; as [`may_begin`](super::may_begin); what is in the folder is of another kind; a
+/// [`Error::Interrupted`] if `observe` ended the run; a
 /// picture cannot be read, none can be read, an embedding is zero or not finite, a device fails, or a file cannot be
 /// written. The work done until then can be resumed.
 pub fn embed_all<B: Backend>(
     embedder: &mut Embedder<'_, B>,
-    dataset: Arc<dyn Dataset>,
-    out: &Path,
-    options: &StreamOptions,
+    mut run: Run,
     observe: &mut dyn FnMut(Step<'_>) -> bool,
 ) -> Result<Summary> {
-    let dim = options.tta.row_length(embedder.size());
-    let run = match begin(dataset, out, options, embedder.max_batch(), dim)? {
-        Begun::Finished(summary) => return Ok(summary),
-        Begun::Run(run) => *run,
-    };
+    let mut partial = run.open()?;
     let Run {
-        mut partial,
+        out,
         dataset,
         present,
         taken,
+        options,
+        ..
     } = run;
     let numbers = label_numbers(&*dataset, &taken);
     let first = partial.state().done;

@@ -12,6 +12,9 @@ pub(crate) struct Case {
     pub(crate) outputs: &'static [&'static str],
     /// Whether it replaces what an earlier run left, which stays whole until then.
     pub(crate) replaces: bool,
+    /// A command that reads the outputs. After a run that was cut short it says what it said before, or what it says after
+    /// a whole one: for outputs that are whole to this program, though not each file under its name.
+    pub(crate) reader: Option<&'static str>,
     /// Whether it takes seconds, so that not every one of its calls can have its turn.
     pub(crate) slow: bool,
 }
@@ -25,6 +28,7 @@ pub(crate) const PREPARATION: &[&str] = &[
     "pack --data faces --out records --format seed-tfrecord --reserve-last 0",
     "embed --weights first/weights.safetensors --device cpu --data faces --ids 2 --per-id 2 --out ids",
     "embed --weights first/weights.safetensors --device cpu --data faces --all --out gallery",
+    "embed --weights first/weights.safetensors --device cpu --images faces/00 --out started",
     "export --weights first/weights.safetensors --to onnx --out model.onnx",
     "train --preset demo --device cpu --data faces --out half --batch-size 4 --epochs 2 --checkpoint-every 1 --steps 2",
     "export --weights first/weights.safetensors --to keras-h5 --out exported.h5",
@@ -42,6 +46,7 @@ pub(crate) const CASES: &[Case] = &[
         again: "--resume",
         outputs: &["run"],
         replaces: false,
+        reader: None,
         slow: false,
     },
     Case {
@@ -51,6 +56,7 @@ pub(crate) const CASES: &[Case] = &[
         again: "",
         outputs: &["half"],
         replaces: false,
+        reader: None,
         slow: false,
     },
     Case {
@@ -61,6 +67,7 @@ pub(crate) const CASES: &[Case] = &[
         again: "",
         outputs: &["eval.json", "pairs.png", "report"],
         replaces: false,
+        reader: None,
         slow: false,
     },
     Case {
@@ -70,6 +77,7 @@ pub(crate) const CASES: &[Case] = &[
         again: "--resume",
         outputs: &["embedded"],
         replaces: false,
+        reader: None,
         slow: false,
     },
     Case {
@@ -79,6 +87,7 @@ pub(crate) const CASES: &[Case] = &[
         again: "--resume",
         outputs: &["loose"],
         replaces: false,
+        reader: None,
         slow: false,
     },
     Case {
@@ -87,8 +96,18 @@ pub(crate) const CASES: &[Case] = &[
         command: "embed --weights first/weights.safetensors --device cpu --data faces --ids 3 --per-id 3 --out ids --overwrite",
         again: "",
         outputs: &["ids"],
-        // Its files are renamed one by one; until then they are read by the names that they still have.
         replaces: false,
+        reader: Some("search --gallery ids --query ids --device cpu"),
+        slow: false,
+    },
+    Case {
+        name: "embed --append",
+        inputs: &[W, "faces", "started"],
+        command: "embed --weights first/weights.safetensors --device cpu --data faces --out started --append --batch-size 4",
+        again: "--resume",
+        outputs: &["started"],
+        replaces: false,
+        reader: Some("search --gallery started --query started --device cpu"),
         slow: false,
     },
     Case {
@@ -98,6 +117,7 @@ pub(crate) const CASES: &[Case] = &[
         again: "",
         outputs: &["hits.json", "hits.csv"],
         replaces: false,
+        reader: None,
         slow: false,
     },
     Case {
@@ -107,6 +127,7 @@ pub(crate) const CASES: &[Case] = &[
         again: "",
         outputs: &[],
         replaces: false,
+        reader: None,
         slow: false,
     },
     Case {
@@ -116,6 +137,7 @@ pub(crate) const CASES: &[Case] = &[
         again: "",
         outputs: &["packed"],
         replaces: true,
+        reader: None,
         slow: false,
     },
     Case {
@@ -125,6 +147,7 @@ pub(crate) const CASES: &[Case] = &[
         again: "--overwrite",
         outputs: &["shards"],
         replaces: false,
+        reader: None,
         slow: false,
     },
     Case {
@@ -134,6 +157,7 @@ pub(crate) const CASES: &[Case] = &[
         again: "",
         outputs: &["arrays"],
         replaces: true,
+        reader: None,
         slow: false,
     },
     Case {
@@ -143,6 +167,7 @@ pub(crate) const CASES: &[Case] = &[
         again: "",
         outputs: &["check.json"],
         replaces: false,
+        reader: None,
         slow: false,
     },
     Case {
@@ -152,6 +177,7 @@ pub(crate) const CASES: &[Case] = &[
         again: "",
         outputs: &["imported.safetensors"],
         replaces: true,
+        reader: None,
         slow: false,
     },
     Case {
@@ -161,6 +187,7 @@ pub(crate) const CASES: &[Case] = &[
         again: "",
         outputs: &["exported.h5"],
         replaces: true,
+        reader: None,
         slow: false,
     },
     Case {
@@ -170,6 +197,7 @@ pub(crate) const CASES: &[Case] = &[
         again: "",
         outputs: &[],
         replaces: false,
+        reader: None,
         slow: false,
     },
     Case {
@@ -179,6 +207,7 @@ pub(crate) const CASES: &[Case] = &[
         again: "",
         outputs: &[],
         replaces: false,
+        reader: None,
         slow: false,
     },
     Case {
@@ -188,6 +217,7 @@ pub(crate) const CASES: &[Case] = &[
         again: "",
         outputs: &["demo"],
         replaces: false,
+        reader: None,
         slow: true,
     },
 ];
