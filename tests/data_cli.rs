@@ -148,10 +148,10 @@ fn check_and_train_agree_about_what_cannot_learn() {
     for (recipe, words) in [
         ("--data alone --batch-size 4", "images of one identity only"),
         ("--data people --batch-size 1", "batch norm"),
-        ("--data people", "8 images are fewer than a batch of 64"),
+        ("--data people", "a batch of 64 needs more than 8 images"),
         (
             "--data alone",
-            "one identity only: nothing can be told apart; and 4 images are fewer than a batch of 64",
+            "one identity only: nothing can be told apart; and a batch of 64 needs more than 4 images",
         ),
     ] {
         let train = format!("train {recipe} --out none");
@@ -541,4 +541,45 @@ fn links_that_lead_nowhere_and_pipes_are_skipped_or_named() {
         };
         stderr_of_failure(&run(dir, &words), 1);
     }
+}
+
+/// In a folder of identities it would be one more of them, the next time.
+#[test]
+fn nothing_is_put_among_the_identities() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    let weights = random_weights_file(dir.path()).display().to_string();
+    for (place, jpeg) in ["people/a/1.jpg", "people/b/2.jpg"].iter().zip([1, 2]) {
+        let path = dir.path().join(place);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, picture::encode_jpeg(&picture(jpeg, 112, 112), 90)).unwrap();
+    }
+    let data = at("people");
+    for out in ["people", "people/out", "people/../people/a/out"] {
+        let embed = ["embed", "--weights", &weights, "--device", "cpu"];
+        let train = ["train", "--preset", "demo", "--device", "cpu"];
+        for (command, flag) in [
+            (&["pack"][..], "--data"),
+            (&embed, "--data"),
+            (&embed, "--images"),
+            (&train, "--data"),
+        ] {
+            let out = at(out);
+            let words = [command, &[flag, &data, "--out", &out]].concat();
+            let error = stderr_of_failure(&arcface_cu(words), 2);
+            assert!(error.contains("whose folders are identities"), "{error}");
+        }
+    }
+    assert_eq!(fs::read_dir(dir.path().join("people")).unwrap().count(), 2);
+    stdout_of_success(&arcface_cu([
+        "pack",
+        "--data",
+        &data,
+        "--out",
+        &at("people2"),
+    ]));
+    // A folder of records may hold others.
+    let (records, inside) = (at("people2"), at("people2/again"));
+    let words = ["pack", "--data", &records, "--out", &inside];
+    stdout_of_success(&arcface_cu(words));
 }

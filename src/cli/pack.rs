@@ -6,7 +6,7 @@ use super::output::{count, say};
 use super::source::{self, ImageRoot};
 use super::threads::ThreadsArgs;
 use super::validation::resized;
-use crate::base::text::one_line;
+use crate::base::text::{one_line, shown};
 use crate::data::Dataset;
 use crate::data::formats::tfrecord::Schema;
 use crate::data::pack::{self, PackFormat, Packed};
@@ -101,6 +101,7 @@ fn pack_data(data: &Path, args: &Args) -> Result<()> {
             "--shards is for TFRecord: RecordIO is always one file".into(),
         ));
     }
+    source::refuse_within(&args.out, data)?;
     let dataset: Arc<dyn Dataset> = source::open(data, &args.root)?.into();
     let size = args.resize.map_or(IMAGE_SIZE, usize::from);
     let mut aligned = (args.landmarks).align(vec![dataset], size, Some(args.skip_bad))?;
@@ -148,7 +149,7 @@ fn pack_pairs(pairs: &Path, args: &Args) -> Result<()> {
         counter.finish();
         say(format!(
             "{}: {} of pictures of {} pixels",
-            written.path.display(),
+            shown(&written.path),
             count(set.same().len(), "pair"),
             set.side()
         ));
@@ -164,14 +165,14 @@ fn report(packed: &Packed, args: &Args) {
     };
     say(format!(
         "{}: {} of {}",
-        file.display(),
+        shown(file),
         count(packed.images, "image"),
         count(packed.identities, "identity")
     ));
     if packed.reserved_identities > 0 {
         say(format!(
             "{}: {} of {}, kept out of training",
-            args.out.join("reserved").display(),
+            shown(args.out.join("reserved")),
             count(packed.reserved_images, "image"),
             count(packed.reserved_identities, "identity")
         ));

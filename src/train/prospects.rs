@@ -30,7 +30,7 @@ impl Prospects {
         }
         if images < batch {
             refuse(format!(
-                "{} are fewer than a batch of {batch}: --batch-size makes it smaller",
+                "a batch of {batch} needs more than {}: --batch-size makes it smaller",
                 count(images, "image")
             ));
         }
@@ -150,7 +150,7 @@ mod tests {
         };
         // A second class without an image teaches nothing.
         refused(vec![1; 64], &[], "one identity only");
-        refused(people(15), &[], "15 images are fewer than a batch of 16");
+        refused(people(15), &[], "a batch of 16 needs more than 15 images");
         refused(people(64), &["train.batch_size=1"], "batch norm");
         assert_eq!(prospects(vec![], &[]).refused.len(), 2);
         prospects(people(640), &[]).accept().unwrap();

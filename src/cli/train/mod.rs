@@ -13,6 +13,7 @@ use super::run_folder::RunFolder;
 use super::source::{self, ImageRoot};
 use super::validation::{ValidationArgs, Validator};
 use super::weights::{self, describe_input};
+use crate::base::text::shown;
 use crate::data::Dataset;
 use crate::recipe::config::{Config, NetworkConfig};
 use crate::train::Prospects;
@@ -153,6 +154,7 @@ impl Prepared {
             None => PathBuf::from("runs").join(args.recipe.preset()?),
         };
         check_folder("--out", Some(&folder))?;
+        source::refuse_within(&folder, args.data())?;
         check_folder("--tensorboard", args.tensorboard.as_deref())?;
         let folder = RunFolder::new(folder);
         // A folder that is not there yet is made, and taken, when there is something to put into it.
@@ -160,7 +162,7 @@ impl Prepared {
         if !args.resume && folder.has_run() {
             return Err(Error::Usage(format!(
                 "{} already holds a run: --resume goes on with it, another --out begins a new one",
-                folder.path().display()
+                shown(folder.path())
             )));
         }
         let mut checkpoint = None;
@@ -272,7 +274,7 @@ impl Args {
         };
         let path = &weights::find(path)?;
         let start = import::start(path, config, config.train.seed)?;
-        say(format!("beginning with {}:", path.display()));
+        say(format!("beginning with {}:", shown(path)));
         weights::warn_of(path, &start.notes);
         tell_rest(&start.report);
         if let Some(theirs) = start.input
