@@ -461,6 +461,17 @@ fn only_the_output_of_the_command_line_prints() {
     nobody("only cli/output.rs prints", sinners.collect());
 }
 
+/// A path may hold what a terminal obeys.
+#[test]
+fn paths_are_shown_on_one_line() {
+    let sinners = sources();
+    let sinners = sinners
+        .iter()
+        .flat_map(|source| source.lines_with(&["display()"]))
+        .collect();
+    nobody("messages show a path by base::text::shown", sinners);
+}
+
 #[test]
 fn unsafe_lives_in_the_backend() {
     let outside =

@@ -242,7 +242,7 @@ fn everything_is_embedded_unless_test_identities_are_asked_for() {
     stdout_of_success(&run("all", &["--overwrite"]));
     image_folder(&data, &[("cid", 1)]);
     let text = stdout_of_success(&run("all", &["--append"]));
-    let said = "5 pictures are in the gallery already and stay as they are, 1 are new";
+    let said = "in the gallery already: 5 pictures; new: 1";
     assert!(
         text.contains(said) && text.contains("6 embeddings in "),
         "{text}"
@@ -261,6 +261,90 @@ fn everything_is_embedded_unless_test_identities_are_asked_for() {
         "{text}"
     );
     assert_eq!(labels(&out("ids")), [1, 1, 0, 0]);
+}
+
+/// On a device that no machine has.
+#[test]
+fn what_is_wrong_with_the_arguments_is_said_before_a_device_is_opened() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    let weights = random_weights_file(dir.path()).display().to_string();
+    let data = at("people");
+    image_folder(Path::new(&data), &[("ann", 2), ("bob", 3)]);
+    let embed = |device: &str, out: &str, extra: &[&str]| {
+        let out = at(out);
+        let words = ["--weights", &weights, "--data", &data, "--out", &out];
+        let words = [&["embed", "--device", device], &words[..], extra].concat();
+        arcface_cu(words)
+    };
+    stdout_of_success(&embed("cpu", "gallery", &[]));
+    let nowhere = "cuda:7";
+    stderr_of_failure(&embed(nowhere, "new", &[]), 1);
+    assert!(!dir.path().join("new").exists());
+    let text = stdout_of_success(&embed(nowhere, "gallery", &["--resume"]));
+    assert!(text.contains("nothing to do"), "{text}");
+    let another = "a finished gallery of another kind; --tta";
+    for (extra, code, words) in [
+        (&["--resume", "--tta", "none"][..], 1, another),
+        (&["--append", "--tta", "none"], 1, another),
+        (&[], 1, "holds a finished gallery; --append"),
+        (&["--ids", "0", "--overwrite"], 2, "at least one identity"),
+        (&["--ids", "3", "--overwrite"], 1, "expected 3 identities"),
+        (&["--landmarks", "none.txt", "--overwrite"], 1, "none.txt"),
+    ] {
+        let error = stderr_of_failure(&embed(nowhere, "gallery", extra), code);
+        assert!(error.contains(words), "{words}: {error}");
+    }
+    let lock = fs::File::open(dir.path().join("gallery/.lock")).unwrap();
+    lock.lock().unwrap();
+    let error = stderr_of_failure(&embed(nowhere, "gallery", &["--overwrite"]), 2);
+    assert!(
+        error.contains("another process is embedding into"),
+        "{error}"
+    );
+    drop(lock);
+    let (picture, gallery) = (at("people/ann/000.jpg"), at("gallery"));
+    let run = |command: &str, words: &[&str]| {
+        let first = [command, "--weights", &weights, "--device", nowhere];
+        stderr_of_failure(&arcface_cu([&first, words].concat()), 2)
+    };
+    let search = ["--gallery", &gallery, "--query", &picture];
+    for (command, words) in [
+        ("verify", &[&picture[..], &picture][..]),
+        ("search", &search),
+    ] {
+        let error = run(command, &[words, &["--threshold", "9"]].concat());
+        assert!(error.contains("are from 0 to 4"), "{error}");
+    }
+    let error = run("search", &[&search[..], &["--json", &data]].concat());
+    assert!(error.contains("is a folder; name a file"), "{error}");
+}
+
+/// What a terminal obeys does not reach it from the command line either.
+#[test]
+fn a_path_as_typed_is_shown_on_one_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    let weights = random_weights_file(dir.path()).display().to_string();
+    let data = at("a\nb");
+    image_folder(Path::new(&data), &[("ann", 2), ("bob", 3)]);
+    let embed = |out: &str, extra: &[&str]| {
+        let out = at(out);
+        let words = ["--weights", &weights, "--data", &data, "--out", &out];
+        let words = [&["embed", "--device", "cpu"], &words[..], extra].concat();
+        arcface_cu(words)
+    };
+    let text = stdout_of_success(&embed("x\ny\u{1b}[2J", &[]));
+    assert!(text.contains("x\\ny\\u{1b}[2J"), "{text}");
+    assert!(!text.contains("x\ny"), "{text}");
+    fs::write(at("f\ng"), "").unwrap();
+    for error in [
+        stderr_of_failure(&embed("x\ny\u{1b}[2J", &[]), 1),
+        stderr_of_failure(&embed("f\ng", &[]), 2),
+        stderr_of_failure(&embed("z", &["--landmarks", &at("no\nne")]), 1),
+    ] {
+        assert_eq!(error.trim_end().lines().count(), 1, "{error}");
+    }
 }
 
 /// Pictures of 150 x 130 pixels with a face somewhere in each, and the faces aligned, as files that lose nothing.
@@ -344,7 +428,7 @@ fn faces_are_aligned_on_the_way_in() {
     let three = [&three[..], &["--skip-bad"]].concat();
     let text = stdout_of_success(&embed("three", &three));
     assert!(
-        text.contains("3 embeddings in ") && text.contains("1 could not be read"),
+        text.contains("3 embeddings in ") && text.contains("1 picture could not be read"),
         "{text}"
     );
     assert_eq!(

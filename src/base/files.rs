@@ -5,6 +5,7 @@
 //! Several processes may write the same file; the last one wins.
 
 use super::text::one_line;
+use crate::base::text::shown;
 use crate::{Error, Result};
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, BufWriter, Read as _, Write};
@@ -221,7 +222,7 @@ pub(crate) fn lock_folder_by(path: &Path, name: &str, doing: &str) -> Result<Fil
             Err(Error::Usage(format!(
                 "another process is {} into {}: wait for it to end, or choose another --out",
                 one_line(doing),
-                path.display()
+                shown(path)
             )))
         }
         Err(TryLockError::Error(e)) => Err(Error::io("locking", &lock)(e)),

@@ -6,6 +6,7 @@ use super::output::say;
 use super::recipe::whole_number;
 use super::threads::ThreadsArgs;
 use super::{interrupt, run_on};
+use crate::base::text::shown;
 use crate::demo::{Demo, SET, Size, shell_line};
 use crate::{Error, Result};
 use std::path::PathBuf;
@@ -54,7 +55,7 @@ pub(super) fn run(args: Args, gpus: &impl Gpus) -> Result<()> {
         pairs,
         ..
     } = demo.size;
-    let out = demo.out.display();
+    let out = shown(&demo.out);
 
     say(format!(
         "# {people} people who do not exist, {per_person} pictures of each, in {out}/faces"

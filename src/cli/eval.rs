@@ -9,7 +9,7 @@ use super::weights::WeightsArgs;
 use crate::Result;
 use crate::backend::Backend;
 use crate::base::files;
-use crate::base::text::one_line;
+use crate::base::text::{one_line, shown};
 use crate::eval::report::{Report, Settings};
 use crate::eval::{self, ChannelOrder, EvalOptions, EvalSet};
 use crate::report::{pairs, picture_file};
@@ -171,7 +171,7 @@ impl OnDevice for Task {
             files::write(path, text.as_bytes())?;
         }
         if let (Some(folder), Some(report)) = (&args.report, &report) {
-            say(format!("report: {}", report.save(folder)?.display()));
+            say(format!("report: {}", shown(report.save(folder)?)));
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 use super::output::{check_file, make_folder_of, say, size};
 use super::weights::{self, WeightsArgs};
+use crate::base::text::shown;
 use crate::weights::export::onnx::{self, OnnxOptions};
 use crate::weights::export::{keras_h5, torch};
 use crate::{Error, Result};
@@ -79,7 +80,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
             if args.classes && rows.is_none() {
                 return Err(Error::Usage(format!(
                     "{} has no class rows for --classes to write",
-                    args.weights.file.display()
+                    shown(&args.weights.file)
                 )));
             }
             keras_h5::write(&args.out, weights, rows)?;
@@ -87,7 +88,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         Format::Torch => torch::write(&args.out, weights)?,
     }
     let bytes = fs::metadata(&args.out).map_err(Error::io("looking at", &args.out))?;
-    say(format!("{}, {}", args.out.display(), size(bytes.len())));
+    say(format!("{}, {}", shown(&args.out), size(bytes.len())));
     if !args.transform_inside {
         say(format!(
             "whoever runs it applies the input transform first: {}, of red, green, blue",

@@ -3,7 +3,7 @@
 use super::output::{check_file, count, make_folder_of, say};
 use super::weights;
 use crate::Result;
-use crate::base::text::one_line;
+use crate::base::text::{one_line, shown};
 use crate::recipe::presets::{self, INPUTS};
 use crate::weights::import::{self, ImportOptions, Report};
 use std::path::PathBuf;
@@ -66,7 +66,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     imported.weights.save_with_classes(&args.out, rows)?;
     say(format!(
         "{}{}",
-        args.out.display(),
+        shown(&args.out),
         match rows {
             Some(_) => format!(", with {}", count(imported.weights.classes, "class row")),
             None => String::new(),

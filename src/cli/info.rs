@@ -10,6 +10,7 @@ use crate::backend::cuda::SOURCES;
 use crate::backend::cuda::gpu::Found;
 use crate::backend::cuda::tiles::PROGRAMS;
 use crate::backend::cuda::{Architecture, Cache, Nvrtc, Prebuilt, Search};
+use crate::base::text::shown;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {}
@@ -59,7 +60,7 @@ pub(super) fn run(_args: Args, gpus: &impl Gpus) -> Result<()> {
     let driver = card.map(|card| card.driver);
     match Nvrtc::open(&Search::new(variable), driver, architecture.as_ref()) {
         Ok(compiler) => {
-            let ((major, minor), path) = (compiler.version(), compiler.path().display());
+            let ((major, minor), path) = (compiler.version(), shown(compiler.path()));
             say(format!("compiler: NVRTC {major}.{minor}, {path}"));
         }
         Err(why) => say(format!("compiler: {why}")),
@@ -80,7 +81,7 @@ pub(super) fn run(_args: Args, gpus: &impl Gpus) -> Result<()> {
         (Ok(None), None) => {}
     }
     say(match Cache::new(cache_folder(variable)).folder() {
-        Ok(folder) => format!("compiled kernels: kept in {}", folder.display()),
+        Ok(folder) => format!("compiled kernels: kept in {}", shown(folder)),
         Err(why) => why.to_owned(),
     });
     say(format!(

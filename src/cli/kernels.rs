@@ -3,6 +3,7 @@
 use super::environment::variable;
 use super::output::say;
 use crate::backend::cuda::{Architecture, Nvrtc, Prebuilt, Search};
+use crate::base::text::shown;
 use crate::{Error, Result};
 use std::path::PathBuf;
 use std::time::Instant;
@@ -33,7 +34,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     say(format!(
         "{count} programs for {} in {}, in {:.1} s",
         args.arch.join(", "),
-        args.out.display(),
+        shown(&args.out),
         began.elapsed().as_secs_f64()
     ));
     Ok(())

@@ -4,6 +4,7 @@
 use super::Cli;
 use super::output::{check_folder, count, say};
 use crate::base::files;
+use crate::base::text::shown;
 use crate::{Error, Result};
 use clap::{Command, CommandFactory as _};
 use clap_complete::Shell;
@@ -57,7 +58,7 @@ pub(super) fn man(args: &ManArgs) -> Result<()> {
     }
     say(format!(
         "{}: {}",
-        args.out.display(),
+        shown(&args.out),
         count(pages.len(), "page")
     ));
     Ok(())

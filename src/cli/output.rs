@@ -1,7 +1,7 @@
 //! Standard output and standard error, as the commands use them.
 
 use crate::base::text;
-pub(super) use crate::base::text::{count, grouped};
+pub(super) use crate::base::text::{count, grouped, shown};
 use crate::report::progress::Output;
 use crate::{Error, Result};
 use console::Term;
@@ -102,14 +102,14 @@ pub(super) fn check_file(flag: &str, path: Option<&Path>) -> Result<()> {
     if path.is_dir() || path.file_name().is_none() {
         return Err(Error::Usage(format!(
             "{flag} {} is a folder; name a file",
-            path.display()
+            shown(path)
         )));
     }
     match path.ancestors().skip(1).find(|above| above.exists()) {
         Some(above) if !above.is_dir() => Err(Error::Usage(format!(
             "{flag} {}: {} is a file, not a folder",
-            path.display(),
-            above.display()
+            shown(path),
+            shown(above)
         ))),
         _ => Ok(()),
     }
@@ -136,7 +136,7 @@ pub(super) fn check_folder(flag: &str, path: Option<&Path>) -> Result<()> {
     match path {
         Some(path) if path.exists() && !path.is_dir() => Err(Error::Usage(format!(
             "{flag} {} is a file; name a folder",
-            path.display()
+            shown(path)
         ))),
         _ => Ok(()),
     }

@@ -91,7 +91,7 @@ pub(super) fn run(args: Args, gpus: &impl Gpus) -> Result<()> {
         }
     };
     say(format!(
-        "network: {}, {d}-d embedding, {} parameters, {:.3} GMAC an image forward{}",
+        "network: {}, {d}-d embedding, {} parameters, {:.3} GMAC per image forward{}",
         config.model.network_name(),
         grouped(ParamTable::new(&model).count() as u64),
         model.macs() as f64 / 1e9,
@@ -105,7 +105,7 @@ pub(super) fn run(args: Args, gpus: &impl Gpus) -> Result<()> {
         infer::memory_plan(&model, element)
     } else {
         say(format!(
-            "head: {}, {:.3} GMAC an image forward, scale {}, margins m1 {} m2 {} m3 {}",
+            "head: {}, {:.3} GMAC per image forward, scale {}, margins m1 {} m2 {} m3 {}",
             count(args.classes, "identity"),
             (args.classes * d) as f64 / 1e9,
             margin.scale,
@@ -145,7 +145,7 @@ pub(super) fn run(args: Args, gpus: &impl Gpus) -> Result<()> {
         )));
     }
     say(format!(
-        "largest batch in {room}: {} ({} an image)",
+        "largest batch in {room}: {} ({} per image)",
         grouped(largest as u64),
         size(plan.bytes_an_image())
     ));

@@ -2,6 +2,7 @@
 //! `weights.best.safetensors`, and `.lock`, which the process that trains holds.
 
 use crate::base::files;
+use crate::base::text::shown;
 use crate::recipe::config::Config;
 use crate::weights::checkpoint::{Checkpoint, Weights};
 use crate::{Error, Result};
@@ -97,7 +98,7 @@ impl RunFolder {
                 }
                 Ok(checkpoint) => format!(
                     "{}: holds step {}, not the step in its name",
-                    path.display(),
+                    shown(path),
                     checkpoint.steps_done
                 ),
                 Err(error) => error.to_string(),

@@ -1,6 +1,7 @@
 //! The distance below which two pictures show one person, for `verify` and `search`.
 
 use super::output::warn;
+use crate::base::text::shown;
 use crate::verification::{Results, SetResult, Tta};
 use crate::{Error, Result};
 use std::fs;
@@ -106,27 +107,27 @@ impl ThresholdArgs {
         if results.tta.is_none() {
             warn(format!(
                 "warning: {} does not say what was done with mirror images; its threshold is taken to be for --tta {}",
-                path.display(),
+                shown(path),
                 tta.unwrap_or_default()
             ));
         }
         match (&results.weights, of.weights) {
             (None, _) => warn(format!(
                 "warning: {} does not say which weights it is of; its threshold may not be calibrated to {}",
-                path.display(),
-                of.name.display()
+                shown(path),
+                shown(of.name)
             )),
             (Some(found), Some(used)) if found != used => warn(format!(
                 "warning: {} is of other weights than {}",
-                path.display(),
-                of.name.display()
+                shown(path),
+                shown(of.name)
             )),
             _ => {}
         }
         let (value, at) = self.of_set(path, set)?;
         Ok(Threshold {
             value,
-            source: format!("{}, {}{at}", path.display(), set.name),
+            source: format!("{}, {}{at}", shown(path), set.name),
             tta,
         })
     }

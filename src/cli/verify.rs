@@ -125,8 +125,8 @@ impl OnDevice for Task {
             .map(|(&x, &y)| (f64::from(x) - f64::from(y)).powi(2))
             .sum();
         let answer = Answer {
-            a: self.args.a.display().to_string(),
-            b: self.args.b.display().to_string(),
+            a: self.args.a.to_string_lossy().into_owned(),
+            b: self.args.b.to_string_lossy().into_owned(),
             cosine: search::cosine(a, b),
             distance,
             threshold: value,

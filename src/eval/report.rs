@@ -90,7 +90,7 @@ impl Settings {
             network: config.model.network_name().to_owned(),
             embedding_size: config.model.embedding_size()?,
             classes: weights.classes,
-            data: data.display().to_string(),
+            data: data.to_string_lossy().into_owned(),
             device,
             tta: options.tta,
             ccrop: options.ccrop,

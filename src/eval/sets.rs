@@ -3,6 +3,7 @@
 use super::ChannelOrder;
 use crate::base::exchange::settled;
 use crate::base::files::start_of;
+use crate::base::text::shown;
 use crate::data::Image;
 use crate::data::formats::bcolz::{Carray, ElementType};
 use crate::data::formats::bin::{self, Bin};
@@ -154,8 +155,8 @@ fn twice(data: &Path, a: &SetFiles, b: &SetFiles) -> Error {
         format!(
             "holds the set {} twice, in {} and {}; name one of them itself",
             a.name,
-            a.path.display(),
-            b.path.display()
+            shown(&a.path),
+            shown(&b.path)
         ),
     )
 }
@@ -482,7 +483,7 @@ fn open_carray(files: &SetFiles) -> Result<(Carray, Vec<bool>, usize)> {
             format!(
                 "holds {} pictures, and {} has truth values for {} pairs; expected two pictures a pair",
                 array.rows(),
-                files.list().display(),
+                shown(files.list()),
                 same.len()
             ),
         ));

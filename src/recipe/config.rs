@@ -5,6 +5,7 @@
 use crate::backend::margin::Margin;
 use crate::backend::{Backend, Element, InputTransform};
 use crate::base::text;
+use crate::base::text::shown;
 use crate::data::picture::augment::Augment;
 use crate::graph::Model;
 use crate::graph::layers::Layers;
@@ -308,7 +309,7 @@ impl Config {
         if let Some(path) = file {
             merge(&mut table, read_table(path)?);
             // A mistake in the file is reported with the file's name.
-            parse(&table, &known).map_err(|e| Error::Usage(format!("{}: {e}", path.display())))?;
+            parse(&table, &known).map_err(|e| Error::Usage(format!("{}: {e}", shown(path))))?;
         }
         for setting in settings {
             merge(&mut table, parse_setting(setting)?);
@@ -457,7 +458,7 @@ fn parse(table: &Table, known: &Table) -> Result<Config> {
 
 fn read_table(path: &Path) -> Result<Table> {
     let text = std::fs::read_to_string(path).map_err(Error::io("reading", path))?;
-    toml::from_str(&text).map_err(|e| Error::Usage(format!("{}: {e}", path.display())))
+    toml::from_str(&text).map_err(|e| Error::Usage(format!("{}: {e}", shown(path))))
 }
 
 /// Lays `over` on `base`: tables are merged, everything else replaces. A table that names another `kind` or another

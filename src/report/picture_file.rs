@@ -1,6 +1,7 @@
 //! Pictures as files, of the kind that the file's name tells.
 
 use crate::base::files;
+use crate::base::text::shown;
 use crate::encoding::base64::base64;
 use crate::{Error, Result};
 use image::RgbImage;
@@ -43,7 +44,7 @@ fn kind(path: &Path) -> Result<Kind> {
     Kind::of(path).ok_or_else(|| {
         Error::Usage(format!(
             "{}: a picture is written as its name ends: .png, .jpg or .svg",
-            path.display()
+            shown(path)
         ))
     })
 }

@@ -9,6 +9,7 @@
 //! next step; TensorBoard then drops what older files have of that step and later ones.
 
 use super::StepReport;
+use crate::base::text::shown;
 use crate::encoding::framing;
 use crate::verification::SetResult;
 use crate::{Error, Result};
@@ -107,7 +108,7 @@ impl EventFile {
         if newest(folder)?.is_some() {
             return Err(Error::Usage(format!(
                 "{} already holds a run's event files, and TensorBoard would mix the two; name another folder",
-                folder.display()
+                shown(folder)
             )));
         }
         Self::begin(folder, 0)

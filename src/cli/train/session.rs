@@ -3,7 +3,7 @@
 use super::resume::command_to_resume;
 use super::{Prepared, first_loss};
 use crate::backend::Backend;
-use crate::base::text::one_line;
+use crate::base::text::{one_line, shown};
 use crate::cli::device::OnDevice;
 use crate::cli::interrupt;
 use crate::cli::output::{self, count, grouped, say, size};
@@ -87,7 +87,7 @@ impl<B: Backend> Session<B> {
         say(backend.describe());
         say(format!(
             "data: {}, {} of {}",
-            args.data().display(),
+            shown(args.data()),
             count(dataset.len(), "image"),
             count(dataset.classes(), "identity")
         ));
@@ -104,7 +104,7 @@ impl<B: Backend> Session<B> {
                 say(format!(
                     "resuming after step {} from {}",
                     checkpoint.steps_done,
-                    path.display()
+                    shown(path)
                 ));
                 if args.init.is_some() {
                     say("--init has no effect: the run has begun already");
@@ -156,7 +156,8 @@ impl<B: Backend> Session<B> {
             command_to_resume(&typed)
         } else {
             // Another command runs this one.
-            let [data, out] = [args.data(), folder.path()].map(|p| p.display().to_string());
+            let [data, out] =
+                [args.data(), folder.path()].map(|p| p.to_string_lossy().into_owned());
             command_to_resume(&["train".into(), "--data".into(), data, "--out".into(), out])
         };
         let log = match saved {
@@ -254,7 +255,7 @@ impl<B: Backend> Session<B> {
         let steps = self.trainer.steps_done();
         self.progress.message(&format!(
             "done at step {steps}: {}{}",
-            path.display(),
+            shown(path),
             match self.told.len() {
                 0 => String::new(),
                 n => format!(" ({} replaced: not readable)", count(n, "picture")),
@@ -351,7 +352,7 @@ impl<B: Backend> Session<B> {
         }
         if self.saved != Some(steps) {
             let path = self.save()?;
-            self.progress.message(&format!("saved {}", path.display()));
+            self.progress.message(&format!("saved {}", shown(path)));
         }
         self.progress.message(&format!(
             "stopped after step {steps}; to go on:\n  {}",
@@ -377,7 +378,7 @@ impl<B: Backend> Session<B> {
         self.progress.message(&match self.saved {
             Some(step) => format!(
                 "the last checkpoint is that of step {step}, in {}",
-                self.folder.path().join("checkpoints").display()
+                shown(self.folder.path().join("checkpoints"))
             ),
             None => "there is no checkpoint yet".to_owned(),
         });
@@ -419,7 +420,7 @@ fn describe_network(config: &Config) -> Result<String> {
     let model = config.model.build()?;
     let table = ParamTable::new(&model);
     Ok(format!(
-        "network: {}, {}-d embedding, {} parameters, {:.3} GMAC an image",
+        "network: {}, {}-d embedding, {} parameters, {:.3} GMAC per image",
         config.model.network_name(),
         model.embedding_size(),
         grouped(table.count() as u64),

@@ -16,6 +16,7 @@
 use super::{Compiled, Source};
 use crate::base::files;
 use crate::base::fnv::Fnv;
+use crate::base::text::shown;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -92,7 +93,7 @@ impl Cache {
                 .map_err(|error| {
                     format!(
                         "compiled kernels cannot be kept in {} ({error}); set {} to a folder that can be written",
-                        folder.display(),
+                        shown(&folder),
                         Self::VARIABLE
                     )
                 })

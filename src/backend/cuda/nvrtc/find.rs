@@ -1,5 +1,6 @@
 //! Where NVRTC may be: the toolkit, Python's packages, this project's own build folder.
 
+use crate::base::text::shown;
 use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -98,12 +99,12 @@ impl Search {
 impl fmt::Display for Search {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(path) = &self.explicit {
-            return write!(f, "only at {VARIABLE} = {}", path.display());
+            return write!(f, "only at {VARIABLE} = {}", shown(path));
         }
         write!(f, "on the dynamic linker's path for {}", NAMES.join(", "))?;
         let (there, gone): (Vec<_>, Vec<_>) = self.roots.iter().partition(|root| root.is_dir());
         for root in there {
-            write!(f, ", in {}", root.display())?;
+            write!(f, ", in {}", shown(root))?;
         }
         // For places that do not exist, the number is enough.
         write!(f, "; {} other usual places do not exist", gone.len())

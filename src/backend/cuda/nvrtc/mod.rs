@@ -22,6 +22,7 @@ pub use find::Search;
 pub use prebuilt::Prebuilt;
 
 use super::tiles::Program;
+use crate::base::text::shown;
 use crate::{Error, Result};
 use libloading::Library;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
@@ -178,7 +179,7 @@ pub struct Nvrtc {
 
 impl std::fmt::Debug for Nvrtc {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "NVRTC {:?} at {}", self.version, self.path.display())
+        write!(f, "NVRTC {:?} at {}", self.version, shown(&self.path))
     }
 }
 
@@ -220,10 +221,10 @@ impl Nvrtc {
             ) {
                 Ok(Some(nvrtc)) => match suits(&nvrtc) {
                     Ok(()) => return Ok(nvrtc),
-                    Err(why) => refused.push(format!("{}: {why}", nvrtc.path.display())),
+                    Err(why) => refused.push(format!("{}: {why}", shown(&nvrtc.path))),
                 },
                 Ok(None) => {}
-                Err(why) => refused.push(format!("{} {why}", path.display())),
+                Err(why) => refused.push(format!("{} {why}", shown(path))),
             }
         }
         let package = match newest {

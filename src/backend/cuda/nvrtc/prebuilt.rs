@@ -11,6 +11,7 @@ use super::{Compiled, Nvrtc, Source, elf};
 use crate::backend::cuda::tiles::{PROGRAMS, Program};
 use crate::base::files;
 use crate::base::fnv::Fnv;
+use crate::base::text::shown;
 use crate::{Error, Result};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -163,7 +164,7 @@ impl Prebuilt {
         let same = |entry: &Entry| {
             (&entry.program[..], &entry.architecture[..]) == (program.name, architecture)
         };
-        let folder = folder.display();
+        let folder = shown(folder);
         if !self.loads(driver, architecture) {
             let (major, minor) = index.nvrtc;
             format!("the driver is too old for the code of NVRTC {major}.{minor} in {folder}")
@@ -182,7 +183,7 @@ impl Prebuilt {
             "{} programs for {} in {} (NVRTC {}.{})",
             index.programs.len(),
             architectures(index),
-            folder.display(),
+            shown(folder),
             index.nvrtc.0,
             index.nvrtc.1
         ))

@@ -10,7 +10,7 @@
 use super::problem::Problem;
 use super::proto::StringStringEntryProto;
 use crate::base::files::read_whole;
-use crate::base::text::one_line;
+use crate::base::text::{one_line, shown};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::path::{Component, Path, PathBuf};
@@ -90,7 +90,7 @@ impl External {
 
 /// Reads the file at `location`, seen from the folder of `model`.
 fn open(model: &Path, location: &str) -> Result<Vec<u8>, Problem> {
-    let shown = one_line(location);
+    let place = one_line(location);
     let relative = Path::new(location);
     let plain = relative
         .components()
@@ -98,7 +98,7 @@ fn open(model: &Path, location: &str) -> Result<Vec<u8>, Problem> {
     // What is a drive or a part of a path elsewhere is none here.
     if location.is_empty() || !plain || location.contains(['\\', ':', '\0']) {
         return Err(elsewhere(format!(
-            "{shown} is no path within the model's folder"
+            "{place} is no path within the model's folder"
         )));
     }
     let folder = |path: &Path| {
@@ -113,7 +113,7 @@ fn open(model: &Path, location: &str) -> Result<Vec<u8>, Problem> {
     let real = path.canonicalize().map_err(|why| {
         elsewhere(format!(
             "{} cannot be opened: {why}; it belongs beside the model",
-            one_line(&path.to_string_lossy())
+            shown(&path)
         ))
     })?;
     // Where the model's name leads, and where the file itself is.
@@ -127,7 +127,7 @@ fn open(model: &Path, location: &str) -> Result<Vec<u8>, Problem> {
         .filter_map(|home| home.canonicalize().ok());
     if !homes.any(|home| real.starts_with(home)) {
         return Err(elsewhere(format!(
-            "{shown} is a link that leaves the model's folder"
+            "{place} is a link that leaves the model's folder"
         )));
     }
     read_whole(&real).map_err(|error| elsewhere(error.to_string()))
