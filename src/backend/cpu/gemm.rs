@@ -92,6 +92,20 @@ impl<'a, E: Stored> MatMut<'a, E> {
         unsafe { std::slice::from_raw_parts_mut(self.data.add(i * self.row_stride), self.cols) }
     }
 
+    /// Where a part begins, and the distance of its rows.
+    #[inline(always)]
+    pub(super) fn part_at(&mut self, rows: Range<usize>, cols: Range<usize>) -> (*mut E, usize) {
+        assert!(
+            rows.start < rows.end && rows.end <= self.rows && cols.end <= self.cols,
+            "rows {rows:?} and columns {cols:?} of {}x{}",
+            self.rows,
+            self.cols
+        );
+        // SAFETY: the first row lies within the matrix, and so does the first column or one past the last.
+        let begin = unsafe { self.data.add(rows.start * self.row_stride + cols.start) };
+        (begin, self.row_stride)
+    }
+
     /// All elements, where the rows follow each other without a gap.
     pub(super) fn as_slice(&mut self) -> &mut [E] {
         assert!(

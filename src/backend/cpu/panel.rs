@@ -233,26 +233,38 @@ impl Panels<'_, '_> {
             Activation::PRelu(slopes) => Some(&slopes[self.cols.clone()]),
             _ => None,
         };
-        let bias: V = load(simd, bias.unwrap_or_default());
-        let slopes: V = load(simd, slopes.unwrap_or_default());
+        let vector = |numbers: Option<&[f32]>| -> V {
+            let numbers = numbers.unwrap_or_default();
+            // SAFETY: as many numbers as the slice has.
+            unsafe { load(simd, numbers.as_ptr(), numbers.len()) }
+        };
+        let (bias, slopes) = (vector(bias), vector(slopes));
+        // Blocks of nearly the same size: a block of one to three rows would wait for its own sums.
+        let most = if S::REGISTER_COUNT >= 32 { 12 } else { 6 };
+        let blocks = rows.div_ceil(most).max(1);
+        let (least, larger) = (rows / blocks, rows % blocks);
         let mut row = 0;
-        if S::REGISTER_COUNT >= 32 {
-            while row + 12 <= rows {
-                self.block::<S, V, 12>(simd, row, bias, slopes);
-                row += 12;
+        for block in 0..blocks {
+            let count = least + usize::from(block < larger);
+            match count {
+                0 => {}
+                1 => self.block::<S, V, 1>(simd, row, bias, slopes),
+                2 => self.block::<S, V, 2>(simd, row, bias, slopes),
+                3 => self.block::<S, V, 3>(simd, row, bias, slopes),
+                4 => self.block::<S, V, 4>(simd, row, bias, slopes),
+                5 => self.block::<S, V, 5>(simd, row, bias, slopes),
+                6 => self.block::<S, V, 6>(simd, row, bias, slopes),
+                more if S::REGISTER_COUNT >= 32 => match more {
+                    7 => self.block::<S, V, 7>(simd, row, bias, slopes),
+                    8 => self.block::<S, V, 8>(simd, row, bias, slopes),
+                    9 => self.block::<S, V, 9>(simd, row, bias, slopes),
+                    10 => self.block::<S, V, 10>(simd, row, bias, slopes),
+                    11 => self.block::<S, V, 11>(simd, row, bias, slopes),
+                    _ => self.block::<S, V, 12>(simd, row, bias, slopes),
+                },
+                more => unreachable!("{more} rows are more than the registers hold"),
             }
-        }
-        while row + 6 <= rows {
-            self.block::<S, V, 6>(simd, row, bias, slopes);
-            row += 6;
-        }
-        match rows - row {
-            1 => self.block::<S, V, 1>(simd, row, bias, slopes),
-            2 => self.block::<S, V, 2>(simd, row, bias, slopes),
-            3 => self.block::<S, V, 3>(simd, row, bias, slopes),
-            4 => self.block::<S, V, 4>(simd, row, bias, slopes),
-            5 => self.block::<S, V, 5>(simd, row, bias, slopes),
-            _ => {}
+            row += count;
         }
     }
 
@@ -275,30 +287,37 @@ impl Panels<'_, '_> {
             step,
         } = self.windows;
         let starts = starts[row..].first_chunk::<R>().expect("R rows");
-        let rows = starts.map(|start| data[start..].as_ptr());
         let filters = self.filters[..runs * run * VECTORS * S::F32_LANES].as_ptr();
-        let (cols, finish, y) = (self.cols.clone(), self.finish, &mut *self.y);
+        let (first, width) = (self.cols.start, self.cols.len());
+        let activation = self.finish.activation;
+        let residual = (self.finish.residual)
+            .map(|(residual, stride)| (residual[row * stride + first..].as_ptr(), stride));
+        let (y, stride) = self.y.part_at(row..row + R, self.cols.clone());
         // SAFETY: `Windows::new` asserted that all runs of all rows lie within `data`, and `filters` holds runs * run
-        // rows of a panel.
+        // rows of a panel. `multiply` asserted that the residual has all rows and columns of y, and `part_at` that y
+        // has these.
         unsafe {
             Rows::sums(
                 simd,
-                rows,
+                starts.map(
+                    #[inline(always)]
+                    |start| data.as_ptr().add(start),
+                ),
                 [runs, run, step],
                 filters,
                 bias,
                 #[inline(always)]
                 |i, mut sums| {
-                    if let Some((residual, stride)) = finish.residual {
-                        let residual: V = load(simd, &residual[(row + i) * stride..][cols.clone()]);
+                    if let Some((residual, stride)) = residual {
+                        let residual: V = load(simd, residual.add(i * stride), width);
                         sums = residual.zip(
                             sums,
                             #[inline(always)]
                             |r, sum| simd.add_f32s(r, sum),
                         );
                     }
-                    sums = activate(simd, finish.activation, sums, slopes);
-                    store(simd, &mut y.row(row + i)[cols.clone()], sums);
+                    sums = activate(simd, activation, sums, slopes);
+                    store(simd, y.add(i * stride), width, sums);
                 },
             );
         }
@@ -390,39 +409,73 @@ impl<T: Copy> Vectors<T> for Two<T> {
     }
 }
 
-/// The numbers of one row, followed by zeros.
+/// `count` numbers, followed by zeros.
+///
+/// # Safety
+/// `count` numbers are readable from `at` on.
 #[inline(always)]
-fn load<S: Simd, V: Vectors<S::f32s>>(simd: S, numbers: &[f32]) -> V {
+unsafe fn load<S: Simd, V: Vectors<S::f32s>>(simd: S, at: *const f32, count: usize) -> V {
     let lanes = S::F32_LANES;
     V::each(
         #[inline(always)]
-        |v| match numbers.get(v * lanes..(v + 1) * lanes) {
-            // SAFETY: the slice holds one vector, which may be read at any address.
-            Some(whole) => unsafe { whole.as_ptr().cast::<S::f32s>().read_unaligned() },
-            None => simd.partial_load_f32s(numbers.get(v * lanes..).unwrap_or_default()),
+        |v| {
+            let first = v * lanes;
+            // SAFETY: the numbers from `first` to `count`, if any; a vector may be read at any address.
+            unsafe {
+                if first + lanes <= count {
+                    at.add(first).cast::<S::f32s>().read_unaligned()
+                } else if first < count {
+                    simd.partial_load_f32s(std::slice::from_raw_parts(at.add(first), count - first))
+                } else {
+                    simd.splat_f32s(0.0)
+                }
+            }
         },
     )
 }
 
-/// Stores the numbers of a row that there is room for.
+/// Stores the first `count` numbers.
+///
+/// # Safety
+/// `count` numbers are writable from `at` on.
 #[inline(always)]
-fn store<S: Simd, V: Vectors<S::f32s>>(simd: S, out: &mut [f32], vectors: V) {
+unsafe fn store<S: Simd, V: Vectors<S::f32s>>(simd: S, at: *mut f32, count: usize, vectors: V) {
     let lanes = S::F32_LANES;
-    let mut v = 0;
+    let mut first = 0;
     vectors.map(
         #[inline(always)]
         |vector| {
-            let first = v * lanes;
-            v += 1;
-            if let Some(whole) = out.get_mut(first..first + lanes) {
-                // SAFETY: the slice holds one vector, which may be written at any address.
-                unsafe { whole.as_mut_ptr().cast::<S::f32s>().write_unaligned(vector) };
-            } else if let Some(short) = out.get_mut(first..) {
-                simd.partial_store_f32s(short, vector);
+            // SAFETY: as in `load`.
+            unsafe {
+                if first + lanes <= count {
+                    let at = at.add(first).cast::<S::f32s>();
+                    at.write_unaligned(vector);
+                } else if first < count {
+                    let rest = std::slice::from_raw_parts_mut(at.add(first), count - first);
+                    simd.partial_store_f32s(rest, vector);
+                }
             }
+            first += lanes;
             vector
         },
     );
+}
+
+/// Rows of a panel from the one at work to the one that is asked for: the machine's own prefetching ends with the page,
+/// and what inference reads once an image comes from memory.
+const PREFETCH: usize = 64;
+
+/// Asks for the cache lines of `len` elements, which may lie anywhere.
+#[inline(always)]
+fn prefetch(at: *const f32, len: usize) {
+    #[cfg(target_arch = "x86_64")]
+    for line in (0..len).step_by(16) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: SSE is in every x86-64, and a prefetch from an address that is not there does nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(line).cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (at, len);
 }
 
 /// Blocks of R rows.
@@ -462,6 +515,7 @@ macro_rules! sums_of_rows {
                 $(let mut $sum = bias;)+
                 for r in 0..runs {
                     for t in 0..run {
+                        prefetch(filters.wrapping_add(PREFETCH * VECTORS * lanes), VECTORS * lanes);
                         // SAFETY: the caller promised a panel's row here; a vector may be read at any address.
                         let w = V::each(#[inline(always)] |v| unsafe {
                             filters.add(v * lanes).cast::<S::f32s>().read_unaligned()
@@ -491,4 +545,9 @@ sums_of_rows!(3: a 0, b 1, c 2);
 sums_of_rows!(4: a 0, b 1, c 2, d 3);
 sums_of_rows!(5: a 0, b 1, c 2, d 3, e 4);
 sums_of_rows!(6: a 0, b 1, c 2, d 3, e 4, f 5);
+sums_of_rows!(7: a 0, b 1, c 2, d 3, e 4, f 5, g 6);
+sums_of_rows!(8: a 0, b 1, c 2, d 3, e 4, f 5, g 6, h 7);
+sums_of_rows!(9: a 0, b 1, c 2, d 3, e 4, f 5, g 6, h 7, i 8);
+sums_of_rows!(10: a 0, b 1, c 2, d 3, e 4, f 5, g 6, h 7, i 8, j 9);
+sums_of_rows!(11: a 0, b 1, c 2, d 3, e 4, f 5, g 6, h 7, i 8, j 9, k 10);
 sums_of_rows!(12: a 0, b 1, c 2, d 3, e 4, f 5, g 6, h 7, i 8, j 9, k 10, l 11);
