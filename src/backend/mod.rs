@@ -22,6 +22,7 @@ pub use ops::*;
 pub use pending::{Close, GradTarget, Pending, PendingGrad, View, sums};
 
 use crate::Result;
+use geometry::Conv2d;
 
 /// The fused operations that a device offers. Every method writes into buffers that it is given; scratch space
 /// is the device's own, grown once and kept. A buffer may be longer than the tensor in it (tensors share slots, and a
@@ -103,6 +104,16 @@ pub trait Backend: Send {
             transform,
             y,
         })
+    }
+
+    /// Elements of a prepared filter; none where the device multiplies with filters as they are stored.
+    fn prepared_len(_: &Conv2d) -> usize {
+        0
+    }
+
+    /// See [`Conv2dPrepare`].
+    fn conv2d_prepare(&mut self, _: Conv2dPrepare<'_, Self::Buffer>) -> Result<()> {
+        Ok(())
     }
 
     /// See [`Conv2dFprop`].

@@ -7,7 +7,8 @@ use super::weights;
 use crate::backend::cpu::Cpu;
 use crate::backend::{Backend, Element};
 use crate::graph::params::ParamTable;
-use crate::graph::{infer, train};
+use crate::graph::plan::MemoryPlan;
+use crate::graph::{Model, infer, train};
 use crate::head::ArcFace;
 use crate::recipe::config::Precision;
 use crate::{Error, Result};
@@ -36,17 +37,22 @@ pub(super) struct Args {
     rows: usize,
 }
 
-/// Asks a device for its free memory, and for its elements under a precision.
+/// Plans embedding on one kind of device.
+type PlanInference = fn(&Model, Element) -> MemoryPlan;
+
+/// Asks a device for its free memory, for its elements under a precision, and how embedding is planned for it.
 struct Ask<'a> {
     precision: Precision,
     free: &'a mut u64,
     element: &'a mut Element,
+    plan_inference: &'a mut PlanInference,
 }
 
 impl OnDevice for Ask<'_> {
     fn run<B: Backend>(self, backend: B) -> Result<()> {
         *self.free = backend.memory_available();
         *self.element = self.precision.element(&backend)?;
+        *self.plan_inference = infer::memory_plan::<B>;
         Ok(())
     }
 }
@@ -72,6 +78,8 @@ pub(super) fn run(args: Args, gpus: &impl Gpus) -> Result<()> {
             args.classes
         )));
     }
+    // For memory without a device: the CPU keeps more.
+    let mut plan_inference: PlanInference = infer::memory_plan::<Cpu>;
     let available = match args.memory {
         Some(gib) if gib > 0.0 && gib < 1e9 => (gib * f64::from(1 << 30)) as u64,
         Some(gib) => {
@@ -85,6 +93,7 @@ pub(super) fn run(args: Args, gpus: &impl Gpus) -> Result<()> {
                 precision,
                 free: &mut free,
                 element: &mut element,
+                plan_inference: &mut plan_inference,
             };
             with_device(args.device.device, gpus, ask)?;
             free
@@ -102,7 +111,7 @@ pub(super) fn run(args: Args, gpus: &impl Gpus) -> Result<()> {
         }
     ));
     let plan = if args.infer {
-        infer::memory_plan(&model, element)
+        plan_inference(&model, element)
     } else {
         say(format!(
             "head: {}, {:.3} GMAC per image forward, scale {}, margins m1 {} m2 {} m3 {}",

@@ -4,14 +4,14 @@ use super::folding::{self, Folding};
 use super::lower;
 use super::params::ParamTable;
 use super::plan::MemoryPlan;
-use super::program::{After, Instruction, LayerGeometry, Program};
+use super::program::{After, Instruction, Layer, LayerGeometry, Program};
 use super::storage::{Parameters, Slots, activation, parameter_bytes, pending};
 use super::train::read;
 use super::{Model, Shape};
 use crate::backend::geometry::PerChannel;
 use crate::backend::{
-    AddFprop, Backend, Conv2dFprop, DepthwiseFprop, Element, Epilogue, GlobalAvgPoolFprop,
-    InputTransform, InputTransformFprop, MaxPoolFprop,
+    AddFprop, Backend, Conv2dFprop, Conv2dPrepare, DepthwiseFprop, Element, Epilogue,
+    GlobalAvgPoolFprop, InputTransform, InputTransformFprop, MaxPoolFprop,
 };
 use crate::{Error, Result};
 
@@ -21,6 +21,8 @@ pub struct InferGraph<B: Backend> {
     program: Program,
     folding: Folding,
     params: Parameters<B>,
+    /// Each layer's filter in the device's own form, where it has one.
+    prepared: Vec<Option<B::Buffer>>,
     /// Coefficients of the batch norms that could not be folded.
     forward: Vec<B::Buffer>,
     slots: Slots<B>,
@@ -28,15 +30,24 @@ pub struct InferGraph<B: Backend> {
     max_batch: usize,
 }
 
-/// The memory that embedding with `model` takes, planned without a device.
-pub fn memory_plan(model: &Model, element: Element) -> MemoryPlan {
+/// The memory that embedding with `model` takes on such a device, planned without one.
+pub fn memory_plan<B: Backend>(model: &Model, element: Element) -> MemoryPlan {
     let (program, folding) = lower::inference(model, &ParamTable::new(model), element);
-    plan_for(&program, &folding)
+    plan_for::<B>(&program, &folding)
 }
 
-fn plan_for(program: &Program, folding: &Folding) -> MemoryPlan {
+fn plan_for<B: Backend>(program: &Program, folding: &Folding) -> MemoryPlan {
     let own = parameter_bytes(program.element, folding.len());
-    MemoryPlan::new(program, own as u64)
+    let prepared: usize = program.layers.iter().map(prepared_len::<B>).sum();
+    MemoryPlan::new(program, (own + prepared * Element::F32.bytes()) as u64)
+}
+
+/// Elements of a layer's prepared filter.
+fn prepared_len<B: Backend>(layer: &Layer) -> usize {
+    match layer.geometry(1) {
+        LayerGeometry::Full(geometry) => B::prepared_len(&geometry),
+        LayerGeometry::Depthwise(_) => 0,
+    }
 }
 
 impl<B: Backend> InferGraph<B> {
@@ -54,7 +65,7 @@ impl<B: Backend> InferGraph<B> {
         element: Element,
     ) -> Result<Self> {
         let (program, folding) = lower::inference(model, &ParamTable::new(model), element);
-        let plan = plan_for(&program, &folding);
+        let plan = plan_for::<B>(&program, &folding);
         let available = backend.memory_available();
         if plan.bytes(max_batch) > available {
             return Err(Error::Invalid(format!(
@@ -68,6 +79,14 @@ impl<B: Backend> InferGraph<B> {
         let forward: Vec<Vec<f32>> = program.batch_norms.iter().map(coefficients).collect();
         let mut graph = InferGraph {
             params: Parameters::new(backend, element, folding.len())?,
+            prepared: (program.layers.iter())
+                .map(|layer| {
+                    let len = prepared_len::<B>(layer);
+                    (len > 0)
+                        .then(|| backend.alloc(Element::F32, len))
+                        .transpose()
+                })
+                .collect::<Result<_>>()?,
             forward: forward
                 .iter()
                 .map(|vectors| backend.alloc(Element::F32, vectors.len()))
@@ -87,7 +106,18 @@ impl<B: Backend> InferGraph<B> {
 
     fn set_params(&mut self, backend: &mut B, params: &[f32], statistics: &[f32]) -> Result<()> {
         let folded = self.folding.fold(params, statistics);
-        self.params.upload(backend, &folded)
+        self.params.upload(backend, &folded)?;
+        for (layer, prepared) in self.program.layers.iter().zip(&mut self.prepared) {
+            if let (LayerGeometry::Full(geometry), Some(prepared)) = (layer.geometry(1), prepared) {
+                backend.conv2d_prepare(Conv2dPrepare {
+                    geometry,
+                    filters: self.params.filters(),
+                    filter: layer.filter,
+                    prepared,
+                })?;
+            }
+        }
+        Ok(())
     }
 
     /// Shape of an input image.
@@ -185,6 +215,7 @@ impl<B: Backend> InferGraph<B> {
                     residual: residual.map(|r| self.slots.get(values[r].tensor)),
                     activation: activation(act, &self.params.slab),
                 };
+                let prepared = self.prepared[layer].as_ref();
                 let layer = &self.program.layers[layer];
                 let (x, filter) = (value(x), layer.filter);
                 match layer.geometry(n) {
@@ -194,6 +225,7 @@ impl<B: Backend> InferGraph<B> {
                         params: &self.params.slab,
                         filters: self.params.filters(),
                         filter,
+                        prepared,
                         y: out,
                         epilogue,
                     }),

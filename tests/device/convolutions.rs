@@ -11,7 +11,7 @@ use crate::rig::pending::{ACTIVATIONS, Behind, To};
 use crate::rig::rows::Add;
 use crate::rig::{Given, named};
 use arcface_cu::backend::geometry::Rows;
-use arcface_cu::backend::{Backend, Element};
+use arcface_cu::backend::{Activation, Backend, Element};
 
 /// What a variance may lose where the mean is not large. Squares may be taken of the distances from the channel's `first`
 /// number.
@@ -66,12 +66,12 @@ fn check_epilogue<B: Backend>(backend: &mut B, case: &Fprop<impl Geometry>, raw:
     });
 }
 
-/// Every epilogue. `by_winograd`: the epilogue for inference finishes sums that were taken in another way.
+/// Every epilogue. The one for inference finishes sums that may be taken in another way.
 pub(crate) fn check_fprop<B: Backend>(
     backend: &mut B,
     geometry: impl Geometry,
     (x, bias): (Behind, bool),
-    (terms, by_winograd): (usize, bool),
+    terms: usize,
 ) {
     let [_, rows] = geometry.rows();
     let case = |end| Fprop {
@@ -88,12 +88,15 @@ pub(crate) fn check_fprop<B: Backend>(
         let what = format!("{element} {:?}", case(End::Moments));
         assert_eq!(found[0].1, *raw, "moments change y: {what}");
         check_moments(&what, rows, (raw, &found[1].1), variance_bound);
+        let bare = case(End::Activate(false, Activation::Identity));
+        check_of(element, backend, &bare, bound);
+        let (_, bare) = &results_of(element, backend, &bare, &[])[0];
         for (i, activation) in ACTIVATIONS.into_iter().enumerate() {
             let case = case(End::Activate(i % 2 == 1, activation));
-            if by_winograd || element != Element::F32 {
-                check_of(element, backend, &case, bound);
+            if element == Element::F32 {
+                check_epilogue(backend, &case, bare);
             } else {
-                check_epilogue(backend, &case, raw);
+                check_of(element, backend, &case, bound);
             }
         }
     }

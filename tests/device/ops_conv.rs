@@ -130,6 +130,14 @@ fn shapes() -> Vec<(&'static str, Conv2d)> {
             conv(2, 128, 128, window((8, 16), (1, 1), 1, [0; 4])),
         ),
         (
+            "3x3, bands of one image: Winograd on the CPU",
+            conv(1, 40, 72, window((13, 6), (3, 3), 1, same)),
+        ),
+        (
+            "3x3, one small image",
+            conv(1, 40, 72, window((5, 3), (3, 3), 1, same)),
+        ),
+        (
             "3x3, parts and blocks",
             conv(2, 10, 200, window((25, 23), (3, 3), 1, same)),
         ),
@@ -138,11 +146,9 @@ fn shapes() -> Vec<(&'static str, Conv2d)> {
 
 /// All three directions.
 fn check<B: Backend>(b: &mut B, geometry: Conv2d, x: Behind, (batch_norm, bias): (bool, bool)) {
-    let Window { r, s, stride, .. } = geometry.window;
-    let plain = x == Behind::NOTHING;
-    let by_winograd = plain && (r, s, stride) == (3, 3, 1);
+    let Window { r, s, .. } = geometry.window;
     let terms = geometry.filter_len() / geometry.k;
-    check_fprop(b, geometry, (x, bias), (terms, by_winograd));
+    check_fprop(b, geometry, (x, bias), terms);
     check_dgrad(b, geometry, (batch_norm, x), r * s * geometry.k);
     check_wgrad(b, geometry, (batch_norm, x), geometry.pixels_out());
 }
@@ -164,6 +170,7 @@ fn all_pending<B: Backend>(b: &mut B) {
         conv(2, 37, 9, window((7, 5), (1, 1), 1, [0; 4])),
         // Whole chunks on a GPU: what is pending is applied in shared memory.
         conv(3, 40, 24, window((5, 6), (3, 3), 1, [1, 0, 0, 1])),
+        conv(2, 32, 40, window((7, 5), (3, 3), 1, [1, 0, 0, 1])),
     ] {
         for activation in ACTIVATIONS {
             check(b, geometry, Behind::only(activation), (true, true));
@@ -286,6 +293,11 @@ fn bits_do_not_depend_on_threads() {
             end: End::Moments,
         };
         assert_bits_depend_on_the_case_alone(used, &fprop);
+        let infer = Fprop {
+            end: End::Activate(true, Activation::PRelu(())),
+            ..fprop
+        };
+        assert_bits_depend_on_the_case_alone(used, &infer);
         let dgrad = Dgrad {
             geometry,
             batch_norm: true,

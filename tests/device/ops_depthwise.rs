@@ -64,7 +64,7 @@ fn each(mut f: impl FnMut(PerChannel, Behind, bool, bool)) {
 fn fprop<B: Backend>(backend: &mut B) {
     each(|geometry, x, _, bias| {
         let terms = geometry.window.r * geometry.window.s + 1;
-        check_fprop(backend, geometry, (x, bias), (terms, false));
+        check_fprop(backend, geometry, (x, bias), terms);
     });
 }
 

@@ -1,12 +1,13 @@
 //! Convolutions of both kinds, in all three directions.
 
 use super::pending::{Activated, Behind, Grad, Target, To, Value};
-use super::{Case, Filters, Rig, named};
+use super::{Case, Filters, POISON, Rig, buffer, named};
 use arcface_cu::Result;
 use arcface_cu::backend::geometry::{Conv2d, Padding, PerChannel, Rows, Window};
 use arcface_cu::backend::{
-    Activation, Backend, Conv2dDgrad, Conv2dFprop, Conv2dWgrad, DepthwiseDgrad, DepthwiseFprop,
-    DepthwiseWgrad, Epilogue, FilterAt, GradTarget, Pending, PendingGrad, bn,
+    Activation, Backend, Conv2dDgrad, Conv2dFprop, Conv2dPrepare, Conv2dWgrad, DepthwiseDgrad,
+    DepthwiseFprop, DepthwiseWgrad, Element, Epilogue, FilterAt, GradTarget, Pending, PendingGrad,
+    bn,
 };
 use std::fmt::Debug;
 
@@ -36,12 +37,18 @@ pub trait Geometry: Copy + Debug + Sync {
     /// Elements of the filter.
     fn filter_len(&self) -> usize;
 
+    /// The filter as inference prepares it, where the device has a form of its own.
+    fn prepare<B: Backend>(self, _: &mut B, _: Slab<'_, B::Buffer>) -> Result<Option<B::Buffer>> {
+        Ok(None)
+    }
+
     /// y.
     fn fprop<B: Backend>(
         self,
         backend: &mut B,
         x: Pending<'_, B::Buffer>,
         slab: Slab<'_, B::Buffer>,
+        prepared: Option<&B::Buffer>,
         y: &mut B::Buffer,
         epilogue: Epilogue<'_, B::Buffer>,
     ) -> Result<()>;
@@ -69,7 +76,7 @@ pub trait Geometry: Copy + Debug + Sync {
 /// The three directions by the operations of one kind of convolution.
 macro_rules! directions {
     (
-        $slab:ident;
+        $slab:ident, $prepared:ident;
         $fprop:ident $Fprop:ident { $($of_fprop:ident: $forward:expr),* },
         $dgrad:ident $Dgrad:ident { $($of_dgrad:ident: $backward:expr),* },
         $wgrad:ident $Wgrad:ident
@@ -83,6 +90,7 @@ macro_rules! directions {
             backend: &mut B,
             x: Pending<'_, B::Buffer>,
             ($slab, filter): Slab<'_, B::Buffer>,
+            $prepared: Option<&B::Buffer>,
             y: &mut B::Buffer,
             epilogue: Epilogue<'_, B::Buffer>,
         ) -> Result<()> {
@@ -137,9 +145,32 @@ impl Geometry for Conv2d {
             .map(|(pixels, c)| Rows { pixels, c })
     }
 
+    fn prepare<B: Backend>(
+        self,
+        backend: &mut B,
+        (slab, filter): Slab<'_, B::Buffer>,
+    ) -> Result<Option<B::Buffer>> {
+        let len = B::prepared_len(&self);
+        if len == 0 {
+            return Ok(None);
+        }
+        let mut prepared = buffer(backend, Element::F32, &vec![POISON; len])?;
+        backend.conv2d_prepare(Conv2dPrepare {
+            geometry: self,
+            filters: slab.of_products(),
+            filter,
+            prepared: &mut prepared,
+        })?;
+        Ok(Some(prepared))
+    }
+
     directions!(
-        slab;
-        conv2d_fprop Conv2dFprop { params: &slab.params, filters: slab.of_products() },
+        slab, prepared;
+        conv2d_fprop Conv2dFprop {
+            params: &slab.params,
+            filters: slab.of_products(),
+            prepared: prepared
+        },
         conv2d_dgrad Conv2dDgrad { filters: slab.of_products() },
         conv2d_wgrad Conv2dWgrad
     );
@@ -151,7 +182,7 @@ impl Geometry for PerChannel {
     }
 
     directions!(
-        slab;
+        slab, _prepared;
         depthwise_fprop DepthwiseFprop { params: &slab.params },
         depthwise_dgrad DepthwiseDgrad { params: &slab.params },
         depthwise_wgrad DepthwiseWgrad
@@ -177,7 +208,7 @@ fn filters<B: Backend>(
 pub enum End {
     Raw,
     Moments,
-    /// With a residual, or without; then the activation.
+    /// As inference runs it, with a prepared filter; with a residual, or without; then the activation.
     Activate(bool, Activation),
 }
 
@@ -207,6 +238,10 @@ impl<G: Geometry> Case for Fprop<G> {
                 activated = Some(Activated::new(rig, "slopes", (activation, rows.c))?);
             }
         }
+        let prepared = match self.end {
+            End::Activate(..) => self.geometry.prepare(rig.backend, (&slab, filter))?,
+            End::Raw | End::Moments => None,
+        };
         rig.run(|backend| {
             let epilogue = match (&mut moments, &activated) {
                 (Some(moments), _) => Epilogue::Moments(moments),
@@ -217,7 +252,8 @@ impl<G: Geometry> Case for Fprop<G> {
                 _ => Epilogue::Raw,
             };
             let slab = (&slab, filter);
-            (self.geometry).fprop(backend, x.lend(), slab, &mut y, epilogue)
+            let prepared = prepared.as_ref();
+            (self.geometry).fprop(backend, x.lend(), slab, prepared, &mut y, epilogue)
         })?;
         rig.keep([("y", y)])?;
         rig.results

@@ -24,12 +24,13 @@ mod tiles;
 pub use buffer::Buffer;
 pub use inner_products::inner_products;
 
+use super::geometry::Conv2d;
 use super::{
     AddDgrad, AddFprop, ArcFaceBprop, ArcFaceFprop, Backend, BatchNormBprop, BatchNormFprop,
-    BatchNormMoments, CloseGrad, Conv2dDgrad, Conv2dFprop, Conv2dWgrad, DepthwiseDgrad,
-    DepthwiseFprop, DepthwiseWgrad, DropoutDgrad, DropoutFprop, Element, GlobalAvgPoolDgrad,
-    GlobalAvgPoolFprop, InputTransformFprop, MaxPoolDgrad, MaxPoolFprop, PReluBprop, SgdNorms,
-    SgdUpdate,
+    BatchNormMoments, CloseGrad, Conv2dDgrad, Conv2dFprop, Conv2dPrepare, Conv2dWgrad,
+    DepthwiseDgrad, DepthwiseFprop, DepthwiseWgrad, DropoutDgrad, DropoutFprop, Element,
+    GlobalAvgPoolDgrad, GlobalAvgPoolFprop, InputTransformFprop, MaxPoolDgrad, MaxPoolFprop,
+    PReluBprop, SgdNorms, SgdUpdate,
 };
 use crate::Result;
 
@@ -88,6 +89,15 @@ impl Backend for Cpu {
 
     fn input_transform_fprop(&mut self, op: InputTransformFprop<'_, Buffer>) -> Result<()> {
         input_transform::apply(op);
+        Ok(())
+    }
+
+    fn prepared_len(geometry: &Conv2d) -> usize {
+        conv::prepared_len(geometry)
+    }
+
+    fn conv2d_prepare(&mut self, op: Conv2dPrepare<'_, Buffer>) -> Result<()> {
+        conv::prepare(&mut self.scratch, op);
         Ok(())
     }
 

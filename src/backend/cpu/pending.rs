@@ -123,6 +123,34 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// Channels `first..first + L` of a pixel, activated and rounded to the stored elements.
+    #[inline(always)]
+    pub(super) fn lanes<const L: usize>(&self, pixel: usize, first: usize) -> [f32; L] {
+        match self.raw {
+            Tensor::F32(raw) => self.lanes_of(raw, pixel, first),
+            Tensor::Bf16(raw) => self.lanes_of(raw, pixel, first),
+        }
+    }
+
+    #[inline(always)]
+    fn lanes_of<E: Stored, const L: usize>(
+        &self,
+        raw: &[E],
+        pixel: usize,
+        first: usize,
+    ) -> [f32; L] {
+        let raw: &[E; L] = raw[pixel * self.c + first..].first_chunk().expect("lanes");
+        let mut out = raw.map(E::widen);
+        if let Some((scale, shift)) = self.affine {
+            let (scale, shift) = (&scale[first..][..L], &shift[first..][..L]);
+            for i in 0..L {
+                out[i] = out[i] * scale[i] + shift[i];
+            }
+        }
+        self.act.channels(first..first + L).apply(&mut out, L);
+        out.map(E::round)
+    }
+
     /// As [`Reader::read_channels`], from the stored rows.
     fn read_stored<E: Stored>(&self, source: &[E], channels: Range<usize>, out: &mut [f32]) {
         let (c, width) = (self.c, channels.len());

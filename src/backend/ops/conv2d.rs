@@ -28,6 +28,19 @@ pub enum Epilogue<'a, T> {
     },
 }
 
+/// A filter in the form in which a device multiplies with it fastest, for inference with batches of any size.
+#[derive(Debug)]
+pub struct Conv2dPrepare<'a, T> {
+    /// Sizes, stride and padding; the batch does not count.
+    pub geometry: Conv2d,
+    /// The slab with the filter.
+    pub filters: &'a T,
+    /// Where it lies in it.
+    pub filter: FilterAt,
+    /// As many float32 as [`Backend::prepared_len`](crate::backend::Backend::prepared_len) says.
+    pub prepared: &'a mut T,
+}
+
 /// y = conv(x, w) (+ bias), then the epilogue.
 #[derive(Debug)]
 pub struct Conv2dFprop<'a, T> {
@@ -41,6 +54,8 @@ pub struct Conv2dFprop<'a, T> {
     pub filters: &'a T,
     /// Where they lie in them.
     pub filter: FilterAt,
+    /// What [`Conv2dPrepare`] made of the filter, which then is not read; for inference alone.
+    pub prepared: Option<&'a T>,
     /// N x P x Q x K.
     pub y: &'a mut T,
     /// What happens to y before it is written.

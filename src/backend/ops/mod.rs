@@ -17,7 +17,7 @@ pub use add::{AddDgrad, AddFprop};
 pub use arcface::{ArcFaceBprop, ArcFaceFprop, head_rows};
 pub use batch_norm::{BatchNormAt, BatchNormBprop, BatchNormFprop, BatchNormMoments, bn};
 pub use close_grad::CloseGrad;
-pub use conv2d::{Conv2dDgrad, Conv2dFprop, Conv2dWgrad, Epilogue, FilterAt};
+pub use conv2d::{Conv2dDgrad, Conv2dFprop, Conv2dPrepare, Conv2dWgrad, Epilogue, FilterAt};
 pub use depthwise::{DepthwiseDgrad, DepthwiseFprop, DepthwiseWgrad};
 pub use dropout::{Dropout, DropoutDgrad, DropoutFprop};
 pub use input_transform::{

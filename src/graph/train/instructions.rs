@@ -74,6 +74,7 @@ impl<B: Backend> TrainGraph<B> {
                         params: &params.slab,
                         filters: params.filters(),
                         filter: layer.filter,
+                        prepared: None,
                         y: &mut out,
                         epilogue,
                     }),

@@ -12,6 +12,7 @@ use super::super::pending::{Reader, sliced};
 use super::super::tensor::{Tensor, round_all};
 use super::super::tiles::with_workspace;
 use super::im2col::Gather;
+use super::prepared::parts;
 use super::{BLOCKS, float_filter, split_panels, winograd};
 use crate::backend::geometry::Conv2d;
 use crate::backend::{Activation, Conv2dFprop, Epilogue};
@@ -22,6 +23,17 @@ const CACHED: usize = 64 << 10;
 /// Channels whose moments are taken together: their accumulators stay in registers.
 const LANES: usize = 32;
 
+/// The filters as a block multiplies with them.
+#[derive(Clone, Copy)]
+enum Form<'a> {
+    /// For Winograd's algorithm.
+    Transformed(&'a [f32]),
+    /// For the inner kernel.
+    Panels(&'a [f32]),
+    /// K x RSC.
+    Stored(&'a [f32]),
+}
+
 pub(in super::super) fn fprop(scratch: &mut Buffer, op: Conv2dFprop<'_, Buffer>) {
     let Conv2dFprop {
         ref geometry,
@@ -29,6 +41,7 @@ pub(in super::super) fn fprop(scratch: &mut Buffer, op: Conv2dFprop<'_, Buffer>)
         params,
         filters,
         filter,
+        prepared,
         y,
         epilogue,
     } = op;
@@ -42,6 +55,8 @@ pub(in super::super) fn fprop(scratch: &mut Buffer, op: Conv2dFprop<'_, Buffer>)
     let gather = Gather::forward(geometry);
     let columns = gather.columns();
     let for_inference = matches!(epilogue, Epilogue::Activate { .. });
+    let prepared = prepared.map(|prepared| parts(geometry, prepared));
+    let by_winograd = prepared.is_some() && winograd::pays(geometry);
     let (residual, activation, mut moments) = match epilogue {
         Epilogue::Raw => (None, Activation::Identity, None),
         Epilogue::Moments(moments) => (None, Activation::Identity, Some(moments)),
@@ -54,10 +69,6 @@ pub(in super::super) fn fprop(scratch: &mut Buffer, op: Conv2dFprop<'_, Buffer>)
     if let Some(residual) = residual {
         assert!(residual.len() >= pixels * k, "residual");
     }
-    let stored = reader
-        .stored()
-        .filter(|_| for_inference && winograd::fits(geometry));
-    let by_winograd = stored.is_some();
     let grid = if by_winograd {
         winograd::grid(geometry)
     } else {
@@ -68,53 +79,63 @@ pub(in super::super) fn fprop(scratch: &mut Buffer, op: Conv2dFprop<'_, Buffer>)
     } else {
         0
     };
-    // Where one tile holds all pixels, packing would take as long as it saves.
-    let packed_len = if by_winograd {
-        winograd::packed_filters(geometry, k)
-    } else if grid.row_blocks() > 1 {
-        packed_len(k, columns)
-    } else {
-        0
+    // Where one tile holds all pixels, packing for this call alone would take as long as it saves.
+    let packed_len = match prepared {
+        Some(_) => 0,
+        None if grid.row_blocks() > 1 || for_inference => packed_len(k, columns),
+        None => 0,
     };
-    let (weights, rest) = float_filter(
-        filters,
-        filter,
-        geometry.filter_len(),
-        scratch,
-        packed_len + grid.blocks() * partial_len,
-    );
+    let partials_len = grid.blocks() * partial_len;
+    let (weights, rest) = match prepared {
+        Some(_) => (&[][..], scratch.at_least(partials_len)),
+        None => float_filter(
+            filters,
+            filter,
+            geometry.filter_len(),
+            scratch,
+            packed_len + partials_len,
+        ),
+    };
     let (packed, partials) = rest.split_at_mut(packed_len);
-    if by_winograd {
-        winograd::transform_filters(geometry, weights, packed);
-    } else if packed_len > 0 {
-        pack(weights, columns, packed);
-    }
+    let form = match prepared {
+        Some([_, transformed]) if by_winograd => Form::Transformed(transformed),
+        Some([panels, _]) => Form::Panels(panels),
+        None if packed_len > 0 => {
+            pack(weights, columns, packed);
+            Form::Panels(packed)
+        }
+        None => Form::Stored(weights),
+    };
     let element = y.tensor().element();
     let tile = |block: &mut Block<'_>, residual: Option<(&[f32], usize)>, partial: &mut [f32]| {
-        let (filters, out) = (block.cols.clone(), &mut block.out);
+        let (span, out) = (block.cols.clone(), &mut block.out);
         let finish = Finish {
-            bias: bias.map(|bias| &bias[filters.clone()]),
+            bias: bias.map(|bias| &bias[span.clone()]),
             residual,
-            activation: activation.channels(filters.clone()),
+            activation: activation.channels(span.clone()),
         };
-        if let Some(stored) = stored {
-            let images = block.rows.start / (geometry.window.p * geometry.window.q);
-            let x = &stored[images * geometry.window.h * geometry.window.w * c..];
-            winograd::fprop(
-                geometry,
-                x,
-                &packed[winograd::packed_filters(geometry, filters.start)..],
-                out,
-                finish,
-            );
-        } else if packed_len > 0 {
-            let panels = &packed[filters.start * columns..];
-            gather.windows(reader, block.rows.clone(), |windows| {
-                multiply(out, windows, panels, finish);
-            });
-        } else {
-            let weights = &weights[filters.start * columns..];
-            few_pixels(&gather, reader, block.rows.clone(), weights, out, finish);
+        match form {
+            Form::Transformed(filters) => {
+                let panels = &filters[winograd::packed_filters(geometry, span.start)..];
+                winograd::fprop(geometry, reader, block.rows.start, panels, out, finish);
+            }
+            Form::Panels(panels) => {
+                let panels = &panels[span.start * columns..];
+                gather.windows(reader, block.rows.clone(), |windows| {
+                    multiply(out, windows, panels, finish);
+                });
+            }
+            Form::Stored(weights) => {
+                let weights = &weights[span.start * columns..];
+                few_pixels(
+                    &gather,
+                    reader,
+                    block.rows.clone(),
+                    weights,
+                    out,
+                    finish.bias,
+                );
+            }
         }
         if partial_len > 0 {
             let (mean, squares) = partial.split_at_mut(grid.col_block);
@@ -157,41 +178,27 @@ pub(in super::super) fn fprop(scratch: &mut Buffer, op: Conv2dFprop<'_, Buffer>)
     }
 }
 
-/// A block whose filters are used once, read as they are stored: y = columns * filter^T, then the finish.
+/// A block whose filters are used once, read as they are stored: y = columns * filter^T + bias.
 fn few_pixels(
     gather: &Gather,
     reader: Reader<'_>,
     pixels: Range<usize>,
     weights: &[f32],
     y: &mut MatMut<'_>,
-    finish: Finish<'_>,
+    bias: Option<&[f32]>,
 ) {
     let (columns, filters) = (gather.columns(), y.cols());
-    if let Some(bias) = finish.bias {
+    if let Some(bias) = bias {
         for i in 0..y.rows() {
             y.row(i).copy_from_slice(bias);
         }
     }
-    let mut accumulate = finish.bias.is_some();
+    let mut accumulate = bias.is_some();
     gather.unroll(reader, pixels, 0..columns, |chunk, tile| {
         let w = Mat::new(&weights[chunk.start..], filters, chunk.len(), columns);
         product(y, tile, w.t(), accumulate);
         accumulate = true;
     });
-    vectorised(
-        #[inline(always)]
-        || {
-            for i in 0..y.rows() {
-                let row = y.row(i);
-                if let Some((residual, stride)) = finish.residual {
-                    for (y, r) in row.iter_mut().zip(&residual[i * stride..]) {
-                        *y += *r;
-                    }
-                }
-                finish.activation.apply(row, filters);
-            }
-        },
-    );
 }
 
 /// Cuts the output into tiles whose windows stay in the second-level cache. Splits the filters too where there are few

@@ -1,7 +1,8 @@
 //! Convolution as matrix products over tiles of pixels.
 //!
 //! fprop: Y (pixels x K) = windows (pixels x RSC) * filter^T, each window taken where it lies in a patch of the image
-//! ([`super::panel`]); for inference 3x3 windows go by Winograd's algorithm ([`winograd`]). dgrad: dX (pixels x C) =
+//! ([`super::panel`]); for inference the filter is brought into its form once
+//! ([`prepared`]), and 3x3 windows go by Winograd's algorithm ([`winograd`]). dgrad: dX (pixels x C) =
 //! columns of dY * filter, one product for each phase of the stride. wgrad: dW (K x RSC) = dY^T * columns. "Columns" is
 //! the image unrolled so that each output pixel has its window in one row ([`im2col`]); only one cache-sized tile of it
 //! ever exists. Pending values are applied while the patch or the tile is filled. A 1x1 convolution of a stored value is
@@ -15,11 +16,13 @@
 mod dgrad;
 mod fprop;
 mod im2col;
+mod prepared;
 mod wgrad;
 mod winograd;
 
 pub(super) use dgrad::dgrad;
 pub(super) use fprop::fprop;
+pub(super) use prepared::{prepare, prepared_len};
 pub(super) use wgrad::wgrad;
 
 use super::buffer::Buffer;

@@ -4,7 +4,7 @@
 //! (Lavin and Gray, 2015, section 4.1). Summed over channels, the inner `*` becomes 16 matrix products (tiles x C) (C x K).
 //! All factors of the three transforms are 0, 1, 1/2 or their negatives: the result loses a little more than the direct
 //! sum, within the same bound. A tile holds sums and differences of all its pixels, so NaN or infinity in one of them
-//! reaches all four outputs.
+//! reaches all four outputs. What is pending is applied as a tile's pixels are read.
 // The loops run over the indices of the formulas.
 #![allow(clippy::needless_range_loop)]
 
@@ -19,6 +19,7 @@ use super::super::machine::vectorised;
 use super::super::panel::{
     Finish, PANEL_ALIGN, ROW_ALIGN, Windows, multiply, packed_len, panel_width, transpose,
 };
+use super::super::pending::Reader;
 use super::{BLOCKS, split_panels};
 use crate::backend::geometry::Conv2d;
 
@@ -28,8 +29,11 @@ const LANES: usize = 8;
 /// Numbers of a transformed tile.
 const POINTS: usize = 16;
 
-/// Tiles that pay for transforming the filters.
-const FEWEST_TILES: usize = 64;
+/// Tiles that pay for reading the transformed filters, which are 16/9 as large as the filters.
+const FEWEST_TILES: usize = 12;
+
+/// Tiles of one image that are worth a band of their own.
+const BAND_TILES: usize = 12;
 
 /// Elements of the transformed tiles of a group, which stay in the second-level cache.
 const CACHED: usize = 64 << 10;
@@ -44,19 +48,22 @@ fn tiles(geometry: &Conv2d) -> (usize, usize) {
     (geometry.window.p.div_ceil(2), geometry.window.q.div_ceil(2))
 }
 
-/// Whether a convolution can be computed, and is computed faster, this way. That asks for the batch as well, so the last
-/// bits of an image's values may differ between a full batch and one of a few images.
+/// Whether a convolution can be computed this way.
 pub(super) fn fits(geometry: &Conv2d) -> bool {
     let window = &geometry.window;
-    let (rows, cols) = tiles(geometry);
     (window.r, window.s, window.stride) == (3, 3, 1)
         && [geometry.c, geometry.k]
             .iter()
             .all(|c| *c >= PANEL_ALIGN && c.is_multiple_of(LANES))
         // Without vector instructions a panel is narrower than what is transformed at a time.
         && panel_width().is_multiple_of(LANES)
-        && geometry.n >= 4
-        && geometry.n * rows * cols >= FEWEST_TILES
+}
+
+/// Whether it is computed faster this way. That asks for the batch, so the last bits of an image's values may differ
+/// between a full batch and one of a few images, where the images are small.
+pub(super) fn pays(geometry: &Conv2d) -> bool {
+    let (rows, cols) = tiles(geometry);
+    fits(geometry) && geometry.n * rows * cols >= FEWEST_TILES
 }
 
 /// Elements of the first `filters` transformed filters: panel by panel, 16 packed panels each.
@@ -183,18 +190,24 @@ fn output_1d([a, b, c, d]: [Lanes; 4]) -> [Lanes; 2] {
     [add(add(a, b), c), sub(sub(b, c), d)]
 }
 
-/// Cuts the output into whole images, and the filters where there are few of these.
+/// Cuts the output into whole images, or the only one into bands of its rows; and the filters where there are few of
+/// these.
 pub(super) fn grid(geometry: &Conv2d) -> Grid {
+    let window = &geometry.window;
     let (rows, cols) = tiles(geometry);
-    let pixels = geometry.window.p * geometry.window.q;
     let images = (group_tiles(geometry) / (rows * cols)).clamp(1, geometry.n);
+    let band = if geometry.n == 1 {
+        (2 * BAND_TILES.div_ceil(cols)).min(window.p)
+    } else {
+        images * window.p
+    };
     let splits = BLOCKS
-        .div_ceil(geometry.n.div_ceil(images))
-        .min(geometry.k.div_ceil(2 * PANEL_ALIGN));
+        .div_ceil((geometry.n * window.p).div_ceil(band))
+        .min(geometry.k.div_ceil(PANEL_ALIGN));
     Grid {
-        rows: geometry.n * pixels,
+        rows: geometry.n * window.p * window.q,
         cols: geometry.k,
-        row_block: images * pixels,
+        row_block: band * window.q,
         col_block: split_panels(geometry.k, splits),
     }
 }
@@ -205,31 +218,61 @@ fn group_tiles(geometry: &Conv2d) -> usize {
     (fitting / ROW_ALIGN * ROW_ALIGN).clamp(3 * ROW_ALIGN, 5 * ROW_ALIGN)
 }
 
-/// A block of the output: whole images `x` (H x W x C each), the filters whose panels begin `packed`.
+/// Where a tile lies: image, and row and column of tiles.
+type Place = (usize, usize, usize);
+
+/// A block of the output from pixel `first` on: whole images, or a band of one; of the filters whose panels begin
+/// `packed`.
 pub(super) fn fprop(
     geometry: &Conv2d,
-    x: &[f32],
+    x: Reader<'_>,
+    first: usize,
     packed: &[f32],
     y: &mut MatMut<'_>,
     finish: Finish<'_>,
 ) {
     let window = &geometry.window;
     let (c, width) = (geometry.c, panel_width());
-    let (tile_rows, tile_cols) = tiles(geometry);
-    let images = y.rows() / (window.p * window.q);
+    let (image_rows, tile_cols) = tiles(geometry);
+    let (first_row, rows) = (first / window.q, y.rows() / window.q);
+    // The rows of tiles in each image of the block, and the first one's number.
+    let (images, tile_rows) = if rows < window.p {
+        (1, rows.div_ceil(2))
+    } else {
+        (rows / window.p, image_rows)
+    };
+    let (first_image, top) = (first_row / window.p, first_row % window.p / 2);
     let total = images * tile_rows * tile_cols;
     let groups = total.div_ceil(group_tiles(geometry));
     let per_group = total.div_ceil(groups);
     let place = |tile: usize| {
         let (row, j) = (tile / tile_cols, tile % tile_cols);
-        (row / tile_rows, row % tile_rows, j)
+        (first_image + row / tile_rows, top + row % tile_rows, j)
     };
     GROUP.with_borrow_mut(|(transformed, products, starts)| {
-        for first in (0..total).step_by(per_group) {
-            let count = per_group.min(total - first);
+        for begin in (0..total).step_by(per_group) {
+            let count = per_group.min(total - begin);
             let transformed = transformed.at_least(POINTS * count * c);
             for t in 0..count {
-                transform_tile(geometry, x, place(first + t), transformed, t, count);
+                let (at, to) = (place(begin + t), (t, count));
+                match x.stored() {
+                    Some(stored) => transform_tile(
+                        geometry,
+                        at,
+                        transformed,
+                        to,
+                        #[inline(always)]
+                        |pixel, channel| lanes(&stored[pixel * c + channel..]),
+                    ),
+                    None => transform_tile(
+                        geometry,
+                        at,
+                        transformed,
+                        to,
+                        #[inline(always)]
+                        |pixel, channel| x.lanes(pixel, channel),
+                    ),
+                }
             }
             starts.clear();
             starts.extend((0..count).map(|t| t * c));
@@ -244,7 +287,7 @@ pub(super) fn fprop(
                 }
                 let cols = from..(from + width).min(y.cols());
                 for t in 0..count {
-                    let at = place(first + t);
+                    let at = (place(begin + t), first);
                     finish_tile(geometry, products, (t, count), at, y, cols.clone(), finish);
                 }
             }
@@ -252,14 +295,14 @@ pub(super) fn fprop(
     });
 }
 
-/// B^T d B of the tile at (image, row, column), as number `t` of `count`.
+/// B^T d B of a tile, as number `t` of `count`; `read` gives neighbouring channels of a pixel.
+#[inline(always)]
 fn transform_tile(
     geometry: &Conv2d,
-    x: &[f32],
-    (image, i, j): (usize, usize, usize),
+    (image, i, j): Place,
     transformed: &mut [f32],
-    t: usize,
-    count: usize,
+    (t, count): (usize, usize),
+    read: impl Fn(usize, usize) -> Lanes,
 ) {
     let (window, c) = (&geometry.window, geometry.c);
     // Where the tile's pixels lie, row by row; none outside the image.
@@ -271,7 +314,7 @@ fn transform_tile(
             && row < window.h
             && column < window.w
         {
-            *place = Some(((image * window.h + row) * window.w + column) * c);
+            *place = Some((image * window.h + row) * window.w + column);
         }
     }
     vectorised(
@@ -282,8 +325,8 @@ fn transform_tile(
                 for s in 0..4 {
                     let mut column = [[0.0; LANES]; 4];
                     for r in 0..4 {
-                        if let Some(place) = places[4 * r + s] {
-                            column[r] = lanes(&x[place + first..]);
+                        if let Some(pixel) = places[4 * r + s] {
+                            column[r] = read(pixel, first);
                         }
                     }
                     let column = data_1d(column);
@@ -303,12 +346,13 @@ fn transform_tile(
     );
 }
 
-/// A^T m A of tile `t` of `count`, finished and written to the columns `cols` of y's pixels.
+/// A^T m A of tile `t` of `count`, finished and written to the columns `cols` of y's pixels, the first of which is
+/// `begin`.
 fn finish_tile(
     geometry: &Conv2d,
     products: &[f32],
     (t, count): (usize, usize),
-    (image, i, j): (usize, usize, usize),
+    ((image, i, j), begin): (Place, usize),
     y: &mut MatMut<'_>,
     cols: Range<usize>,
     finish: Finish<'_>,
@@ -340,7 +384,7 @@ fn finish_tile(
                         if p >= window.p || q >= window.q {
                             continue;
                         }
-                        let pixel = (image * window.p + p) * window.q + q;
+                        let pixel = (image * window.p + p) * window.q + q - begin;
                         let mut value = row[s];
                         if let Some(bias) = finish.bias {
                             value = add(value, lanes(&bias[cols.clone()]));

@@ -19,6 +19,7 @@ pub(in crate::backend::cuda) fn fprop<D: Driver>(
         params,
         filters,
         filter,
+        prepared: _,
         y,
         epilogue,
     } = op;
