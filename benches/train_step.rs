@@ -1,8 +1,9 @@
 //! Whole training steps and whole inference passes, images a second, on synthetic pixels.
 //!
 //! `cargo bench --bench train_step [-- NETWORK...] [--device cpu|cuda|cuda:N] [--batch N]... [--steps N] [--train] [--infer]
-//! [--json FILE]` prints one line per network and batch: the median step of training (forward, head with 1,000
+//! [--json FILE] [--onnx FOLDER]` prints one line per network and batch: the median step of training (forward, head with 1,000
 //! identities, backward, update) and of inference with folded batch norms; --train and --infer choose one of the two.
+//! --onnx measures nothing: it writes each network as FOLDER/NETWORK.onnx, for other programs to run (`benches/rivals`).
 //! Each run first checks its answer: the first loss is near the expected one, and repeating one batch brings it down.
 //! A run that fails (too little memory, say) is reported, and the next one follows.
 
@@ -13,13 +14,18 @@ use arcface_cu::backend::{Backend, Element, SgdForm, SgdStep};
 use arcface_cu::base::random::{Purpose, Random};
 use arcface_cu::graph::Model;
 use arcface_cu::graph::infer::InferGraph;
+use arcface_cu::graph::params::ParamTable;
 use arcface_cu::graph::train::{TrainGraph, TrainSettings};
 use arcface_cu::head::{ArcFace, ClassInit, Distribution, Margin, expected_initial_loss};
 use arcface_cu::models::{self, Embedding, Family, Network};
+use arcface_cu::recipe::config::{Config, KnownNetwork, ModelConfig, NetworkConfig};
 use arcface_cu::recipe::presets::SYMMETRIC_INPUT;
+use arcface_cu::weights::checkpoint::Weights;
+use arcface_cu::weights::export::onnx::{self, OnnxOptions};
 use arcface_cu::{Error, Result};
 use common::{Device, Record, gpu, quit};
 use serde_json::json;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 const CLASSES: usize = 1000;
@@ -50,6 +56,7 @@ pub(crate) fn run(mut args: impl Iterator<Item = String>) {
         record: Record::NONE,
     };
     let mut device = Device::Cpu;
+    let mut onnx = None;
     while let Some(arg) = args.next() {
         let mut value = || {
             args.next()
@@ -65,6 +72,7 @@ pub(crate) fn run(mut args: impl Iterator<Item = String>) {
             "--steps" => plan.steps = number(value()),
             "--device" => device = Device::parse(&value()),
             "--json" => plan.record = Record::create(&value()),
+            "--onnx" => onnx = Some(PathBuf::from(value())),
             "--train" => plan.train = true,
             "--infer" => plan.infer = true,
             name => match name.parse() {
@@ -79,6 +87,14 @@ pub(crate) fn run(mut args: impl Iterator<Item = String>) {
             Network::MobilenetV2,
             Network::Mobilefacenet,
         ];
+    }
+    if let Some(folder) = onnx {
+        for network in plan.networks {
+            if let Err(why) = export(network, &folder) {
+                quit(&format!("{}: {why}", network.name()));
+            }
+        }
+        return;
     }
     if plan.batches.is_empty() {
         plan.batches = vec![32];
@@ -158,6 +174,30 @@ fn embedding(network: Network) -> Embedding {
     }
 }
 
+/// Writes a network with the weights that it starts with.
+fn export(network: Network, folder: &Path) -> Result<()> {
+    let mut config = Config::load("small", None, &[])?;
+    config.model = ModelConfig {
+        network: NetworkConfig::Known(KnownNetwork {
+            backbone: network,
+            embedding: embedding(network),
+            batch_norm_momentum: None,
+        }),
+        input: SYMMETRIC_INPUT,
+    };
+    let (params, statistics) = ParamTable::new(&config.model.build()?).init(1);
+    let weights = Weights {
+        config,
+        classes: 0,
+        trained_on: None,
+        imported_from: None,
+        params,
+        statistics,
+    };
+    let path = folder.join(format!("{}.onnx", network.name()));
+    onnx::write(&path, &weights, OnnxOptions::default())
+}
+
 fn pixels(images: usize) -> Vec<u8> {
     let mut random = Random::new(1, Purpose::Faces, 0);
     (0..images * 112 * 112 * 3)
@@ -221,7 +261,7 @@ fn train<B: Backend>(backend: &mut B, model: &Model, batch: usize, steps: usize)
 
 /// Seconds of the median pass.
 fn infer<B: Backend>(backend: &mut B, model: &Model, batch: usize, passes: usize) -> Result<f64> {
-    let table = arcface_cu::graph::params::ParamTable::new(model);
+    let table = ParamTable::new(model);
     let (params, statistics) = table.init(1);
     let mut graph = InferGraph::new(backend, model, &params, &statistics, batch, Element::F32)?;
     let pixels = pixels(batch);

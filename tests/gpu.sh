@@ -45,7 +45,7 @@ pack() {
     if ((model)); then
         "$dir/bench" kernels --emulate --card H200 --batch "$model" --json "$dir/modelled.jsonl" >/dev/null
     fi
-    cp tests/gpu_kit/run.sh tests/reference/bench_torch.py tests/reference/insightface.py "$dir"
+    cp tests/gpu_kit/run.sh benches/rivals/pytorch.py tests/reference/insightface.py "$dir"
     {
         git log -1 --format='commit %h of %cs, %s' 2>/dev/null || echo 'commit unknown'
         git diff --quiet HEAD 2>/dev/null || echo 'with changes that are not committed'

@@ -257,7 +257,7 @@ find_python() {
 stage_torch() {
     local python
     python=$(find_python) || skip "$python"
-    "$python" bench_torch.py --device cuda --json "$results/torch.jsonl" "${networks[@]}"
+    "$python" pytorch.py --device cuda --json "$results/torch.jsonl" "${networks[@]}"
 }
 
 # Finds a CUDA tool: named by a variable, on the path, or in a toolkit.
