@@ -272,24 +272,59 @@ const REGISTERS: u32 = 64 << 10;
 /// Bytes of terms that a step of a product takes of each row and column.
 const STEP_BYTES: u32 = 64;
 
+/// Terms of a step of a product.
+pub(super) const fn step_terms(element: Element) -> u32 {
+    STEP_BYTES / element.bytes() as u32
+}
+
 /// A tile of the matrix products (`gemm.cuh`).
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ProductTile {
-    /// Threads of a block.
-    threads: u32,
     /// Rows of results of a block.
     pub(super) m: u32,
     /// Columns of results of a block.
     pub(super) n: u32,
     /// Rows and columns of results of a thread, or of a warp on tensor cores.
     part: (u32, u32),
+    /// Threads that make a part together.
+    together: u32,
     /// Steps that are in shared memory at a time.
     stages: u32,
-    /// What a result costs, beside those of the other tiles: a number, once read, serves fewer results of a smaller tile.
+    /// What a result costs, relative to those of the other tiles. A number that has been read serves fewer results of a
+    /// smaller tile.
     pub(super) cost: u64,
 }
 
 impl ProductTile {
+    /// A tile of multiply-adds; `part` is what a thread makes.
+    const fn fma((m, n): (u32, u32), part: (u32, u32), cost: u64) -> Self {
+        ProductTile {
+            m,
+            n,
+            part,
+            together: 1,
+            stages: 2,
+            cost,
+        }
+    }
+
+    /// A tile of tensor cores; `part` is what a warp makes.
+    const fn mma((m, n): (u32, u32), part: (u32, u32), cost: u64) -> Self {
+        ProductTile {
+            m,
+            n,
+            part,
+            together: WARP,
+            stages: 3,
+            cost,
+        }
+    }
+
+    /// Threads of a block.
+    const fn threads(self) -> u32 {
+        self.together * (self.m / self.part.0) * (self.n / self.part.1)
+    }
+
     /// Bytes of dynamic shared memory of a block whose operands have this many tensors: the stages, and after them the
     /// results.
     const fn shared(self, (of_m, of_n): (u32, u32)) -> u32 {
@@ -305,10 +340,10 @@ impl ProductTile {
         registers: u32,
     ) -> [(&'static str, u32); 8] {
         [
-            ("BLOCKS", REGISTERS / (registers * self.threads)),
+            ("BLOCKS", REGISTERS / (registers * self.threads())),
             ("TILE_M", self.m),
             ("TILE_N", self.n),
-            ("TILE_K", STEP_BYTES / element.bytes() as u32),
+            ("TILE_K", step_terms(element)),
             ("PART_M", self.part.0),
             ("PART_N", self.part.1),
             ("STAGES", self.stages),
@@ -320,8 +355,6 @@ impl ProductTile {
 /// A product with one size of tile: for rows of any length, and for rows that are whole chunks.
 pub(super) struct Tiled {
     pub(super) tile: ProductTile,
-    /// Terms of a step.
-    pub(super) step: u32,
     /// Bytes of dynamic shared memory of a block.
     pub(super) shared: u32,
     pub(super) programs: ByVector,
@@ -331,54 +364,19 @@ pub(super) struct Tiled {
 pub(super) type Product = ByElement<&'static [Tiled]>;
 
 /// Multiply-adds, large products.
-const FMA_128X64: ProductTile = ProductTile {
-    threads: 128,
-    m: 128,
-    n: 64,
-    part: (8, 8),
-    stages: 2,
-    cost: 4,
-};
+const FMA_128X64: ProductTile = ProductTile::fma((128, 64), (8, 8), 4);
 
 /// Multiply-adds, few rows or few columns.
-const FMA_64X32: ProductTile = ProductTile {
-    threads: 64,
-    m: 64,
-    n: 32,
-    part: (8, 4),
-    stages: 2,
-    cost: 5,
-};
+const FMA_64X32: ProductTile = ProductTile::fma((64, 32), (8, 4), 5);
 
 /// Tensor cores, many columns.
-const MMA_128X128: ProductTile = ProductTile {
-    threads: 128,
-    m: 128,
-    n: 128,
-    part: (64, 64),
-    stages: 3,
-    cost: 8,
-};
+const MMA_128X128: ProductTile = ProductTile::mma((128, 128), (64, 64), 8);
 
 /// Tensor cores, fewer columns.
-const MMA_128X64: ProductTile = ProductTile {
-    threads: 128,
-    m: 128,
-    n: 64,
-    part: (64, 32),
-    stages: 3,
-    cost: 9,
-};
+const MMA_128X64: ProductTile = ProductTile::mma((128, 64), (64, 32), 9);
 
 /// Tensor cores, few rows or few columns.
-const MMA_64X64: ProductTile = ProductTile {
-    threads: 128,
-    m: 64,
-    n: 64,
-    part: (32, 32),
-    stages: 3,
-    cost: 11,
-};
+const MMA_64X64: ProductTile = ProductTile::mma((64, 64), (32, 32), 11);
 
 /// A product: its file, its operands' tensors, and for each tile its name, the tile and the most registers.
 macro_rules! product {
@@ -395,7 +393,6 @@ macro_rules! product {
     (@tiled $file:literal, $tensors:expr, $element:expr, $name:literal, $tile:ident, $registers:literal) => {
         Tiled {
             tile: $tile,
-            step: STEP_BYTES / $element.bytes() as u32,
             shared: $tile.shared($tensors),
             programs: [
                 product!(@program $file, $tensors, $element, $name, $tile, $registers, 1),
@@ -410,7 +407,7 @@ macro_rules! product {
         Program {
             name: $name,
             file: $file,
-            threads: $tile.threads,
+            threads: $tile.threads(),
             vector: $vector,
             element: $element,
             constants: &$tile.constants($element, $tensors, $registers),

@@ -13,7 +13,7 @@ pub(super) use wgrad::wgrad;
 
 use super::blocks;
 use super::launch::Address;
-use super::tiles::{CHUNK_BYTES, Product, ProductTile, Program, Tiled, by_element};
+use super::tiles::{CHUNK_BYTES, Product, ProductTile, Program, Tiled, by_element, step_terms};
 use crate::backend::Element;
 use crate::backend::geometry::Window;
 use crate::{Error, Result};
@@ -30,8 +30,6 @@ struct Tiling {
     program: &'static Program,
     /// Bytes of shared memory of a block.
     shared: u32,
-    /// Terms of a step.
-    step: u32,
     /// Tiles in all.
     tiles: u64,
 }
@@ -46,14 +44,13 @@ impl Tiling {
         Tiling {
             program: &of.programs[usize::from(wide)],
             shared: of.shared,
-            step: of.step,
             tiles: tiles(&of.tile),
         }
     }
 
     /// Cuts a sum of `terms` over blocks.
     fn split(&self, terms: u64) -> Split {
-        let steps = blocks(terms, self.step);
+        let steps = blocks(terms, step_terms(self.program.element));
         let wanted = (BLOCKS / self.tiles.max(1)).clamp(1, (steps / SPLIT_STEPS).max(1));
         let steps_per_split = steps.div_ceil(wanted).max(1);
         Split {
