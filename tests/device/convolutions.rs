@@ -1,7 +1,8 @@
 //! The checks of convolutions of both kinds.
 
 use crate::oracles::check::{
-    assert_near, check, check_of, elements, expected, results, results_of,
+    assert_filters_lie_anywhere, assert_near, check, check_of, elements, expected, results,
+    results_of,
 };
 use crate::oracles::number::Number;
 use crate::oracles::{UNIT, sum_bound};
@@ -120,6 +121,24 @@ pub(crate) fn check_dgrad<B: Backend>(
             sum_bound(terms + sums, e.magnitude)
         });
     }
+}
+
+/// Filters at any place, where they cannot be read as those at round places.
+pub(crate) fn check_places_of_filters<B: Backend>(backend: &mut B, geometry: impl Geometry) {
+    let x = Behind::norm_and(ACTIVATIONS[1]);
+    let fprop = Fprop {
+        geometry,
+        x,
+        bias: true,
+        end: End::Raw,
+    };
+    assert_filters_lie_anywhere(backend, &fprop);
+    let dgrad = Dgrad {
+        geometry,
+        batch_norm: true,
+        to: To::finish(x),
+    };
+    assert_filters_lie_anywhere(backend, &dgrad);
 }
 
 /// With and without a bias.

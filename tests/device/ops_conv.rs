@@ -1,6 +1,8 @@
 //! Convolution against naive f64 loops: all three directions, everything that can be pending, all epilogues.
 
-use super::convolutions::{check_dgrad, check_fprop, check_moments, check_wgrad};
+use super::convolutions::{
+    check_dgrad, check_fprop, check_moments, check_places_of_filters, check_wgrad,
+};
 use crate::oracles::check::{
     assert_bits_depend_on_the_case_alone, elements, expected, expected_of, results, results_of,
 };
@@ -272,9 +274,16 @@ fn long_sums_are_not_biased<B: Backend>(b: &mut B) {
     }
 }
 
+/// Whole chunks, which a GPU reads at once where the filters lie at round places.
+fn filters_anywhere<B: Backend>(b: &mut B) {
+    let geometry = conv(3, 40, 24, window((5, 6), (3, 3), 1, [1, 0, 0, 1]));
+    check_places_of_filters(b, geometry);
+}
+
 on_each_device! {
     convolution_agrees_with_the_oracle_on_every_shape: all_shapes,
     everything_pending_is_applied: all_pending,
+    filters_lie_anywhere: filters_anywhere,
     long_sums_have_no_bias: long_sums_are_not_biased,
     moments_are_exact_far_from_zero: moments_far_from_zero,
     nan_reaches_the_output: nan_is_found_everywhere,

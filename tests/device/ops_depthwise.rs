@@ -1,6 +1,6 @@
 //! Depthwise convolution against naive f64 loops: odd shapes, asymmetric padding, everything that can be pending.
 
-use super::convolutions::{check_dgrad, check_fprop, check_wgrad};
+use super::convolutions::{check_dgrad, check_fprop, check_places_of_filters, check_wgrad};
 use crate::oracles::check::{
     assert_bits_depend_on_the_case_alone, check_given, expected, poison, results,
 };
@@ -137,10 +137,16 @@ fn nan_is_not_lost<B: Backend>(backend: &mut B) {
     }
 }
 
+fn filters_anywhere<B: Backend>(b: &mut B) {
+    let geometry = geometry((2, 24), (7, 6), (3, 3), 1, [1; 4]);
+    check_places_of_filters(b, geometry);
+}
+
 on_each_device! {
     depthwise_fprop: fprop,
     depthwise_dgrad: dgrad,
     depthwise_wgrad: wgrad,
+    depthwise_filters_lie_anywhere: filters_anywhere,
     depthwise_padding_stays_zero: padding_stays_zero,
     depthwise_nan_is_not_lost: nan_is_not_lost,
 }

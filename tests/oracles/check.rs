@@ -54,8 +54,30 @@ pub fn results_of<B: Backend>(
     given: Given<'_>,
 ) -> Vec<(&'static str, Vec<f32>)> {
     let results = Rig::new(backend).of(element).given(given).results(case);
-    let down = |(name, found)| (name, download(backend, &found));
-    results.into_iter().map(down).collect()
+    downloaded(backend, &results)
+}
+
+fn downloaded<B: Backend>(
+    backend: &mut B,
+    results: &[(&'static str, B::Buffer)],
+) -> Vec<(&'static str, Vec<f32>)> {
+    let down = |(name, found): &(_, _)| (*name, download(backend, found));
+    results.iter().map(down).collect()
+}
+
+/// Asserts that a case leaves the same wherever its filters lie.
+#[track_caller]
+pub fn assert_filters_lie_anywhere<B: Backend>(backend: &mut B, case: &impl Case) {
+    for element in elements(backend) {
+        let expected = results_of(element, backend, case, &[]);
+        let results = (Rig::new(backend).of(element))
+            .filters_anywhere()
+            .results(case);
+        assert!(
+            downloaded(backend, &results) == expected,
+            "{element} {case:?}"
+        );
+    }
 }
 
 /// What a case on float32 leaves on the oracle.

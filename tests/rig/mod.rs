@@ -105,6 +105,8 @@ pub struct Rig<'a, B: Backend> {
     pub element: Element,
     /// Poisoned elements around each part of a slab.
     margin: usize,
+    /// Filters begin at multiples of so many elements.
+    filters_at: usize,
     given: Given<'a>,
     /// How many of the given stretches have found their operand.
     found: usize,
@@ -116,12 +118,14 @@ pub struct Rig<'a, B: Backend> {
 }
 
 impl<'a, B: Backend> Rig<'a, B> {
-    /// For a test: the operation runs once; filters and slopes lie at odd places between poison.
+    /// For a test: the operation runs once; filters and slopes lie between poison, slopes at odd places.
     pub fn new(backend: &'a mut B) -> Self {
         Rig {
             backend,
             element: Element::F32,
             margin: 5,
+            // As a graph lays its parameters out.
+            filters_at: 16,
             given: &[],
             found: 0,
             run: Box::new(|backend, job| job(backend)),
@@ -145,6 +149,14 @@ impl<'a, B: Backend> Rig<'a, B> {
     /// Makes tensors of another type of elements.
     pub fn of(self, element: Element) -> Self {
         Rig { element, ..self }
+    }
+
+    /// Lets filters lie at odd places too.
+    pub fn filters_anywhere(self) -> Self {
+        Rig {
+            filters_at: 1,
+            ..self
+        }
     }
 
     /// Puts numbers into operands.
@@ -224,13 +236,12 @@ impl<'a, B: Backend> Rig<'a, B> {
         Ok((self.filled("", values)?, begins))
     }
 
-    /// A slab of parameters, its copy as the tensors' elements where these are not float32, and where the parts begin: at
-    /// multiples of 16 numbers, as a graph lays its parameters out.
+    /// A slab of parameters, its copy as the tensors' elements where these are not float32, and where the parts begin.
     pub fn filters<const N: usize>(
         &mut self,
         parts: [(&str, Vec<f32>); N],
     ) -> Result<(Filters<B::Buffer>, [usize; N])> {
-        let (values, begins) = self.lay_out(16, parts);
+        let (values, begins) = self.lay_out(self.filters_at, parts);
         let rounded = match self.element {
             Element::F32 => None,
             element => Some(self.operand(element, "", values.clone())?),
