@@ -263,6 +263,12 @@ fn everything_is_embedded_unless_test_identities_are_asked_for() {
     assert_eq!(labels(&out("ids")), [1, 1, 0, 0]);
 }
 
+/// `embed` with weights, data and an output folder.
+fn embed_people([weights, data, out]: [&str; 3], device: &str, extra: &[&str]) -> Output {
+    let words = ["--weights", weights, "--data", data, "--out", out];
+    arcface_cu([&["embed", "--device", device], &words[..], extra].concat())
+}
+
 /// On a device that no machine has.
 #[test]
 fn what_is_wrong_with_the_arguments_is_said_before_a_device_is_opened() {
@@ -272,10 +278,7 @@ fn what_is_wrong_with_the_arguments_is_said_before_a_device_is_opened() {
     let data = at("people");
     image_folder(Path::new(&data), &[("ann", 2), ("bob", 3)]);
     let embed = |device: &str, out: &str, extra: &[&str]| {
-        let out = at(out);
-        let words = ["--weights", &weights, "--data", &data, "--out", &out];
-        let words = [&["embed", "--device", device], &words[..], extra].concat();
-        arcface_cu(words)
+        embed_people([&weights, &data, &at(out)], device, extra)
     };
     stdout_of_success(&embed("cpu", "gallery", &[]));
     let nowhere = "cuda:7";
@@ -328,12 +331,7 @@ fn a_path_as_typed_is_shown_on_one_line() {
     let weights = random_weights_file(dir.path()).display().to_string();
     let data = at("a\nb");
     image_folder(Path::new(&data), &[("ann", 2), ("bob", 3)]);
-    let embed = |out: &str, extra: &[&str]| {
-        let out = at(out);
-        let words = ["--weights", &weights, "--data", &data, "--out", &out];
-        let words = [&["embed", "--device", "cpu"], &words[..], extra].concat();
-        arcface_cu(words)
-    };
+    let embed = |out: &str, extra: &[&str]| embed_people([&weights, &data, &at(out)], "cpu", extra);
     let text = stdout_of_success(&embed("x\ny\u{1b}[2J", &[]));
     assert!(text.contains("x\\ny\\u{1b}[2J"), "{text}");
     assert!(!text.contains("x\ny"), "{text}");
