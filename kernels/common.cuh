@@ -10,8 +10,8 @@
 // bytes) or bfloat16 (ELEMENT = 2). All else is float32. What is stored is rounded once, to nearest, ties to even, and sums
 // are taken of the rounded numbers.
 //
-// Numerics: float32 with fused multiply-add, but for products of bfloat16 (gemm.cuh); every reduction has one fixed order,
-// so the same inputs give the same bits. No floating-point atomics. --fmad=true, no fast math.
+// Numerics: float32 with fused multiply-add. Only products of bfloat16 use tensor cores (gemm.cuh). Every reduction has one
+// fixed order, so the same inputs give the same bits. No floating-point atomics. --fmad=true, no fast math.
 
 #pragma once
 

@@ -102,7 +102,7 @@ struct GradAcross : Source {
         }
     }
 
-    // The sums of the block's rows into out[m..]; called by all threads, while nobody uses shared memory.
+    // Writes the sums of the block's rows to out[m..]. All threads call it, when shared memory is free.
     __device__ __forceinline__ void store_bias(float* out, u32 m) const {
         constexpr u32 LINES = THREADS / Tile::ACROSS;
         float (*lines)[TILE_M] = reinterpret_cast<float (*)[TILE_M]>(shared);

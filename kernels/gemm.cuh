@@ -13,12 +13,11 @@
 //
 //   wait for this thread's copies of step t; settle them; barrier; begin the copies of step t + STAGES - 1; multiply step t
 //
-// After the barrier every thread sees all of step t, and has done with step t - 1, whose stage is filled next. Cards before
-// sm_80 have no asynchronous copies: there a copy takes its time, and the stages do no harm.
+// After the barrier every thread sees all of step t, and no thread reads step t - 1 any more: its stage is filled next.
+// Cards before sm_80 have no asynchronous copies. There a thread waits for each copy.
 //
-// An operand whose neighbours lie along the sum is kept as rows of 4 chunks of terms, one whose neighbours lie across it as
-// terms of WIDTH numbers. Chunks are exchanged within a line of either (place()), so that the lines that a warp reads
-// together lie in different banks.
+// An operand whose neighbours lie along the sum is kept as rows of 4 chunks of terms; one whose neighbours lie across it, as
+// terms of WIDTH numbers. place() permutes the chunks of a line, so that what a warp reads at once lies in different banks.
 //
 // Numerics. float32: terms in order from 0, fused multiply-adds. bfloat16: mma.sync with 16 terms at a time, in order, each
 // added as the card's tensor cores do it; they truncate. Where BOUNDED, the 32 terms of a step are summed from 0 and added in
@@ -55,7 +54,7 @@ __device__ __forceinline__ u32 handed_column() { return threadIdx.x % (TILE_N / 
 template <u32 WIDTH> struct Along {
     static constexpr bool ALONG = true;
     static constexpr u32 CHUNKS = WIDTH * STEP_CHUNKS;
-    // Lines of which a thread brings a chunk.
+    // A thread copies one chunk of each of this many lines.
     static constexpr u32 LINES = CHUNKS / THREADS;
 
     static __device__ __forceinline__ u32 line(u32 i) { return threadIdx.x / STEP_CHUNKS + i * (THREADS / STEP_CHUNKS); }
@@ -79,7 +78,8 @@ template <u32 WIDTH> struct Across {
     static __device__ __forceinline__ u32 place(u32 line, u32 chunk) { return line * ACROSS + (chunk ^ line % 8); }
 };
 
-// Copies a chunk to shared memory, or zeros: `from` may be read in any case. Done after wait_for_copies.
+// Begins to copy a chunk to shared memory, or zeros there. `from` is a valid address either way. wait_for_copies() waits
+// for it.
 __device__ __forceinline__ void copy_chunk(Chunk* to, const Element* from, bool there) {
 #if __CUDA_ARCH__ >= 800
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"((u32)__cvta_generic_to_shared(to)), "l"(from),
@@ -98,7 +98,7 @@ __device__ __forceinline__ void close_copies() {
 #endif
 }
 
-// Waits for this thread's groups of copies, but for the last OPEN ones.
+// Waits until at most the last OPEN of this thread's groups of copies are still on their way.
 template <u32 OPEN> __device__ __forceinline__ void wait_for_copies() {
 #if __CUDA_ARCH__ >= 800
     asm volatile("cp.async.wait_group %0;" ::"n"(OPEN) : "memory");

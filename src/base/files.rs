@@ -4,8 +4,7 @@
 //! or the new ones, never a part, even after a crash or a power loss. An error at any point leaves the old file.
 //! Several processes may write the same file; the last one wins.
 
-use super::text::one_line;
-use crate::base::text::shown;
+use super::text::{one_line, shown};
 use crate::{Error, Result};
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, BufWriter, Read as _, Write};

@@ -1,7 +1,7 @@
 //! Standard output and standard error, as the commands use them.
 
-use crate::base::text;
-pub(super) use crate::base::text::{count, grouped, shown};
+use crate::base::text::{self, shown};
+pub(super) use crate::base::text::{count, grouped};
 use crate::report::progress::Output;
 use crate::{Error, Result};
 use console::Term;

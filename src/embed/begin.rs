@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What another process is told about one that holds the lock.
+/// What a process that holds the lock is doing, for the message to another one.
 const LOCKED: &str = "embedding";
 
 /// How a data set is embedded.

@@ -33,16 +33,16 @@ pub enum Step<'a> {
     Skipped(&'a str),
 }
 
-/// Embeds the pictures of a run that [`begin`](super::begin()) prepared, for an embedder of its batch and row. `observe` is called after each batch; if it returns false,
-/// the run ends there and can be resumed. A resumed run ends with the same bytes as one that was never stopped.
+/// Embeds the pictures of a run that [`begin`](super::begin()) prepared for batches and rows of this embedder's size.
+/// `observe` is called after each batch; if it returns false, the run ends there and can be resumed. A resumed run ends with
+/// the same bytes as one that was never stopped.
 ///
 /// The pictures count as the same if their number, names, places and identities match, and the content of 64 of them. A
 /// gallery stands until the run that adds to it or replaces it is complete.
 ///
 /// # Errors
-/// [`Error::Interrupted`] if `observe` ended the run; a
-/// picture cannot be read, none can be read, an embedding is zero or not finite, a device fails, or a file cannot be
-/// written. The work done until then can be resumed.
+/// [`Error::Interrupted`] if `observe` ended the run. A picture cannot be read, none can be read, an embedding is zero or not
+/// finite, a device fails, or a file cannot be written. The work done until then can be resumed.
 pub fn embed_all<B: Backend>(
     embedder: &mut Embedder<'_, B>,
     mut run: Run,

@@ -339,7 +339,7 @@ fn header(path: &Path) -> Result<Option<String>> {
     Ok(header.and_then(|mut header| header.metadata.remove(METADATA_KEY)))
 }
 
-/// The configuration in a weights file or checkpoint, of which only the header is read.
+/// The configuration in a weights file or checkpoint. Only the header is read.
 ///
 /// # Errors
 /// Not such a file.

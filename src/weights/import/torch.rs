@@ -79,7 +79,8 @@ pub(super) enum Colours {
 }
 
 /// The order of colours of the network under `prefix` of the file at `path`. The IR networks of AdaFace take blue, green,
-/// red, those of CVLFace what the `.yaml` or `config.json` beside the file says; AdaFace's checkpoints have its head beside the network.
+/// red, those of CVLFace what the `.yaml` or `config.json` beside the file says; AdaFace's checkpoints have its head beside
+/// the network.
 pub(super) fn colours(path: &Path, prefix: &str, file: &TensorFile, network: Network) -> Colours {
     if network.family() != Some(Family::AdaFace) {
         return Colours::Rgb;

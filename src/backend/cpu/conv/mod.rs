@@ -1,12 +1,11 @@
 //! Convolution as matrix products over tiles of pixels.
 //!
 //! fprop: Y (pixels x K) = windows (pixels x RSC) * filter^T, each window taken where it lies in a patch of the image
-//! ([`super::panel`]); for inference the filter is brought into its form once
-//! ([`prepared`]), and 3x3 windows go by Winograd's algorithm ([`winograd`]). dgrad: dX (pixels x C) =
-//! columns of dY * filter, one product for each phase of the stride. wgrad: dW (K x RSC) = dY^T * columns. "Columns" is
-//! the image unrolled so that each output pixel has its window in one row ([`im2col`]); only one cache-sized tile of it
-//! ever exists. Pending values are applied while the patch or the tile is filled. A 1x1 convolution of a stored value is
-//! a product in place.
+//! ([`super::panel`]); for inference the filter is prepared once ([`prepared`]), and 3x3 windows go by Winograd's
+//! algorithm ([`winograd`]). dgrad: dX (pixels x C) = columns of dY * filter, one product for each phase of the stride.
+//! wgrad: dW (K x RSC) = dY^T * columns. "Columns" is the image unrolled so that each output pixel has its window in one
+//! row ([`im2col`]); only one cache-sized tile of it ever exists. Pending values are applied while the patch or the tile
+//! is filled. A 1x1 convolution of a stored value is a product in place.
 //!
 //! Tensors of bfloat16 are multiplied as bfloat16: activations and gradients are rounded once all that is pending is applied,
 //! and filters come rounded; sums are float32.

@@ -346,8 +346,7 @@ fn transform_tile(
     );
 }
 
-/// A^T m A of tile `t` of `count`, finished and written to the columns `cols` of y's pixels, the first of which is
-/// `begin`.
+/// A^T m A of tile `t` of `count`, finished and written to the columns `cols` of y. y's first pixel is `begin`.
 fn finish_tile(
     geometry: &Conv2d,
     products: &[f32],
