@@ -1,8 +1,9 @@
 //! Whole training steps and whole inference passes, images a second, on synthetic pixels.
 //!
 //! `cargo bench --bench train_step [-- NETWORK...] [--device cpu|cuda|cuda:N] [--batch N]... [--steps N] [--train] [--infer]
-//! [--json FILE] [--onnx FOLDER]` prints one line per network and batch: the median step of training (forward, head with 1,000
+//! [--bf16] [--json FILE] [--onnx FOLDER]` prints one line per network and batch: the median step of training (forward, head with 1,000
 //! identities, backward, update) and of inference with folded batch norms; --train and --infer choose one of the two.
+//! --bf16 stores activations, their gradients and the filters of products as bfloat16.
 //! --onnx measures nothing: it writes each network as FOLDER/NETWORK.onnx, for other programs to run (`benches/rivals`).
 //! Each run first checks its answer: the first loss is near the expected one, and repeating one batch brings it down.
 //! A run that fails (too little memory, say) is reported, and the next one follows.
@@ -37,6 +38,7 @@ struct Plan {
     steps: usize,
     train: bool,
     infer: bool,
+    element: Element,
     record: Record,
 }
 
@@ -53,6 +55,7 @@ pub(crate) fn run(mut args: impl Iterator<Item = String>) {
         steps: 7,
         train: false,
         infer: false,
+        element: Element::F32,
         record: Record::NONE,
     };
     let mut device = Device::Cpu;
@@ -73,6 +76,7 @@ pub(crate) fn run(mut args: impl Iterator<Item = String>) {
             "--device" => device = Device::parse(&value()),
             "--json" => plan.record = Record::create(&value()),
             "--onnx" => onnx = Some(PathBuf::from(value())),
+            "--bf16" => plan.element = Element::Bf16,
             "--train" => plan.train = true,
             "--infer" => plan.infer = true,
             name => match name.parse() {
@@ -114,7 +118,8 @@ pub(crate) fn run(mut args: impl Iterator<Item = String>) {
 /// Measures the whole plan; false if anything failed.
 fn measure<B: Backend>(backend: &mut B, mut plan: Plan) -> bool {
     let device = backend.describe();
-    println!("{device}, median of {} steps", plan.steps);
+    let element = plan.element;
+    println!("{device}, {element}, median of {} steps", plan.steps);
     println!("network             batch  train img/s   infer img/s   infer ms/image at batch 1");
     let mut whole = true;
     let runs = plan.networks.iter();
@@ -127,7 +132,7 @@ fn measure<B: Backend>(backend: &mut B, mut plan: Plan) -> bool {
             Ok(seconds) => {
                 let rate = batch as f64 / seconds;
                 plan.record.add(json!({
-                    "bench": "train_step", "device": device, "network": name, "what": what,
+                    "bench": "train_step", "device": device, "element": element.to_string(), "network": name, "what": what,
                     "batch": batch, "images_per_second": rate, "milliseconds": 1e3 * seconds,
                 }));
                 match batch {
@@ -143,11 +148,19 @@ fn measure<B: Backend>(backend: &mut B, mut plan: Plan) -> bool {
         };
         let mut cells = ["-", "-", "-"].map(str::to_owned);
         if plan.train {
-            cells[0] = tell("train", batch, train(backend, &model, batch, plan.steps));
+            cells[0] = tell(
+                "train",
+                batch,
+                train(backend, &model, (batch, element), plan.steps),
+            );
         }
         if plan.infer {
-            cells[1] = tell("infer", batch, infer(backend, &model, batch, plan.steps));
-            let one = infer(backend, &model, 1, 3 * plan.steps);
+            cells[1] = tell(
+                "infer",
+                batch,
+                infer(backend, &model, (batch, element), plan.steps),
+            );
+            let one = infer(backend, &model, (1, element), 3 * plan.steps);
             cells[2] = tell("infer", 1, one);
         }
         let [train, infer, one] = cells;
@@ -206,13 +219,19 @@ fn pixels(images: usize) -> Vec<u8> {
 }
 
 /// Seconds of the median step.
-fn train<B: Backend>(backend: &mut B, model: &Model, batch: usize, steps: usize) -> Result<f64> {
+fn train<B: Backend>(
+    backend: &mut B,
+    model: &Model,
+    (batch, element): (usize, Element),
+    steps: usize,
+) -> Result<f64> {
     let mut graph = TrainGraph::new(
         backend,
         model,
         TrainSettings {
             seed: 1,
             max_batch: batch,
+            element,
             ..TrainSettings::default()
         },
     )?;
@@ -260,10 +279,15 @@ fn train<B: Backend>(backend: &mut B, model: &Model, batch: usize, steps: usize)
 }
 
 /// Seconds of the median pass.
-fn infer<B: Backend>(backend: &mut B, model: &Model, batch: usize, passes: usize) -> Result<f64> {
+fn infer<B: Backend>(
+    backend: &mut B,
+    model: &Model,
+    (batch, element): (usize, Element),
+    passes: usize,
+) -> Result<f64> {
     let table = ParamTable::new(model);
     let (params, statistics) = table.init(1);
-    let mut graph = InferGraph::new(backend, model, &params, &statistics, batch, Element::F32)?;
+    let mut graph = InferGraph::new(backend, model, &params, &statistics, batch, element)?;
     let pixels = pixels(batch);
     let mut seconds = Vec::new();
     for _ in 0..passes + 2 {

@@ -36,6 +36,13 @@ step bash tests/software-card.sh
 on_gpu=()
 nvidia-smi -L &>/dev/null || on_gpu=(--skip on_gpu)
 step cargo test --release --workspace --no-fail-fast -- "${on_gpu[@]}" 2>&1 | tee "$log" || failed=1
+# The CPU's operations with narrower instructions than the machine's.
+sets=(baseline avx2)
+! grep -q avx512_bf16 /proc/cpuinfo || sets+=(avx512)
+for set in "${sets[@]}"; do
+    step env ARCFACE_CU_SIMD="$set" cargo test --release --no-fail-fast --test device -- \
+        ops_{conv,depthwise,elementwise,head,sgd}::on_cpu 2>&1 | tee -a "$log" || failed=1
+done
 # If no kernel was compiled, NVRTC is missing, and nothing can run on the card.
 if [[ -e $kernels ]]; then
     on_card=(env LD_LIBRARY_PATH="$PWD/target/software-card" ARCFACE_CU_ARCH=compute_80 ARCFACE_CU_REQUIRE_GPU=1)

@@ -33,6 +33,7 @@ mod weights;
 
 pub use device::Gpus;
 
+use crate::backend::cpu::Instructions;
 use crate::{Error, Result};
 use clap::{Parser, Subcommand};
 use device::Installed;
@@ -139,6 +140,9 @@ fn run(cli: Cli, gpus: &impl Gpus) -> Result<()> {
         #[cfg(feature = "manual")]
         Command::Completions(_) | Command::Man(_) => 0,
     };
+    if let Some(name) = environment::variable(Instructions::VARIABLE) {
+        name.to_string_lossy().parse::<Instructions>()?.keep_to();
+    }
     start_threads(threads)?;
     match cli.command {
         Command::Demo(args) => demo::run(args, gpus),

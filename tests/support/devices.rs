@@ -2,6 +2,7 @@
 
 use super::emulator::Emulator;
 use super::{required, skip};
+use arcface_cu::backend::cpu::{Cpu, Instructions};
 use arcface_cu::backend::cuda::gpu::{Found, Gpu, Setup};
 use arcface_cu::backend::cuda::{Cache, Compiler, Cuda, Prebuilt, Search};
 use std::ffi::OsString;
@@ -122,6 +123,15 @@ pub(crate) fn on_fast_gpu(test: &str, body: impl FnOnce(&mut Cuda<Gpu>)) {
 /// A test's name and its body on an emulated GPU.
 pub(crate) type Emulated = (&'static str, fn(&mut Cuda<Emulator>));
 
+/// The CPU, kept to the instructions that a variable names.
+#[allow(dead_code, reason = "for tests of operations")]
+pub(crate) fn cpu() -> Cpu {
+    if let Ok(name) = std::env::var(Instructions::VARIABLE) {
+        name.parse::<Instructions>().unwrap().keep_to();
+    }
+    Cpu::new()
+}
+
 /// Makes tests of bodies `fn body<B: Backend>(backend: &mut B)`: `on_cpu::name`, `emulated::name` and `on_gpu::name`.
 /// Tests after `not emulated:` would take minutes there, and on a GPU in software. Single operations are emulated on
 /// both cards; whole networks, marked by `networks;`, on one.
@@ -134,11 +144,11 @@ macro_rules! on_each_device {
         mod on_cpu {
             $(#[test]
             fn $name() {
-                super::$body(&mut arcface_cu::backend::cpu::Cpu::new());
+                super::$body(&mut crate::support::devices::cpu());
             })*
             $($(#[test]
             fn $slow() {
-                super::$slow_body(&mut arcface_cu::backend::cpu::Cpu::new());
+                super::$slow_body(&mut crate::support::devices::cpu());
             })*)?
         }
 

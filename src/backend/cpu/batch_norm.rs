@@ -12,6 +12,7 @@
 //! distance from the tile's first pixel, so that the distances between blocks are not lost against a large mean.
 
 use super::Buffer;
+use super::machine;
 use super::tensor::{Tensor, with_floats};
 use super::tiles;
 use crate::backend::{BatchNormBprop, BatchNormFprop, BatchNormMoments, PReluBprop, bn, sums};
@@ -59,7 +60,7 @@ pub(super) fn add_block(partial: &mut [f32], count: usize, block: &[f32], c: usi
     if count == 0 && !block.is_empty() {
         origin.copy_from_slice(&block[..c]);
     }
-    pulp::Arch::new().dispatch(AddBlock {
+    machine::arch().dispatch(AddBlock {
         origin,
         mean,
         m2,

@@ -6,6 +6,7 @@
 //! number in [0, 1); the element is kept where it is at least the rate. Up to 2^34 elements, 2^24 layers.
 
 use super::Buffer;
+use super::machine;
 use super::pending::Reader;
 use super::tiles;
 use crate::backend::geometry::Rows;
@@ -91,7 +92,7 @@ impl Mask {
         let lead = first.wrapping_neg() % 4;
         let (head, body) = values.split_at_mut(lead.min(values.len()));
         self.apply_words(self.words(first / 4), first % 4, head);
-        pulp::Arch::new().dispatch(ApplyBlocks {
+        machine::arch().dispatch(ApplyBlocks {
             mask: self,
             first: (first + head.len()) / 4,
             values: body,

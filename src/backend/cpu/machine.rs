@@ -1,12 +1,114 @@
 //! What the machine offers: instruction sets, threads, memory.
 
+use crate::base::text::shown;
+use crate::{Error, Result};
 use std::path::Path;
+use std::str::FromStr;
+use std::sync::OnceLock;
+
+/// Vector instructions that the kernels use, each set beyond the one before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Instructions {
+    /// Those of every machine of the architecture.
+    Baseline,
+    /// AVX2 and FMA.
+    Avx2,
+    /// AVX-512 with its subsets F, BW, CD, DQ and VL.
+    Avx512,
+    /// AVX-512 with products of pairs of bfloat16.
+    Avx512Bf16,
+}
+
+impl Instructions {
+    /// The environment variable by which the command line and the tests keep to narrower instructions.
+    pub const VARIABLE: &str = "ARCFACE_CU_SIMD";
+
+    /// Keeps the kernels to `self` where the machine has more, for the whole process. The first call counts, and only
+    /// before the first operation.
+    pub fn keep_to(self) {
+        LIMIT.get_or_init(|| self);
+    }
+}
+
+impl FromStr for Instructions {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        match name {
+            "baseline" => Ok(Instructions::Baseline),
+            "avx2" => Ok(Instructions::Avx2),
+            "avx512" => Ok(Instructions::Avx512),
+            "avx512-bf16" => Ok(Instructions::Avx512Bf16),
+            other => Err(Error::Usage(format!(
+                "{}={}: expected baseline, avx2, avx512 or avx512-bf16",
+                Instructions::VARIABLE,
+                shown(other)
+            ))),
+        }
+    }
+}
+
+/// See [`Instructions::keep_to`].
+static LIMIT: OnceLock<Instructions> = OnceLock::new();
+
+/// The instruction set that pulp's kernels are compiled for here.
+#[inline(always)]
+pub(super) fn arch() -> pulp::Arch {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(limit) = LIMIT.get() {
+        return limited(*limit);
+    }
+    pulp::Arch::new()
+}
+
+#[cfg(target_arch = "x86_64")]
+#[cold]
+fn limited(limit: Instructions) -> pulp::Arch {
+    match (pulp::Arch::new(), limit) {
+        (_, Instructions::Baseline) => pulp::Arch::Scalar,
+        (pulp::Arch::V4(wide), Instructions::Avx2) => pulp::Arch::V3(*wide),
+        (arch, _) => arch,
+    }
+}
+
+/// Permission for AVX and AVX2, where the machine has them.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+pub(super) fn avx() -> Option<pulp::x86::V3> {
+    match arch() {
+        pulp::Arch::V4(simd) => Some(*simd),
+        pulp::Arch::V3(simd) => Some(simd),
+        _ => None,
+    }
+}
+
+/// Permission for products of pairs of bfloat16, where the machine has them.
+#[cfg(target_arch = "x86_64")]
+pub(super) fn pairs() -> Option<pulp::x86::V4> {
+    let allowed = LIMIT
+        .get()
+        .is_none_or(|limit| *limit >= Instructions::Avx512Bf16);
+    match arch() {
+        pulp::Arch::V4(simd) if allowed && std::arch::is_x86_feature_detected!("avx512bf16") => {
+            Some(simd)
+        }
+        _ => None,
+    }
+}
+
+/// Whether the machine multiplies pairs of bfloat16.
+pub(super) fn multiplies_pairs() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return pairs().is_some();
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
 
 /// Runs `f` compiled for the widest instruction set of this machine. `f` must be a closure whose loops are in its
 /// own body or in `#[inline(always)]` functions.
 #[inline(always)]
 pub(super) fn vectorised<R>(f: impl FnOnce() -> R) -> R {
-    pulp::Arch::new().dispatch(f)
+    arch().dispatch(f)
 }
 
 /// The processor's name, the vector instructions that the kernels use on it, and the threads.
@@ -31,13 +133,14 @@ fn model_name() -> Option<String> {
 /// The widest vector instructions that the kernels use here.
 fn features() -> &'static str {
     #[cfg(target_arch = "x86_64")]
-    match pulp::Arch::new() {
+    match arch() {
+        pulp::Arch::V4(_) if multiplies_pairs() => return "AVX-512 with BF16",
         pulp::Arch::V4(_) => return "AVX-512",
         pulp::Arch::V3(_) => return "AVX2 and FMA",
         _ => {}
     }
     #[cfg(target_arch = "aarch64")]
-    if !matches!(pulp::Arch::new(), pulp::Arch::Scalar) {
+    if !matches!(arch(), pulp::Arch::Scalar) {
         return "NEON";
     }
     "no vector instructions beyond the baseline"

@@ -10,19 +10,20 @@ mod buffer;
 mod conv;
 mod depthwise;
 mod dropout;
-mod gemm;
 mod inner_products;
 mod input_transform;
 mod machine;
-mod panel;
+mod matrix;
 mod pending;
 mod pool;
+mod product;
 mod sgd;
 mod tensor;
 mod tiles;
 
 pub use buffer::Buffer;
 pub use inner_products::inner_products;
+pub use machine::Instructions;
 
 use super::geometry::Conv2d;
 use super::{

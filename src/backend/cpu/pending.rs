@@ -5,6 +5,7 @@
 
 use super::buffer::Buffer;
 use super::machine::vectorised;
+use super::matrix::MatMut;
 use super::tensor::{Stored, Tensor};
 use crate::backend::{Activation, Close, Pending, PendingGrad, View, bn, sums};
 use std::ops::Range;
@@ -94,29 +95,20 @@ impl<'a> Reader<'a> {
         self.affine.is_none() && self.act.is_identity()
     }
 
-    /// The stored tensor, where it is float32 and may be read as it is.
-    pub(super) fn stored(&self) -> Option<&'a [f32]> {
-        self.raw.floats().filter(|_| self.is_plain())
-    }
-
     /// Writes the activated values of pixels `rows` to `out` (rows x C).
     pub(super) fn read(&self, rows: Range<usize>, out: &mut [f32]) {
         self.read_channels(rows, 0..self.c, out);
     }
 
-    /// Writes the activated values of pixels `rows`, channels `channels` only, to `out` (rows x channels).
-    pub(super) fn read_channels(
+    /// Writes the activated values of pixels `rows`, channels `channels` only, to `out` (rows x channels), rounded once.
+    pub(super) fn read_channels<O: Stored>(
         &self,
         rows: Range<usize>,
         channels: Range<usize>,
-        out: &mut [f32],
+        out: &mut [O],
     ) {
         debug_assert_eq!(out.len(), rows.len() * channels.len());
         let span = rows.start * self.c..rows.end * self.c;
-        if self.is_plain() && channels.len() == self.c {
-            self.raw.read(span, out);
-            return;
-        }
         match self.raw {
             Tensor::F32(raw) => self.read_stored(&raw[span], channels, out),
             Tensor::Bf16(raw) => self.read_stored(&raw[span], channels, out),
@@ -152,42 +144,102 @@ impl<'a> Reader<'a> {
     }
 
     /// As [`Reader::read_channels`], from the stored rows.
-    fn read_stored<E: Stored>(&self, source: &[E], channels: Range<usize>, out: &mut [f32]) {
-        let (c, width) = (self.c, channels.len());
-        let affine = self
-            .affine
-            .map(|(scale, shift)| (&scale[channels.clone()], &shift[channels.clone()]));
-        let act = self.act.channels(channels.clone());
+    fn read_stored<E: Stored, O: Stored>(
+        &self,
+        source: &[E],
+        channels: Range<usize>,
+        out: &mut [O],
+    ) {
+        if self.is_plain() {
+            copy_channels(source, self.c, channels, out);
+            return;
+        }
+        let rows = Rows {
+            source,
+            c: self.c,
+            affine: self.affine,
+            channels: channels.clone(),
+        };
+        // Closures that are not inlined would be compiled for the least of machines.
+        match self.act.channels(channels) {
+            Activation::Identity => rows.map(
+                out,
+                None,
+                #[inline(always)]
+                |v, _| v,
+            ),
+            Activation::Relu => rows.map(
+                out,
+                None,
+                #[inline(always)]
+                |v, _| relu(v),
+            ),
+            Activation::Relu6 => rows.map(
+                out,
+                None,
+                #[inline(always)]
+                |v, _| relu6(v),
+            ),
+            Activation::PRelu(slopes) => rows.map(out, Some(slopes), prelu),
+        }
+    }
+}
+
+/// Some channels of stored rows, to be activated.
+struct Rows<'a, E> {
+    source: &'a [E],
+    /// Channels of a row.
+    c: usize,
+    /// Scale and shift of each channel.
+    affine: Option<(&'a [f32], &'a [f32])>,
+    channels: Range<usize>,
+}
+
+impl<E: Stored> Rows<'_, E> {
+    /// out = f(scale x + shift, slope); without slopes f gets 0.
+    fn map<O: Stored>(self, out: &mut [O], slopes: Option<&[f32]>, f: impl Fn(f32, f32) -> f32) {
+        let Rows {
+            source,
+            c,
+            affine,
+            channels,
+        } = self;
+        let width = channels.len();
         vectorised(
             #[inline(always)]
             || {
-                for (row, out) in source.chunks_exact(c).zip(out.chunks_exact_mut(width)) {
-                    let row = &row[channels.clone()];
-                    match (affine, act) {
-                        (None, act) => {
+                let rows = source.chunks_exact(c).zip(out.chunks_exact_mut(width));
+                let rows = rows.map(|(row, out)| (&row[channels.clone()], out));
+                let scaled = affine.map(|(a, b)| (&a[channels.clone()], &b[channels.clone()]));
+                match (scaled, slopes) {
+                    (Some((a, b)), Some(slopes)) => {
+                        for (row, out) in rows {
+                            for ((((out, x), a), b), slope) in
+                                out.iter_mut().zip(row).zip(a).zip(b).zip(slopes)
+                            {
+                                *out = O::narrow(f(x.widen() * *a + *b, *slope));
+                            }
+                        }
+                    }
+                    (Some((a, b)), None) => {
+                        for (row, out) in rows {
+                            for (((out, x), a), b) in out.iter_mut().zip(row).zip(a).zip(b) {
+                                *out = O::narrow(f(x.widen() * *a + *b, 0.0));
+                            }
+                        }
+                    }
+                    (None, Some(slopes)) => {
+                        for (row, out) in rows {
+                            for ((out, x), slope) in out.iter_mut().zip(row).zip(slopes) {
+                                *out = O::narrow(f(x.widen(), *slope));
+                            }
+                        }
+                    }
+                    (None, None) => {
+                        for (row, out) in rows {
                             for (out, x) in out.iter_mut().zip(row) {
-                                *out = x.widen();
+                                *out = O::narrow(f(x.widen(), 0.0));
                             }
-                            act.apply(out, width);
-                        }
-                        (Some((scale, shift)), Activation::Relu) => {
-                            for (((out, x), a), b) in out.iter_mut().zip(row).zip(scale).zip(shift)
-                            {
-                                *out = relu(x.widen() * *a + *b);
-                            }
-                        }
-                        (Some((scale, shift)), Activation::Relu6) => {
-                            for (((out, x), a), b) in out.iter_mut().zip(row).zip(scale).zip(shift)
-                            {
-                                *out = relu6(x.widen() * *a + *b);
-                            }
-                        }
-                        (Some((scale, shift)), act) => {
-                            for (((out, x), a), b) in out.iter_mut().zip(row).zip(scale).zip(shift)
-                            {
-                                *out = x.widen() * *a + *b;
-                            }
-                            act.apply(out, width);
                         }
                     }
                 }
@@ -218,9 +270,41 @@ impl<'a> GradReader<'a> {
         }
     }
 
-    /// The stored gradient, where it is float32 and may be read as it is.
-    pub(super) fn stored(&self) -> Option<&'a [f32]> {
-        self.g.floats().filter(|_| self.batch_norm.is_none())
+    /// Whether the stored gradient may be read as it is.
+    pub(super) fn is_plain(&self) -> bool {
+        self.batch_norm.is_none()
+    }
+
+    /// Channels `first..first + L` of a pixel, rounded to the stored elements.
+    #[inline(always)]
+    pub(super) fn lanes<const L: usize>(&self, pixel: usize, first: usize) -> [f32; L] {
+        match self.g {
+            Tensor::F32(g) => self.lanes_of(g, pixel, first),
+            Tensor::Bf16(g) => self.lanes_of(g, pixel, first),
+        }
+    }
+
+    #[inline(always)]
+    fn lanes_of<E: Stored, const L: usize>(&self, g: &[E], pixel: usize, first: usize) -> [f32; L] {
+        let at = pixel * self.c + first;
+        let g: &[E; L] = g[at..].first_chunk().expect("lanes");
+        let mut out = g.map(E::widen);
+        if let Some((raw, k)) = self.batch_norm {
+            let mut stored = [0.0; L];
+            match raw {
+                Tensor::F32(raw) => stored.copy_from_slice(&raw[at..][..L]),
+                Tensor::Bf16(raw) => {
+                    for i in 0..L {
+                        stored[i] = raw[at + i].widen();
+                    }
+                }
+            }
+            let [a, b, k] = k.map(|v| &v[first..][..L]);
+            for i in 0..L {
+                out[i] = a[i] * out[i] + (b[i] * stored[i] + k[i]);
+            }
+        }
+        out.map(E::round)
     }
 
     /// Writes the gradient with respect to the raw tensor, pixels `rows`, to `out` (rows x C).
@@ -228,17 +312,16 @@ impl<'a> GradReader<'a> {
         self.read_channels(rows, 0..self.c, out);
     }
 
-    /// As [`GradReader::read`], channels `channels` only (rows x channels).
-    pub(super) fn read_channels(
+    /// As [`GradReader::read`], channels `channels` only (rows x channels), rounded once.
+    pub(super) fn read_channels<O: Stored>(
         &self,
         rows: Range<usize>,
         channels: Range<usize>,
-        out: &mut [f32],
+        out: &mut [O],
     ) {
         debug_assert_eq!(out.len(), rows.len() * channels.len());
         let span = rows.start * self.c..rows.end * self.c;
         match (self.g, self.batch_norm) {
-            (g, None) if channels.len() == self.c => g.read(span, out),
             (Tensor::F32(g), None) => copy_channels(&g[span], self.c, channels, out),
             (Tensor::Bf16(g), None) => copy_channels(&g[span], self.c, channels, out),
             (Tensor::F32(g), Some((Tensor::F32(raw), k))) => {
@@ -259,7 +342,20 @@ impl<'a> GradReader<'a> {
 }
 
 /// Copies some of the channels of rows of `c`.
-fn copy_channels<E: Stored>(rows: &[E], c: usize, channels: Range<usize>, out: &mut [f32]) {
+fn copy_channels<E: Stored, O: Stored>(
+    rows: &[E],
+    c: usize,
+    channels: Range<usize>,
+    out: &mut [O],
+) {
+    let (c, channels) = if channels.len() == c {
+        (rows.len().max(1), 0..rows.len())
+    } else {
+        (c, channels)
+    };
+    if channels.is_empty() {
+        return;
+    }
     vectorised(
         #[inline(always)]
         || {
@@ -268,7 +364,7 @@ fn copy_channels<E: Stored>(rows: &[E], c: usize, channels: Range<usize>, out: &
                 .zip(rows.chunks_exact(c))
             {
                 for (out, v) in out.iter_mut().zip(&row[channels.clone()]) {
-                    *out = v.widen();
+                    *out = O::narrow(v.widen());
                 }
             }
         },
@@ -276,12 +372,12 @@ fn copy_channels<E: Stored>(rows: &[E], c: usize, channels: Range<usize>, out: &
 }
 
 /// out = a g + b raw + c in some of the channels.
-fn step_back<E: Stored>(
+fn step_back<E: Stored, O: Stored>(
     g: &[E],
     raw: &[E],
     coefficients: [&[f32]; 3],
     channels: Range<usize>,
-    out: &mut [f32],
+    out: &mut [O],
 ) {
     let (c, width) = (coefficients[0].len(), channels.len());
     let [ka, kb, kc] = coefficients.map(|v| &v[channels.clone()]);
@@ -297,7 +393,7 @@ fn step_back<E: Stored>(
                 for (((((out, g), y), a), b), k) in
                     out.iter_mut().zip(g).zip(raw).zip(ka).zip(kb).zip(kc)
                 {
-                    *out = *a * g.widen() + (*b * y.widen() + *k);
+                    *out = O::narrow(*a * g.widen() + (*b * y.widen() + *k));
                 }
             }
         },
@@ -321,79 +417,106 @@ impl<'a> Closer<'a> {
     /// what is stored, and adds the tile's channel sums of that to `partial`, in the layout of [`sums`]. A gradient is stored
     /// as the value that it belongs to.
     pub(super) fn close(&self, rows: Range<usize>, g: &mut [f32], partial: &mut [f32]) {
-        let span = rows.start * self.value.c..rows.end * self.value.c;
+        let c = self.value.c;
+        let mut g = MatMut::new(g, rows.len(), c);
+        self.close_columns((rows, 0..c), &mut g, (partial, 0));
+    }
+
+    /// As [`Closer::close`], some channels only: `g` is rows x channels. `partial` holds the sums of a block of channels, and
+    /// the first of these is its channel number `at`.
+    pub(super) fn close_columns(
+        &self,
+        place: (Range<usize>, Range<usize>),
+        g: &mut MatMut<'_>,
+        (partial, at): (&mut [f32], usize),
+    ) {
         match self.value.raw {
-            Tensor::F32(raw) => self.close_stored(&raw[span], g, partial),
-            Tensor::Bf16(raw) => self.close_stored(&raw[span], g, partial),
+            Tensor::F32(raw) => self.close_stored(raw, place, g, (partial, at)),
+            Tensor::Bf16(raw) => self.close_stored(raw, place, g, (partial, at)),
         }
     }
 
-    fn close_stored<E: Stored>(&self, raw: &[E], g: &mut [f32], partial: &mut [f32]) {
+    fn close_stored<E: Stored>(
+        &self,
+        raw: &[E],
+        (rows, channels): (Range<usize>, Range<usize>),
+        g: &mut MatMut<'_>,
+        (partial, at): (&mut [f32], usize),
+    ) {
         const ROWS: usize = 8;
         const LANES: usize = 16;
         let c = self.value.c;
+        assert_eq!((g.rows(), g.cols()), (rows.len(), channels.len()), "g");
+        let width = partial.len() / sums::len(1);
+        let end = channels.len();
         // A few rows at a time: coefficients and sums of some channels stay in registers, and memory is walked in order.
         vectorised(
             #[inline(always)]
             || {
-                for (g, raw) in g.chunks_mut(ROWS * c).zip(raw.chunks(ROWS * c)) {
-                    let mut channel = 0;
-                    while channel + LANES <= c {
-                        self.close_channels::<E, LANES>(channel, g, raw, partial);
-                        channel += LANES;
+                for start in (0..rows.len()).step_by(ROWS) {
+                    let group = start..(start + ROWS).min(rows.len());
+                    let raw = &raw[(rows.start + start) * c..(rows.start + group.end) * c];
+                    let mut column = 0;
+                    while column + LANES <= end {
+                        let place = (group.clone(), column, channels.start + column);
+                        let sums = (&mut *partial, at + column, width);
+                        self.close_channels::<E, LANES>(place, g, raw, sums);
+                        column += LANES;
                     }
-                    while channel < c {
-                        self.close_channels::<E, 1>(channel, g, raw, partial);
-                        channel += 1;
+                    while column < end {
+                        let place = (group.clone(), column, channels.start + column);
+                        let sums = (&mut *partial, at + column, width);
+                        self.close_channels::<E, 1>(place, g, raw, sums);
+                        column += 1;
                     }
                 }
             },
         );
     }
 
-    /// As [`Closer::close`], channels `first..first + L` only.
+    /// Rows of g, L columns from `column` on, which are channels from `first` on.
     #[inline(always)]
     fn close_channels<E: Stored, const L: usize>(
         &self,
-        first: usize,
-        g: &mut [f32],
+        place: (Range<usize>, usize, usize),
+        g: &mut MatMut<'_>,
         raw: &[E],
-        partial: &mut [f32],
+        sums: (&mut [f32], usize, usize),
     ) {
         // Closures that are not inlined would be compiled for the least of machines.
         match self.value.act {
             Activation::Identity => self.close_with::<E, L>(
-                first,
+                place,
                 g,
                 raw,
-                partial,
+                sums,
                 None,
                 #[inline(always)]
                 |g, _, _| g,
             ),
             Activation::Relu => self.close_with::<E, L>(
-                first,
+                place,
                 g,
                 raw,
-                partial,
+                sums,
                 None,
                 #[inline(always)]
                 |g, v, _| if v > 0.0 { g } else { 0.0 },
             ),
             Activation::Relu6 => self.close_with::<E, L>(
-                first,
+                place,
                 g,
                 raw,
-                partial,
+                sums,
                 None,
                 #[inline(always)]
                 |g, v, _| if v > 0.0 && v < 6.0 { g } else { 0.0 },
             ),
             Activation::PRelu(slopes) => self.close_with::<E, L>(
-                first,
+                place,
                 g,
                 raw,
-                partial,
+                sums,
                 Some(slopes),
                 #[inline(always)]
                 |g, v, slope| g * if v > 0.0 { 1.0 } else { slope },
@@ -405,10 +528,10 @@ impl<'a> Closer<'a> {
     #[inline(always)]
     fn close_with<E: Stored, const L: usize>(
         &self,
-        first: usize,
-        g: &mut [f32],
+        (rows, column, first): (Range<usize>, usize, usize),
+        g: &mut MatMut<'_>,
         raw: &[E],
-        partial: &mut [f32],
+        (partial, at, width): (&mut [f32], usize, usize),
         slopes: Option<&[f32]>,
         derive: impl Fn(f32, f32, f32) -> f32,
     ) {
@@ -432,8 +555,8 @@ impl<'a> Closer<'a> {
         let mut sum_normalised = [0.0; L];
         let mut sum_slope = [0.0; L];
         // One short loop a step, so that each becomes a few vector instructions and the arrays stay in registers.
-        for (g, raw) in g.chunks_exact_mut(c).zip(raw.chunks_exact(c)) {
-            let to: &mut [f32; L] = (&mut g[first..][..L]).try_into().expect("lanes");
+        for (row, raw) in rows.zip(raw.chunks_exact(c)) {
+            let to: &mut [f32; L] = (&mut g.row(row)[column..][..L]).try_into().expect("lanes");
             let stored: &[E; L] = raw[first..][..L].try_into().expect("lanes");
             let (mut g, mut raw, mut v, mut d) = (*to, [0.0; L], [0.0; L], [0.0; L]);
             for i in 0..L {
@@ -469,24 +592,30 @@ impl<'a> Closer<'a> {
             (sums::G_NORMALISED, sum_normalised),
             (sums::SLOPE, sum_slope),
         ] {
-            let total = &mut partial[which * c + first..][..L];
+            let total = &mut partial[which * width + at..][..L];
             for i in 0..L {
                 total[i] += sum[i];
             }
         }
     }
 
-    /// Merges the tiles' channel sums, in tile order, into the buffer that [`sums`] lays out. The sum of g y^ is left
-    /// alone where the value has no batch norm.
-    pub(super) fn merge_sums(&self, partials: &[f32], sums: &mut [f32]) {
-        let (c, len) = (self.value.c, partial_len(self.value.c));
+    /// Merges the tiles' channel sums, in tile order, into the buffer that [`sums`] lays out. A tile's partials are one
+    /// stretch for each block of `width` channels. The sum of g y^ is left alone where the value has no batch norm.
+    pub(super) fn merge_sums(&self, partials: &[f32], width: usize, sums: &mut [f32]) {
+        let c = self.value.c;
+        let tile = c.div_ceil(width) * sums::len(width);
         for (which, wanted) in [
             (sums::G, true),
             (sums::G_NORMALISED, self.value.normalise.is_some()),
             (sums::SLOPE, true),
         ] {
-            if wanted {
-                merge_part(partials, len, which * c, &mut sums[which * c..][..c]);
+            if !wanted {
+                continue;
+            }
+            let blocks = sums[which * c..][..c].chunks_mut(width).enumerate();
+            for (block, out) in blocks {
+                let at = block * sums::len(width) + which * width;
+                merge_part(partials, tile, at, out);
             }
         }
     }

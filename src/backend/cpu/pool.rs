@@ -6,7 +6,7 @@
 //! largest value, so that it is seen at the output; among several the first counts.
 
 use super::Buffer;
-use super::machine::vectorised;
+use super::machine::{self, vectorised};
 use super::pending::{Closer, Reader, partial_len};
 use super::tiles::{self, with_workspace};
 use crate::backend::geometry::{GlobalPool, PerChannel, Rows, Window};
@@ -100,7 +100,7 @@ pub(super) fn max_pool_fprop(op: MaxPoolFprop<'_, Buffer>) {
 
 /// One row of outputs.
 fn max_row(ring: &Ring<'_>, rows: Range<usize>, y: &mut [f32]) {
-    pulp::Arch::new().dispatch(MaxRow { ring, rows, y });
+    machine::arch().dispatch(MaxRow { ring, rows, y });
 }
 
 struct MaxRow<'a> {
@@ -267,13 +267,13 @@ pub(super) fn max_pool_dgrad(scratch: &mut Buffer, op: MaxPoolDgrad<'_, Buffer>)
             });
     }
     if let (Some(closer), Some(sums)) = (&closer, sums) {
-        closer.merge_sums(partials, sums);
+        closer.merge_sums(partials, c, sums);
     }
 }
 
 /// Adds one output row's gradients to the pixels of `g`, an image, that hold the largest values.
 fn scatter_row(ring: &Ring<'_>, rows: Range<usize>, dy: &[f32], g: &mut [f32]) {
-    pulp::Arch::new().dispatch(ScatterRow { ring, rows, dy, g });
+    machine::arch().dispatch(ScatterRow { ring, rows, dy, g });
 }
 
 struct ScatterRow<'a> {

@@ -103,14 +103,6 @@ impl<'a> Tensor<'a> {
         }
     }
 
-    /// The elements, where they are float32.
-    pub(super) fn floats(self) -> Option<&'a [f32]> {
-        match self {
-            Tensor::F32(stored) => Some(stored),
-            Tensor::Bf16(_) => None,
-        }
-    }
-
     /// Copies elements `range` to `out`.
     pub(super) fn read(self, range: Range<usize>, out: &mut [f32]) {
         match self {

@@ -140,7 +140,7 @@ pub(super) fn close_tiles(
             });
     }
     if let Some(sums) = sums {
-        closer.merge_sums(partials, sums);
+        closer.merge_sums(partials, c, sums);
     }
 }
 

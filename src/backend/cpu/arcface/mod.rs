@@ -24,8 +24,11 @@
 mod lanes;
 
 use super::Buffer;
-use super::gemm::{Mat, MatMut, product};
 use super::machine::vectorised;
+use super::matrix::MatMut;
+use super::product::{
+    Finish, Terms, Windows, multiply, pack_columns, pack_rows, packed_len, panel_width,
+};
 use super::sgd::step_row;
 use crate::backend::geometry::HeadShard;
 use crate::backend::head_rows::{
@@ -84,9 +87,13 @@ impl Walk {
         }
     }
 
-    /// Floats of x^, N x D, and of its transpose.
-    fn embeddings(&self) -> (usize, usize) {
-        (self.n * self.d, self.d * self.padded)
+    /// Floats of x^, N x D, and of its rows and its columns, packed.
+    fn embeddings(&self) -> [usize; 3] {
+        [
+            self.n * self.d,
+            packed_len(self.padded, self.d),
+            packed_len(self.d, self.n),
+        ]
     }
 
     /// Floats a group leaves behind forward: each sample's sum and largest logit, and the sum of squares.
@@ -99,9 +106,12 @@ impl Walk {
         self.n * self.d
     }
 
-    /// Floats each thread works in: products, class gradients, and two numbers a class row.
+    /// Floats each thread works in: products, a panel of class rows, class gradients, and two numbers for each class row.
     fn workspace(&self) -> usize {
-        self.tile * self.padded + self.update * self.d + 2 * self.tile + 2 * self.padded
+        self.tile * (self.padded + panel_width())
+            + self.update * self.d
+            + 2 * self.tile
+            + 2 * self.padded
     }
 }
 
@@ -181,11 +191,14 @@ pub(super) fn fprop(scratch: &mut Buffer, op: ArcFaceFprop<'_, Buffer>) {
         rows[TARGET_SLOPE * n + sample] = slope;
     }
 
-    let (_, transposed) = walk.embeddings();
-    let scratch = scratch.at_least(transposed + walk.groups * walk.forward_partial());
-    let (xt, partials) = scratch.split_at_mut(transposed);
-    transpose(walk, x, &rows[INVERSE_NORM * n..][..n], xt);
-    let xt = &*xt;
+    let [unit, by_rows, _] = walk.embeddings();
+    let scratch = scratch.at_least(unit + by_rows + walk.groups * walk.forward_partial());
+    let (xn, scratch) = scratch.split_at_mut(unit);
+    let (samples, partials) = scratch.split_at_mut(by_rows);
+    normalise(d, x, &rows[INVERSE_NORM * n..][..n], xn);
+    samples.fill(0.0);
+    pack_rows(xn, d, samples);
+    let samples = &*samples;
     (
         classes.par_chunks(walk.group * d),
         inverse_norms.par_chunks_mut(walk.group),
@@ -202,7 +215,7 @@ pub(super) fn fprop(scratch: &mut Buffer, op: ArcFaceFprop<'_, Buffer>) {
                     inverse_norms,
                     partial,
                 };
-                group.run(workspace, walk, margin, xt, labels);
+                group.run(workspace, walk, margin, samples, labels);
             });
         });
 
@@ -257,7 +270,7 @@ impl ForwardGroup<'_> {
         workspace: &mut Workspace,
         walk: Walk,
         margin: &Margin,
-        xt: &[f32],
+        samples: &[f32],
         labels: &[u32],
     ) {
         let ForwardGroup {
@@ -295,7 +308,7 @@ impl ForwardGroup<'_> {
                 },
             );
             let products = &mut products[..count * padded];
-            multiply(walk, xt, classes, products);
+            cosines(walk, samples, classes, products);
             let factors = &mut factors[..count];
             for (factor, inverse) in factors.iter_mut().zip(inverse_norms.iter()) {
                 *factor = scale(margin) * inverse;
@@ -363,20 +376,22 @@ pub(super) fn bprop(scratch: &mut Buffer, op: ArcFaceBprop<'_, Buffer>) {
     let inverse_norms = &inverse_norms[..shard.classes()];
     let row = |which: usize| &rows[which * n..][..n];
 
-    let (unit, transposed) = walk.embeddings();
-    let scratch =
-        scratch.at_least(unit + transposed + 2 * padded + walk.groups * walk.backward_partial());
+    let [unit, by_rows, by_columns] = walk.embeddings();
+    let scratch = scratch
+        .at_least(unit + by_rows + by_columns + 2 * padded + walk.groups * walk.backward_partial());
     let (xn, scratch) = scratch.split_at_mut(unit);
-    let (xt, scratch) = scratch.split_at_mut(transposed);
+    let (samples, scratch) = scratch.split_at_mut(by_rows);
+    let (columns, scratch) = scratch.split_at_mut(by_columns);
     let (offsets, scratch) = scratch.split_at_mut(padded);
     let (factors, partials) = scratch.split_at_mut(padded);
-    transpose(walk, x, row(INVERSE_NORM), xt);
-    for ((xn, x), inverse) in xn
-        .chunks_exact_mut(d)
-        .zip(x.chunks_exact(d))
-        .zip(row(INVERSE_NORM))
-    {
-        xn.iter_mut().zip(x).for_each(|(n, x)| *n = x * inverse);
+    normalise(d, x, row(INVERSE_NORM), xn);
+    samples.fill(0.0);
+    pack_rows(xn, d, samples);
+    for (i, panel) in columns.chunks_exact_mut(panel_width() * n).enumerate() {
+        let first = i * panel_width();
+        let count = panel_width().min(d - first);
+        let row = |sample: usize| std::iter::once(&xn[sample * d + first..][..count]);
+        pack_columns(Terms::Single, n, panel, row);
     }
     // The padding's exps are multiplied by 0.
     offsets.fill(0.0);
@@ -388,7 +403,8 @@ pub(super) fn bprop(scratch: &mut Buffer, op: ArcFaceBprop<'_, Buffer>) {
     let batch = Batch {
         labels,
         xn,
-        xt,
+        samples,
+        columns,
         offsets,
         factors,
         rows,
@@ -451,8 +467,10 @@ struct Batch<'a> {
     labels: &'a [u32],
     /// x^, N x D.
     xn: &'a [f32],
-    /// x^, D x padded N.
-    xt: &'a [f32],
+    /// The rows of x^, packed.
+    samples: &'a [f32],
+    /// The columns of x^, packed.
+    columns: &'a [f32],
     /// Taken from the logits before exp, padded N.
     offsets: &'a [f32],
     /// exp's factor to become d(loss)/d(cos): s / (N sum), padded N.
@@ -490,6 +508,7 @@ impl BackwardGroup<'_> {
         } = self;
         let Walk { n, d, padded, .. } = walk;
         let (products, workspace) = workspace.split_at_mut(walk.tile * padded);
+        let (panel, workspace) = workspace.split_at_mut(walk.tile * panel_width());
         let (dw, workspace) = workspace.split_at_mut(walk.update * d);
         let along = &mut workspace[..walk.tile];
         for (index, ((classes, momentum), inverse_norms)) in classes
@@ -500,7 +519,7 @@ impl BackwardGroup<'_> {
         {
             let count = inverse_norms.len();
             let products = &mut products[..count * padded];
-            multiply(walk, batch.xt, classes, products);
+            cosines(walk, batch.samples, classes, products);
             // G, and q. First as if there were no targets, then theirs.
             let place = |(sample, row): (usize, usize)| row * padded + sample;
             let mut target_products = Vec::new();
@@ -528,12 +547,18 @@ impl BackwardGroup<'_> {
                 along[row] += g * (product * inverse) * inverse;
             }
             // d_x^ += G^T w.
-            product(
-                &mut MatMut::new(partial, n, d),
-                Mat::new(products, count, n, padded).t(),
-                Mat::new(classes, count, d, d),
-                index > 0,
-            );
+            let gradients = Windows::columns(Terms::Single, products, [n, padded, count]);
+            let finish = Finish {
+                accumulate: index > 0,
+                ..Finish::default()
+            };
+            for first in (0..d).step_by(panel_width()) {
+                let cols = first..(first + panel_width()).min(d);
+                let row = |i: usize| std::iter::once(&classes[i * d..][cols.clone()]);
+                pack_columns(Terms::Single, count, panel, row);
+                let mut d_x = MatMut::new(partial, n, d);
+                multiply(&mut d_x.columns(cols), gradients, panel, finish);
+            }
             for (((classes, momentum), g), along) in classes
                 .chunks_mut(walk.update * d)
                 .zip(momentum.chunks_mut(walk.update * d))
@@ -543,12 +568,9 @@ impl BackwardGroup<'_> {
                 let count = along.len();
                 let dw = &mut dw[..count * d];
                 // G x^.
-                product(
-                    &mut MatMut::new(dw, count, d),
-                    Mat::new(g, count, n, padded),
-                    Mat::new(batch.xn, n, d, d),
-                    false,
-                );
+                let gradients = Windows::rows(Terms::Single, g, [count, padded, n]);
+                let d_w = &mut MatMut::new(dw, count, d);
+                multiply(d_w, gradients, batch.columns, Finish::default());
                 vectorised(
                     #[inline(always)]
                     || {
@@ -569,24 +591,24 @@ impl BackwardGroup<'_> {
     }
 }
 
-/// products = w x^T, T x padded N.
-fn multiply(walk: Walk, xt: &[f32], classes: &[f32], products: &mut [f32]) {
+/// products = w x^T, T x padded N; `samples` are the rows of x^, packed.
+fn cosines(walk: Walk, samples: &[f32], classes: &[f32], products: &mut [f32]) {
     let count = classes.len() / walk.d;
-    product(
+    multiply(
         &mut MatMut::new(products, count, walk.padded),
-        Mat::new(classes, count, walk.d, walk.d),
-        Mat::new(xt, walk.d, walk.padded, walk.padded),
-        false,
+        Windows::rows(Terms::Single, classes, [count, walk.d, walk.d]),
+        samples,
+        Finish::default(),
     );
 }
 
-/// x^ transposed and padded with zeros, D x padded N.
-fn transpose(walk: Walk, x: &[f32], inverse_norms: &[f32], xt: &mut [f32]) {
-    xt.fill(0.0);
-    for (sample, (x, inverse)) in x.chunks_exact(walk.d).zip(inverse_norms).enumerate() {
-        for (i, x) in x.iter().enumerate() {
-            xt[i * walk.padded + sample] = x * inverse;
-        }
+/// x^, N x D.
+fn normalise(d: usize, x: &[f32], inverse_norms: &[f32], xn: &mut [f32]) {
+    for ((xn, x), inverse) in (xn.chunks_exact_mut(d))
+        .zip(x.chunks_exact(d))
+        .zip(inverse_norms)
+    {
+        xn.iter_mut().zip(x).for_each(|(n, x)| *n = x * inverse);
     }
 }
 
@@ -630,8 +652,8 @@ mod tests {
             last: 85_742,
         };
         let walk = Walk::new(&shard);
-        let (unit, transposed) = walk.embeddings();
-        let shared = unit + transposed + 2 * walk.padded;
+        let [unit, by_rows, by_columns] = walk.embeddings();
+        let shared = unit + by_rows + by_columns + 2 * walk.padded;
         let partials = walk.groups * walk.backward_partial().max(walk.forward_partial());
         let kept = shard.classes() + head_rows::len(shard.n) + 2 * unit;
         for threads in [1, 2, 16, 32] {

@@ -1,4 +1,4 @@
-//! dX = the gradient with respect to the activated input, then its finish on the complete tile.
+//! dX = the gradient with respect to the activated input, then its finish on the cached tile.
 //!
 //! Input pixel (h, w) meets the taps with (h + top - r) and (w + left - s) divisible by the stride. So the input falls
 //! into stride x stride *phases*, within each of which dX is a convolution of dY with stride 1, with every stride-th tap,
@@ -10,12 +10,22 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::super::buffer::Buffer;
-use super::super::gemm::{Grid, Mat, MatMut, par_blocks, product};
+use super::super::matrix::{Grid, MatMut, Part, par_blocks};
 use super::super::pending::{Closer, GradReader, partial_len};
-use super::im2col::Gather;
-use super::{BLOCKS, REGISTER_COLS, TILE, float_filter, split_cols, tile_grid};
+use super::super::product::{
+    Finish, PANEL_ALIGN, Terms, for_panels, multiply, pack_columns, packed_len, panel_width,
+};
+use super::super::tiles::with_workspace;
+use super::gather::{Gather, Operand};
+use super::{BLOCKS, filter_words, product_grid, split_panels, winograd};
+use crate::backend::Conv2dDgrad;
 use crate::backend::geometry::Conv2d;
-use crate::backend::{Conv2dDgrad, Element};
+
+/// Pixels of a tile with a stride, about.
+const STRIDED_PIXELS: usize = 512;
+
+/// Channels of a tile with a stride at most.
+const STRIDED_CHANNELS: usize = 256;
 
 thread_local! {
     /// One phase's part of a tile, before it is spread over the tile.
@@ -37,7 +47,7 @@ struct Phase {
 
 impl Phase {
     /// The phase that begins at input pixel (row, column); absent where the image is smaller than the stride.
-    fn new(geometry: &Conv2d, first: (usize, usize)) -> Option<Self> {
+    fn new(geometry: &Conv2d, terms: Terms, first: (usize, usize)) -> Option<Self> {
         let window = &geometry.window;
         let stride = window.stride;
         // In one dimension: pixels, first tap, taps, first dY row of pixel 0.
@@ -60,7 +70,7 @@ impl Phase {
             size: (i, j),
             gather: (taps_r > 0 && taps_s > 0).then_some(Gather {
                 source: (window.p, window.q),
-                c: geometry.k,
+                c: geometry.k / terms.per_word(),
                 out: (i, j),
                 taps: (taps_r, taps_s),
                 stride: 1,
@@ -70,9 +80,10 @@ impl Phase {
     }
 
     /// All phases of a convolution.
-    fn all(geometry: &Conv2d) -> impl Iterator<Item = Phase> {
+    fn all(geometry: &Conv2d, terms: Terms) -> impl Iterator<Item = Phase> {
         let stride = geometry.window.stride;
-        (0..stride * stride).filter_map(move |i| Phase::new(geometry, (i / stride, i % stride)))
+        (0..stride * stride)
+            .filter_map(move |i| Phase::new(geometry, terms, (i / stride, i % stride)))
     }
 
     /// The filter's tap (r S + s) behind tap `t` of the gathered window, which runs against the filter's order.
@@ -106,14 +117,25 @@ impl Phase {
     }
 }
 
-/// What every tile reads.
+/// How the blocks come by their product.
+#[derive(Clone, Copy)]
+enum Form<'a> {
+    /// By Winograd's algorithm, with the filters of the reversed convolution.
+    Reversed(&'a Conv2d, &'a [f32]),
+    /// With the filters of all phases, packed: phase by phase, each taps x K words of C columns, in the order of the gathered
+    /// window.
+    Packed(&'a [f32]),
+    /// As [`Form::Packed`], but a block packs the filters itself: it is the only one that reads them.
+    Stored,
+}
+
+/// What every block reads.
 struct Operands<'a> {
     geometry: &'a Conv2d,
-    dy: GradReader<'a>,
+    dy: Operand<GradReader<'a>>,
+    /// The filters, K x RSC.
     weights: &'a [f32],
-    /// The filters of all phases, one after the other, each as taps x K rows of C numbers in the order of the gathered
-    /// window; absent where a chunk never holds more than one tap, so that the filter can be read in place.
-    packed: Option<&'a [f32]>,
+    form: Form<'a>,
 }
 
 pub(in super::super) fn dgrad(scratch: &mut Buffer, op: Conv2dDgrad<'_, Buffer>) {
@@ -130,102 +152,79 @@ pub(in super::super) fn dgrad(scratch: &mut Buffer, op: Conv2dDgrad<'_, Buffer>)
         reader.g.len() >= geometry.pixels_out() * k,
         "dy of {geometry:?}"
     );
+    let terms = Terms::of(filters.element(), [c, k, filter.weights]);
+    let dy = Operand::new(reader, terms);
     let stride = geometry.window.stride;
-    let grid = if stride > 1 {
+    let reversed = winograd::reversed(geometry)
+        .filter(|reversed| terms == Terms::Single && winograd::pays_at_once(reversed));
+    let grid = if let Some(reversed) = &reversed {
+        winograd::grid(reversed)
+    } else if stride > 1 {
         strided_grid(geometry)
-    } else if geometry.window.is_pointwise() {
-        tile_grid(pixels, c, REGISTER_COLS)
     } else {
-        tile_grid(pixels, c, 2 * REGISTER_COLS)
-    };
-    let element = dx.g.tensor().element();
-    let grid = if element == Element::F32 || dx.close.is_none() {
-        grid
-    } else {
-        // A tile is complete before it is rounded.
-        Grid {
-            col_block: c,
-            ..grid
-        }
-    };
-    let finish_grid = Grid {
-        row_block: if grid.col_blocks() > 1 {
-            pixels.div_ceil(BLOCKS).min(grid.row_block)
-        } else {
-            grid.row_block
-        },
-        col_block: c,
-        ..grid
+        product_grid(pixels, k / terms.per_word(), c)
     };
     let (closer, sums) = match dx.close.map(|close| Closer::new(close, c)) {
         Some((closer, sums)) => (Some(closer), sums),
         None => (None, None),
     };
-    let sums_len = if closer.is_some() { partial_len(c) } else { 0 };
-    let pack = Phase::all(geometry)
-        .filter_map(|phase| phase.gather)
-        .any(|gather| gather.taps != (1, 1) && gather.chunk_columns() > k);
-    let packed_len = if pack { geometry.filter_len() } else { 0 };
-    let (weights, rest) = float_filter(
+    let sums_len = if closer.is_some() {
+        partial_len(grid.col_block)
+    } else {
+        0
+    };
+    let sums_total = grid.blocks() * sums_len;
+    let packed_len = if let Some(reversed) = &reversed {
+        winograd::packed_filters(reversed, reversed.k)
+    } else if grid.row_blocks() > 1 {
+        packed_len(c, geometry.filter_len() / c / terms.per_word())
+    } else {
+        0
+    };
+    let len = geometry.filter_len();
+    let (weights, rest) = filter_words(
+        terms,
         filters,
         filter,
-        geometry.filter_len(),
+        len,
         scratch,
-        packed_len + finish_grid.blocks() * sums_len,
+        packed_len + sums_total,
     );
     let (packed, partials) = rest.split_at_mut(packed_len);
-    if pack {
-        pack_filters(geometry, weights, packed);
-    }
-    let operands = Operands {
+    let mut operands = Operands {
         geometry,
-        dy: reader,
+        dy,
         weights,
-        packed: pack.then_some(&*packed),
+        form: Form::Stored,
     };
-    let finish = |rows: Range<usize>, out: &mut MatMut<'_>, partial: &mut [f32]| {
-        if let Some(closer) = &closer {
-            partial.fill(0.0);
-            closer.close(rows, out.as_slice(), partial);
-        }
-    };
-    let at_once = grid.col_blocks() == 1;
+    if let Some(reversed) = &reversed {
+        winograd::transform_reversed(reversed, weights, packed);
+        operands.form = Form::Reversed(reversed, packed);
+    } else if packed_len > 0 {
+        operands.pack(packed);
+        operands.form = Form::Packed(packed);
+    }
     par_blocks(
         dx.g.tensor_mut(),
         grid,
-        dx.accumulate,
-        if at_once { partials } else { &mut [] },
-        if at_once { sums_len } else { 0 },
+        partials,
+        sums_len,
         |mut block, partial| {
-            if stride == 1 {
-                let phase = Phase::new(geometry, (0, 0)).expect("an image has pixels");
-                let (pixels, cols) = (block.rows.clone(), block.cols.clone());
-                operands.phase_product(&phase, 0, pixels, cols, &mut block.out, dx.accumulate);
-            } else {
-                operands.strided_tile(
-                    block.rows.clone(),
-                    block.cols.clone(),
-                    &mut block.out,
-                    dx.accumulate,
-                );
-            }
-            if at_once {
-                finish(block.rows, &mut block.out, partial);
-            }
+            partial.fill(0.0);
+            let (rows, channels) = (block.rows.clone(), block.cols.clone());
+            let close = |cols: Range<usize>, g: &mut MatMut<'_>| {
+                if let Some(closer) = &closer {
+                    let at = cols.start;
+                    let cols = channels.start + cols.start..channels.start + cols.end;
+                    closer.close_columns((rows.clone(), cols), g, (&mut *partial, at));
+                }
+            };
+            let place = (block.rows, block.cols);
+            operands.block(place, &mut block.out, dx.accumulate, close);
         },
     );
-    if closer.is_some() && !at_once {
-        par_blocks(
-            dx.g.tensor_mut(),
-            finish_grid,
-            true,
-            partials,
-            sums_len,
-            |mut block, partial| finish(block.rows, &mut block.out, partial),
-        );
-    }
     if let (Some(closer), Some(sums)) = (closer, sums) {
-        closer.merge_sums(&partials[..finish_grid.blocks() * sums_len], sums);
+        closer.merge_sums(&partials[..sums_total], grid.col_block, sums);
     }
 }
 
@@ -236,74 +235,134 @@ fn strided_grid(geometry: &Conv2d) -> Grid {
     let rows = geometry.n * window.h;
     let tiles = geometry
         .pixels_in()
-        .div_ceil(2 * TILE)
+        .div_ceil(STRIDED_PIXELS)
         .next_multiple_of(4)
         .min(rows.max(1));
     let splits = BLOCKS
         .div_ceil(tiles)
-        .min(geometry.c.div_ceil(2 * REGISTER_COLS));
+        .min(geometry.c.div_ceil(2 * PANEL_ALIGN))
+        .max(geometry.c.div_ceil(STRIDED_CHANNELS));
     Grid {
         rows: rows * window.w,
         cols: geometry.c,
         row_block: rows.div_ceil(tiles).max(1) * window.w,
-        col_block: split_cols(geometry.c, splits),
-    }
-}
-
-/// Brings the filter's taps into the phases' order.
-fn pack_filters(geometry: &Conv2d, weights: &[f32], packed: &mut [f32]) {
-    let (c, k) = (geometry.c, geometry.k);
-    let filter = geometry.filter_len() / k;
-    let mut taps = packed.chunks_exact_mut(k * c);
-    for phase in Phase::all(geometry) {
-        let Some(gather) = phase.gather else { continue };
-        for (t, rows) in (0..gather.taps.0 * gather.taps.1).zip(&mut taps) {
-            let at = phase.filter_tap(geometry, &gather, t) * c;
-            rows.par_chunks_mut(c)
-                .with_min_len(64)
-                .enumerate()
-                .for_each(|(k, row)| row.copy_from_slice(&weights[k * filter + at..][..c]));
-        }
+        col_block: split_panels(geometry.c, splits),
     }
 }
 
 impl Operands<'_> {
-    /// out = (or +=) the gradient of some of a phase's pixels, channels `cols` only. `taps_before` counts the taps of the
-    /// phases before this one.
-    fn phase_product(
+    fn terms(&self) -> Terms {
+        self.dy.terms()
+    }
+
+    /// Packs the filters of all phases, on all threads.
+    fn pack(&self, packed: &mut [f32]) {
+        let (c, width) = (self.geometry.c, panel_width());
+        let mut packed = packed;
+        for phase in Phase::all(self.geometry, self.terms()) {
+            let Some(gather) = phase.gather else { continue };
+            let words = gather.words();
+            packed
+                .split_off_mut(..packed_len(c, words))
+                .expect("room for all phases")
+                .par_chunks_mut(width * words)
+                .enumerate()
+                .for_each(|(i, panel)| {
+                    let channels = i * width..((i + 1) * width).min(c);
+                    self.pack_panel(&phase, &gather, channels, panel);
+                });
+        }
+    }
+
+    /// Packs one panel of a phase.
+    fn pack_panel(
         &self,
         phase: &Phase,
-        taps_before: usize,
-        pixels: Range<usize>,
-        cols: Range<usize>,
-        out: &mut MatMut<'_>,
-        mut accumulate: bool,
+        gather: &Gather,
+        channels: Range<usize>,
+        panel: &mut [f32],
     ) {
-        let Some(gather) = phase.gather else {
-            if !accumulate {
-                for i in 0..out.rows() {
-                    out.row(i).fill(0.0);
-                }
-            }
-            return;
+        let (geometry, terms) = (self.geometry, self.terms());
+        let (k, per_word) = (geometry.k, terms.per_word());
+        let (filter, pixel) = (geometry.filter_len() / k / per_word, geometry.c / per_word);
+        let words = channels.start / per_word..channels.end / per_word;
+        pack_columns(terms, gather.words() * per_word, panel, |t| {
+            let tap = phase.filter_tap(geometry, gather, t / k);
+            let at = (t % k) * filter + tap * pixel + words.start;
+            std::iter::once(&self.weights[at..][..words.len()])
+        });
+    }
+
+    /// A block of dX; `close` sees the columns of each panel before they are rounded.
+    fn block(
+        &self,
+        (pixels, channels): (Range<usize>, Range<usize>),
+        out: &mut Part<'_>,
+        accumulate: bool,
+        mut close: impl FnMut(Range<usize>, &mut MatMut<'_>),
+    ) {
+        let finish = Finish {
+            accumulate,
+            ..Finish::default()
         };
+        if let Form::Reversed(reversed, packed) = self.form {
+            let panels = &packed[winograd::packed_filters(reversed, channels.start)..];
+            winograd::fprop(
+                (reversed, self.dy, pixels.start),
+                panels,
+                out,
+                finish,
+                close,
+            );
+            return;
+        }
         let geometry = self.geometry;
-        let (c, k) = (geometry.c, geometry.k);
-        gather.unroll(self.dy, pixels, 0..gather.columns(), |chunk, tile| {
-            let w = match self.packed {
-                Some(packed) => {
-                    let at = (taps_before * k + chunk.start) * c + cols.start;
-                    Mat::new(&packed[at..], chunk.len(), cols.len(), c)
+        if geometry.window.stride > 1 {
+            out.edit(accumulate, |out| {
+                self.strided_tile(pixels, channels.clone(), out, accumulate);
+                for first in (0..channels.len()).step_by(panel_width()) {
+                    let cols = first..(first + panel_width()).min(channels.len());
+                    close(cols.clone(), &mut out.columns(cols));
                 }
-                None => {
-                    let tap = phase.filter_tap(geometry, &gather, chunk.start / k);
-                    let row = geometry.filter_len() / k;
-                    let at = (chunk.start % k) * row + tap * c + cols.start;
-                    Mat::new(&self.weights[at..], chunk.len(), cols.len(), row)
-                }
-            };
-            product(out, tile, w, accumulate);
-            accumulate = true;
+            });
+            return;
+        }
+        let phase = Phase::new(geometry, self.terms(), (0, 0)).expect("an image has pixels");
+        let Some(gather) = phase.gather else {
+            unreachable!("without a stride every tap meets the only phase");
+        };
+        gather.windows(self.dy, pixels, 0..gather.c, |windows| {
+            self.for_filters((&phase, &gather, 0), channels, |cols, panels| {
+                let first = cols.start;
+                let mut part = out.columns(cols);
+                for_panels(&mut part, windows, panels, (finish, None), |cols, out| {
+                    close(first + cols.start..first + cols.end, out);
+                });
+            });
+        });
+    }
+
+    /// Calls `f` with the packed filters of a phase: all panels of `channels` at once, or one after the other where they are
+    /// packed here. `words_before` counts the words of the phases before it.
+    fn for_filters(
+        &self,
+        (phase, gather, words_before): (&Phase, &Gather, usize),
+        channels: Range<usize>,
+        mut f: impl FnMut(Range<usize>, &[f32]),
+    ) {
+        let words = gather.words();
+        if let Form::Packed(packed) = self.form {
+            let at = packed_len(self.geometry.c, words_before) + channels.start * words;
+            f(0..channels.len(), &packed[at..]);
+            return;
+        }
+        with_workspace(panel_width() * words, |panel| {
+            for first in (0..channels.len()).step_by(panel_width()) {
+                let cols = first..(first + panel_width()).min(channels.len());
+                let channels = channels.start + cols.start..channels.start + cols.end;
+                self.pack_panel(phase, gather, channels, panel);
+                f(cols, panel);
+            }
         });
     }
 
@@ -311,43 +370,44 @@ impl Operands<'_> {
     fn strided_tile(
         &self,
         tile: Range<usize>,
-        cols: Range<usize>,
+        channels: Range<usize>,
         out: &mut MatMut<'_>,
         accumulate: bool,
     ) {
         let geometry = self.geometry;
-        let w = geometry.window.w;
-        let mut taps_before = 0;
-        for phase in Phase::all(geometry) {
+        let (w, width) = (geometry.window.w, channels.len());
+        let mut words_before = 0;
+        for phase in Phase::all(geometry, self.terms()) {
             let pixels = phase.pixels(geometry, tile.start / w..tile.end / w);
-            if let Some(gather) = phase.gather {
-                PHASE.with_borrow_mut(|part| {
-                    let part = part.at_least(pixels.len() * cols.len());
-                    self.phase_product(
-                        &phase,
-                        taps_before,
-                        pixels.clone(),
-                        cols.clone(),
-                        &mut MatMut::new(part, pixels.len(), cols.len()),
-                        false,
-                    );
-                    let mut rows = part.chunks_exact(cols.len());
+            let Some(gather) = phase.gather else {
+                if !accumulate {
                     phase.places(geometry, pixels, |place| {
-                        let (row, from) =
-                            (out.row(place - tile.start), rows.next().expect("a row"));
-                        if accumulate {
-                            row.iter_mut().zip(from).for_each(|(d, g)| *d += *g);
-                        } else {
-                            row.copy_from_slice(from);
-                        }
+                        out.row(place - tile.start).fill(0.0);
+                    });
+                }
+                continue;
+            };
+            PHASE.with_borrow_mut(|part| {
+                let part = part.at_least(pixels.len() * width);
+                gather.windows(self.dy, pixels.clone(), 0..gather.c, |windows| {
+                    let phase = (&phase, &gather, words_before);
+                    self.for_filters(phase, channels.clone(), |cols, panels| {
+                        let mut part = MatMut::new(part, pixels.len(), width);
+                        let out = &mut part.columns(cols);
+                        multiply(out, windows, panels, Finish::default());
                     });
                 });
-                taps_before += gather.taps.0 * gather.taps.1;
-            } else if !accumulate {
+                let mut rows = part.chunks_exact(width);
                 phase.places(geometry, pixels, |place| {
-                    out.row(place - tile.start).fill(0.0)
+                    let (row, from) = (out.row(place - tile.start), rows.next().expect("a row"));
+                    if accumulate {
+                        row.iter_mut().zip(from).for_each(|(d, g)| *d += *g);
+                    } else {
+                        row.copy_from_slice(from);
+                    }
                 });
-            }
+            });
+            words_before += gather.words();
         }
     }
 }

@@ -4,15 +4,19 @@
 //! ([`winograd`]), each where some batch uses it.
 
 use super::super::buffer::Buffer;
-use super::super::panel::{pack, packed_len};
-use super::{float_filter, winograd};
+use super::super::product::{Terms, pack_rows, packed_len};
+use super::{filter_words, winograd};
 use crate::backend::geometry::Conv2d;
 use crate::backend::{Conv2dPrepare, Element};
 
-/// Elements of each form.
-fn lengths(geometry: &Conv2d) -> [usize; 2] {
+/// Words of each form.
+fn lengths(geometry: &Conv2d, terms: Terms) -> [usize; 2] {
     let one = Conv2d { n: 1, ..*geometry };
-    let panels = packed_len(geometry.k, geometry.filter_len() / geometry.k);
+    let words = geometry.filter_len() / geometry.k / terms.per_word();
+    let panels = packed_len(geometry.k, words);
+    if terms == Terms::Pair {
+        return [panels, 0];
+    }
     let transformed = winograd::packed_filters(geometry, geometry.k);
     [
         if winograd::pays(&one) { 0 } else { panels },
@@ -20,14 +24,14 @@ fn lengths(geometry: &Conv2d) -> [usize; 2] {
     ]
 }
 
-/// Elements of a prepared filter.
+/// Words of a prepared filter, whatever it is stored in.
 pub(in super::super) fn prepared_len(geometry: &Conv2d) -> usize {
-    lengths(geometry).iter().sum()
+    lengths(geometry, Terms::Single).iter().sum()
 }
 
 /// A prepared filter: panels, and what Winograd's algorithm multiplies with.
-pub(super) fn parts<'a>(geometry: &Conv2d, prepared: &'a Buffer) -> [&'a [f32]; 2] {
-    let [panels, transformed] = lengths(geometry);
+pub(super) fn parts<'a>(geometry: &Conv2d, terms: Terms, prepared: &'a Buffer) -> [&'a [f32]; 2] {
+    let [panels, transformed] = lengths(geometry, terms);
     let (panels, rest) = prepared.split_at(panels);
     [panels, &rest[..transformed]]
 }
@@ -41,11 +45,12 @@ pub(in super::super) fn prepare(scratch: &mut Buffer, op: Conv2dPrepare<'_, Buff
     } = op;
     assert_eq!(prepared.element(), Element::F32, "a prepared filter");
     let len = geometry.filter_len();
-    let (weights, _) = float_filter(filters, filter, len, scratch, 0);
-    let [panels, transformed] = lengths(geometry);
+    let terms = Terms::of(filters.element(), [geometry.c, filter.weights]);
+    let (weights, _) = filter_words(terms, filters, filter, len, scratch, 0);
+    let [panels, transformed] = lengths(geometry, terms);
     let (packed, rest) = prepared.split_at_mut(panels);
     if panels > 0 {
-        pack(weights, len / geometry.k, packed);
+        pack_rows(weights, weights.len() / geometry.k, packed);
     }
     if transformed > 0 {
         winograd::transform_filters(geometry, weights, &mut rest[..transformed]);

@@ -4,21 +4,29 @@
 //! where it is large the filter itself is split, over taps or channels first and then over K.
 
 use std::cell::RefCell;
+use std::ops::Range;
 
 use rayon::prelude::*;
 
 use super::super::buffer::Buffer;
-use super::super::gemm::{Grid, Mat, par_blocks, product};
 use super::super::machine::vectorised;
+use super::super::matrix::{Grid, MatMut, Part, par_blocks};
 use super::super::pending::{GradReader, Reader};
+use super::super::product::{
+    Finish, PANEL_ALIGN, ROW_ALIGN, Terms, Windows, multiply, pack_columns, pair, panel_width,
+};
 use super::super::tensor::TensorMut;
-use super::im2col::{Gather, Source};
-use super::{REGISTER_COLS, TILE, split_cols};
+use super::super::tiles::with_workspace;
+use super::gather::{Gather, Operand};
+use super::split_panels;
 use crate::backend::Conv2dWgrad;
 use crate::backend::geometry::Conv2d;
 
+/// Pixels of a tile: with a panel's columns they stay in the first-level cache.
+const TILE: usize = 128;
+
 /// Tasks to aim at.
-const TASKS: usize = 24;
+const TASKS: usize = 16;
 
 /// Elements of all parts' sums together.
 const PARTIALS: usize = 4 << 20;
@@ -35,45 +43,51 @@ struct Split {
     parts: usize,
     /// Pixels of a part, but for the last.
     part_pixels: usize,
-    /// Filters K of a block; divides K where there is more than one part.
+    /// Filters of a block; divides K where there is more than one part.
     filters: usize,
-    /// Columns of a block, whole chunks of the unrolled image.
+    /// Window elements of a block.
     columns: usize,
 }
 
 impl Split {
-    fn new(geometry: &Conv2d, gather: &Gather) -> Self {
-        let (pixels, k, columns) = (geometry.pixels_out(), geometry.k, gather.columns());
+    fn new(geometry: &Conv2d) -> Self {
+        let (pixels, k) = (geometry.pixels_out(), geometry.k);
+        let columns = geometry.filter_len() / k;
         // Adding up a part costs a pass over the filter, so the larger the filter the more pixels a part must have.
-        let least = if geometry.filter_len() <= 128 << 10 {
-            2 * TILE
+        let least = if geometry.filter_len() <= 512 << 10 {
+            4 * TILE
         } else {
-            8 * TILE
+            16 * TILE
         };
         let parts = (pixels / least)
             .min(PARTIALS / geometry.filter_len())
             .clamp(1, TASKS);
         let part_pixels = pixels.div_ceil(parts).next_multiple_of(8).max(8);
         let parts = pixels.div_ceil(part_pixels).max(1);
-        let chunk = gather.chunk_columns();
-        let chunks = columns.div_ceil(chunk);
-        let per_task = (chunks * parts / TASKS).max(1);
-        let wanted = TASKS.div_ceil(parts * chunks.div_ceil(per_task));
-        let wanted = wanted.min(k.div_ceil(2 * REGISTER_COLS));
-        let filters = match wanted {
-            0 | 1 => k,
-            _ if parts == 1 => split_cols(k, wanted),
-            // Blocks of several parts' rows must not straddle two parts.
-            _ => (1..=wanted)
+        // Of the cuts that give enough blocks, the one by which the least is read: each block reads dY of its filters and
+        // packs x of its columns, which costs about a third of that.
+        let (tasks, panels) = (TASKS.div_ceil(parts), columns.div_ceil(PANEL_ALIGN));
+        let cuts = (1..=tasks.min(k.div_ceil(4 * ROW_ALIGN))).map(|rows| {
+            let cols = tasks.div_ceil(rows).min(panels);
+            (rows, cols)
+        });
+        let (rows, cols) = cuts
+            .min_by_key(|(rows, cols)| (rows * cols < tasks, 3 * k * cols + columns * rows))
+            .expect("a cut");
+        let filters = if parts == 1 {
+            k.div_ceil(rows).next_multiple_of(ROW_ALIGN).min(k)
+        } else {
+            // Blocks of several parts' rows must not straddle two parts, and words not two blocks.
+            (1..=rows)
                 .rev()
-                .find(|n| k.is_multiple_of(*n))
-                .map_or(k, |n| k / n),
+                .find(|n| k.is_multiple_of(*n) && (k / n).is_multiple_of(2))
+                .map_or(k, |n| k / n)
         };
         Split {
             parts,
             part_pixels,
             filters,
-            columns: per_task * chunk,
+            columns: split_panels(columns, cols),
         }
     }
 }
@@ -90,14 +104,14 @@ pub(in super::super) fn wgrad(scratch: &mut Buffer, op: Conv2dWgrad<'_, Buffer>)
     let (dy, x) = (GradReader::new(dy, k), Reader::new(x, c));
     assert!(dy.g.len() >= pixels * k, "dy of {geometry:?}");
     assert!(x.raw.len() >= geometry.pixels_in() * c, "x of {geometry:?}");
-    let gather = Gather::forward(geometry);
-    let columns = gather.columns();
-    let split = Split::new(geometry, &gather);
+    let terms = Terms::of(x.raw.element(), [c, k]);
+    let split = Split::new(geometry);
+    let columns = geometry.filter_len() / k;
     let grid = Grid {
         rows: split.parts * k,
         cols: columns,
         row_block: split.filters,
-        col_block: split.columns.min(columns),
+        col_block: split.columns,
     };
     let bias_len = if filter.bias.is_some() {
         split.filters
@@ -118,48 +132,35 @@ pub(in super::super) fn wgrad(scratch: &mut Buffer, op: Conv2dWgrad<'_, Buffer>)
     } else {
         &mut *d_weights
     };
+    let operands = Operands {
+        gather: Gather::forward(geometry, terms),
+        dy: Operand::new(dy, terms),
+        x: Operand::new(x, terms),
+    };
     par_blocks(
         TensorMut::F32(out),
         grid,
-        false,
         bias_parts,
         bias_len,
         |mut block, bias| {
             let part = block.rows.start / k;
             let filters = block.rows.start % k..block.rows.start % k + block.rows.len();
-            let end = ((part + 1) * split.part_pixels).min(pixels);
+            let begin = part * split.part_pixels;
+            let end = (begin + split.part_pixels).min(pixels);
             let with_bias = bias_len > 0 && block.cols.start == 0;
             bias.fill(0.0);
-            let mut accumulate = false;
-            let mut start = part * split.part_pixels;
-            while start < end {
+            let Part::F32(out) = &mut block.out else {
+                unreachable!("gradients of parameters are float32");
+            };
+            for start in (begin..end).step_by(TILE) {
                 let tile = start..(start + TILE).min(end);
-                let mut step = |grad: &[f32], stride: usize| {
-                    if with_bias {
-                        add_rows(grad, stride, tile.len(), &mut bias[..filters.len()]);
-                    }
-                    let grad = Mat::new(grad, tile.len(), filters.len(), stride);
-                    gather.unroll(x, tile.clone(), block.cols.clone(), |chunk, unrolled| {
-                        let at = chunk.start - block.cols.start;
-                        let mut out = block.out.columns(at..at + chunk.len());
-                        product(&mut out, grad.t(), unrolled, accumulate);
-                    });
-                };
-                if let Some(stored) = dy.stored() {
-                    step(&stored[tile.start * k + filters.start..], k);
-                } else {
-                    GRAD.with_borrow_mut(|grad| {
-                        let grad = grad.at_least(tile.len() * filters.len());
-                        Source::read(&dy, tile.clone(), filters.clone(), grad);
-                        step(grad, filters.len());
-                    });
-                }
-                accumulate = true;
-                start = tile.end;
+                let place = (filters.clone(), block.cols.clone());
+                let bias = with_bias.then_some(&mut *bias);
+                operands.add_tile(tile, place, out, start > begin, bias);
             }
-            if !accumulate {
-                for i in 0..block.out.rows() {
-                    block.out.row(i).fill(0.0);
+            if begin >= end {
+                for i in 0..out.rows() {
+                    out.row(i).fill(0.0);
                 }
             }
         },
@@ -180,14 +181,118 @@ pub(in super::super) fn wgrad(scratch: &mut Buffer, op: Conv2dWgrad<'_, Buffer>)
     }
 }
 
-/// Adds rows, `stride` apart, to `sum`.
-fn add_rows(rows: &[f32], stride: usize, count: usize, sum: &mut [f32]) {
+/// What every block reads.
+struct Operands<'a> {
+    gather: Gather,
+    dy: Operand<GradReader<'a>>,
+    x: Operand<Reader<'a>>,
+}
+
+impl Operands<'_> {
+    /// out = (or +=) dY^T * windows of x, of some filters and columns, over the pixels of a tile; the channel sums of dY are
+    /// added to `bias`.
+    fn add_tile(
+        &self,
+        tile: Range<usize>,
+        (filters, columns): (Range<usize>, Range<usize>),
+        out: &mut MatMut<'_>,
+        accumulate: bool,
+        bias: Option<&mut [f32]>,
+    ) {
+        let terms = self.dy.terms();
+        let (per_word, count, width) = (terms.per_word(), filters.len(), panel_width());
+        // A pixel without a neighbour has zeros for one, which meet its own window again.
+        let words = tile.len().div_ceil(per_word);
+        GRAD.with_borrow_mut(|grad| {
+            let grad = self.read_grad(
+                tile.clone(),
+                filters,
+                grad.at_least(2 * words * per_word * count),
+            );
+            if let Some(bias) = bias {
+                add_terms(terms, grad, &mut bias[..count]);
+            }
+            let grad = Windows::columns(terms, grad, [count, count, words]);
+            // With a single tap only the block's own channels are read.
+            let single = self.gather.is_single_tap();
+            let (channels, before) = if single {
+                (
+                    columns.start / per_word..columns.end / per_word,
+                    columns.start,
+                )
+            } else {
+                (0..self.gather.c, 0)
+            };
+            let last = tile.len() - 1;
+            self.gather.windows(self.x, tile, channels, |windows| {
+                with_workspace(width * words, |panel| {
+                    for first in (0..columns.len()).step_by(width) {
+                        let cols = first..(first + width).min(columns.len());
+                        let at = columns.start + cols.start - before;
+                        let span = at / per_word..(at + cols.len()) / per_word;
+                        pack_columns(terms, words * per_word, panel, |pixel| {
+                            windows.stretches(pixel.min(last), span.clone())
+                        });
+                        let finish = Finish {
+                            accumulate,
+                            ..Finish::default()
+                        };
+                        multiply(&mut out.columns(cols), grad, panel, finish);
+                    }
+                });
+            });
+        });
+    }
+
+    /// Some channels of a tile of dY: words of pixels x channels. `room` is for twice as many words.
+    fn read_grad<'r>(
+        &self,
+        tile: Range<usize>,
+        filters: Range<usize>,
+        room: &'r mut [f32],
+    ) -> &'r [f32] {
+        let (pixels, count) = (tile.len(), filters.len());
+        match self.dy.terms() {
+            Terms::Single => {
+                let grad = &mut room[..pixels * count];
+                self.dy.read(tile, filters, grad);
+                grad
+            }
+            Terms::Pair => {
+                let (half, words) = (count / 2, pixels.div_ceil(2));
+                let (rows, pairs) = room.split_at_mut(words * count);
+                let (read, rest) = rows.split_at_mut(pixels * half);
+                rest.fill(0.0);
+                self.dy.read(tile, filters.start / 2..filters.end / 2, read);
+                let pairs = &mut pairs[..words * count];
+                for (rows, pairs) in rows.chunks_exact(count).zip(pairs.chunks_exact_mut(count)) {
+                    let (a, b) = rows.split_at(half);
+                    pair(a, b, pairs);
+                }
+                pairs
+            }
+        }
+    }
+}
+
+/// Adds the terms of rows of words to `sums`, one for each word of a row.
+fn add_terms(terms: Terms, rows: &[f32], sums: &mut [f32]) {
     vectorised(
         #[inline(always)]
         || {
-            for i in 0..count {
-                for (sum, v) in sum.iter_mut().zip(&rows[i * stride..]) {
-                    *sum += *v;
+            for row in rows.chunks_exact(sums.len()) {
+                match terms {
+                    Terms::Single => {
+                        for (sum, word) in sums.iter_mut().zip(row) {
+                            *sum += word;
+                        }
+                    }
+                    Terms::Pair => {
+                        for (sum, word) in sums.iter_mut().zip(row) {
+                            let bits = word.to_bits();
+                            *sum += f32::from_bits(bits << 16) + f32::from_bits(bits & 0xffff_0000);
+                        }
+                    }
                 }
             }
         },

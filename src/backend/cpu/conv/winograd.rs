@@ -1,4 +1,4 @@
-//! 3x3 convolution with stride 1 by Winograd's F(2x2, 3x3), for inference: 16 products where the direct sum takes 36.
+//! 3x3 convolution with stride 1 by Winograd's F(2x2, 3x3), in float32: 16 products where the direct sum takes 36.
 //!
 //! Y = A^T [(G g G^T) * (B^T d B)] A for each 2x2 tile of the output, with d the 4x4 pixels under it and g the filter
 //! (Lavin and Gray, 2015, section 4.1). Summed over channels, the inner `*` becomes 16 matrix products (tiles x C) (C x K).
@@ -14,17 +14,18 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::super::buffer::Buffer;
-use super::super::gemm::{Grid, MatMut};
 use super::super::machine::vectorised;
-use super::super::panel::{
-    Finish, PANEL_ALIGN, ROW_ALIGN, Windows, multiply, packed_len, panel_width, transpose,
+use super::super::matrix::{Grid, MatMut, Part};
+use super::super::product::{
+    Finish, PANEL_ALIGN, ROW_ALIGN, SQUARE, Terms, Windows, multiply, packed_len, panel_width,
+    transpose_square,
 };
-use super::super::pending::Reader;
+use super::gather::{Operand, Source};
 use super::{BLOCKS, split_panels};
-use crate::backend::geometry::Conv2d;
+use crate::backend::geometry::{Conv2d, Padding, Window};
 
 /// Channels that are transformed together.
-const LANES: usize = 8;
+const LANES: usize = SQUARE;
 
 /// Numbers of a transformed tile.
 const POINTS: usize = 16;
@@ -39,8 +40,8 @@ const BAND_TILES: usize = 12;
 const CACHED: usize = 64 << 10;
 
 thread_local! {
-    /// Transformed tiles of a group, their products with a panel of filters, and where the tiles begin.
-    static GROUP: RefCell<(Buffer, Buffer, Vec<usize>)> = RefCell::default();
+    /// Transformed tiles of a group, and their products with a panel of filters.
+    static GROUP: RefCell<(Buffer, Buffer)> = RefCell::default();
 }
 
 /// Tiles of an image: rows, columns.
@@ -64,6 +65,12 @@ pub(super) fn fits(geometry: &Conv2d) -> bool {
 pub(super) fn pays(geometry: &Conv2d) -> bool {
     let (rows, cols) = tiles(geometry);
     fits(geometry) && geometry.n * rows * cols >= FEWEST_TILES
+}
+
+/// Whether it is also computed faster with filters that are transformed for one call.
+pub(super) fn pays_at_once(geometry: &Conv2d) -> bool {
+    let (rows, cols) = tiles(geometry);
+    fits(geometry) && geometry.n * rows * cols >= 8 * FEWEST_TILES
 }
 
 /// Elements of the first `filters` transformed filters: panel by panel, 16 packed panels each.
@@ -100,31 +107,90 @@ fn transform_channels(filters: &[f32], panels: &mut [f32], c: usize, width: usiz
         let mut points = [[[0.0; LANES]; LANES]; POINTS];
         for (j, filter) in filters.chunks_exact(9 * c).enumerate() {
             let tap = |t: usize| lanes(&filter[t * c + first..]);
-            // Rows first, then columns: (g0, (g0 + g1 + g2) / 2, (g0 - g1 + g2) / 2, g2).
-            let mut half = [[[0.0; LANES]; 3]; 4];
-            for s in 0..3 {
-                let column = weights_1d([tap(s), tap(3 + s), tap(6 + s)]);
-                for i in 0..4 {
-                    half[i][s] = column[i];
-                }
-            }
-            for i in 0..4 {
-                let row = weights_1d(half[i]);
-                for k in 0..4 {
-                    points[4 * i + k][j] = row[k];
-                }
+            for (point, value) in transform_filter(tap).into_iter().enumerate() {
+                points[point][j] = value;
             }
         }
         for (point, block) in points.into_iter().enumerate() {
-            let block = transpose(block);
-            let panel = &mut panels[(point * c + first) * width..][..LANES * width];
-            for (row, channel) in panel.chunks_exact_mut(width).zip(block) {
-                let from = group * LANES;
-                let count = LANES.min(width - from);
-                row[from..][..count].copy_from_slice(&channel[..count]);
-            }
+            let [a, b, c_, d, e, f, g, h] = &block;
+            let panel = &mut panels[(point * c + first) * width + group * LANES..];
+            transpose_square([a, b, c_, d, e, f, g, h], 0, panel, width);
         }
     }
+}
+
+/// The convolution by which dgrad of a convolution with stride 1 is computed: of dY, with K and C exchanged and the taps in
+/// reverse.
+pub(super) fn reversed(geometry: &Conv2d) -> Option<Conv2d> {
+    let window = &geometry.window;
+    let pad = |pad: usize, taps: usize| (taps - 1).checked_sub(pad);
+    let pad = Padding {
+        top: pad(window.pad.top, window.r)?,
+        bottom: pad(window.pad.bottom, window.r)?,
+        left: pad(window.pad.left, window.s)?,
+        right: pad(window.pad.right, window.s)?,
+    };
+    let window = Window::new((window.p, window.q), (window.r, window.s), 1, pad).ok()?;
+    Some(Conv2d {
+        n: geometry.n,
+        c: geometry.k,
+        k: geometry.c,
+        window,
+    })
+    .filter(|reversed| {
+        (reversed.window.p, reversed.window.q) == (geometry.window.h, geometry.window.w)
+    })
+}
+
+/// As [`transform_filters`], for [`reversed`]: `geometry` is the reversed convolution, `weights` are the filters of the
+/// convolution itself.
+pub(super) fn transform_reversed(geometry: &Conv2d, weights: &[f32], packed: &mut [f32]) {
+    // Columns of the product, and terms of its sums.
+    let (columns, terms, width) = (geometry.k, geometry.c, panel_width());
+    packed
+        .par_chunks_mut(POINTS * width * terms)
+        .enumerate()
+        .for_each(|(panel, panels)| {
+            let first = panel * width;
+            let count = width.min(columns - first);
+            if count < width {
+                panels.fill(0.0);
+            }
+            vectorised(
+                #[inline(always)]
+                || {
+                    for (k, filter) in weights.chunks_exact(9 * columns).enumerate() {
+                        for column in (0..count).step_by(LANES) {
+                            let tap =
+                                |t: usize| lanes(&filter[(8 - t) * columns + first + column..]);
+                            for (point, value) in transform_filter(tap).into_iter().enumerate() {
+                                let at = (point * terms + k) * width + column;
+                                panels[at..][..LANES].copy_from_slice(&value);
+                            }
+                        }
+                    }
+                },
+            );
+        });
+}
+
+/// G g G^T.
+#[inline(always)]
+fn transform_filter(tap: impl Fn(usize) -> Lanes) -> [Lanes; POINTS] {
+    // Rows first, then columns: (g0, (g0 + g1 + g2) / 2, (g0 - g1 + g2) / 2, g2).
+    let mut half = [[[0.0; LANES]; 3]; 4];
+    for s in 0..3 {
+        let column = weights_1d([tap(s), tap(3 + s), tap(6 + s)]);
+        for i in 0..4 {
+            half[i][s] = column[i];
+        }
+    }
+    let mut points = [[0.0; LANES]; POINTS];
+    for i in 0..4 {
+        let row = weights_1d(half[i]);
+        points[4 * i..][..4].copy_from_slice(&row);
+    }
+    points
 }
 
 type Lanes = [f32; LANES];
@@ -222,14 +288,47 @@ fn group_tiles(geometry: &Conv2d) -> usize {
 type Place = (usize, usize, usize);
 
 /// A block of the output from pixel `first` on: whole images, or a band of one; of the filters whose panels begin
-/// `packed`.
-pub(super) fn fprop(
-    geometry: &Conv2d,
-    x: Reader<'_>,
-    first: usize,
+/// `packed`. `then` sees the columns of each panel before they are rounded.
+pub(super) fn fprop<R: Source>(
+    (geometry, x, first): (&Conv2d, Operand<R>, usize),
+    packed: &[f32],
+    y: &mut Part<'_>,
+    finish: Finish<'_>,
+    mut then: impl FnMut(Range<usize>, &mut MatMut<'_>),
+) {
+    y.edit(finish.accumulate, |y| {
+        match x.stored() {
+            Some(stored) => tiles_of_block(
+                (geometry, first),
+                packed,
+                y,
+                finish,
+                #[inline(always)]
+                |pixel, channel| lanes(&stored[pixel * geometry.c + channel..]),
+            ),
+            None => tiles_of_block(
+                (geometry, first),
+                packed,
+                y,
+                finish,
+                #[inline(always)]
+                |pixel, channel| x.lanes(pixel, channel),
+            ),
+        }
+        for from in (0..y.cols()).step_by(panel_width()) {
+            let cols = from..(from + panel_width()).min(y.cols());
+            then(cols.clone(), &mut y.columns(cols));
+        }
+    });
+}
+
+/// See [`fprop`]; `read` gives neighbouring channels of a pixel.
+fn tiles_of_block(
+    (geometry, first): (&Conv2d, usize),
     packed: &[f32],
     y: &mut MatMut<'_>,
     finish: Finish<'_>,
+    read: impl Fn(usize, usize) -> Lanes,
 ) {
     let window = &geometry.window;
     let (c, width) = (geometry.c, panel_width());
@@ -249,38 +348,19 @@ pub(super) fn fprop(
         let (row, j) = (tile / tile_cols, tile % tile_cols);
         (first_image + row / tile_rows, top + row % tile_rows, j)
     };
-    GROUP.with_borrow_mut(|(transformed, products, starts)| {
+    GROUP.with_borrow_mut(|(transformed, products)| {
         for begin in (0..total).step_by(per_group) {
             let count = per_group.min(total - begin);
             let transformed = transformed.at_least(POINTS * count * c);
             for t in 0..count {
-                let (at, to) = (place(begin + t), (t, count));
-                match x.stored() {
-                    Some(stored) => transform_tile(
-                        geometry,
-                        at,
-                        transformed,
-                        to,
-                        #[inline(always)]
-                        |pixel, channel| lanes(&stored[pixel * c + channel..]),
-                    ),
-                    None => transform_tile(
-                        geometry,
-                        at,
-                        transformed,
-                        to,
-                        #[inline(always)]
-                        |pixel, channel| x.lanes(pixel, channel),
-                    ),
-                }
+                transform_tile(geometry, place(begin + t), transformed, (t, count), &read);
             }
-            starts.clear();
-            starts.extend((0..count).map(|t| t * c));
             let products = products.at_least(POINTS * count * width);
             for from in (0..y.cols()).step_by(width) {
                 let panels = &packed[from * POINTS * c..][..POINTS * width * c];
                 for (point, products) in products.chunks_exact_mut(count * width).enumerate() {
-                    let windows = Windows::new(&transformed[point * count * c..], starts, 1, c, 0);
+                    let rows = &transformed[point * count * c..];
+                    let windows = Windows::rows(Terms::Single, rows, [count, c, c]);
                     let panel = &panels[point * width * c..][..width * c];
                     let out = &mut MatMut::new(products, count, width);
                     multiply(out, windows, panel, Finish::default());
@@ -302,7 +382,7 @@ fn transform_tile(
     (image, i, j): Place,
     transformed: &mut [f32],
     (t, count): (usize, usize),
-    read: impl Fn(usize, usize) -> Lanes,
+    read: &impl Fn(usize, usize) -> Lanes,
 ) {
     let (window, c) = (&geometry.window, geometry.c);
     // Where the tile's pixels lie, row by row; none outside the image.
@@ -385,6 +465,9 @@ fn finish_tile(
                         }
                         let pixel = (image * window.p + p) * window.q + q - begin;
                         let mut value = row[s];
+                        if finish.accumulate {
+                            value = add(value, lanes(&y.row(pixel)[cols.start..]));
+                        }
                         if let Some(bias) = finish.bias {
                             value = add(value, lanes(&bias[cols.clone()]));
                         }

@@ -16,7 +16,7 @@ mod kernel;
 
 use super::Buffer;
 use super::batch_norm::{self, BLOCK_PIXELS};
-use super::machine::vectorised;
+use super::machine::{self, vectorised};
 use super::pending::{Closer, GradReader, Reader, merge_part, partial_len, sliced};
 use super::tensor::round_all;
 use super::tiles::{self, TILES, with_workspace};
@@ -427,7 +427,7 @@ fn correlate_tile(
             }
             let to = if c == cp { &mut *target } else { &mut *padded };
             for (pixel, columns, taps_at) in pass.phases() {
-                pulp::Arch::new().dispatch(Correlate {
+                machine::arch().dispatch(Correlate {
                     ring: ring.slots,
                     weights: operands.filter,
                     rows: ring.tap_rows(source.clone(), packed, step, taps_at),
@@ -585,7 +585,7 @@ pub(super) fn dgrad(scratch: &mut Buffer, op: DepthwiseDgrad<'_, Buffer>) {
         finish,
     );
     if let Some(sums) = sums {
-        closer.merge_sums(partials, sums);
+        closer.merge_sums(partials, c, sums);
     }
 }
 
@@ -631,7 +631,7 @@ pub(super) fn wgrad(scratch: &mut Buffer, op: DepthwiseWgrad<'_, Buffer>) {
                     let pixels = row * window.q..(row + 1) * window.q;
                     read_padded(pixels, (c, cp), d_out, d_row, &read_dy);
                     for (_, columns, taps_at) in pass.phases() {
-                        pulp::Arch::new().dispatch(Accumulate {
+                        machine::arch().dispatch(Accumulate {
                             ring: ring.slots,
                             weights,
                             rows: ring.tap_rows(source.clone(), packed, step, taps_at),

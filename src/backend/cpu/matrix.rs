@@ -1,5 +1,4 @@
-//! Matrix products on slices: the one place that calls the crate `gemm`, and the one place where tasks share an
-//! output matrix by disjoint blocks.
+//! Matrices that several threads write: one output, cut into disjoint blocks.
 
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -7,45 +6,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::tensor::{Stored, TensorMut, narrow_all, widen_all, with_floats};
-
-/// A read-only matrix: element (i, j) is `data[i * row_stride + j * col_stride]`.
-#[derive(Clone, Copy)]
-pub(super) struct Mat<'a> {
-    data: &'a [f32],
-    rows: usize,
-    cols: usize,
-    row_stride: usize,
-    col_stride: usize,
-}
-
-impl<'a> Mat<'a> {
-    /// Rows of `cols` numbers, `row_stride` apart, from the start of `data`.
-    pub(super) fn new(data: &'a [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
-        assert!(
-            rows == 0 || cols == 0 || (rows - 1) * row_stride + cols <= data.len(),
-            "a {rows}x{cols} matrix with row stride {row_stride} needs more than {} elements",
-            data.len()
-        );
-        Mat {
-            data,
-            rows,
-            cols,
-            row_stride,
-            col_stride: 1,
-        }
-    }
-
-    /// The transpose, without moving anything.
-    pub(super) fn t(self) -> Self {
-        Mat {
-            data: self.data,
-            rows: self.cols,
-            cols: self.rows,
-            row_stride: self.col_stride,
-            col_stride: self.row_stride,
-        }
-    }
-}
+use half::bf16;
 
 /// A matrix to write: rows of adjacent columns, `row_stride` apart. Parts of one buffer can be held by several
 /// threads as long as they share no element, which a slice cannot say.
@@ -135,7 +96,7 @@ impl<'a, E: Stored> MatMut<'a, E> {
         }
     }
 
-    /// Calls `f(rows, columns, part, partial)` for all blocks of a grid, in parallel. `partials` is cut into one stretch a
+    /// Calls `f(rows, columns, part, partial)` for all blocks of a grid, in parallel. `partials` is cut into one stretch per
     /// block, `partial_len` long, row by row of the grid.
     fn par_parts<F>(self, grid: Grid, partials: &mut [f32], partial_len: usize, f: F)
     where
@@ -182,13 +143,64 @@ impl<'a, E: Stored> MatMut<'a, E> {
     }
 }
 
-/// Calls `f(block, partial)` for all blocks of a grid over the first elements of `out`, in parallel. Blocks are float32; what
-/// `f` leaves in one is rounded to its place, and without `load` what it finds is unknown. `partials` is cut into one
-/// stretch a block, `partial_len` long, row by row of the grid. `f` must not enter the thread pool.
+/// A part of a stored matrix.
+pub(super) enum Part<'a> {
+    F32(MatMut<'a>),
+    Bf16(MatMut<'a, bf16>),
+}
+
+impl Part<'_> {
+    pub(super) fn rows(&self) -> usize {
+        match self {
+            Part::F32(part) => part.rows,
+            Part::Bf16(part) => part.rows,
+        }
+    }
+
+    pub(super) fn cols(&self) -> usize {
+        match self {
+            Part::F32(part) => part.cols,
+            Part::Bf16(part) => part.cols,
+        }
+    }
+
+    /// Some of the columns.
+    pub(super) fn columns(&mut self, cols: Range<usize>) -> Part<'_> {
+        match self {
+            Part::F32(part) => Part::F32(part.columns(cols)),
+            Part::Bf16(part) => Part::Bf16(part.columns(cols)),
+        }
+    }
+
+    /// Lends `f` the part as float32, and rounds what it leaves. Without `load` what `f` finds is unknown. `f` must not enter
+    /// the thread pool or edit a second part.
+    pub(super) fn edit<R>(&mut self, load: bool, f: impl FnOnce(&mut MatMut<'_>) -> R) -> R {
+        match self {
+            Part::F32(part) => f(part),
+            Part::Bf16(part) => {
+                let (m, n) = (part.rows, part.cols);
+                with_floats(m * n, |floats| {
+                    if load {
+                        for (i, row) in floats.chunks_exact_mut(n).enumerate() {
+                            widen_all(part.row(i), row);
+                        }
+                    }
+                    let result = f(&mut MatMut::new(floats, m, n));
+                    for (i, row) in floats.chunks_exact(n).enumerate() {
+                        narrow_all(row, part.row(i));
+                    }
+                    result
+                })
+            }
+        }
+    }
+}
+
+/// Calls `f(block, partial)` for all blocks of a grid over the first elements of `out`, in parallel. `partials` is cut into
+/// one stretch per block, `partial_len` long, row by row of the grid. `f` must not enter the thread pool.
 pub(super) fn par_blocks<F>(
     out: TensorMut<'_>,
     grid: Grid,
-    load: bool,
     partials: &mut [f32],
     partial_len: usize,
     f: F,
@@ -200,26 +212,18 @@ pub(super) fn par_blocks<F>(
             grid,
             partials,
             partial_len,
-            |rows, cols, out, partial| f(Block { rows, cols, out }, partial),
+            |rows, cols, out, partial| {
+                let out = Part::F32(out);
+                f(Block { rows, cols, out }, partial);
+            },
         ),
         TensorMut::Bf16(out) => MatMut::new(out, grid.rows, grid.cols).par_parts(
             grid,
             partials,
             partial_len,
-            |rows, cols, mut stored, partial| {
-                let (m, n) = (rows.len(), cols.len());
-                with_floats(m * n, |floats| {
-                    for (i, row) in floats.chunks_exact_mut(n).enumerate() {
-                        if load {
-                            widen_all(stored.row(i), row);
-                        }
-                    }
-                    let out = MatMut::new(floats, m, n);
-                    f(Block { rows, cols, out }, partial);
-                    for (i, row) in floats.chunks_exact(n).enumerate() {
-                        narrow_all(row, stored.row(i));
-                    }
-                });
+            |rows, cols, out, partial| {
+                let out = Part::Bf16(out);
+                f(Block { rows, cols, out }, partial);
             },
         ),
     }
@@ -232,9 +236,9 @@ pub(super) struct Grid {
     pub(super) rows: usize,
     /// Columns of the matrix.
     pub(super) cols: usize,
-    /// Rows of a block, but for the last.
+    /// Rows of each block but the last.
     pub(super) row_block: usize,
-    /// Columns of a block, but for the last.
+    /// Columns of each block but the last.
     pub(super) col_block: usize,
 }
 
@@ -272,42 +276,5 @@ pub(super) struct Block<'a> {
     /// Columns of the whole matrix.
     pub(super) cols: Range<usize>,
     /// The elements.
-    pub(super) out: MatMut<'a>,
-}
-
-/// out = a b, or out += a b; on the calling thread.
-pub(super) fn product(out: &mut MatMut<'_>, a: Mat<'_>, b: Mat<'_>, accumulate: bool) {
-    let (m, n, k) = (out.rows, out.cols, a.cols);
-    assert!(
-        a.rows == m && b.cols == n && b.rows == k,
-        "{}x{k} times {}x{} does not give {m}x{n}",
-        a.rows,
-        b.rows,
-        b.cols
-    );
-    // SAFETY: the three shapes agree, and the constructors of `Mat` and `MatMut` asserted that every element of the
-    // shape lies within the borrowed data; `out` is borrowed exclusively, so it overlaps neither input.
-    unsafe {
-        gemm::gemm(
-            m,
-            n,
-            k,
-            out.data,
-            1,
-            out.row_stride as isize,
-            accumulate,
-            a.data.as_ptr(),
-            a.col_stride as isize,
-            a.row_stride as isize,
-            b.data.as_ptr(),
-            b.col_stride as isize,
-            b.row_stride as isize,
-            1.0f32,
-            1.0,
-            false,
-            false,
-            false,
-            gemm::Parallelism::None,
-        );
-    }
+    pub(super) out: Part<'a>,
 }

@@ -1,23 +1,15 @@
-//! The matrix product behind convolution's forward pass: windows taken where they lie, filters packed once a call.
-//!
-//! y[i, j] = act(sum over t of window[i][t] filter[j][t] + bias[j] + residual[i, j]). The filters are packed in *panels*
-//! of two vectors of filters, a panel element by element: `panel[t][j]`. The inner kernel keeps a block of 6 rows (12
-//! where there are 32 vector registers) x 2 vectors of y in registers over the whole sum, so that y is written once,
-//! finished, and a window may lie anywhere: an image need not be unrolled. One panel meets all rows of a tile before the
-//! next one does: it stays in the first- or second-level cache.
+//! The inner kernel: a block of 6 rows (12 where there are 32 vector registers) x 2 vectors of y stays in registers over
+//! the whole sum, so that y is written once, finished.
 //!
 //! Each accumulator of a block is a variable of its own, never an element of an array ([`Sums`], [`Vectors`]). The
 //! compiler keeps an array in registers only if it unrolls every loop over it. Whether it does depends on its version
 //! and on the surrounding code; where it did not, a store followed each product.
 
-use std::ops::Range;
-
-use pulp::{Simd, WithSimd};
-use rayon::prelude::*;
-
-use super::gemm::MatMut;
-use super::machine::vectorised;
+use super::super::machine;
+use super::super::matrix::MatMut;
+use super::{Finish, Windows};
 use crate::backend::Activation;
+use pulp::{Simd, WithSimd};
 
 /// Vectors of a panel's row.
 const VECTORS: usize = 2;
@@ -26,211 +18,105 @@ const VECTORS: usize = 2;
 const MAX_LANES: usize = 16;
 
 /// The number of columns of y that begins a panel is a multiple of this on every machine.
-pub(super) const PANEL_ALIGN: usize = VECTORS * MAX_LANES;
+pub(in super::super) const PANEL_ALIGN: usize = VECTORS * MAX_LANES;
 
 /// Rows of y that fill whole register blocks on every machine are a multiple of this.
-pub(super) const ROW_ALIGN: usize = 12;
+pub(in super::super) const ROW_ALIGN: usize = 12;
 
-/// Filters of a panel on this machine.
-pub(super) fn panel_width() -> usize {
+/// Columns of a panel on this machine.
+pub(in super::super) fn panel_width() -> usize {
     struct Width;
     impl WithSimd for Width {
         type Output = usize;
+        #[inline(always)]
         fn with_simd<S: Simd>(self, _: S) -> usize {
             VECTORS * S::F32_LANES
         }
     }
-    let width = pulp::Arch::new().dispatch(Width);
-    assert!(PANEL_ALIGN.is_multiple_of(width), "a panel of {width}");
-    width
+    machine::arch().dispatch(Width)
 }
 
-/// Elements of `filters` filters of `len` elements each, packed.
-pub(super) fn packed_len(filters: usize, len: usize) -> usize {
-    filters.next_multiple_of(panel_width()) * len
+/// One step of a sum.
+pub(super) trait Multiplier<S: Simd>: Copy {
+    /// The sum of each lane, and the products of the terms of its two words.
+    fn add(self, simd: S, x: S::f32s, w: S::f32s, sum: S::f32s) -> S::f32s;
 }
 
-/// Packs filters of `len` adjacent elements each.
-pub(super) fn pack(filters: &[f32], len: usize, packed: &mut [f32]) {
-    let width = panel_width();
-    packed
-        .par_chunks_mut(width * len)
-        .zip(filters.par_chunks(width * len))
-        .for_each(|(panel, filters)| pack_panel(filters, len, panel));
-}
-
-/// Packs one panel.
-fn pack_panel(filters: &[f32], len: usize, panel: &mut [f32]) {
-    let width = panel.len() / len;
-    if filters.len() < panel.len() {
-        panel.fill(0.0);
-    }
-    vectorised(
-        #[inline(always)]
-        || {
-            // Squares of eight filters and eight elements, then what is left.
-            let whole = len - len % SQUARE;
-            for (group, filters) in filters.chunks(SQUARE * len).enumerate() {
-                let column = group * SQUARE;
-                let squares = if filters.len() == SQUARE * len && width >= SQUARE {
-                    whole
-                } else {
-                    0
-                };
-                for first in (0..squares).step_by(SQUARE) {
-                    let mut square = [[0.0; SQUARE]; SQUARE];
-                    for (j, row) in square.iter_mut().enumerate() {
-                        *row = *filters[j * len + first..].first_chunk().expect("eight");
-                    }
-                    for (j, row) in transpose(square).iter().enumerate() {
-                        panel[(first + j) * width + column..][..SQUARE].copy_from_slice(row);
-                    }
-                }
-                for (j, filter) in filters.chunks_exact(len).enumerate() {
-                    for t in squares..len {
-                        panel[t * width + column + j] = filter[t];
-                    }
-                }
-            }
-        },
-    );
-}
-
-/// Rows and columns of the squares that [`transpose`] turns.
-pub(super) const SQUARE: usize = 8;
-
-/// The transpose, in three rounds of exchanges between rows 1, 2 and 4 apart.
-#[inline(always)]
-pub(super) fn transpose(mut rows: [[f32; SQUARE]; SQUARE]) -> [[f32; SQUARE]; SQUARE] {
-    #[inline(always)]
-    fn exchange<const D: usize>(rows: &mut [[f32; SQUARE]; SQUARE]) {
-        for i in 0..SQUARE {
-            if i & D == 0 {
-                let (a, b) = (rows[i], rows[i + D]);
-                for j in 0..SQUARE {
-                    if j & D == 0 {
-                        rows[i][j + D] = b[j];
-                    } else {
-                        rows[i + D][j - D] = a[j];
-                    }
-                }
-            }
-        }
-    }
-    exchange::<1>(&mut rows);
-    exchange::<2>(&mut rows);
-    exchange::<4>(&mut rows);
-    rows
-}
-
-/// Rows to multiply: row i is `runs` runs of `run` adjacent elements, `step` apart, from `starts[i]` on.
+/// [`Terms::Single`](super::Terms::Single).
 #[derive(Clone, Copy)]
-pub(super) struct Windows<'a> {
-    data: &'a [f32],
-    starts: &'a [usize],
-    runs: usize,
-    run: usize,
-    step: usize,
-}
+struct Singles;
 
-impl<'a> Windows<'a> {
-    pub(super) fn new(
-        data: &'a [f32],
-        starts: &'a [usize],
-        runs: usize,
-        run: usize,
-        step: usize,
-    ) -> Self {
-        assert!(runs > 0, "a window has a run");
-        let last = starts
-            .iter()
-            .max()
-            .map_or(0, |s| s + (runs - 1) * step + run);
-        assert!(last <= data.len(), "windows of {last} elements");
-        Windows {
-            data,
-            starts,
-            runs,
-            run,
-            step,
-        }
+impl<S: Simd> Multiplier<S> for Singles {
+    #[inline(always)]
+    fn add(self, simd: S, x: S::f32s, w: S::f32s, sum: S::f32s) -> S::f32s {
+        simd.mul_add_e_f32s(x, w, sum)
     }
 }
 
-/// What is done with a sum before it is written; columns and rows as those of y.
-#[derive(Clone, Copy, Default)]
-pub(super) struct Finish<'a> {
-    /// A number a column.
-    pub(super) bias: Option<&'a [f32]>,
-    /// The first element, and the distance of the rows.
-    pub(super) residual: Option<(&'a [f32], usize)>,
-    /// Applied last.
-    pub(super) activation: Activation<&'a [f32]>,
-}
-
-/// y = finish(windows * filters), on the calling thread; `panels` begins with the panel of y's first column.
-pub(super) fn multiply(
-    y: &mut MatMut<'_>,
-    windows: Windows<'_>,
-    panels: &[f32],
-    finish: Finish<'_>,
-) {
-    let (rows, cols, len) = (y.rows(), y.cols(), windows.runs * windows.run);
-    assert_eq!(rows, windows.starts.len(), "rows of y and of the windows");
-    if let Some(bias) = finish.bias {
-        assert_eq!(bias.len(), cols, "bias");
-    }
-    if let Activation::PRelu(slopes) = finish.activation {
-        assert_eq!(slopes.len(), cols, "slopes");
-    }
-    if let Some((residual, stride)) = finish.residual {
-        assert!(
-            rows == 0 || (rows - 1) * stride + cols <= residual.len(),
-            "residual"
-        );
-    }
-    let width = panel_width();
-    for (i, first) in (0..cols).step_by(width).enumerate() {
-        pulp::Arch::new().dispatch(Panels {
-            y,
-            windows,
-            cols: first..(first + width).min(cols),
-            filters: &panels[i * width * len..][..width * len],
-            finish,
-        });
-    }
-}
-
-/// All rows of y in the columns of one panel.
-struct Panels<'a, 'y> {
+/// A job: y = finish(windows * columns) in the columns of one panel.
+pub(super) struct Panel<'a, 'y> {
     y: &'a mut MatMut<'y>,
     windows: Windows<'a>,
-    cols: Range<usize>,
     filters: &'a [f32],
     finish: Finish<'a>,
 }
 
-impl WithSimd for Panels<'_, '_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(mut self, simd: S) {
-        if self.cols.len() > S::F32_LANES {
-            self.rows::<S, Two<S::f32s>>(simd);
-        } else {
-            self.rows::<S, One<S::f32s>>(simd);
+impl<'a, 'y> Panel<'a, 'y> {
+    pub(super) fn new(
+        y: &'a mut MatMut<'y>,
+        windows: Windows<'a>,
+        filters: &'a [f32],
+        finish: Finish<'a>,
+    ) -> Self {
+        let (rows, cols) = (y.rows(), y.cols());
+        assert_eq!(rows, windows.len(), "rows of y and of the windows");
+        assert!(cols <= panel_width(), "{cols} columns in a panel");
+        if let Some(bias) = finish.bias {
+            assert_eq!(bias.len(), cols, "bias");
+        }
+        if let Activation::PRelu(slopes) = finish.activation {
+            assert_eq!(slopes.len(), cols, "slopes");
+        }
+        if let Some((residual, stride)) = finish.residual {
+            assert!(
+                rows == 0 || (rows - 1) * stride + cols <= residual.len(),
+                "residual"
+            );
+        }
+        Panel {
+            y,
+            windows,
+            filters,
+            finish,
         }
     }
 }
 
-impl Panels<'_, '_> {
+impl WithSimd for Panel<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        self.run(simd, Singles);
+    }
+}
+
+impl Panel<'_, '_> {
+    #[inline(always)]
+    pub(super) fn run<S: Simd, M: Multiplier<S>>(mut self, simd: S, multiplier: M) {
+        if self.y.cols() > S::F32_LANES {
+            self.rows::<S, Two<S::f32s>, M>(simd, multiplier);
+        } else {
+            self.rows::<S, One<S::f32s>, M>(simd, multiplier);
+        }
+    }
+
     /// All rows.
     #[inline(always)]
-    fn rows<S: Simd, V: Vectors<S::f32s>>(&mut self, simd: S) {
+    fn rows<S: Simd, V: Vectors<S::f32s>, M: Multiplier<S>>(&mut self, simd: S, multiplier: M) {
         let rows = self.y.rows();
-        let bias = self.finish.bias.map(|bias| &bias[self.cols.clone()]);
         let slopes = match self.finish.activation {
-            Activation::PRelu(slopes) => Some(&slopes[self.cols.clone()]),
+            Activation::PRelu(slopes) => Some(slopes),
             _ => None,
         };
         let vector = |numbers: Option<&[f32]>| -> V {
@@ -238,7 +124,7 @@ impl Panels<'_, '_> {
             // SAFETY: as many numbers as the slice has.
             unsafe { load(simd, numbers.as_ptr(), numbers.len()) }
         };
-        let (bias, slopes) = (vector(bias), vector(slopes));
+        let finish = (multiplier, vector(self.finish.bias), vector(slopes));
         // Blocks of nearly the same size: a block of one to three rows would wait for its own sums.
         let most = if S::REGISTER_COUNT >= 32 { 12 } else { 6 };
         let blocks = rows.div_ceil(most).max(1);
@@ -248,19 +134,19 @@ impl Panels<'_, '_> {
             let count = least + usize::from(block < larger);
             match count {
                 0 => {}
-                1 => self.block::<S, V, 1>(simd, row, bias, slopes),
-                2 => self.block::<S, V, 2>(simd, row, bias, slopes),
-                3 => self.block::<S, V, 3>(simd, row, bias, slopes),
-                4 => self.block::<S, V, 4>(simd, row, bias, slopes),
-                5 => self.block::<S, V, 5>(simd, row, bias, slopes),
-                6 => self.block::<S, V, 6>(simd, row, bias, slopes),
+                1 => self.block::<S, V, M, 1>(simd, row, finish),
+                2 => self.block::<S, V, M, 2>(simd, row, finish),
+                3 => self.block::<S, V, M, 3>(simd, row, finish),
+                4 => self.block::<S, V, M, 4>(simd, row, finish),
+                5 => self.block::<S, V, M, 5>(simd, row, finish),
+                6 => self.block::<S, V, M, 6>(simd, row, finish),
                 more if S::REGISTER_COUNT >= 32 => match more {
-                    7 => self.block::<S, V, 7>(simd, row, bias, slopes),
-                    8 => self.block::<S, V, 8>(simd, row, bias, slopes),
-                    9 => self.block::<S, V, 9>(simd, row, bias, slopes),
-                    10 => self.block::<S, V, 10>(simd, row, bias, slopes),
-                    11 => self.block::<S, V, 11>(simd, row, bias, slopes),
-                    _ => self.block::<S, V, 12>(simd, row, bias, slopes),
+                    7 => self.block::<S, V, M, 7>(simd, row, finish),
+                    8 => self.block::<S, V, M, 8>(simd, row, finish),
+                    9 => self.block::<S, V, M, 9>(simd, row, finish),
+                    10 => self.block::<S, V, M, 10>(simd, row, finish),
+                    11 => self.block::<S, V, M, 11>(simd, row, finish),
+                    _ => self.block::<S, V, M, 12>(simd, row, finish),
                 },
                 more => unreachable!("{more} rows are more than the registers hold"),
             }
@@ -268,46 +154,60 @@ impl Panels<'_, '_> {
         }
     }
 
-    /// Rows `row..row + R` of y in the panel's columns.
+    /// Rows `row..row + R` of y; `bias` and `slopes` as vectors.
     #[inline(always)]
-    fn block<S: Simd, V: Vectors<S::f32s>, const R: usize>(
+    fn block<S: Simd, V: Vectors<S::f32s>, M: Multiplier<S>, const R: usize>(
         &mut self,
         simd: S,
         row: usize,
-        bias: V,
-        slopes: V,
+        (multiplier, bias, slopes): (M, V, V),
     ) where
         Rows<R>: Sums<R>,
     {
         let Windows {
+            terms: _,
             data,
             starts,
             runs,
             run,
             step,
+            stride: term_stride,
         } = self.windows;
-        let starts = starts[row..].first_chunk::<R>().expect("R rows");
+        assert!(row + R <= self.windows.len(), "R rows");
         let filters = self.filters[..runs * run * VECTORS * S::F32_LANES].as_ptr();
-        let (first, width) = (self.cols.start, self.cols.len());
-        let activation = self.finish.activation;
+        let width = self.y.cols();
+        let Finish {
+            accumulate,
+            activation,
+            ..
+        } = self.finish;
         let residual = (self.finish.residual)
-            .map(|(residual, stride)| (residual[row * stride + first..].as_ptr(), stride));
-        let (y, stride) = self.y.part_at(row..row + R, self.cols.clone());
+            .map(|(residual, stride)| (residual[row * stride..].as_ptr(), stride));
+        let (y, stride) = self.y.part_at(row..row + R, 0..width);
         // SAFETY: `Windows::new` asserted that all runs of all rows lie within `data`, and `filters` holds runs * run
-        // rows of a panel. `multiply` asserted that the residual has all rows and columns of y, and `part_at` that y
+        // rows of a panel. `Panel::new` asserted that the residual has all rows and columns of y, and `part_at` that y
         // has these.
         unsafe {
             Rows::sums(
                 simd,
-                starts.map(
+                multiplier,
+                std::array::from_fn::<_, R, _>(
                     #[inline(always)]
-                    |start| data.as_ptr().add(start),
+                    |i| data.as_ptr().add(starts.get(row + i)),
                 ),
-                [runs, run, step],
+                [runs, run, step, term_stride],
                 filters,
                 bias,
                 #[inline(always)]
                 |i, mut sums| {
+                    if accumulate {
+                        let before: V = load(simd, y.add(i * stride), width);
+                        sums = before.zip(
+                            sums,
+                            #[inline(always)]
+                            |y, sum| simd.add_f32s(y, sum),
+                        );
+                    }
                     if let Some((residual, stride)) = residual {
                         let residual: V = load(simd, residual.add(i * stride), width);
                         sums = residual.zip(
@@ -486,12 +386,13 @@ trait Sums<const R: usize> {
     /// The sums of R windows against the filters, on top of the biases; `finish` gets each row's number and its sums.
     ///
     /// # Safety
-    /// `windows` holds pointers to `runs` runs of `run` readable numbers, `step` apart; `filters` points to runs * run
-    /// rows of a panel.
-    unsafe fn sums<S: Simd, V: Vectors<S::f32s>>(
+    /// `layout` is `runs`, `run`, `step`, `stride`. `windows` holds pointers to `runs` runs, `step` apart, of `run` readable
+    /// words, `stride` apart; `filters` points to runs * run rows of a panel.
+    unsafe fn sums<S: Simd, V: Vectors<S::f32s>, M: Multiplier<S>>(
         simd: S,
+        multiplier: M,
         windows: [*const f32; R],
-        runs_run_step: [usize; 3],
+        layout: [usize; 4],
         filters: *const f32,
         bias: V,
         finish: impl FnMut(usize, V),
@@ -503,10 +404,11 @@ macro_rules! sums_of_rows {
     ($rows:literal: $($sum:ident $i:literal),+) => {
         impl Sums<$rows> for Rows<$rows> {
             #[inline(always)]
-            unsafe fn sums<S: Simd, V: Vectors<S::f32s>>(
+            unsafe fn sums<S: Simd, V: Vectors<S::f32s>, M: Multiplier<S>>(
                 simd: S,
+                multiplier: M,
                 mut windows: [*const f32; $rows],
-                [runs, run, step]: [usize; 3],
+                [runs, run, step, stride]: [usize; 4],
                 mut filters: *const f32,
                 bias: V,
                 mut finish: impl FnMut(usize, V),
@@ -522,8 +424,8 @@ macro_rules! sums_of_rows {
                         });
                         $(
                             // SAFETY: r < runs and t < run, as the caller promised.
-                            let x = simd.splat_f32s(unsafe { *windows[$i].add(t) });
-                            $sum = w.zip($sum, #[inline(always)] |w, sum| simd.mul_add_e_f32s(x, w, sum));
+                            let x = simd.splat_f32s(unsafe { *windows[$i].add(t * stride) });
+                            $sum = w.zip($sum, #[inline(always)] |w, sum| multiplier.add(simd, x, w, sum));
                         )+
                         // SAFETY: at most one past the last row of the panel.
                         filters = unsafe { filters.add(VECTORS * lanes) };
