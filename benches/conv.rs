@@ -2,8 +2,8 @@
 //! training with batch norm pending, moments and sums on; beside each its share of the multiply-adds that this machine can
 //! do, which are measured first. Winograd's algorithm takes fewer than are counted.
 //!
-//! `cargo bench --bench conv -- [part of a shape's name]... [n=BATCH] [rounds=R] [fused=0]`; `fused=0` leaves
-//! out everything but the convolution itself.
+//! `cargo bench --bench conv -- [part of a shape's name]... [n=BATCH] [rounds=R] [fused=0] [bf16=1]`; `fused=0` leaves
+//! out everything but the convolution itself, `bf16=1` takes tensors of bfloat16.
 
 mod checked;
 #[path = "../tests/oracles/mod.rs"]
@@ -12,8 +12,9 @@ mod peak;
 #[path = "../tests/rig/mod.rs"]
 mod rig;
 
-use arcface_cu::backend::Activation;
+use arcface_cu::backend::cpu::start_threads;
 use arcface_cu::backend::geometry::{Conv2d, Padding, Window};
+use arcface_cu::backend::{Activation, Element};
 use checked::checked;
 use rig::Case;
 use rig::conv::{Dgrad, End, Fprop, Wgrad};
@@ -21,6 +22,7 @@ use rig::pending::{Behind, Sums, To};
 use std::time::Instant;
 
 fn main() {
+    start_threads(0).expect("threads");
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let number = |name: &str, default: usize| {
         let found = arguments.iter().find_map(|a| a.strip_prefix(name));
@@ -33,9 +35,14 @@ fn main() {
         .filter(|a| !a.starts_with('-') && !a.contains('='))
         .collect();
     let threads = rayon::current_num_threads();
-    let (one, peak) = (peak::flops(1), peak::flops(threads));
+    let element = if number("bf16=", 0) != 0 {
+        Element::Bf16
+    } else {
+        Element::F32
+    };
+    let (one, peak) = (peak::flops(1, element), peak::flops(threads, element));
     println!(
-        "peak: {:.1} GFLOP/s with one thread, {:.1} with {threads}; a copy moves {:.1} GB/s",
+        "{element}, peak: {:.1} GFLOP/s with one thread, {:.1} with {threads}; a copy moves {:.1} GB/s",
         one / 1e9,
         peak / 1e9,
         peak::bytes() / 1e9
@@ -47,7 +54,7 @@ fn main() {
     );
     for (name, geometry) in shapes(n) {
         if wanted.is_empty() || wanted.iter().any(|w| name.contains(w.as_str())) {
-            measure(&name, geometry, rounds, fused, peak);
+            measure(&name, geometry, (rounds, element), fused, peak);
         }
     }
 }
@@ -92,9 +99,9 @@ fn shapes(n: usize) -> Vec<(String, Conv2d)> {
 }
 
 /// Seconds of the fastest of several runs of a case.
-fn fastest(case: &impl Case, terms: usize, rounds: usize) -> f64 {
+fn fastest(case: &impl Case, terms: usize, (rounds, element): (usize, Element)) -> f64 {
     let mut best = f64::INFINITY;
-    checked(case, terms, |cpu, job| {
+    checked(case, element, terms, |cpu, job| {
         for _ in 0..=rounds {
             let start = Instant::now();
             job(cpu).expect("the operation");
@@ -105,7 +112,7 @@ fn fastest(case: &impl Case, terms: usize, rounds: usize) -> f64 {
     best
 }
 
-fn measure(name: &str, geometry: Conv2d, rounds: usize, fused: bool, peak: f64) {
+fn measure(name: &str, geometry: Conv2d, rounds: (usize, Element), fused: bool, peak: f64) {
     let Conv2d { c, k, .. } = geometry;
     let (pixels_out, columns) = (geometry.pixels_out(), geometry.filter_len() / k);
     // A network's input is stored as it is read.

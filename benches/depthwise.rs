@@ -12,9 +12,9 @@ mod oracles;
 #[path = "../tests/rig/mod.rs"]
 mod rig;
 
-use arcface_cu::backend::cpu::Cpu;
+use arcface_cu::backend::cpu::{Cpu, start_threads};
 use arcface_cu::backend::geometry::PerChannel;
-use arcface_cu::backend::{Activation, Backend as _};
+use arcface_cu::backend::{Activation, Backend as _, Element};
 use checked::checked;
 use rayon::prelude::*;
 use rig::Case;
@@ -40,6 +40,7 @@ const SHAPES: [Shape; 11] = [
 ];
 
 fn main() {
+    start_threads(0).expect("threads");
     // `cargo bench` and `cargo test --benches` pass flags of their own.
     let batch = std::env::args()
         .skip(1)
@@ -131,7 +132,7 @@ fn bench(n: usize, (name, c, map, kernel, stride, (before, after)): Shape) {
 /// The shortest run of a case whose sums have `terms` terms.
 fn time(case: &impl Case, terms: usize) -> Duration {
     let mut shortest = Duration::MAX;
-    checked(case, terms, |cpu, job| {
+    checked(case, Element::F32, terms, |cpu, job| {
         shortest = best(|| job(cpu).expect("the operation"));
         Ok(())
     });

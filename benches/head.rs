@@ -10,7 +10,7 @@ mod common;
 #[path = "../tests/rig/mod.rs"]
 mod rig;
 
-use arcface_cu::backend::cpu::Cpu;
+use arcface_cu::backend::cpu::{Cpu, start_threads};
 use arcface_cu::backend::geometry::Conv2d;
 use arcface_cu::backend::{Backend, Element, SgdForm, SgdStep};
 use arcface_cu::base::random::{Purpose, Random};
@@ -30,6 +30,7 @@ fn main() {
 
 /// The bench with these arguments.
 pub(crate) fn run(mut args: impl Iterator<Item = String>) {
+    start_threads(0).expect("threads");
     let (mut device, mut sizes, mut rounds) = (Device::Cpu, Vec::new(), 12);
     let mut record = Record::NONE;
     while let Some(arg) = args.next() {

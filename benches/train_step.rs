@@ -10,7 +10,7 @@
 
 mod common;
 
-use arcface_cu::backend::cpu::Cpu;
+use arcface_cu::backend::cpu::{Cpu, start_threads};
 use arcface_cu::backend::{Backend, Element, SgdForm, SgdStep};
 use arcface_cu::base::random::{Purpose, Random};
 use arcface_cu::graph::Model;
@@ -49,6 +49,7 @@ fn main() {
 
 /// The bench with these arguments.
 pub(crate) fn run(mut args: impl Iterator<Item = String>) {
+    start_threads(0).expect("threads");
     let mut plan = Plan {
         networks: Vec::new(),
         batches: Vec::new(),

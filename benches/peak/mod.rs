@@ -1,5 +1,6 @@
 //! What this machine can do at most: multiply-adds a second and bytes a second.
 
+use arcface_cu::backend::Element;
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 use std::hint::black_box;
@@ -44,9 +45,40 @@ fn best(mut run: impl FnMut()) -> f64 {
     best
 }
 
-/// FLOP/s of multiply-adds of float32 by `threads` threads.
-pub(crate) fn flops(threads: usize) -> f64 {
-    let job = || pulp::Arch::new().dispatch(Products(black_box(200_000)));
+/// As [`Products`], of pairs of bfloat16 where the machine multiplies these.
+fn dots(rounds: u64) -> Option<u64> {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{__m512, __m512bh, _mm512_dpbf16_ps, _mm512_set1_ps};
+        #[target_feature(enable = "avx512bf16,avx512f")]
+        fn run(rounds: u64) {
+            // SAFETY: both types are 64 bytes of any content.
+            let a = unsafe { std::mem::transmute::<__m512, __m512bh>(_mm512_set1_ps(0.5)) };
+            let (a, b) = black_box((a, a));
+            let mut sums = [_mm512_set1_ps(0.0); SUMS];
+            for _ in 0..rounds {
+                for sum in &mut sums {
+                    *sum = _mm512_dpbf16_ps(*sum, a, b);
+                }
+            }
+            black_box(sums);
+        }
+        if std::arch::is_x86_feature_detected!("avx512bf16") {
+            // SAFETY: the machine has these instructions.
+            unsafe { run(rounds) };
+            return Some(rounds * (4 * SUMS * 16) as u64);
+        }
+    }
+    None
+}
+
+/// FLOP/s of multiply-adds by `threads` threads, of the fastest instruction for numbers of `element`.
+pub(crate) fn flops(threads: usize, element: Element) -> f64 {
+    let job = || {
+        let rounds = black_box(200_000);
+        let dots = (element == Element::Bf16).then(|| dots(rounds)).flatten();
+        dots.unwrap_or_else(|| pulp::Arch::new().dispatch(Products(rounds)))
+    };
     let operations = job();
     let seconds = best(|| {
         (0..threads).into_par_iter().for_each(|_| {

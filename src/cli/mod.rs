@@ -33,11 +33,10 @@ mod weights;
 
 pub use device::Gpus;
 
-use crate::backend::cpu::Instructions;
+use crate::backend::cpu::{Instructions, start_threads};
 use crate::{Error, Result};
 use clap::{Parser, Subcommand};
 use device::Installed;
-use std::error::Error as _;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
@@ -165,18 +164,5 @@ fn run(cli: Cli, gpus: &impl Gpus) -> Result<()> {
         }
         #[cfg(feature = "manual")]
         Command::Man(args) => manual::man(&args),
-    }
-}
-
-/// Starts the threads for arithmetic and for reading; 0: one a core. Rayon would start them at their first use, and panic
-/// if the system refuses.
-fn start_threads(threads: usize) -> Result<()> {
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
-    match pool.build_global() {
-        Err(error) if error.source().is_some() => Err(Error::Invalid(format!(
-            "starting the threads for arithmetic: {error}; a higher `ulimit -u` or a smaller --threads or RAYON_NUM_THREADS may help"
-        ))),
-        // Or they are there already, as in a second run of the same process, which keeps them.
-        _ => Ok(()),
     }
 }

@@ -57,7 +57,8 @@ pub fn results_of<B: Backend>(
     downloaded(backend, &results)
 }
 
-fn downloaded<B: Backend>(
+/// What lies in a device's buffers.
+pub fn downloaded<B: Backend>(
     backend: &mut B,
     results: &[(&'static str, B::Buffer)],
 ) -> Vec<(&'static str, Vec<f32>)> {
@@ -93,7 +94,11 @@ pub fn expected_of(
     given: Given<'_>,
 ) -> Vec<(&'static str, Vec<Number>)> {
     let mut oracle = Oracle;
-    let results = Rig::new(&mut oracle).of(element).given(given).results(case);
+    finished(Rig::new(&mut oracle).of(element).given(given).results(case))
+}
+
+/// The numbers that the oracle wrote, each with the slack of its own rounding.
+pub fn finished(results: Vec<(&'static str, Buffer)>) -> Vec<(&'static str, Vec<Number>)> {
     let finish = |(name, buffer): (_, Buffer)| {
         let Buffer {
             element,

@@ -2,6 +2,7 @@
 
 use crate::base::text::shown;
 use crate::{Error, Result};
+use std::error::Error as _;
 use std::path::Path;
 use std::str::FromStr;
 use std::sync::OnceLock;
@@ -82,18 +83,23 @@ pub(super) fn avx() -> Option<pulp::x86::V3> {
     }
 }
 
-/// Permission for products of pairs of bfloat16, where the machine has them.
+/// Permission for AVX512_BF16, where the machine has it.
 #[cfg(target_arch = "x86_64")]
+#[inline]
 pub(super) fn pairs() -> Option<pulp::x86::V4> {
-    let allowed = LIMIT
-        .get()
-        .is_none_or(|limit| *limit >= Instructions::Avx512Bf16);
-    match arch() {
-        pulp::Arch::V4(simd) if allowed && std::arch::is_x86_feature_detected!("avx512bf16") => {
-            Some(simd)
+    static FOUND: OnceLock<Option<pulp::x86::V4>> = OnceLock::new();
+    *FOUND.get_or_init(|| {
+        let limit = LIMIT.get().copied().unwrap_or(Instructions::Avx512Bf16);
+        match arch() {
+            pulp::Arch::V4(simd)
+                if limit == Instructions::Avx512Bf16
+                    && std::arch::is_x86_feature_detected!("avx512bf16") =>
+            {
+                Some(simd)
+            }
+            _ => None,
         }
-        _ => None,
-    }
+    })
 }
 
 /// Whether the machine multiplies pairs of bfloat16.
@@ -109,6 +115,22 @@ pub(super) fn multiplies_pairs() -> bool {
 #[inline(always)]
 pub(super) fn vectorised<R>(f: impl FnOnce() -> R) -> R {
     arch().dispatch(f)
+}
+
+/// Starts the threads of this process for arithmetic; 0: as many as `RAYON_NUM_THREADS` says, or one per core. The calling
+/// thread is one of them, so an operation that it calls starts at once, where threads of the pool would have to wake up
+/// for each. Without this call Rayon starts its threads at their first use, and panics if the system refuses.
+///
+/// # Errors
+/// If the system refuses. Where they run already they are kept.
+pub fn start_threads(threads: usize) -> Result<()> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+    match pool.use_current_thread().build_global() {
+        Err(error) if error.source().is_some() => Err(Error::Invalid(format!(
+            "starting the threads for arithmetic: {error}; a higher `ulimit -u` or a smaller --threads or RAYON_NUM_THREADS may help"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// The processor's name, the vector instructions that the kernels use on it, and the threads.

@@ -5,7 +5,8 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::tensor::{Stored, TensorMut, narrow_all, widen_all, with_floats};
+use super::tensor::{Stored, TensorMut, narrow_rows, round_all, widen_all, with_floats};
+use crate::backend::Element;
 use half::bf16;
 
 /// A matrix to write: rows of adjacent columns, `row_stride` apart. Parts of one buffer can be held by several
@@ -143,6 +144,20 @@ impl<'a, E: Stored> MatMut<'a, E> {
     }
 }
 
+impl MatMut<'_> {
+    /// Rounds every element to the nearest that `element` stores.
+    pub(super) fn round(&mut self, element: Element) {
+        if element == Element::F32 {
+        } else if self.row_stride == self.cols {
+            round_all(element, self.as_slice());
+        } else {
+            for i in 0..self.rows {
+                round_all(element, self.row(i));
+            }
+        }
+    }
+}
+
 /// A part of a stored matrix.
 pub(super) enum Part<'a> {
     F32(MatMut<'a>),
@@ -186,9 +201,8 @@ impl Part<'_> {
                         }
                     }
                     let result = f(&mut MatMut::new(floats, m, n));
-                    for (i, row) in floats.chunks_exact(n).enumerate() {
-                        narrow_all(row, part.row(i));
-                    }
+                    // SAFETY: the part has m rows of n elements, `row_stride` apart, and is borrowed exclusively.
+                    unsafe { narrow_rows(floats, n, part.data, part.row_stride) };
                     result
                 })
             }

@@ -23,7 +23,7 @@ mod tiles;
 
 pub use buffer::Buffer;
 pub use inner_products::inner_products;
-pub use machine::Instructions;
+pub use machine::{Instructions, start_threads};
 
 use super::geometry::Conv2d;
 use super::{

@@ -2,7 +2,7 @@
 //! worked on in its place, a tile of bfloat16 in a workspace, from which it is rounded to its place once.
 
 use super::buffer::Buffer;
-use super::machine::vectorised;
+use super::machine::{self, vectorised};
 use crate::backend::Element;
 use half::bf16;
 use rayon::iter::Either;
@@ -201,12 +201,19 @@ pub(super) fn with_floats<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
 
 /// Rounds every value to the nearest that the type stores.
 pub(super) fn round_all(element: Element, values: &mut [f32]) {
-    if element == Element::Bf16 {
-        vectorised(
-            #[inline(always)]
-            || values.iter_mut().for_each(|v| *v = bf16::round(*v)),
-        );
+    if element == Element::F32 {
+        return;
     }
+    #[cfg(target_arch = "x86_64")]
+    if machine::pairs().is_some() {
+        // SAFETY: the machine has these instructions.
+        unsafe { avx512_bf16::round(values) };
+        return;
+    }
+    vectorised(
+        #[inline(always)]
+        || values.iter_mut().for_each(|v| *v = bf16::round(*v)),
+    );
 }
 
 pub(super) fn widen_all(from: &[bf16], to: &mut [f32]) {
@@ -223,6 +230,12 @@ pub(super) fn widen_all(from: &[bf16], to: &mut [f32]) {
 
 pub(super) fn narrow_all(from: &[f32], to: &mut [bf16]) {
     assert_eq!(from.len(), to.len(), "elements");
+    #[cfg(target_arch = "x86_64")]
+    if machine::pairs().is_some() {
+        // SAFETY: the machine has these instructions.
+        unsafe { avx512_bf16::narrow(from, to) };
+        return;
+    }
     vectorised(
         #[inline(always)]
         || {
@@ -231,6 +244,122 @@ pub(super) fn narrow_all(from: &[f32], to: &mut [bf16]) {
             }
         },
     );
+}
+
+/// As [`narrow_all`], row by row of `cols` numbers.
+///
+/// # Safety
+/// As many rows of `cols` elements are writable from `to` on, `stride` apart, and nobody else uses them.
+pub(super) unsafe fn narrow_rows(from: &[f32], cols: usize, to: *mut bf16, stride: usize) {
+    if cols == 0 {
+        return;
+    }
+    #[inline(always)]
+    unsafe fn rows(
+        from: &[f32],
+        cols: usize,
+        to: *mut bf16,
+        stride: usize,
+        narrow: impl Fn(&[f32], &mut [bf16]),
+    ) {
+        for (i, from) in from.chunks_exact(cols).enumerate() {
+            // SAFETY: row i, as the caller promised.
+            let to = unsafe { std::slice::from_raw_parts_mut(to.add(i * stride), cols) };
+            narrow(from, to);
+        }
+    }
+    #[cfg(target_arch = "x86_64")]
+    if machine::pairs().is_some() {
+        #[target_feature(enable = "avx512bf16,avx512f")]
+        unsafe fn wide(from: &[f32], cols: usize, to: *mut bf16, stride: usize) {
+            // SAFETY: as the caller promised.
+            unsafe {
+                rows(
+                    from,
+                    cols,
+                    to,
+                    stride,
+                    #[inline(always)]
+                    |from, to| avx512_bf16::narrow(from, to),
+                );
+            }
+        }
+        // SAFETY: the machine has these instructions; the rest as the caller promised.
+        unsafe { wide(from, cols, to, stride) };
+        return;
+    }
+    vectorised(
+        #[inline(always)]
+        || {
+            // SAFETY: as the caller promised.
+            unsafe {
+                rows(
+                    from,
+                    cols,
+                    to,
+                    stride,
+                    #[inline(always)]
+                    |from, to| {
+                        for (to, from) in to.iter_mut().zip(from) {
+                            *to = bf16::narrow(*from);
+                        }
+                    },
+                );
+            }
+        },
+    );
+}
+
+/// The machine's own rounding. It differs from [`Stored::narrow`] in one respect: numbers below the smallest normal one
+/// become zero.
+#[cfg(target_arch = "x86_64")]
+mod avx512_bf16 {
+    use super::Stored;
+    use half::bf16;
+    use std::arch::x86_64::{
+        __m256i, __m512, _mm256_storeu_si256, _mm512_castsi512_ps, _mm512_cvtepu16_epi32,
+        _mm512_cvtneps_pbh, _mm512_loadu_ps, _mm512_slli_epi32, _mm512_storeu_ps,
+    };
+
+    const LANES: usize = 16;
+
+    #[inline]
+    #[target_feature(enable = "avx512bf16,avx512f")]
+    fn rounded(values: __m512) -> __m256i {
+        // SAFETY: both types are 32 bytes of any content.
+        unsafe { std::mem::transmute(_mm512_cvtneps_pbh(values)) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512bf16,avx512f")]
+    pub(super) fn narrow(from: &[f32], to: &mut [bf16]) {
+        let (blocks, rest) = from.as_chunks::<LANES>();
+        let (to, to_rest) = to.split_at_mut(LANES * blocks.len());
+        for (from, to) in blocks.iter().zip(to.as_chunks_mut::<LANES>().0) {
+            // SAFETY: 16 numbers are read and written.
+            unsafe {
+                let values = _mm512_loadu_ps(from.as_ptr());
+                _mm256_storeu_si256(to.as_mut_ptr().cast(), rounded(values));
+            }
+        }
+        for (to, from) in to_rest.iter_mut().zip(rest) {
+            *to = bf16::narrow(*from);
+        }
+    }
+
+    #[target_feature(enable = "avx512bf16,avx512f")]
+    pub(super) fn round(values: &mut [f32]) {
+        let (blocks, rest) = values.as_chunks_mut::<LANES>();
+        for block in blocks {
+            // SAFETY: 16 numbers are read and written.
+            unsafe {
+                let bits = _mm512_cvtepu16_epi32(rounded(_mm512_loadu_ps(block.as_ptr())));
+                let values = _mm512_castsi512_ps(_mm512_slli_epi32::<16>(bits));
+                _mm512_storeu_ps(block.as_mut_ptr(), values);
+            }
+        }
+        rest.iter_mut().for_each(|v| *v = bf16::round(*v));
+    }
 }
 
 #[cfg(test)]
@@ -251,6 +380,29 @@ mod tests {
                 let (found, expected) = (bf16::narrow(value), bf16::from_f32(value));
                 assert_eq!(found.to_bits(), expected.to_bits(), "{value:e}");
             }
+        }
+    }
+
+    /// Whole vectors, and what is left, against one number at a time.
+    #[test]
+    fn many_numbers_are_rounded_as_one() {
+        let values: Vec<f32> = (0..1000)
+            .map(|i| (i as f32 - 500.0) * 1.003_906_3)
+            .chain([f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 3.4e38, -0.0])
+            .collect();
+        let mut stored = vec![bf16::ZERO; values.len()];
+        narrow_all(&values, &mut stored);
+        let mut rounded = values.clone();
+        round_all(Element::Bf16, &mut rounded);
+        for ((value, stored), rounded) in values.iter().zip(&stored).zip(&rounded) {
+            let expected = bf16::narrow(*value);
+            let same = |found: f32| {
+                found.to_bits() == expected.widen().to_bits() || found.is_nan() && value.is_nan()
+            };
+            assert!(
+                same(stored.widen()) && same(*rounded),
+                "{value}: {stored}, {rounded}"
+            );
         }
     }
 

@@ -8,15 +8,14 @@ use super::super::buffer::Buffer;
 use super::super::matrix::{Block, MatMut, Part, par_blocks};
 use super::super::pending::{Reader, sliced};
 use super::super::product::{
-    Finish, Terms, Windows, for_panels, multiply, pack_rows, packed_len, panel_width, transpose,
-    with_residual,
+    Finish, Terms, Windows, for_panels, multiply, multiply_stored, pack_rows, packed_len,
+    panel_width, transpose, with_residual,
 };
-use super::super::tensor::round_all;
 use super::super::tiles::with_workspace;
 use super::gather::{Gather, Operand};
 use super::moments::{merge_moments, tile_moments};
 use super::prepared::parts;
-use super::{filter_words, product_grid, winograd};
+use super::{forward_filter_words, forward_terms, product_grid, winograd};
 use crate::backend::{Activation, Conv2dFprop, Epilogue};
 
 /// Words of a sum that are multiplied at a time where the filters are the rows: a panel of that many stays in the
@@ -52,7 +51,7 @@ pub(in super::super) fn fprop(scratch: &mut Buffer, op: Conv2dFprop<'_, Buffer>)
         "x of {geometry:?}"
     );
     let bias = filter.bias.map(|at| &params[at..][..k]);
-    let terms = Terms::of(filters.element(), [c, filter.weights]);
+    let terms = forward_terms(geometry, filters, filter);
     let x = Operand::new(reader, terms);
     let gather = Gather::forward(geometry, terms);
     let words = gather.words();
@@ -106,7 +105,7 @@ pub(in super::super) fn fprop(scratch: &mut Buffer, op: Conv2dFprop<'_, Buffer>)
         (&[][..], scratch.at_least(partials_len))
     } else {
         let rest = packed_len + partials_len;
-        filter_words(terms, filters, filter, geometry.filter_len(), scratch, rest)
+        forward_filter_words(geometry, terms, filters, filter, scratch, rest)
     };
     let (packed, partials) = rest.split_at_mut(packed_len);
     let form = match prepared.map(|prepared| parts(geometry, terms, prepared)) {
@@ -142,9 +141,7 @@ pub(in super::super) fn fprop(scratch: &mut Buffer, op: Conv2dFprop<'_, Buffer>)
         let with_moments = !mean.is_empty();
         let take_moments = |cols: Range<usize>, out: &mut MatMut<'_>| {
             if with_moments {
-                for i in 0..out.rows() {
-                    round_all(element, out.row(i));
-                }
+                out.round(element);
                 tile_moments(out, &mut mean[cols.clone()], &mut squares[cols]);
             }
         };
@@ -166,7 +163,12 @@ pub(in super::super) fn fprop(scratch: &mut Buffer, op: Conv2dFprop<'_, Buffer>)
             Form::Panels(panels) => {
                 let panels = &panels[span.start * words..];
                 gather.windows(x, rows, 0..gather.c, |windows| {
-                    for_panels(&mut out, windows, panels, (finish, residual), take_moments);
+                    let finish = (finish, residual);
+                    if with_moments {
+                        for_panels(&mut out, windows, panels, finish, take_moments);
+                    } else {
+                        multiply_stored(&mut out, windows, panels, finish);
+                    }
                 });
             }
             Form::Rows(weights, pixels) => {

@@ -10,7 +10,8 @@ use std::ops::Range;
 use super::super::buffer::Buffer;
 use super::super::pending::{GradReader, Reader};
 use super::super::product::{Terms, Windows};
-use super::super::tensor::{Stored, Tensor, round_all};
+use super::super::tensor::{Stored, Tensor, round_all, with_floats};
+use super::spread;
 use crate::backend::Element;
 use crate::backend::geometry::Conv2d;
 use half::bf16;
@@ -43,7 +44,7 @@ impl<R: Source> Operand<R> {
     pub(super) fn stored(&self) -> Option<&[f32]> {
         match (self.reader.stored()?, self.terms) {
             (Tensor::F32(stored), Terms::Single) => Some(stored),
-            (Tensor::Bf16(stored), Terms::Pair) => {
+            (Tensor::Bf16(stored), Terms::Pair) if self.reader.channels().is_multiple_of(2) => {
                 let whole = stored.len() / 2 * 2;
                 Some(bytemuck::cast_slice(&stored[..whole]))
             }
@@ -53,7 +54,8 @@ impl<R: Source> Operand<R> {
 
     /// Writes some words of some pixels, pixels x words.
     pub(super) fn read(&self, pixels: Range<usize>, words: Range<usize>, out: &mut [f32]) {
-        let c = self.reader.channels() / self.terms.per_word();
+        let channels = self.reader.channels();
+        let c = channels.div_ceil(self.terms.per_word());
         match (self.stored(), self.terms) {
             (Some(stored), _) if words.len() == c => {
                 out.copy_from_slice(&stored[pixels.start * c..pixels.end * c]);
@@ -61,6 +63,15 @@ impl<R: Source> Operand<R> {
             (_, Terms::Single) => {
                 self.reader.read(pixels, words, out);
                 round_all(self.reader.element(), out);
+            }
+            (_, Terms::Pair) if !channels.is_multiple_of(2) => {
+                assert_eq!(words, 0..c, "all words of a pixel");
+                with_floats(pixels.len() * c, |floats| {
+                    let stored: &mut [bf16] = bytemuck::cast_slice_mut(floats);
+                    let stored = &mut stored[..pixels.len() * channels];
+                    self.reader.read(pixels, 0..channels, stored);
+                    spread(stored, channels, out);
+                });
             }
             (_, Terms::Pair) => {
                 let channels = 2 * words.start..2 * words.end;
@@ -171,7 +182,7 @@ impl Gather {
         let window = &geometry.window;
         Gather {
             source: (window.h, window.w),
-            c: geometry.c / terms.per_word(),
+            c: geometry.c.div_ceil(terms.per_word()),
             out: (window.p, window.q),
             taps: (window.r, window.s),
             stride: window.stride,

@@ -28,6 +28,8 @@ use super::matrix::Grid;
 use super::product::{PANEL_ALIGN, ROW_ALIGN, Terms};
 use super::tensor::Tensor;
 use crate::backend::FilterAt;
+use crate::backend::geometry::Conv2d;
+use half::bf16;
 
 /// Words of a tile's pixels that the second-level cache holds beside a panel of filters.
 const CACHED: usize = 64 << 10;
@@ -56,6 +58,45 @@ fn filter_words<'a>(
             stored.read(span, wide);
             (wide, rest)
         }
+    }
+}
+
+/// The words in which fprop multiplies. Where a pixel has an odd number of channels, pairs have a zero as the last one's
+/// neighbour.
+fn forward_terms(geometry: &Conv2d, filters: &Buffer, filter: FilterAt) -> Terms {
+    let odd = !geometry.c.is_multiple_of(2);
+    Terms::of(filters.element(), [if odd { 0 } else { filter.weights }])
+}
+
+/// As [`filter_words`], for fprop: K x RS pixels of words.
+fn forward_filter_words<'a>(
+    geometry: &Conv2d,
+    terms: Terms,
+    filters: &'a Buffer,
+    filter: FilterAt,
+    scratch: &'a mut Buffer,
+    rest: usize,
+) -> (&'a [f32], &'a mut [f32]) {
+    let (c, len) = (geometry.c, geometry.filter_len());
+    match filters.tensor() {
+        Tensor::Bf16(stored) if terms == Terms::Pair && !c.is_multiple_of(2) => {
+            let stored = &stored[filter.weights..][..len];
+            let (words, rest) = scratch
+                .at_least(len / c * c.div_ceil(2) + rest)
+                .split_at_mut(len / c * c.div_ceil(2));
+            spread(stored, c, words);
+            (words, rest)
+        }
+        _ => filter_words(terms, filters, filter, len, scratch, rest),
+    }
+}
+
+/// Pixels of an odd number of channels as words of pairs.
+fn spread(pixels: &[bf16], c: usize, words: &mut [f32]) {
+    let to: &mut [bf16] = bytemuck::cast_slice_mut(words);
+    for (pixel, to) in pixels.chunks_exact(c).zip(to.chunks_exact_mut(c + 1)) {
+        to[..c].copy_from_slice(pixel);
+        to[c] = bf16::ZERO;
     }
 }
 

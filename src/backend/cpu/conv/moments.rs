@@ -8,76 +8,82 @@ use super::super::matrix::{Grid, MatMut};
 /// Channels whose moments are taken together: their accumulators stay in registers.
 const LANES: usize = 32;
 
-/// Mean of each column, and the sum of squared deviations from it, in two passes over the cached tile. The first adds
-/// up differences from the first row, so that data far from zero keeps its digits.
+/// Mean of each column, and the sum of squared deviations from it, in two passes over the cached tile. The first adds up
+/// differences from the first row, so that data far from zero keeps its digits.
 pub(super) fn tile_moments(tile: &mut MatMut<'_>, mean: &mut [f32], squares: &mut [f32]) {
     let (rows, cols) = (tile.rows(), tile.cols());
-    let (mean, squares) = (&mut mean[..cols], &mut squares[..cols]);
-    mean.copy_from_slice(tile.row(0));
-    squares.fill(0.0);
-    add_over_rows(
-        tile,
-        squares,
-        #[inline(always)]
-        |y, pivot| y - pivot,
-        mean,
-    );
     let scale = 1.0 / rows as f32;
-    for (mean, sum) in mean.iter_mut().zip(&mut *squares) {
-        *mean += *sum * scale;
-        *sum = 0.0;
-    }
-    add_over_rows(
-        tile,
-        squares,
-        #[inline(always)]
-        |y, mean| (y - mean) * (y - mean),
-        mean,
-    );
-}
-
-/// sums[j] += the sum over all rows of f(tile[i][j], centre[j]), a few rows at a time with the sums in registers: the
-/// tile is walked in memory order, and a sum is loaded and stored once for several rows.
-#[inline(always)]
-fn add_over_rows(
-    tile: &mut MatMut<'_>,
-    sums: &mut [f32],
-    f: impl Fn(f32, f32) -> f32,
-    centre: &[f32],
-) {
-    const ROWS: usize = 8;
-    let (rows, cols) = (tile.rows(), tile.cols());
     vectorised(
         #[inline(always)]
         || {
-            for first in (0..rows).step_by(ROWS) {
-                let group = first..(first + ROWS).min(rows);
-                let mut start = 0;
-                while start + LANES <= cols {
-                    let lanes = start..start + LANES;
-                    let c: [f32; LANES] = centre[lanes.clone()].try_into().expect("lanes");
-                    let mut sum = [0.0f32; LANES];
-                    for i in group.clone() {
-                        let row = &tile.row(i)[lanes.clone()];
-                        for j in 0..LANES {
-                            sum[j] += f(row[j], c[j]);
-                        }
-                    }
-                    for (total, sum) in sums[lanes].iter_mut().zip(sum) {
-                        *total += sum;
-                    }
-                    start += LANES;
-                }
-                for j in start..cols {
-                    let mut sum = 0.0;
-                    for i in group.clone() {
-                        sum += f(tile.row(i)[j], centre[j]);
-                    }
-                    sums[j] += sum;
-                }
+            let mut start = 0;
+            while start + LANES <= cols {
+                let (mean, squares) = (&mut mean[start..], &mut squares[start..]);
+                column_moments::<LANES>(tile, start, scale, mean, squares);
+                start += LANES;
+            }
+            while start < cols {
+                let (mean, squares) = (&mut mean[start..], &mut squares[start..]);
+                column_moments::<1>(tile, start, scale, mean, squares);
+                start += 1;
             }
         },
     );
+}
+
+/// As [`tile_moments`], for columns `start..start + L`, whose sums stay in registers.
+#[inline(always)]
+fn column_moments<const L: usize>(
+    tile: &mut MatMut<'_>,
+    start: usize,
+    scale: f32,
+    mean: &mut [f32],
+    squares: &mut [f32],
+) {
+    let first: [f32; L] = *tile.row(0)[start..].first_chunk().expect("lanes");
+    let mut centre: [f32; L] = sum_over_rows(
+        tile,
+        start,
+        #[inline(always)]
+        |y, j| y - first[j],
+    );
+    for j in 0..L {
+        centre[j] = first[j] + centre[j] * scale;
+    }
+    let square: [f32; L] = sum_over_rows(
+        tile,
+        start,
+        #[inline(always)]
+        |y, j| (y - centre[j]) * (y - centre[j]),
+    );
+    mean[..L].copy_from_slice(&centre);
+    squares[..L].copy_from_slice(&square);
+}
+
+/// The sums of f(y, j) over all rows, y in column start + j. A few rows are added up before they join the rest, so that
+/// fewer roundings are of large sums.
+#[inline(always)]
+fn sum_over_rows<const L: usize>(
+    tile: &mut MatMut<'_>,
+    start: usize,
+    f: impl Fn(f32, usize) -> f32,
+) -> [f32; L] {
+    const ROWS: usize = 8;
+    let rows = tile.rows();
+    let mut total = [0.0f32; L];
+    for group in (0..rows).step_by(ROWS) {
+        let mut sum = [0.0f32; L];
+        for i in group..(group + ROWS).min(rows) {
+            let row: &[f32; L] = tile.row(i)[start..].first_chunk().expect("lanes");
+            for j in 0..L {
+                sum[j] += f(row[j], j);
+            }
+        }
+        for j in 0..L {
+            total[j] += sum[j];
+        }
+    }
+    total
 }
 
 /// Mean and biased variance of all tiles together (Chan, Golub, LeVeque 1983), in tile order and f64:

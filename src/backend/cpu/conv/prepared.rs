@@ -5,14 +5,15 @@
 
 use super::super::buffer::Buffer;
 use super::super::product::{Terms, pack_rows, packed_len};
-use super::{filter_words, winograd};
+use super::{forward_filter_words, forward_terms, winograd};
 use crate::backend::geometry::Conv2d;
 use crate::backend::{Conv2dPrepare, Element};
 
 /// Words of each form.
 fn lengths(geometry: &Conv2d, terms: Terms) -> [usize; 2] {
     let one = Conv2d { n: 1, ..*geometry };
-    let words = geometry.filter_len() / geometry.k / terms.per_word();
+    let words =
+        geometry.filter_len() / geometry.k / geometry.c * geometry.c.div_ceil(terms.per_word());
     let panels = packed_len(geometry.k, words);
     if terms == Terms::Pair {
         return [panels, 0];
@@ -44,9 +45,8 @@ pub(in super::super) fn prepare(scratch: &mut Buffer, op: Conv2dPrepare<'_, Buff
         prepared,
     } = op;
     assert_eq!(prepared.element(), Element::F32, "a prepared filter");
-    let len = geometry.filter_len();
-    let terms = Terms::of(filters.element(), [geometry.c, filter.weights]);
-    let (weights, _) = filter_words(terms, filters, filter, len, scratch, 0);
+    let terms = forward_terms(geometry, filters, filter);
+    let (weights, _) = forward_filter_words(geometry, terms, filters, filter, scratch, 0);
     let [panels, transformed] = lengths(geometry, terms);
     let (packed, rest) = prepared.split_at_mut(panels);
     if panels > 0 {

@@ -7,6 +7,7 @@
 
 use super::super::machine;
 use super::super::matrix::MatMut;
+use super::super::tensor::Stored;
 use super::{Finish, Windows};
 use crate::backend::Activation;
 use pulp::{Simd, WithSimd};
@@ -53,20 +54,71 @@ impl<S: Simd> Multiplier<S> for Singles {
     }
 }
 
-/// A job: y = finish(windows * columns) in the columns of one panel.
-pub(super) struct Panel<'a, 'y> {
-    y: &'a mut MatMut<'y>,
-    windows: Windows<'a>,
-    filters: &'a [f32],
-    finish: Finish<'a>,
+/// Elements that a vector of sums is rounded to, or added to.
+pub(super) trait Output<S: Simd>: Stored {
+    /// A vector of numbers.
+    ///
+    /// # Safety
+    /// They are readable from `at` on.
+    unsafe fn load(simd: S, at: *const Self) -> S::f32s;
+
+    /// `count` numbers, fewer than a vector has, followed by zeros.
+    ///
+    /// # Safety
+    /// They are readable from `at` on.
+    unsafe fn load_some(simd: S, at: *const Self, count: usize) -> S::f32s;
+
+    /// # Safety
+    /// As many elements as a vector has are writable from `at` on.
+    unsafe fn store(simd: S, at: *mut Self, sums: S::f32s);
+
+    /// The first `count` of a vector's sums.
+    ///
+    /// # Safety
+    /// They are writable from `at` on.
+    unsafe fn store_some(simd: S, at: *mut Self, count: usize, sums: S::f32s);
 }
 
-impl<'a, 'y> Panel<'a, 'y> {
+impl<S: Simd> Output<S> for f32 {
+    #[inline(always)]
+    unsafe fn load(_: S, at: *const f32) -> S::f32s {
+        // SAFETY: as the caller promised; a vector may be read at any address.
+        unsafe { at.cast::<S::f32s>().read_unaligned() }
+    }
+
+    #[inline(always)]
+    unsafe fn load_some(simd: S, at: *const f32, count: usize) -> S::f32s {
+        // SAFETY: as the caller promised.
+        simd.partial_load_f32s(unsafe { std::slice::from_raw_parts(at, count) })
+    }
+
+    #[inline(always)]
+    unsafe fn store(_: S, at: *mut f32, sums: S::f32s) {
+        // SAFETY: as the caller promised; a vector may be written at any address.
+        unsafe { at.cast::<S::f32s>().write_unaligned(sums) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_some(simd: S, at: *mut f32, count: usize, sums: S::f32s) {
+        // SAFETY: as the caller promised.
+        simd.partial_store_f32s(unsafe { std::slice::from_raw_parts_mut(at, count) }, sums);
+    }
+}
+
+/// A job: y = finish(windows * columns) in the columns of one panel.
+pub(super) struct Panel<'a, 'y, O> {
+    y: &'a mut MatMut<'y, O>,
+    windows: Windows<'a>,
+    filters: &'a [f32],
+    finish: Finish<'a, O>,
+}
+
+impl<'a, 'y, O: Stored> Panel<'a, 'y, O> {
     pub(super) fn new(
-        y: &'a mut MatMut<'y>,
+        y: &'a mut MatMut<'y, O>,
         windows: Windows<'a>,
         filters: &'a [f32],
-        finish: Finish<'a>,
+        finish: Finish<'a, O>,
     ) -> Self {
         let (rows, cols) = (y.rows(), y.cols());
         assert_eq!(rows, windows.len(), "rows of y and of the windows");
@@ -92,7 +144,7 @@ impl<'a, 'y> Panel<'a, 'y> {
     }
 }
 
-impl WithSimd for Panel<'_, '_> {
+impl WithSimd for Panel<'_, '_, f32> {
     type Output = ();
 
     #[inline(always)]
@@ -101,9 +153,12 @@ impl WithSimd for Panel<'_, '_> {
     }
 }
 
-impl Panel<'_, '_> {
+impl<O: Stored> Panel<'_, '_, O> {
     #[inline(always)]
-    pub(super) fn run<S: Simd, M: Multiplier<S>>(mut self, simd: S, multiplier: M) {
+    pub(super) fn run<S: Simd, M: Multiplier<S>>(mut self, simd: S, multiplier: M)
+    where
+        O: Output<S>,
+    {
         if self.y.cols() > S::F32_LANES {
             self.rows::<S, Two<S::f32s>, M>(simd, multiplier);
         } else {
@@ -113,7 +168,10 @@ impl Panel<'_, '_> {
 
     /// All rows.
     #[inline(always)]
-    fn rows<S: Simd, V: Vectors<S::f32s>, M: Multiplier<S>>(&mut self, simd: S, multiplier: M) {
+    fn rows<S: Simd, V: Vectors<S::f32s>, M: Multiplier<S>>(&mut self, simd: S, multiplier: M)
+    where
+        O: Output<S>,
+    {
         let rows = self.y.rows();
         let slopes = match self.finish.activation {
             Activation::PRelu(slopes) => Some(slopes),
@@ -163,6 +221,7 @@ impl Panel<'_, '_> {
         (multiplier, bias, slopes): (M, V, V),
     ) where
         Rows<R>: Sums<R>,
+        O: Output<S>,
     {
         let Windows {
             terms: _,
@@ -201,7 +260,7 @@ impl Panel<'_, '_> {
                 #[inline(always)]
                 |i, mut sums| {
                     if accumulate {
-                        let before: V = load(simd, y.add(i * stride), width);
+                        let before: V = load(simd, y.add(i * stride).cast_const(), width);
                         sums = before.zip(
                             sums,
                             #[inline(always)]
@@ -314,18 +373,22 @@ impl<T: Copy> Vectors<T> for Two<T> {
 /// # Safety
 /// `count` numbers are readable from `at` on.
 #[inline(always)]
-unsafe fn load<S: Simd, V: Vectors<S::f32s>>(simd: S, at: *const f32, count: usize) -> V {
+unsafe fn load<S: Simd, O: Output<S>, V: Vectors<S::f32s>>(
+    simd: S,
+    at: *const O,
+    count: usize,
+) -> V {
     let lanes = S::F32_LANES;
     V::each(
         #[inline(always)]
         |v| {
             let first = v * lanes;
-            // SAFETY: the numbers from `first` to `count`, if any; a vector may be read at any address.
+            // SAFETY: the numbers from `first` to `count`, if any.
             unsafe {
                 if first + lanes <= count {
-                    at.add(first).cast::<S::f32s>().read_unaligned()
+                    O::load(simd, at.add(first))
                 } else if first < count {
-                    simd.partial_load_f32s(std::slice::from_raw_parts(at.add(first), count - first))
+                    O::load_some(simd, at.add(first), count - first)
                 } else {
                     simd.splat_f32s(0.0)
                 }
@@ -339,7 +402,12 @@ unsafe fn load<S: Simd, V: Vectors<S::f32s>>(simd: S, at: *const f32, count: usi
 /// # Safety
 /// `count` numbers are writable from `at` on.
 #[inline(always)]
-unsafe fn store<S: Simd, V: Vectors<S::f32s>>(simd: S, at: *mut f32, count: usize, vectors: V) {
+unsafe fn store<S: Simd, O: Output<S>, V: Vectors<S::f32s>>(
+    simd: S,
+    at: *mut O,
+    count: usize,
+    vectors: V,
+) {
     let lanes = S::F32_LANES;
     let mut first = 0;
     vectors.map(
@@ -348,11 +416,9 @@ unsafe fn store<S: Simd, V: Vectors<S::f32s>>(simd: S, at: *mut f32, count: usiz
             // SAFETY: as in `load`.
             unsafe {
                 if first + lanes <= count {
-                    let at = at.add(first).cast::<S::f32s>();
-                    at.write_unaligned(vector);
+                    O::store(simd, at.add(first), vector);
                 } else if first < count {
-                    let rest = std::slice::from_raw_parts_mut(at.add(first), count - first);
-                    simd.partial_store_f32s(rest, vector);
+                    O::store_some(simd, at.add(first), count - first, vector);
                 }
             }
             first += lanes;

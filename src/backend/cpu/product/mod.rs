@@ -196,18 +196,36 @@ impl<'a> Windows<'a> {
 
 /// What is done with a sum before it is written; columns and rows as those of y.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Finish<'a> {
+pub(super) struct Finish<'a, O = f32> {
     /// Whether the sums are added to what y holds.
     pub(super) accumulate: bool,
     /// One number per column.
     pub(super) bias: Option<&'a [f32]>,
     /// The first element, and the distance of the rows.
-    pub(super) residual: Option<(&'a [f32], usize)>,
+    pub(super) residual: Option<(&'a [O], usize)>,
     /// Applied last.
     pub(super) activation: Activation<&'a [f32]>,
 }
 
-impl<'a> Finish<'a> {
+impl<'a, O> Finish<'a, O> {
+    /// The same with another residual.
+    pub(super) fn with<P>(self, residual: Option<(&'a [P], usize)>) -> Finish<'a, P> {
+        let Finish {
+            accumulate,
+            bias,
+            activation,
+            ..
+        } = self;
+        Finish {
+            accumulate,
+            bias,
+            residual,
+            activation,
+        }
+    }
+}
+
+impl<'a, O: Copy> Finish<'a, O> {
     /// The finish of some of the columns.
     fn columns(&self, cols: Range<usize>) -> Self {
         Finish {
@@ -247,6 +265,31 @@ fn multiply_panel(y: &mut MatMut<'_>, windows: Windows<'_>, panel: &[f32], finis
 /// A stored residual: where its first element lies, and the distance of the rows.
 pub(super) type Residual<'a> = (Tensor<'a>, usize, usize);
 
+/// As [`multiply`], for stored elements, of which `residual` is, too.
+pub(super) fn multiply_stored(
+    y: &mut Part<'_>,
+    windows: Windows<'_>,
+    panels: &[f32],
+    (finish, residual): (Finish<'_>, Option<Residual<'_>>),
+) {
+    let (Part::Bf16(y), Terms::Pair) = (&mut *y, windows.terms) else {
+        for_panels(y, windows, panels, (finish, residual), |_, _| {});
+        return;
+    };
+    let residual = residual.map(|(residual, first, stride)| match residual {
+        Tensor::Bf16(residual) => (&residual[first..], stride),
+        Tensor::F32(_) => panic!("a residual in float32 of an output in bfloat16"),
+    });
+    let finish = finish.with(residual);
+    let (width, len) = (panel_width(), windows.words());
+    for (i, first) in (0..y.cols()).step_by(width).enumerate() {
+        let cols = first..(first + width).min(y.cols());
+        let panel = &panels[i * width * len..][..width * len];
+        let y = &mut y.columns(cols.clone());
+        pairs::run(Panel::new(y, windows, panel, finish.columns(cols)));
+    }
+}
+
 /// As [`multiply`], for stored elements: each panel's columns are rounded to their place after `then` has seen them.
 pub(super) fn for_panels(
     y: &mut Part<'_>,
@@ -263,7 +306,7 @@ pub(super) fn for_panels(
         let mut part = y.columns(cols.clone());
         with_residual(residual, rows, cols.clone(), |residual| {
             part.edit(finish.accumulate, |part| {
-                multiply_panel(part, windows, panel, Finish { residual, ..finish });
+                multiply_panel(part, windows, panel, finish.with(residual));
                 then(cols, part);
             });
         });

@@ -36,29 +36,25 @@ pub(in super::super) fn pack_columns<'a, R: Iterator<Item = &'a [f32]>>(
     panel: &mut [f32],
     mut row: impl FnMut(usize) -> R,
 ) {
-    let per_word = words.per_word();
-    assert!(terms.is_multiple_of(per_word), "{terms} terms in pairs");
-    let rows = panel.chunks_exact_mut(panel_width());
-    for (t, mut to) in rows.take(terms / per_word).enumerate() {
-        match words {
-            Terms::Single => {
+    match words {
+        Terms::Single => {
+            for (t, mut to) in panel
+                .chunks_exact_mut(panel_width())
+                .take(terms)
+                .enumerate()
+            {
                 for from in row(t) {
                     to.split_off_mut(..from.len())
                         .expect("a row of a panel")
                         .copy_from_slice(from);
                 }
-            }
-            Terms::Pair => {
-                for (a, b) in row(2 * t).zip(row(2 * t + 1)) {
-                    pair(
-                        a,
-                        b,
-                        to.split_off_mut(..2 * a.len()).expect("a row of a panel"),
-                    );
-                }
+                to.fill(0.0);
             }
         }
-        to.fill(0.0);
+        Terms::Pair => {
+            assert!(terms.is_multiple_of(2), "{terms} terms in pairs");
+            super::pairs::pack_columns(terms, panel, row);
+        }
     }
 }
 

@@ -4,16 +4,19 @@
 //! below the smallest normal one for zero.
 
 #[cfg(target_arch = "x86_64")]
-pub(super) use x86::{interleave, run};
+pub(super) use x86::{interleave, pack_columns, run};
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::super::super::machine;
-    use super::super::kernel::{Multiplier, Panel};
+    use super::super::kernel::{Multiplier, Output, Panel};
+    use half::bf16;
     use pulp::x86::V4;
     use pulp::{cast, f32x16};
     use std::arch::x86_64::{
-        __m512, __m512bh, _mm512_dpbf16_ps, _mm512_loadu_si512, _mm512_permutex2var_epi16,
+        __m256bh, __m256i, __m512, __m512bh, __m512i, _mm256_loadu_si256, _mm256_mask_storeu_epi16,
+        _mm256_maskz_loadu_epi16, _mm256_storeu_si256, _mm512_cvtepu16_epi32, _mm512_cvtneps_pbh,
+        _mm512_dpbf16_ps, _mm512_loadu_si512, _mm512_permutex2var_epi16, _mm512_slli_epi32,
         _mm512_storeu_si512,
     };
 
@@ -34,10 +37,61 @@ mod x86 {
         }
     }
 
+    // The machine's rounding takes numbers below the smallest normal one for zero, as its products do.
+    impl Output<V4> for bf16 {
+        #[inline(always)]
+        unsafe fn load(_: V4, at: *const bf16) -> f32x16 {
+            // SAFETY: as the caller promised; the instructions as in `add`.
+            unsafe { widen(_mm256_loadu_si256(at.cast())) }
+        }
+
+        #[inline(always)]
+        unsafe fn load_some(_: V4, at: *const bf16, count: usize) -> f32x16 {
+            // SAFETY: as the caller promised; the instructions as in `add`.
+            unsafe { widen(_mm256_maskz_loadu_epi16(mask(count), at.cast())) }
+        }
+
+        #[inline(always)]
+        unsafe fn store(_: V4, at: *mut bf16, sums: f32x16) {
+            // SAFETY: as the caller promised; the instructions as in `add`.
+            unsafe { _mm256_storeu_si256(at.cast(), narrow(sums)) }
+        }
+
+        #[inline(always)]
+        unsafe fn store_some(_: V4, at: *mut bf16, count: usize, sums: f32x16) {
+            // SAFETY: as the caller promised; the instructions as in `add`.
+            unsafe { _mm256_mask_storeu_epi16(at.cast(), mask(count), narrow(sums)) }
+        }
+    }
+
+    /// The first `count` of 16 lanes.
+    #[inline(always)]
+    fn mask(count: usize) -> u16 {
+        (1 << count) - 1
+    }
+
+    /// # Safety
+    /// Only for machines that multiply pairs.
+    #[inline(always)]
+    unsafe fn widen(values: __m256i) -> f32x16 {
+        // SAFETY: as the caller promised.
+        let bits = unsafe { _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(values)) };
+        // SAFETY: both types are 64 bytes of any content.
+        unsafe { std::mem::transmute::<__m512i, f32x16>(bits) }
+    }
+
+    /// # Safety
+    /// Only for machines that multiply pairs.
+    #[inline(always)]
+    unsafe fn narrow(sums: f32x16) -> __m256i {
+        // SAFETY: as the caller promised; both types are 32 bytes of any content.
+        unsafe { std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(cast(sums))) }
+    }
+
     /// The product of one panel.
-    pub(in super::super) fn run(panel: Panel<'_, '_>) {
+    pub(in super::super) fn run<O: Output<V4>>(panel: Panel<'_, '_, O>) {
         #[target_feature(enable = "avx512bf16,avx512bw,avx512cd,avx512dq,avx512vl,bmi1,bmi2,lzcnt")]
-        fn run(panel: Panel<'_, '_>, simd: V4) {
+        fn run<O: Output<V4>>(panel: Panel<'_, '_, O>, simd: V4) {
             panel.run(simd, Pairs);
         }
         let simd = machine::pairs().expect("a machine that multiplies pairs");
@@ -45,49 +99,88 @@ mod x86 {
         unsafe { run(panel, simd) }
     }
 
-    /// Words 2i and 2i + 1 of `to` hold the lower halves, and the upper ones, of word i of `a` and of `b`.
-    pub(in super::super) fn interleave(a: &[f32], b: &[f32], to: &mut [f32]) {
-        const WORDS: usize = 16;
-        /// Which halves of 16 words of `a` (below 32) and of `b` come where.
-        const ORDER: [[u16; 2 * WORDS]; 2] = {
-            let mut order = [[0; 2 * WORDS]; 2];
-            let mut i = 0;
-            while i < 2 * WORDS {
-                let half = (i / 2 + i % 2 * 2 * WORDS) as u16;
-                order[0][i] = half;
-                order[1][i] = half + WORDS as u16;
-                i += 1;
-            }
-            order
-        };
-        #[target_feature(enable = "avx512bw")]
-        fn blocks(a: &[[f32; WORDS]], b: &[[f32; WORDS]], to: &mut [[f32; 2 * WORDS]]) {
-            for ((a, b), to) in a.iter().zip(b).zip(to) {
-                // SAFETY: each address is that of 64 bytes or more of the type behind it.
-                unsafe {
-                    let [first, second] = [
-                        _mm512_loadu_si512(ORDER[0].as_ptr().cast()),
-                        _mm512_loadu_si512(ORDER[1].as_ptr().cast()),
-                    ];
-                    let a = _mm512_loadu_si512(a.as_ptr().cast());
-                    let b = _mm512_loadu_si512(b.as_ptr().cast());
-                    let to = to.as_mut_ptr();
-                    let first = _mm512_permutex2var_epi16(a, first, b);
-                    _mm512_storeu_si512(to.cast(), first);
-                    let second = _mm512_permutex2var_epi16(a, second, b);
-                    _mm512_storeu_si512(to.add(WORDS).cast(), second);
+    /// See [`pack_columns`](super::super::pack_columns): all of a panel in one call, for its rows are short.
+    pub(in super::super) fn pack_columns<'a, R: Iterator<Item = &'a [f32]>>(
+        terms: usize,
+        panel: &mut [f32],
+        row: impl FnMut(usize) -> R,
+    ) {
+        #[target_feature(enable = "avx512bf16,avx512bw")]
+        fn pack<'a, R: Iterator<Item = &'a [f32]>>(
+            terms: usize,
+            panel: &mut [f32],
+            mut row: impl FnMut(usize) -> R,
+        ) {
+            let rows = panel.chunks_exact_mut(2 * WORDS).take(terms / 2);
+            for (t, mut to) in rows.enumerate() {
+                for (a, b) in row(2 * t).zip(row(2 * t + 1)) {
+                    let part = to.split_off_mut(..2 * a.len());
+                    words(a, b, part.expect("a row of a panel"));
                 }
+                to.fill(0.0);
             }
         }
         assert!(
             machine::pairs().is_some(),
             "a machine that multiplies pairs"
         );
-        let ((a, a_rest), (b, b_rest)) = (a.as_chunks(), b.as_chunks());
+        // SAFETY: the machine has these instructions.
+        unsafe { pack(terms, panel, row) };
+    }
+
+    /// See [`pair`](super::super::pair).
+    pub(in super::super) fn interleave(a: &[f32], b: &[f32], to: &mut [f32]) {
+        assert!(
+            machine::pairs().is_some(),
+            "a machine that multiplies pairs"
+        );
+        // SAFETY: the machine has these instructions.
+        unsafe { words(a, b, to) };
+    }
+
+    /// Words of a vector.
+    const WORDS: usize = 16;
+
+    /// Which halves of 16 words of `a` (below 32) and of `b` come where.
+    const ORDER: [[u16; 2 * WORDS]; 2] = {
+        let mut order = [[0; 2 * WORDS]; 2];
+        let mut i = 0;
+        while i < 2 * WORDS {
+            let half = (i / 2 + i % 2 * 2 * WORDS) as u16;
+            order[0][i] = half;
+            order[1][i] = half + WORDS as u16;
+            i += 1;
+        }
+        order
+    };
+
+    /// Words 2i and 2i + 1 of `to` hold the lower halves, and the upper ones, of word i of `a` and of `b`.
+    #[inline]
+    #[target_feature(enable = "avx512bw")]
+    fn words(a: &[f32], b: &[f32], to: &mut [f32]) {
+        let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<WORDS>(), b.as_chunks::<WORDS>());
         let (to, to_rest) = to.split_at_mut(2 * WORDS * a.len());
-        // SAFETY: machines that multiply pairs have AVX512BW.
-        unsafe { blocks(a, b, to.as_chunks_mut().0) };
-        for ((a, b), to) in a_rest.iter().zip(b_rest).zip(to_rest.as_chunks_mut().0) {
+        let to = to.as_chunks_mut::<{ 2 * WORDS }>().0;
+        for ((a, b), to) in a.iter().zip(b).zip(to) {
+            // SAFETY: each address is that of 64 bytes or more of the type behind it.
+            unsafe {
+                let [first, second] = [
+                    _mm512_loadu_si512(ORDER[0].as_ptr().cast()),
+                    _mm512_loadu_si512(ORDER[1].as_ptr().cast()),
+                ];
+                let a = _mm512_loadu_si512(a.as_ptr().cast());
+                let b = _mm512_loadu_si512(b.as_ptr().cast());
+                let to = to.as_mut_ptr();
+                let first = _mm512_permutex2var_epi16(a, first, b);
+                _mm512_storeu_si512(to.cast(), first);
+                let second = _mm512_permutex2var_epi16(a, second, b);
+                _mm512_storeu_si512(to.add(WORDS).cast(), second);
+            }
+        }
+        for ((a, b), to) in (a_rest.iter())
+            .zip(b_rest)
+            .zip(to_rest.as_chunks_mut::<2>().0)
+        {
             let (a, b) = (a.to_bits(), b.to_bits());
             *to = [a & 0xffff | b << 16, a >> 16 | b & 0xffff_0000].map(f32::from_bits);
         }
@@ -98,11 +191,16 @@ mod x86 {
 const MISSING: &str = "no machine of this architecture multiplies pairs";
 
 #[cfg(not(target_arch = "x86_64"))]
-pub(super) fn run(_: super::kernel::Panel<'_, '_>) {
+pub(super) fn run<O>(_: super::kernel::Panel<'_, '_, O>) {
     unreachable!("{MISSING}");
 }
 
 #[cfg(not(target_arch = "x86_64"))]
 pub(super) fn interleave(_: &[f32], _: &[f32], _: &mut [f32]) {
+    unreachable!("{MISSING}");
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+pub(super) fn pack_columns<R>(_: usize, _: &mut [f32], _: impl FnMut(usize) -> R) {
     unreachable!("{MISSING}");
 }
