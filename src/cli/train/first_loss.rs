@@ -4,6 +4,7 @@ use crate::backend::Backend;
 use crate::backend::margin::Margin;
 use crate::report::StepReport;
 use crate::train::Trainer;
+use std::f64::consts::PI;
 
 /// A band wider than this share of the expected loss says nothing to a reader.
 const WIDE: f64 = 0.25;
@@ -19,8 +20,9 @@ pub(super) fn sentence<B: Backend>(trainer: &Trainer<B>, report: &StepReport) ->
 }
 
 /// How far the loss of the first step may be from what is expected: a tenth for what the formula leaves out, and four
-/// standard deviations of the mean target logit, whose cosines have variance 1/D and are as many as there are different
-/// class rows in the batch.
+/// standard deviations. The mean target logit varies: its cosines have variance 1/D and are as many as there are different
+/// class rows in the batch. So does the logarithm of the mean of exp over the class rows, since an untrained network's
+/// embeddings are nearly one; with few classes the largest logit decides it (Gumbel's deviation for a maximum of V).
 fn tolerance(
     expected: f64,
     margin: &Margin,
@@ -32,7 +34,11 @@ fn tolerance(
         return expected;
     }
     let deviation = f64::from(margin.scale) / (dimension as f64).sqrt();
-    0.1 * expected + 4.0 * deviation / (images.min(classes) as f64).sqrt()
+    let target = deviation / (images.min(classes) as f64).sqrt();
+    let v = classes.max(2) as f64;
+    let of_mean = (deviation.powi(2).exp_m1() / v).sqrt();
+    let of_largest = deviation * PI / (6.0 * 2.0 * v.ln()).sqrt();
+    0.1 * expected + 4.0 * target.hypot(of_mean.min(of_largest))
 }
 
 fn first_loss(report: &StepReport, expected: f64, tolerance: f64) -> Option<String> {
@@ -78,5 +84,9 @@ mod tests {
         let tolerance = super::tolerance(expected, &margin, 64, (8, 6));
         assert_eq!(first_loss(&report(expected), expected, tolerance), None);
         assert!(first_loss(&report(90.0), expected, tolerance).is_some());
+        // Nine identities: 12.17 was met where nothing was wrong.
+        let expected = crate::head::expected_initial_loss(&margin, 64, 9);
+        let tolerance = super::tolerance(expected, &margin, 64, (8, 9));
+        assert_eq!(first_loss(&report(12.17), expected, tolerance), None);
     }
 }
