@@ -163,7 +163,7 @@ fn check_and_train_agree_about_what_cannot_learn() {
     }
     let recipe = "--data people --preset demo --batch-size 3";
     let notes = [
-        "a warm-up of 40 steps is more than a third of the run: it takes 2",
+        "a warm-up of 40 steps is more than a third of the run: it is shortened to 2",
         "batches of 3 leave 2 of 8 images out of each epoch, others each time; --batch-size 2 leaves out 0",
     ];
     for command in [
@@ -466,28 +466,28 @@ fn turned_and_unaligned_pictures_are_told() {
         let output = run(dir, words);
         stdout_of_success(&output);
         let said = String::from_utf8_lossy(&output.stderr);
-        let expected = format!("warning: {count} of the pictures are not square");
+        let expected = format!("warning: {count} not square");
         assert_eq!(said.matches(&expected).count(), 1, "{words}: {said}");
     };
     warned(
         &format!("embed --weights {weights} --data people --all --out e --device cpu"),
-        "1",
+        "one picture is",
     );
     warned(
         &format!(
             "embed --weights {weights} --data people --ids 1 --last-id 10 --per-id 3 --out i --device cpu"
         ),
-        "1",
+        "one picture is",
     );
     warned(
         &format!("search --weights {weights} --gallery people --query people --device cpu"),
-        "1",
+        "one picture is",
     );
     warned(
         &format!(
             "verify people/10/wide.png people/10/wide.png --weights {weights} --json --device cpu"
         ),
-        "2",
+        "2 pictures are",
     );
     // Of the same stored pixels, one is turned.
     let words = format!(
@@ -526,7 +526,7 @@ fn links_that_lead_nowhere_and_pipes_are_skipped_or_named() {
     pipe("people/10/pipe.png");
     let said = stderr_of_failure(&run(dir, "check --data people"), 1);
     assert!(
-        said.contains("10/pipe.png: is not a regular file"),
+        said.contains("10/pipe.png: is a device or a pipe"),
         "{said}"
     );
     let words = "train --data people --preset demo --out run --steps 1 --set train.batch_size=4 --skip-bad --device cpu";
@@ -582,4 +582,186 @@ fn nothing_is_put_among_the_identities() {
     let (records, inside) = (at("people2"), at("people2/again"));
     let words = ["pack", "--data", &records, "--out", &inside];
     stdout_of_success(&arcface_cu(words));
+}
+
+/// A slip of the pen must not cost a file that the command reads, nor a second result the first.
+#[test]
+fn results_never_replace_what_a_command_reads() {
+    let dir = tempfile::tempdir().unwrap();
+    people(dir.path());
+    random_weights_file(dir.path());
+    let at = |name: &str| dir.path().join(name);
+    fs::write(
+        at("pairs.txt"),
+        "people/0/0.png people/0/1.png 1\n".repeat(12),
+    )
+    .unwrap();
+    fs::write(at("list.txt"), "people/0/0.png 0\npeople/10/2.png 1\n").unwrap();
+    let embed = "embed --device cpu --weights weights.safetensors --data people --out gallery";
+    stdout_of_success(&run(dir.path(), embed));
+    let weights = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap());
+    let weights: Vec<_> = weights
+        .map(|e| e.file_name().into_string().unwrap())
+        .collect();
+    assert!(
+        weights.contains(&"weights.safetensors".to_owned()),
+        "{weights:?}"
+    );
+    for (words, flag) in [
+        ("check --data list.txt --json ./list.txt", "--data"),
+        (
+            "eval --weights weights.safetensors --data pairs.txt --json weights.safetensors",
+            "--weights",
+        ),
+        (
+            "eval --weights weights.safetensors --data pairs.txt --json pairs.txt",
+            "--data",
+        ),
+        (
+            "eval --weights weights.safetensors --data pairs.txt --json a.png --pairs a.png",
+            "--json",
+        ),
+        (
+            "search --gallery gallery --query gallery --json gallery/embeddings.json",
+            "--gallery",
+        ),
+        (
+            "search --gallery gallery --query gallery --csv gallery/files.txt",
+            "--gallery",
+        ),
+        (
+            "search --gallery gallery --query gallery --json hits --csv people/../hits",
+            "--json",
+        ),
+        (
+            "import weights.safetensors --out weights.safetensors",
+            "the model",
+        ),
+        (
+            "export --weights weights.safetensors --to onnx --out people/../weights.safetensors",
+            "--weights",
+        ),
+    ] {
+        let before = everything(dir.path());
+        let error = stderr_of_failure(&run(dir.path(), words), 2);
+        assert!(
+            error.contains(&format!("is the file of {flag}, too")),
+            "{words}: {error}"
+        );
+        assert!(everything(dir.path()) == before, "{words}");
+    }
+    // Devices may be written to by all.
+    let words = "search --gallery gallery --query gallery --json /dev/null --csv /dev/null";
+    stdout_of_success(&run(dir.path(), words));
+}
+
+/// All files below a folder.
+fn everything(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        match path.is_dir() {
+            true => files.extend(everything(&path)),
+            false => files.push((path.clone(), fs::read(&path).unwrap())),
+        }
+    }
+    files.sort();
+    files
+}
+
+/// Where a result cannot be written, that is said before hours of work, not after.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_place_that_cannot_be_written_to_is_refused_before_the_work() {
+    let dir = tempfile::tempdir().unwrap();
+    people(dir.path());
+    random_weights_file(dir.path());
+    let line = "people/0/0.png people/0/1.png 1\n";
+    fs::write(dir.path().join("pairs.txt"), line.repeat(12)).unwrap();
+    let eval = "eval --device cpu --weights weights.safetensors --data pairs.txt";
+    // In /sys, root makes no files either.
+    for (words, work) in [
+        (
+            "check --data people --json /sys/x.json".to_owned(),
+            "images: ",
+        ),
+        (format!("{eval} --json /sys/new/x.json"), "accuracy"),
+        (format!("{eval} --pairs /sys/x.png"), "accuracy"),
+        (format!("{eval} --report /sys/new"), "accuracy"),
+        (
+            "train --device cpu --preset demo --data people --batch-size 4 --out /sys/run"
+                .to_owned(),
+            "data: ",
+        ),
+    ] {
+        let output = run(dir.path(), &words);
+        let error = stderr_of_failure(&output, 1);
+        assert!(
+            error.contains("writing") && error.contains("/sys/"),
+            "{words}: {error}"
+        );
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(!said.contains(work), "{words}: {said}");
+    }
+    for words in [
+        "pack --data people --out pairs.txt",
+        "pack --data people --out pairs.txt/x",
+    ] {
+        let error = stderr_of_failure(&run(dir.path(), words), 2);
+        assert!(error.contains("--out pairs.txt"), "{error}");
+    }
+}
+
+/// A device has no end; a pipe cannot be read twice, as the settings are.
+#[test]
+#[cfg(target_os = "linux")]
+fn settings_and_results_are_read_from_regular_files() {
+    let dir = tempfile::tempdir().unwrap();
+    people(dir.path());
+    random_weights_file(dir.path());
+    let settings = "\u{feff}[train]\r\nbatch_size = 2\r\n";
+    fs::write(dir.path().join("set.toml"), settings).unwrap();
+    stdout_of_success(&run(dir.path(), "check --data people --config set.toml"));
+    let pictures = "people/0/0.png people/0/1.png";
+    for words in [
+        "check --data people --config /dev/zero",
+        "check --data people --config /dev/stdin",
+        &format!("verify {pictures} --weights weights.safetensors --device cpu --eval /dev/zero"),
+    ] {
+        let error = stderr_of_failure(&run(dir.path(), words), 1);
+        assert!(error.contains("is a device or a pipe"), "{error}");
+    }
+}
+
+/// No statistics of nothing.
+#[test]
+fn check_says_nothing_of_colours_where_there_are_none() {
+    let dir = tempfile::tempdir().unwrap();
+    for k in 0..4 {
+        let path = dir.path().join(format!("broken/{}/{k}.png", k / 2));
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, "no picture").unwrap();
+        let mut grey = picture(k, 112, 112);
+        grey.pixels.chunks_exact_mut(3).for_each(|p| {
+            p[2] = {
+                p[1] = p[0];
+                p[0]
+            }
+        });
+        let path = dir.path().join(format!("grey/{}/{k}.png", k / 2));
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, picture::encode_png(&grey)).unwrap();
+    }
+    let said = |words: &str| String::from_utf8(run(dir.path(), words).stdout).unwrap();
+    let text = said("check --data broken --batch-size 2");
+    assert!(text.contains("broken: 4 images"), "{text}");
+    assert!(
+        !text.contains("colour") && !text.contains("sizes"),
+        "{text}"
+    );
+    let text = said("check --data grey --batch-size 2");
+    assert!(
+        text.contains("all of the images are grey") && !text.contains("skin"),
+        "{text}"
+    );
 }

@@ -461,6 +461,11 @@ fn what_is_not_ours_says_what_it_holds() {
         error.contains("it holds 2 tensors") && !error.contains("preset"),
         "{error}"
     );
+    // A network of which it has nothing is not near.
+    assert!(!error.contains("nearest"), "{error}");
+    write(&[("cls_token".into(), vec![1, 1, 2])]);
+    let error = room.fails(&import, 1);
+    assert!(error.contains("it holds 1 tensor ("), "{error}");
 }
 
 /// An input transform that the graph begins with, and that pixels of 0..255 leave far behind, is warned of.
@@ -541,7 +546,7 @@ fn wrong_files_and_words_are_told() {
         "--out",
         "@new/folder/x",
     ]);
-    assert!(export("@weights.safetensors").contains("--out is the file of --weights"));
+    assert!(export("@weights.safetensors").contains("is the file of --weights, too"));
     let words = [
         "import",
         "@weights.safetensors",

@@ -246,10 +246,12 @@ fn signals_ignored_at_the_start_stay_ignored() {
 #[test]
 fn the_first_signal_ends_a_run_that_has_not_begun() {
     let shop = Workshop::new();
-    let made = Command::new("mkfifo").arg(shop.path("pipe")).status();
+    fs::create_dir(shop.path("out")).unwrap();
+    let pipe = shop.path("out/config.toml");
+    let made = Command::new("mkfifo").arg(pipe).status();
     assert!(made.unwrap().success());
     for name in ["INT", "TERM", "HUP"] {
-        let mut child = shop.train("out", &["--config", "pipe"]).spawn().unwrap();
+        let mut child = shop.train("out", &["--resume"]).spawn().unwrap();
         std::thread::sleep(Duration::from_millis(500));
         assert!(child.try_wait().unwrap().is_none());
         signal(&child, name);
@@ -261,7 +263,7 @@ fn the_first_signal_ends_a_run_that_has_not_begun() {
             std::thread::sleep(Duration::from_millis(10));
         }
         assert_eq!(child.wait().unwrap().code(), Some(130), "{name}");
-        assert!(!shop.path("out").exists());
+        assert!(!shop.path("out/checkpoints").exists());
     }
 }
 
@@ -476,12 +478,15 @@ fn wrong_usage_has_its_own_exit_code_and_says_what_is_wrong() {
     let mut command = program(&["train", "--data", "generated:3", "--out", "none"]);
     command.current_dir(shop.path(""));
     fail(command, 2, &["generated:300x40"]);
+    // A hundred thousand threads only get in each other's way.
+    fail(train(&["--threads", "100000"]), 2, &["the largest is 1024"]);
+    fail(train(&["--lr", "-1"]), 2, &["lr must be 0 or more"]);
     let file = shop.path("bad.toml");
     fs::write(&file, "[optimizer]\nlr = \"fast\"\n").unwrap();
     let config = ["plan", "--config", file.to_str().unwrap()];
     fail(program(&config), 2, &["bad.toml", "lr"]);
     let config = ["plan", "--config", "/nonexistent.toml"];
-    fail(program(&config), 1, &["reading /nonexistent.toml"]);
+    fail(program(&config), 1, &["opening /nonexistent.toml"]);
     let nothing = ["train", "--data", "/nonexistent", "--out", "none"];
     let mut command = program(&nothing);
     command.current_dir(shop.path(""));
@@ -742,6 +747,14 @@ fn the_best_weights_are_kept_and_patience_ends() {
     assert!(text.contains("stopped early"), "{text}");
     assert_eq!(metrics(&patient), ended);
     fail(shop.train("none", &["--patience", "1"]), 2, &["--eval"]);
+
+    // Without --eval the best weights stay behind.
+    let mut command = program(&["train", "--data", "faces", "--out", "parts", "--resume"]);
+    command.current_dir(shop.path(""));
+    let text = succeed(command);
+    let said =
+        format!("without --eval no more: weights.best.safetensors stays that of step {step}");
+    assert!(text.contains(&said), "{text}");
 }
 
 /// The first Ctrl-C ends the evaluation, keeps the epoch before it, and the evaluation is done after the resume.

@@ -95,8 +95,15 @@ fn place_of(path: &Path) -> io::Result<Place> {
 
 /// The folder that a file lies in.
 fn folder_of(path: &Path) -> &Path {
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
-    folder.unwrap_or(Path::new("."))
+    folder_or_here(path.parent().unwrap_or(Path::new("")))
+}
+
+/// A folder, or the working folder for an empty path.
+fn folder_or_here(path: &Path) -> &Path {
+    match path.as_os_str().is_empty() {
+        true => Path::new("."),
+        false => path,
+    }
 }
 
 /// Writes in place. If standard output goes to a file, the contents are appended, and nothing is overwritten.
@@ -260,7 +267,10 @@ pub(crate) fn open_regular(path: &Path) -> Result<File> {
     if !metadata.is_file() {
         return Err(Error::data(
             path,
-            "is not a regular file but a folder, a device or a pipe",
+            match metadata.is_dir() {
+                true => "is a folder, and a file is expected",
+                false => "is a device or a pipe, and a file is expected",
+            },
         ));
     }
     File::open(path).map_err(Error::io("opening", path))
@@ -273,6 +283,23 @@ pub(crate) fn read_whole(path: &Path) -> Result<Vec<u8>> {
     file.read_to_end(&mut bytes)
         .map_err(Error::io("reading", path))?;
     Ok(bytes)
+}
+
+/// Whether a file can be put at `path`, whose folder need not exist yet. It is asked before the work that fills it.
+///
+/// # Errors
+/// The system refuses to make a file there.
+pub(crate) fn may_write(path: &Path) -> io::Result<()> {
+    let Place::File(path) = place_of(path)? else {
+        return Ok(());
+    };
+    let name = path.file_name().unwrap_or_default();
+    let mut above = path.ancestors().skip(1).map(folder_or_here);
+    let Some(folder) = above.find(|above| above.is_dir()) else {
+        return Ok(());
+    };
+    let (_, temporary) = create(&folder.join(name))?;
+    fs::remove_file(temporary)
 }
 
 /// The first bytes of a file, 512 at most.

@@ -33,7 +33,11 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: Args) -> Result<()> {
-    check_file("--json", args.json.as_deref())?;
+    let others = [
+        ("--data", Some(&*args.data)),
+        ("--config", args.recipe.file()),
+    ];
+    check_file("--json", args.json.as_deref(), &others)?;
     let config = args.recipe.config(None, &[])?;
     let dataset = source::open(&args.data, &args.root)?;
     let mut counter = counter("check", dataset.len());
@@ -117,7 +121,9 @@ fn print(report: &Report) {
     if report.sizes.len() > NAMED {
         sizes.push(format!("and {} more", report.sizes.len() - NAMED));
     }
-    say(format!("sizes: {}", sizes.join(", ")));
+    if !sizes.is_empty() {
+        say(format!("sizes: {}", sizes.join(", ")));
+    }
     if report.unaligned > 0 {
         say(format!(
             "not aligned: {} not square, or larger than 448 pixels; faces must be found and aligned first (pack --landmarks aligns them)",
@@ -164,6 +170,13 @@ fn print(report: &Report) {
 fn print_colour(report: &Report) {
     let colour = &report.colour;
     let [r, g, b] = colour.mean;
+    if report.broken.len() == report.images {
+        return;
+    }
+    if colour.grey_images == 1.0 {
+        say("colour: all of the images are grey");
+        return;
+    }
     say(format!(
         "colour: {} of the images are grey; in the others mean red {r:.0}, green {g:.0}, blue {b:.0}, red above blue in {}",
         percent(colour.grey_images),

@@ -2,7 +2,7 @@
 
 use super::counter::counter;
 use super::device::{Device, Gpus};
-use super::output::say;
+use super::output::{check_folder, say};
 use super::recipe::whole_number;
 use super::threads::ThreadsArgs;
 use super::{interrupt, run_on};
@@ -38,6 +38,7 @@ fn device(text: &str) -> std::result::Result<String, String> {
 }
 
 pub(super) fn run(args: Args, gpus: &impl Gpus) -> Result<()> {
+    check_folder("--out", Some(&args.out))?;
     let began = Instant::now();
     let demo = Demo {
         out: args.out,

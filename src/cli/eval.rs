@@ -2,7 +2,7 @@
 
 use super::counter::counter;
 use super::device::{DeviceArgs, Gpus, OnDevice, with_device};
-use super::output::{check_file, check_folder, make_folder_of, say};
+use super::output::{check_file, check_late_folder, make_folder_of, say};
 use super::threads::ThreadsArgs;
 use super::validation::resized;
 use super::weights::WeightsArgs;
@@ -70,10 +70,15 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: Args, gpus: &impl Gpus) -> Result<()> {
-    check_file("--json", args.json.as_deref())?;
-    check_file("--pairs", args.pairs.as_deref())?;
+    let mut others = vec![
+        ("--data", Some(&*args.data)),
+        ("--weights", Some(&*args.weights.file)),
+    ];
+    check_file("--json", args.json.as_deref(), &others)?;
+    others.push(("--json", args.json.as_deref()));
+    check_file("--pairs", args.pairs.as_deref(), &others)?;
     args.pairs.as_deref().map_or(Ok(()), picture_file::check)?;
-    check_folder("--report", args.report.as_deref())?;
+    check_late_folder("--report", args.report.as_deref())?;
     // What can be wrong with the data is said before the network is built.
     let sets = eval::find(&args.data, args.sets.as_deref())?;
     let root = args.image_root.as_deref();

@@ -8,7 +8,7 @@ use crate::weights::export::{keras_h5, torch};
 use crate::{Error, Result};
 use clap::ValueEnum;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Whose file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -55,15 +55,8 @@ pub(super) fn run(args: &Args) -> Result<()> {
     if args.classes && args.to != Format::KerasH5 {
         return Err(Error::Usage("--classes is for --to keras-h5".into()));
     }
-    check_file("--out", Some(&args.out))?;
-    let same =
-        |a: &Path, b: &Path| fs::canonicalize(a).is_ok_and(|a| Some(a) == fs::canonicalize(b).ok());
-    if same(&args.out, &weights::find(&args.weights.file)?) {
-        return Err(Error::Usage(
-            "--out is the file of --weights, which holds more than the exported one; name another"
-                .into(),
-        ));
-    }
+    let file = weights::find(&args.weights.file)?;
+    check_file("--out", Some(&args.out), &[("--weights", Some(&file))])?;
     let imported = weights::load(&args.weights.file, args.classes)?;
     let weights = &imported.weights;
     make_folder_of(&args.out)?;
@@ -79,8 +72,8 @@ pub(super) fn run(args: &Args) -> Result<()> {
             let rows = imported.class_rows.as_deref().filter(|_| args.classes);
             if args.classes && rows.is_none() {
                 return Err(Error::Usage(format!(
-                    "{} has no class rows for --classes to write",
-                    shown(&args.weights.file)
+                    "{} has no class rows for --classes to write; a run's checkpoints have them",
+                    shown(&file)
                 )));
             }
             keras_h5::write(&args.out, weights, rows)?;

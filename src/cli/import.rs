@@ -48,7 +48,8 @@ fn input_help() -> String {
 }
 
 pub(super) fn run(args: &Args) -> Result<()> {
-    check_file("--out", Some(&args.out))?;
+    let file = weights::find(&args.file)?;
+    check_file("--out", Some(&args.out), &[("the model", Some(&file))])?;
     let options = ImportOptions {
         preset: args.preset.clone(),
         settings: args.settings.clone(),
@@ -56,7 +57,6 @@ pub(super) fn run(args: &Args) -> Result<()> {
         bgr: args.bgr,
         class_rows: true,
     };
-    let file = weights::find(&args.file)?;
     let imported = import::open(&file, &options)?;
     say(weights::describe(&imported)?);
     weights::warn_of(&file, &imported.notes);
@@ -116,6 +116,9 @@ fn tell_missing(report: &Report) {
 
 /// `112 tensors mapped, 0 of the network's missing, 3 of the file's not used`
 fn sum(report: &Report) -> String {
+    if report.mapped.is_empty() && report.missing.is_empty() && report.unused.is_empty() {
+        return "weights of this program: all tensors are taken as they are".to_owned();
+    }
     format!(
         "{} mapped, {} of the network's missing, {} of the file's not used",
         count(report.mapped.len(), "tensor"),

@@ -1,7 +1,7 @@
 //! `kernels`: compiles the CUDA kernels in advance, for machines without NVRTC.
 
 use super::environment::variable;
-use super::output::say;
+use super::output::{check_folder, say};
 use crate::backend::cuda::{Architecture, Nvrtc, Prebuilt, Search};
 use crate::base::text::shown;
 use crate::{Error, Result};
@@ -28,6 +28,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
             )));
         }
     }
+    check_folder("--out", Some(&args.out))?;
     let compiler = Nvrtc::open(&Search::new(variable), None, None)?;
     let began = Instant::now();
     let count = Prebuilt::write(&compiler, &args.arch, &args.out)?;

@@ -123,7 +123,7 @@ pub fn run_on<S: Into<OsString> + Clone>(
 
 fn run(cli: Cli, gpus: &impl Gpus) -> Result<()> {
     let threads = match &cli.command {
-        Command::Train(args) => args.threads,
+        Command::Train(args) => args.threads.threads,
         Command::Demo(args) => args.threads.threads,
         Command::Eval(args) => args.threads.threads,
         Command::Embed(args) => args.threads.threads,

@@ -1,5 +1,6 @@
 //! Standard output and standard error, as the commands use them.
 
+use crate::base::files;
 use crate::base::text::{self, shown};
 pub(super) use crate::base::text::{count, grouped};
 use crate::report::progress::Output;
@@ -82,20 +83,28 @@ pub(super) fn progress() -> Output {
 /// Says that so many pictures are most likely no aligned faces for a network that takes `size` pixels.
 pub(super) fn warn_unaligned(pictures: usize, size: usize) {
     if pictures > 0 {
-        let pictures = grouped(pictures as u64);
+        let (pictures, verb) = match pictures {
+            1 => ("one picture".to_owned(), "is"),
+            n => (count(n, "picture"), "are"),
+        };
         warn(format!(
-            "warning: {pictures} of the pictures are not square, or more than four times as large as the {size} pixels that the \
-             network takes: faces must be found and aligned first (see --landmarks), or the answer means nothing"
+            "warning: {pictures} {verb} not square, or more than four times as large as the {size} pixels that the network \
+             takes: faces must be found and aligned first (see --landmarks), or the answer means nothing"
         ));
     }
 }
 
 /// Whether a file can be put at `path`, asked before the work that fills it: it must not be a folder, and its folder must be
-/// there or can be made, by [`make_folder_of`] when the file is written. `flag` is the argument's name.
+/// there or can be made, by [`make_folder_of`] when the file is written. `flag` is the argument's name; `others` are the
+/// arguments whose files the command reads, or writes too.
 ///
 /// # Errors
-/// Wrong usage.
-pub(super) fn check_file(flag: &str, path: Option<&Path>) -> Result<()> {
+/// Wrong usage: also if it is one of `others`. The system refuses.
+pub(super) fn check_file(
+    flag: &str,
+    path: Option<&Path>,
+    others: &[(&str, Option<&Path>)],
+) -> Result<()> {
     let Some(path) = path else {
         return Ok(());
     };
@@ -105,6 +114,36 @@ pub(super) fn check_file(flag: &str, path: Option<&Path>) -> Result<()> {
             shown(path)
         )));
     }
+    let same = |(_, other): &&(&str, Option<&Path>)| other.is_some_and(|o| is_same_file(path, o));
+    if let Some((other, _)) = others.iter().find(same) {
+        return Err(Error::Usage(format!(
+            "{flag} {} is the file of {other}, too: name another",
+            shown(path)
+        )));
+    }
+    check_above(flag, path)?;
+    files::may_write(path).map_err(Error::io("writing", path))
+}
+
+/// Whether two paths lead to one file, or would if it were there. Devices may be written to by all.
+fn is_same_file(a: &Path, b: &Path) -> bool {
+    // What is not there yet has a folder that may be.
+    let real = |path: &Path| {
+        fs::canonicalize(path).ok().or_else(|| {
+            let path = std::path::absolute(path).ok()?;
+            Some(
+                fs::canonicalize(path.parent()?)
+                    .ok()?
+                    .join(path.file_name()?),
+            )
+        })
+    };
+    let is_device = a.exists() && !a.is_file();
+    !is_device && real(a).is_some_and(|a| Some(a) == real(b))
+}
+
+/// Whether what lies above `path` is a folder, or can become one.
+fn check_above(flag: &str, path: &Path) -> Result<()> {
     match path.ancestors().skip(1).find(|above| above.exists()) {
         Some(above) if !above.is_dir() => Err(Error::Usage(format!(
             "{flag} {}: {} is a file, not a folder",
@@ -138,8 +177,20 @@ pub(super) fn check_folder(flag: &str, path: Option<&Path>) -> Result<()> {
             "{flag} {} is a file; name a folder",
             shown(path)
         ))),
-        _ => Ok(()),
+        Some(path) => check_above(flag, path),
+        None => Ok(()),
     }
+}
+
+/// Like [`check_folder`], for a folder that is only made after much work: also whether the system allows files there.
+///
+/// # Errors
+/// As [`check_folder`]; the system refuses.
+pub(super) fn check_late_folder(flag: &str, path: Option<&Path>) -> Result<()> {
+    check_folder(flag, path)?;
+    path.map_or(Ok(()), |path| {
+        files::may_write(&path.join("file")).map_err(Error::io("writing into", path))
+    })
 }
 
 /// Bytes in MiB, or in GiB from one on.

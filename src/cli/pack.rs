@@ -2,7 +2,7 @@
 
 use super::counter::counter;
 use super::landmarks::LandmarksArgs;
-use super::output::{count, say};
+use super::output::{check_folder, count, say};
 use super::source::{self, ImageRoot};
 use super::threads::ThreadsArgs;
 use super::validation::resized;
@@ -89,6 +89,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: Args) -> Result<()> {
+    check_folder("--out", Some(&args.out))?;
     match (&args.data, &args.pairs) {
         (Some(data), _) => pack_data(data, &args),
         (None, pairs) => pack_pairs(pairs.as_deref().expect("the parser requires one"), &args),

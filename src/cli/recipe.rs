@@ -4,7 +4,7 @@ use crate::Result;
 use crate::recipe::config::Config;
 use crate::recipe::presets;
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The preset where none is named.
 pub(super) const DEFAULT_PRESET: &str = "small";
@@ -42,6 +42,11 @@ fn preset_help() -> String {
 }
 
 impl RecipeArgs {
+    /// The file of settings.
+    pub(super) fn file(&self) -> Option<&Path> {
+        self.config.as_deref()
+    }
+
     /// The preset in use.
     pub(super) fn preset(&self) -> Result<String> {
         let in_file = match (&self.preset, &self.config) {

@@ -13,7 +13,7 @@ use crate::base::files;
 use crate::base::text::{one_line, shown};
 use crate::data::{self, Dataset};
 use crate::embed::search::{self, Hit, Identification, OpenSet};
-use crate::embed::{self, Origin, Pictures, Stored};
+use crate::embed::{self, GALLERY, Origin, Pictures, Stored};
 use crate::verification::Tta;
 use crate::weights::checkpoint::Weights;
 use crate::{Error, Result};
@@ -128,8 +128,21 @@ impl<'a> Kind<'a> {
 }
 
 pub(super) fn run(args: Args, gpus: &impl Gpus) -> Result<()> {
-    check_file("--json", args.json.as_deref())?;
-    check_file("--csv", args.csv.as_deref())?;
+    let mut others = vec![
+        ("--gallery", Some(&*args.gallery)),
+        ("--query", Some(&*args.query)),
+        ("--weights", args.weights.as_deref()),
+        ("--landmarks", args.landmarks.landmarks.as_deref()),
+        ("--eval", args.threshold.file()),
+    ];
+    let sides = [("--gallery", &args.gallery), ("--query", &args.query)];
+    let stored: Vec<_> = (sides.iter())
+        .flat_map(|(flag, side)| GALLERY.map(|name| (*flag, side.join(name))))
+        .collect();
+    others.extend((stored.iter()).map(|(flag, path)| (*flag, Some(&**path))));
+    check_file("--json", args.json.as_deref(), &others)?;
+    others.push(("--json", args.json.as_deref()));
+    check_file("--csv", args.csv.as_deref(), &others)?;
     let gallery = Side::open(&args.gallery, &args)?;
     let same = fs::canonicalize(&args.gallery).ok() == fs::canonicalize(&args.query).ok();
     let query = match same {
@@ -404,16 +417,16 @@ fn tell(found: &Found<'_>) {
 
 /// Whether cosines between gallery and queries mean anything; a warning where nobody can tell.
 fn comparable(args: &Args, [gallery, queries]: [Kind<'_>; 2]) -> Result<()> {
-    let differ = |what: &str, gallery: String, queries: String| {
+    let differ = |has: &str, gallery: String, queries: String| {
         Error::Invalid(format!(
-            "the embeddings cannot be compared: {} has {gallery} {what}, {} has {queries}",
+            "the embeddings cannot be compared: {} {has} {gallery}, {} {has} {queries}",
             shown(&args.gallery),
             shown(&args.query)
         ))
     };
     if gallery.dim != queries.dim {
-        let (gallery, queries) = (gallery.dim.to_string(), queries.dim.to_string());
-        return Err(differ("numbers a row", gallery, queries));
+        let numbers = |dim: usize| format!("{dim} numbers per row");
+        return Err(differ("has", numbers(gallery.dim), numbers(queries.dim)));
     }
     for (kind, path) in [(gallery, &args.gallery), (queries, &args.query)] {
         if kind.origin.is_none() {
@@ -426,15 +439,12 @@ fn comparable(args: &Args, [gallery, queries]: [Kind<'_>; 2]) -> Result<()> {
     }
     if let (Some(a), Some(b)) = (gallery.origin, queries.origin) {
         if a.weights != b.weights {
-            let weights = |w: &str| format!("those of weights {w}");
-            return Err(differ(
-                "as embeddings",
-                weights(&a.weights),
-                weights(&b.weights),
-            ));
+            let weights = |w: &str| format!("weights {w}");
+            return Err(differ("is of", weights(&a.weights), weights(&b.weights)));
         }
         if a.tta != b.tta {
-            return Err(differ("as --tta", a.tta.to_string(), b.tta.to_string()));
+            let tta = |tta| format!("--tta {tta}");
+            return Err(differ("is of", tta(a.tta), tta(b.tta)));
         }
     }
     Ok(())

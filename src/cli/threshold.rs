@@ -2,9 +2,9 @@
 
 use super::output::warn;
 use crate::base::text::shown;
+use crate::data::formats::text::Text;
 use crate::verification::{Results, SetResult, Tta};
 use crate::{Error, Result};
-use std::fs;
 use std::path::{Path, PathBuf};
 
 #[derive(Clone, Debug, clap::Args)]
@@ -48,6 +48,11 @@ pub(super) struct Use<'a> {
 }
 
 impl ThresholdArgs {
+    /// The file of results that is read.
+    pub(super) fn file(&self) -> Option<&Path> {
+        self.eval.as_deref()
+    }
+
     /// The threshold that the arguments give, if they give one. Warns where it may not be calibrated to the embeddings.
     ///
     /// # Errors
@@ -69,8 +74,8 @@ impl ThresholdArgs {
     }
 
     fn of_results(&self, path: &Path, of: &Use<'_>) -> Result<Threshold> {
-        let text = fs::read(path).map_err(Error::io("reading", path))?;
-        let results: Results = serde_json::from_slice(&text)
+        let text = Text::read(path)?;
+        let results: Results = serde_json::from_str(text.as_str())
             .map_err(|e| Error::data(path, format!("is not what `eval --json` writes: {e}")))?;
         let names: Vec<&str> = results.sets.iter().map(|set| &set.name[..]).collect();
         let set = match (&self.set, &results.sets[..]) {

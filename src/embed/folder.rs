@@ -16,6 +16,18 @@ pub(super) const FILES: &str = "files.txt";
 pub(super) const SKIPPED: &str = "skipped.txt";
 pub(super) const ORIGIN: &str = "embeddings.json";
 
+/// The files of a gallery, and the picture of its similarities.
+pub const GALLERY: [&str; 8] = [
+    NPY,
+    SAFETENSORS,
+    LABELS,
+    NAMES,
+    FILES,
+    SKIPPED,
+    ORIGIN,
+    "similarity.png",
+];
+
 /// Which network made the embeddings, and how. Embeddings of different origins cannot be compared.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Origin {

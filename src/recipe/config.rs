@@ -6,6 +6,7 @@ use crate::backend::margin::Margin;
 use crate::backend::{Backend, Element, InputTransform};
 use crate::base::text;
 use crate::base::text::shown;
+use crate::data::formats::text::Text;
 use crate::data::picture::augment::Augment;
 use crate::graph::Model;
 use crate::graph::layers::Layers;
@@ -457,8 +458,8 @@ fn parse(table: &Table, known: &Table) -> Result<Config> {
 }
 
 fn read_table(path: &Path) -> Result<Table> {
-    let text = std::fs::read_to_string(path).map_err(Error::io("reading", path))?;
-    toml::from_str(&text).map_err(|e| Error::Usage(format!("{}: {e}", shown(path))))
+    let text = Text::read(path)?;
+    toml::from_str(text.as_str()).map_err(|e| Error::Usage(format!("{}: {e}", shown(path))))
 }
 
 /// Lays `over` on `base`: tables are merged, everything else replaces. A table that names another `kind` or another

@@ -7,10 +7,11 @@ mod session;
 use super::device::{DeviceArgs, Gpus, with_device};
 use super::import::tell_rest;
 use super::interrupt;
-use super::output::{check_folder, count, say};
+use super::output::{check_late_folder, count, say};
 use super::recipe::{RecipeArgs, presets_table, whole_number};
 use super::run_folder::RunFolder;
 use super::source::{self, ImageRoot};
+use super::threads::ThreadsArgs;
 use super::validation::{ValidationArgs, Validator};
 use super::weights::{self, describe_input};
 use crate::base::text::shown;
@@ -62,7 +63,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "N", value_parser = whole_number)]
     epochs: Option<u64>,
     /// Learning rate before the schedule. Default: the preset's.
-    #[arg(long, value_name = "RATE")]
+    #[arg(long, value_name = "RATE", allow_negative_numbers = true)]
     lr: Option<f32>,
     /// Stop when the whole run has done N steps; the schedule stays that of all epochs, which must have as many. Default: the
     /// end of the last epoch.
@@ -79,9 +80,8 @@ pub(super) struct Args {
     /// How many checkpoints are kept. Default: the preset's (2).
     #[arg(long, value_name = "K", value_parser = whole_number)]
     keep: Option<u64>,
-    /// Threads for arithmetic, and as many for reading pictures; 0: one a core. No number of the run depends on them.
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub(super) threads: usize,
+    #[command(flatten)]
+    pub(super) threads: ThreadsArgs,
     /// Put other pictures in the place of those that cannot be read, and list these. Default: off, the first one stops
     /// the run.
     #[arg(long)]
@@ -153,9 +153,9 @@ impl Prepared {
             Some(out) => out.clone(),
             None => PathBuf::from("runs").join(args.recipe.preset()?),
         };
-        check_folder("--out", Some(&folder))?;
+        check_late_folder("--out", Some(&folder))?;
         source::refuse_within(&folder, args.data())?;
-        check_folder("--tensorboard", args.tensorboard.as_deref())?;
+        check_late_folder("--tensorboard", args.tensorboard.as_deref())?;
         let folder = RunFolder::new(folder);
         // A folder that is not there yet is made, and taken, when there is something to put into it.
         let lock = folder.path().exists().then(|| folder.lock()).transpose()?;

@@ -93,7 +93,7 @@ impl<B: Backend> Session<B> {
         ));
         say(describe_network(&config)?);
         let data = DataOptions {
-            threads: args.threads,
+            threads: args.threads.threads,
             skip_bad: args.skip_bad,
         };
         let saved = checkpoint.as_ref().map(|(_, c)| c.steps_done);
@@ -138,6 +138,14 @@ impl<B: Backend> Session<B> {
         };
         say(describe_run(&trainer, &length));
         notes.iter().for_each(say);
+        if let Some(best) = &verified.best
+            && !validator.has_sets()
+        {
+            say(format!(
+                "the run was verified so far, and without --eval no more: {BEST} stays that of step {}",
+                best.step
+            ));
+        }
         let lock = match lock {
             Some(lock) => lock,
             None => folder.lock()?,

@@ -109,7 +109,8 @@ pub(super) fn colours(path: &Path, prefix: &str, file: &TensorFile, network: Net
 fn configuration(path: &Path) -> Option<String> {
     let mut text = String::new();
     let read = File::open(path).and_then(|file| file.take(1 << 16).read_to_string(&mut text));
-    read.is_ok().then_some(text)
+    read.is_ok()
+        .then(|| text.trim_start_matches('\u{feff}').to_owned())
 }
 
 /// Whether CVLFace's `.yaml` says that the network takes blue, green, red; none: it says nothing.
