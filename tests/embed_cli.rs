@@ -426,7 +426,7 @@ fn faces_are_aligned_on_the_way_in() {
     let three = [&three[..], &["--skip-bad"]].concat();
     let text = stdout_of_success(&embed("three", &three));
     assert!(
-        text.contains("3 embeddings in ") && text.contains("1 picture could not be read"),
+        text.contains("3 embeddings in ") && text.contains("1 picture left out"),
         "{text}"
     );
     assert_eq!(
@@ -438,7 +438,7 @@ fn faces_are_aligned_on_the_way_in() {
     let other = ["--data", &at("raw"), "--landmarks", &at("other.txt")];
     let error = stderr_of_failure(&embed("other", &other), 1);
     assert!(
-        error.contains("none of the 4 pictures")
+        error.contains("no landmarks for 4 pictures: it names")
             && error.contains("zoe/9.png")
             && error.contains("ann/0.png"),
         "{error}"

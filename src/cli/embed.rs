@@ -368,10 +368,7 @@ fn report(args: &Args, weights: &Weights, summary: &Summary) -> Result<()> {
     }
     let left_out = match summary.skipped {
         0 => String::new(),
-        n => format!(
-            "; {} could not be read, see skipped.txt",
-            count(n, "picture")
-        ),
+        n => format!("; {} left out, see skipped.txt", count(n, "picture")),
     };
     say(format!(
         "{} in {out}{left_out}",

@@ -97,7 +97,12 @@ impl LandmarksArgs {
         for (image, file) in images.iter().zip(paths) {
             let place = landmarks.find_file(&file.to_string_lossy(), file);
             let place = place.ok_or_else(|| {
-                Error::data(path, format!("has no landmarks for {}", shown(file)))
+                let names = landmarks.first();
+                let problem = format!(
+                    "has no landmarks for {}: it names {names:?}, ...",
+                    shown(file)
+                );
+                Error::data(path, problem)
             })?;
             let face = align(image, landmarks.points(place), size);
             aligned.push(face.map_err(|why| Error::data(file, why))?);

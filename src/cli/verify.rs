@@ -127,7 +127,8 @@ impl OnDevice for Task {
         let answer = Answer {
             a: self.args.a.to_string_lossy().into_owned(),
             b: self.args.b.to_string_lossy().into_owned(),
-            cosine: search::cosine(a, b),
+            // The lengths are 1 up to a rounding.
+            cosine: search::cosine(a, b).clamp(-1.0, 1.0),
             distance,
             threshold: value,
             threshold_source: source,

@@ -149,8 +149,7 @@ pub(super) fn describe(imported: &Imported) -> Result<String> {
         },
         describe_input(&config.model.input),
         match imported.input {
-            InputOrigin::Preset =>
-                " (assumed, as the preset: the file does not say; `import --input` does)",
+            InputOrigin::Preset => " (assumed: the file does not say; `import --input` does)",
             InputOrigin::Graph => " (as the graph begins, on pixels of 0..255)",
             InputOrigin::File | InputOrigin::Option => "",
         }

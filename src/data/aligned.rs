@@ -4,7 +4,7 @@ use super::formats::landmarks::Landmarks;
 use super::picture::align::align;
 use super::unused::Unused;
 use super::{Dataset, Image};
-use crate::base::text::shown;
+use crate::base::text::{count, shown};
 use crate::{Error, Result};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -36,8 +36,8 @@ impl Aligned {
         if places.iter().all(Option::is_none) {
             let problem = match first {
                 Some(name) => format!(
-                    "has landmarks for none of the {} pictures: it names {:?}, ..., they are called {name:?}, ...",
-                    dataset.len(),
+                    "has no landmarks for {}: it names {:?}, ..., and the data set {name:?}, ...",
+                    count(dataset.len(), "picture"),
                     landmarks.first()
                 ),
                 None => "names pictures, and those of the data set are records without paths; give their image folder or a list".into(),

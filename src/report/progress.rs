@@ -386,7 +386,12 @@ fn finished_line((what, rate): Unit, name: &str, counts: [u64; 2], seconds: f64)
         _ => format!(", {timed} of them now"),
     };
     format!(
-        "{name} {done} {what}{now} in {}, {} {rate}",
+        "{name} {done} {}{now} in {}, {} {rate}",
+        if done == 1 {
+            what.trim_end_matches('s')
+        } else {
+            what
+        },
         duration(seconds),
         grouped(ratio(timed as f64, seconds))
     )

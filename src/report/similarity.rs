@@ -78,6 +78,7 @@ impl std::fmt::Display for Means {
         };
         let loose = self.loose.map(|_| number(self.loose));
         match (self.within.or(self.between), loose) {
+            (None, None) => write!(f, "of pairs: there are none"),
             (None, Some(loose)) => write!(f, "of all pairs {loose}"),
             (_, loose) => {
                 let (within, between) = (number(self.within), number(self.between));

@@ -59,7 +59,7 @@ impl Prospects {
         let used = schedule.warm_up(steps_done, steps_per_epoch, total);
         if used < asked && total > 0 {
             prospects.notes.push(format!(
-                "a warm-up of {} is more than a third of the run: it takes {used}",
+                "a warm-up of {} is more than a third of the run: it is shortened to {used}",
                 count(asked, "step")
             ));
         }
@@ -166,7 +166,7 @@ mod tests {
         let notes = prospects(people(96), &[]).notes;
         assert_eq!(
             notes,
-            ["a warm-up of 40 steps is more than a third of the run: it takes 6"]
+            ["a warm-up of 40 steps is more than a third of the run: it is shortened to 6"]
         );
         // 96 of 110 are more than nine tenths short of it: 14 are left out.
         let notes = prospects(people(110), &["train.epochs=100"]).notes;

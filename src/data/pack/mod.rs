@@ -158,6 +158,8 @@ pub fn pack(
         done(groups.starts[label + 1]);
     }
     files.finish()?;
+    // They were met in the order of the shuffle.
+    packed.skipped.sort();
     Ok(packed)
 }
 

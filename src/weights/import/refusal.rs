@@ -2,7 +2,7 @@
 
 use super::{Missing, Report};
 use crate::Error;
-use crate::base::text::one_line;
+use crate::base::text::{count, one_line};
 use crate::recipe::config::Config;
 use crate::weights::formats;
 use crate::weights::formats::tensors::TensorFile;
@@ -44,7 +44,9 @@ pub(super) fn not_ours(
     let holds = holdings(file);
     Error::data(
         path,
-        if given < missing.len() {
+        if given == 0 {
+            format!("is none of the networks here: {holds}")
+        } else if given < missing.len() {
             format!(
                 "is none of the networks here (of the nearest, {name}, it gives {given} of {all} tensors): {holds}"
             )
@@ -91,8 +93,8 @@ pub(super) fn holdings(file: &TensorFile) -> String {
     match file.tensors.is_empty() {
         true => format!("it holds no tensor{rest}"),
         false => format!(
-            "it holds {} tensors ({}){rest}",
-            file.tensors.len(),
+            "it holds {} ({}){rest}",
+            count(file.tensors.len(), "tensor"),
             list(some(tensors, ", "))
         ),
     }
