@@ -765,3 +765,40 @@ fn check_says_nothing_of_colours_where_there_are_none() {
         "{text}"
     );
 }
+
+/// Numbers that no machine could serve are refused, not tried.
+#[test]
+fn numbers_without_measure_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    people(dir.path());
+    random_weights_file(dir.path());
+    let weights = "--weights weights.safetensors";
+    for (words, code, why) in [
+        (
+            "pack --data people --out out --resize 65535",
+            2,
+            "not in 1..=4096",
+        ),
+        ("check --data generated:99999999x99999999", 1, "below 2^32"),
+        (
+            "pack --data people --out out --reserve-last 18446744073709551615",
+            1,
+            "none would be left",
+        ),
+        (
+            &format!(
+                "embed {weights} --device cpu --data people --out out --ids 18446744073709551615"
+            ),
+            1,
+            "found 0",
+        ),
+        (
+            &format!("verify {weights} people/0/0.png people/0/1.png --threshold -1"),
+            2,
+            "from 0 to 4",
+        ),
+    ] {
+        let error = stderr_of_failure(&run(dir.path(), words), code);
+        assert!(error.contains(why), "{words}: {error}");
+    }
+}

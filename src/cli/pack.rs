@@ -65,12 +65,12 @@ pub(super) struct Args {
     /// TFRecord files to make: train-00000-of-N.tfrecord and so on.
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     shards: u16,
-    /// Keep so many identities, the last ones, out of training: they become the image folder OUT/reserved. Default: none.
+    /// Keep the last N identities out of training: they become the image folder OUT/reserved. Default: none.
     #[arg(long, default_value_t = 0, hide_default_value = true, value_name = "N")]
     reserve_last: usize,
     /// Resize pictures of another size to N x N pixels (as JPEG) [default: every file goes in untouched, and with
     /// --landmarks every face is aligned to 112 x 112 pixels].
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
     resize: Option<u16>,
     /// Decides the order of the images.
     #[arg(long, default_value_t = 1)]

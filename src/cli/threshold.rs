@@ -11,7 +11,12 @@ use std::path::{Path, PathBuf};
 pub(super) struct ThresholdArgs {
     /// Squared distance, 0 to 4, below which two pictures show one person [default: that of --eval; without --eval `verify`
     /// takes 1.24, with a warning, since it is not calibrated to the network, and `search` none].
-    #[arg(long, value_name = "T", conflicts_with = "eval")]
+    #[arg(
+        long,
+        value_name = "T",
+        conflicts_with = "eval",
+        allow_negative_numbers = true
+    )]
     threshold: Option<f64>,
     /// Results that `eval --json` or `eval --report` wrote (eval.json, report.json), whose threshold is taken.
     #[arg(long, value_name = "FILE")]

@@ -95,11 +95,12 @@ impl FacesOptions {
         let end = self.first_identity.checked_add(self.identities);
         let numbered = end.is_some_and(|end| u32::try_from(end).is_ok())
             && self.per_identity < u32::MAX as usize
-            && self.identities.checked_mul(self.per_identity).is_some();
+            && (self.identities.checked_mul(self.per_identity))
+                .is_some_and(|images| u32::try_from(images).is_ok());
         if self.identities == 0 || self.per_identity == 0 || !numbered {
             return Err(Error::Invalid(format!(
                 "cannot generate {} images of each of {} identities from number {} on: \
-                 both must be at least 1, and all numbers below 2^32",
+                 both must be at least 1, and all numbers and the images in all below 2^32",
                 self.per_identity, self.identities, self.first_identity
             )));
         }
