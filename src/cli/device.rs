@@ -47,8 +47,8 @@ pub(super) struct DeviceArgs {
     /// that it needs, else the CPU, and says so.
     #[arg(long, default_value = "auto")]
     pub(super) device: Device,
-    /// What activations are stored in and products multiply: auto (f32 for now), f32 or bf16 (half the memory). Default:
-    /// auto; of a run that is resumed, what it has been.
+    /// How activations are stored, and what products multiply: auto (f32 for now), f32 or bf16 (half the memory). Default:
+    /// auto; a resumed run keeps its precision.
     #[arg(long)]
     precision: Option<Precision>,
 }

@@ -32,8 +32,8 @@ pub(super) struct Args {
     /// Folder that the paths in a pairs file start from [default: that of the file].
     #[arg(long, value_name = "DIR")]
     image_root: Option<PathBuf>,
-    /// Sets to evaluate, separated by commas [default: lfw,agedb_30,cfp_fp, as far as they are there; where none of
-    /// them is, every set].
+    /// Sets to evaluate, separated by commas [default: those of lfw,agedb_30,cfp_fp that are there; if none is, every
+    /// set].
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     sets: Option<Vec<String>>,
     /// What is done with mirror images: none, flip-sum (the sum of both embeddings) or flip-concat (both, one after the

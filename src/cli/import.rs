@@ -22,7 +22,7 @@ pub(super) struct Args {
     settings: Vec<String>,
     #[arg(long, value_name = "NAME", help = input_help(), value_parser = presets::input)]
     input: Option<crate::backend::InputTransform>,
-    /// The network takes blue, green, red: the input channels of its first filters are turned. Default: red, green, blue.
+    /// The network takes blue, green, red: the input channels of its first filters are swapped. Default: red, green, blue.
     #[arg(long)]
     bgr: bool,
     /// List what became of each tensor. Default: a count, and what is missing.

@@ -32,7 +32,7 @@ pub(super) struct Args {
     /// Memory to plan for, in GiB. Default: what is free on the device.
     #[arg(long, value_name = "GIB")]
     memory: Option<f64>,
-    /// Largest slots to list.
+    /// How many of the largest slots to list.
     #[arg(long, value_name = "N", default_value_t = 12)]
     rows: usize,
 }

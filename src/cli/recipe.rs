@@ -20,7 +20,7 @@ pub(super) struct RecipeArgs {
     /// A single setting over both, for example --set optimizer.momentum=0.9; may be given again. Default: none.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     settings: Vec<String>,
-    /// Images a step. Default: the preset's.
+    /// Images per step. Default: the preset's.
     #[arg(long, value_name = "N", value_parser = whole_number)]
     batch_size: Option<u64>,
 }

@@ -109,7 +109,7 @@ impl RunFolder {
             return Err(Error::data(
                 self.checkpoints(),
                 format!(
-                    "no checkpoint can be used ({}); delete the folder to begin anew",
+                    "no checkpoint can be used ({}); another --out begins again",
                     found.passed_over.join("; ")
                 ),
             ));

@@ -31,10 +31,10 @@ pub(super) struct Args {
     /// format that `train` reads).
     #[arg(long, value_name = "PATH")]
     gallery: PathBuf,
-    /// What is looked for, of the same kinds. The gallery itself: each picture is looked for among the others.
+    /// What to look for, of the same kinds. If it is the gallery itself, each picture is looked for among the others.
     #[arg(long, value_name = "PATH")]
     query: PathBuf,
-    /// How many hits a query has.
+    /// Hits per query.
     #[arg(long, default_value_t = 5, value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
     top: u32,
     /// The network that embeds pictures: a model file of any kind that `eval` takes.

@@ -2,7 +2,8 @@
 
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub(super) struct ThreadsArgs {
-    /// Threads for arithmetic, and as many for reading pictures; 0: one per core. No number of the result depends on them.
+    /// Threads for arithmetic, and as many for reading pictures; 0: one per core. The result does not
+    /// depend on it.
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = threads)]
     pub(super) threads: usize,
 }

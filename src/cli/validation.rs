@@ -21,8 +21,8 @@ pub(super) struct ValidationArgs {
     /// Evaluation sets to verify after each epoch, named as for `eval` and judged with its defaults. Default: none.
     #[arg(long, value_name = "PATH")]
     eval: Option<PathBuf>,
-    /// Sets to verify, separated by commas. Default: lfw,agedb_30,cfp_fp as far as they are there; where none of them
-    /// is, every set.
+    /// Sets to verify, separated by commas. Default: those of lfw,agedb_30,cfp_fp that are there; if none is, every
+    /// set.
     #[arg(long, value_name = "NAMES", value_delimiter = ',', requires = "eval")]
     eval_sets: Option<Vec<String>>,
     /// Stop after N evaluations in a row that are not better than the best before them, by the mean accuracy over the sets.

@@ -15,9 +15,9 @@ use std::path::{Path, PathBuf};
 /// The network in use.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct WeightsArgs {
-    /// Weights or checkpoint of the network (.safetensors); or Keras .h5, PyTorch .pt, .pth or .ckpt, or ONNX of a network
-    /// that is known here or has only layers that are (`import` says more of such files, and lets you say what they do
-    /// not); or a folder: a run's, or one with one such file.
+    /// The network's weights or a checkpoint (.safetensors). Or a file of another program: Keras .h5, PyTorch .pt, .pth or
+    /// .ckpt, ONNX (`import` tells more of it, and takes what the file does not say). Or a folder: a run's, or one with a
+    /// single model file.
     #[arg(long = "weights", id = "weights", value_name = "FILE")]
     pub(super) file: PathBuf,
 }

@@ -379,7 +379,7 @@ impl Report {
             ),
             (
                 "Mirror images",
-                format!("tta {}, but for the first table", s.tta),
+                format!("tta {}, except in the first table", s.tta),
             ),
             ("Computed by", format!("{}; {}", s.program, s.device)),
         ] {

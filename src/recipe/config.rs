@@ -214,7 +214,7 @@ pub struct HeadConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrainConfig {
-    /// Images a step, N.
+    /// Images per step, N.
     pub batch_size: usize,
     /// Passes over the data.
     pub epochs: u64,

@@ -48,7 +48,7 @@ fn first_loss(report: &StepReport, expected: f64, tolerance: f64) -> Option<Stri
         return (tolerance <= WIDE * expected).then_some(text);
     }
     Some(format!(
-        "warning: {text} within {tolerance:.2}; labels that do not belong to the pictures' identities, or pixels other than the input transform expects, look like this"
+        "warning: {text} within {tolerance:.2}; check that the labels belong to the pictures, and that the pixels are what the input transform expects"
     ))
 }
 

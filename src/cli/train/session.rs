@@ -440,7 +440,7 @@ fn describe_run<B: Backend>(trainer: &Trainer<B>, length: &RunLength) -> String 
     let batch = trainer.config().train.batch_size;
     let bytes = trainer.graph().plan().bytes(batch);
     format!(
-        "run: preset {}, {}, batch {batch}, {} an epoch, {}, to step {}; {} planned on the device",
+        "run: preset {}, {}, batch {batch}, {} per epoch, {}, to step {}; {} planned on the device",
         trainer.config().preset,
         trainer.config().train.precision,
         count(length.steps_per_epoch, "step"),

@@ -108,7 +108,7 @@ impl Files {
         {
             return Err(Error::data(
                 path,
-                "is there already; choose another folder, or ask for it to be overwritten",
+                "is there already; choose another folder, or --overwrite",
             ));
         }
         let files = Files { exchange, earlier };

@@ -246,7 +246,7 @@ fn check_size(width: u64, height: u64, total_bytes: u64, file_bytes: usize) -> R
     let needed = total_bytes.max(pixels * 3);
     if pixels > MAX_PIXELS {
         return Err(format!(
-            "the header promises {width}x{height} pixels, more than the {} millions that are read",
+            "the header promises {width}x{height} pixels, more than the {} million that are read",
             MAX_PIXELS / 1_000_000
         ));
     }
@@ -693,7 +693,7 @@ mod tests {
         let mut image = Image::default();
         let why = decode(b"P6 10000 10000 255\nabc", &mut image).unwrap_err();
         assert!(
-            why.contains("10000x10000") && why.contains("50 millions"),
+            why.contains("10000x10000") && why.contains("50 million "),
             "{why}"
         );
         let why = decode(b"P6 30000 1500 255\nabc", &mut image).unwrap_err();

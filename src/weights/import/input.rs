@@ -27,7 +27,7 @@ pub(super) fn put_colours_right(
         Colours::Bgr(why) => {
             turn_channels(&config.model.build()?, &mut fitted.params);
             Some(format!(
-                "the network takes blue, green, red ({why}): the input channels of its first filters are turned"
+                "the network takes blue, green, red ({why}): the input channels of its first filters are swapped"
             ))
         }
         Colours::Unsaid => Some(unsaid()),

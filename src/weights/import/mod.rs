@@ -118,7 +118,7 @@ pub struct ImportOptions {
     /// What the network takes for pixels; none: what the file says, else the preset's. Where a graph begins with a
     /// transform of its own, what the graph takes.
     pub input: Option<InputTransform>,
-    /// Whether the network takes blue, green, red: the input channels of its first filters are turned then, so that it
+    /// Whether the network takes blue, green, red: the input channels of its first filters are swapped then, so that it
     /// takes red, green, blue here.
     pub bgr: bool,
     /// Whether the class rows in a file of this program's are read, too.
