@@ -223,7 +223,7 @@ fn a_run_that_is_stopped_says_so_and_another_job_is_refused() {
     says(
         resume(),
         &Counting::new(21, |_| false),
-        "the pictures: 20 pictures",
+        "the pictures are others",
     );
     // A file that is shorter than it was.
     let labels = dir.path().join("labels.npy.partial");
@@ -318,7 +318,11 @@ fn a_finished_gallery_is_replaced_only_if_that_is_asked_for() {
         "of another kind; the weights: 0123 there, 4567 now",
     );
     let more = Counting::new(11, |_| false);
-    says(&resume, &more, "of another kind; the pictures: 10 pictures");
+    says(
+        &resume,
+        &more,
+        "a finished gallery of other pictures; --append",
+    );
     // Stopped in the middle, the old one stands.
     let overwrite = StreamOptions {
         overwrite: true,

@@ -231,23 +231,26 @@ fn without(dataset: Arc<dyn Dataset>, files: &[String]) -> Arc<dyn Dataset> {
 /// Whether the gallery in `out`, which says that it is `found`, holds rows like those that are asked for, and of the same
 /// pictures where that matters. Older galleries do not say which pictures.
 fn comparable(out: &Path, found: &Origin, asked: &Origin, pictures: bool) -> Result<()> {
-    let mut pairs = vec![
+    let pairs = [
         ("the weights", found.weights.clone(), asked.weights.clone()),
         ("--tta", found.tta.to_string(), asked.tta.to_string()),
     ];
-    if let (true, Some(found), Some(asked)) = (pictures, &found.source, &asked.source) {
-        pairs.push(("the pictures", found.clone(), asked.clone()));
-    }
-    match pairs.into_iter().find(|(_, found, asked)| found != asked) {
-        None => Ok(()),
-        Some((what, found, asked)) => Err(Error::data(
-            out,
-            format!(
-                "holds a finished gallery of another kind; {what}: {found} there, {asked} now; --overwrite replaces it, or \
-                 choose another --out"
-            ),
-        )),
-    }
+    let problem = match (
+        pairs.into_iter().find(|(_, found, asked)| found != asked),
+        (&found.source, &asked.source),
+    ) {
+        (Some((what, found, asked)), _) => {
+            format!("of another kind; {what}: {found} there, {asked} now; --overwrite replaces it")
+        }
+        (None, (Some(found), Some(asked))) if pictures && found != asked => {
+            "of other pictures; --append adds these to it, --overwrite replaces it".to_owned()
+        }
+        _ => return Ok(()),
+    };
+    Err(Error::data(
+        out,
+        format!("holds a finished gallery {problem}, or choose another --out"),
+    ))
 }
 
 /// Tells one list of pictures from another: by labels and content, and by where they lie.

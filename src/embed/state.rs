@@ -56,6 +56,8 @@ pub(super) struct Job {
     pub(super) added_to: usize,
 }
 
+const PICTURES: &str = "the pictures";
+
 impl Job {
     /// Where the job's embeddings come from, as the gallery records it.
     pub(super) fn origin(&self) -> Origin {
@@ -78,7 +80,7 @@ impl Job {
                 added_to(before.added_to),
                 added_to(self.added_to),
             ),
-            ("the pictures", before.source.clone(), self.source.clone()),
+            (PICTURES, before.source.clone(), self.source.clone()),
             ("--tta", before.tta.to_string(), self.tta.to_string()),
             (
                 "--format",
@@ -92,9 +94,11 @@ impl Job {
             ),
         ];
         let mut differing = pairs.into_iter().filter(|(_, a, b)| a != b);
-        differing
-            .next()
-            .map(|(what, before, now)| format!("{what}: {before} before, {now} now"))
+        differing.next().map(|(what, before, now)| match what {
+            // They are told apart by numbers that say nothing to a reader.
+            PICTURES => "the pictures are others".to_owned(),
+            _ => format!("{what}: {before} before, {now} now"),
+        })
     }
 }
 
