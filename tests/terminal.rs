@@ -100,7 +100,7 @@ fn threads_that_cannot_be_started_are_an_error() {
     ] {
         let output = short_of_memory(
             Command::new("sh")
-                .args(["-c", "ulimit -v 1000000; exec \"$0\" \"$@\""])
+                .args(["-c", "ulimit -v 2000000; exec \"$0\" \"$@\""])
                 .arg(env!("CARGO_BIN_EXE_arcface-cu"))
                 .args(words)
                 .args(["--threads", "1024"]),
