@@ -4,13 +4,13 @@
 mod support;
 
 use arcface_cu::backend::Element;
-use arcface_cu::backend::cuda::Architecture;
+use arcface_cu::backend::cuda::{Architecture, Cache};
 use arcface_cu::backend::cuda::launch::{KERNELS, KernelEntry};
 use arcface_cu::backend::cuda::tiles::{PROGRAMS, Program, takes};
 use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
-use support::devices::compiler_or_skip;
+use support::devices::{compiler_or_skip, compiler_with};
 
 /// Turing, the two Amperes, Ada, Hopper, both Blackwells.
 const CAPABILITIES: [(u32, u32); 7] = [(7, 5), (8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0)];
@@ -143,9 +143,10 @@ fn a_cached_program_is_the_compiled_one() {
     for architecture in ["sm_90a", "compute_80"] {
         let first = compiler.compile(PROGRAMS[0], architecture).unwrap();
         assert_eq!(compiler.compile(PROGRAMS[0], architecture).unwrap(), first);
-        let nvrtc = compiler.nvrtc().unwrap();
-        let fresh = nvrtc.compile(PROGRAMS[0], architecture);
-        assert_eq!(fresh.unwrap().image, first.image);
+        let empty = tempfile::tempdir().unwrap();
+        let fresh = compiler_with(Cache::at(empty.path().to_owned()));
+        let fresh = fresh.compile(PROGRAMS[0], architecture).unwrap();
+        assert_eq!(fresh.image, first.image);
         let ptx = first.image.starts_with(b"//");
         assert_eq!(ptx, architecture.starts_with("compute_"));
         assert_eq!(first.resources().is_empty(), ptx);

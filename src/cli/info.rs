@@ -6,10 +6,9 @@ use super::output::{say, size};
 use crate::Result;
 use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
-use crate::backend::cuda::SOURCES;
 use crate::backend::cuda::gpu::Found;
 use crate::backend::cuda::tiles::PROGRAMS;
-use crate::backend::cuda::{Architecture, Cache, Nvrtc, Prebuilt, Search};
+use crate::backend::cuda::{Architecture, Cache, Nvrtc, Prebuilt, Search, Sources};
 use crate::base::text::shown;
 
 #[derive(Debug, clap::Args)]
@@ -84,11 +83,10 @@ pub(super) fn run(_args: Args, gpus: &impl Gpus) -> Result<()> {
         Ok(folder) => format!("compiled kernels: kept in {}", shown(folder)),
         Err(why) => why.to_owned(),
     });
-    say(format!(
-        "kernels: {} programs of {} source files, in this binary",
-        PROGRAMS.len(),
-        SOURCES.len()
-    ));
+    say(match Sources::new(variable) {
+        Ok(sources) => format!("kernels: {} programs of {sources}", PROGRAMS.len()),
+        Err(why) => format!("kernels: {why}"),
+    });
     say(match gpus.open(0) {
         Ok(_) => "--device auto takes cuda:0".to_owned(),
         Err(why) => format!("--device auto takes the CPU: {why}"),

@@ -2,7 +2,7 @@
 
 use super::environment::variable;
 use super::output::{check_folder, say};
-use crate::backend::cuda::{Architecture, Nvrtc, Prebuilt, Search};
+use crate::backend::cuda::{Architecture, Nvrtc, Prebuilt, Search, Sources};
 use crate::base::text::shown;
 use crate::{Error, Result};
 use std::path::PathBuf;
@@ -31,7 +31,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     check_folder("--out", Some(&args.out))?;
     let compiler = Nvrtc::open(&Search::new(variable), None, None)?;
     let began = Instant::now();
-    let count = Prebuilt::write(&compiler, &args.arch, &args.out)?;
+    let count = Prebuilt::write(&compiler, &Sources::new(variable)?, &args.arch, &args.out)?;
     say(format!(
         "{count} programs for {} in {}, in {:.1} s",
         args.arch.join(", "),

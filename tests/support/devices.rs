@@ -4,7 +4,7 @@ use super::emulator::Emulator;
 use super::{required, skip};
 use arcface_cu::backend::cpu::{Cpu, Instructions};
 use arcface_cu::backend::cuda::gpu::{Found, Gpu, Setup};
-use arcface_cu::backend::cuda::{Cache, Compiler, Cuda, Prebuilt, Search};
+use arcface_cu::backend::cuda::{Cache, Compiler, Cuda, Prebuilt, Search, Sources};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::OnceLock;
@@ -32,13 +32,19 @@ fn cache() -> Cache {
     Cache::at(kernels())
 }
 
+/// A compiler with this cache.
+pub(crate) fn compiler_with(cache: Cache) -> Compiler {
+    let sources = Sources::new(variable).unwrap_or_else(|error| panic!("{error}"));
+    let search = Search::new(variable);
+    Compiler::new(sources, Prebuilt::default(), search, None, None, cache)
+}
+
 /// The compiler that `tests/run.sh` installs or the environment names, with a cache in the build folder; the reason
 /// if there is none.
 pub(crate) fn compiler() -> Result<&'static Compiler, &'static str> {
     static COMPILER: OnceLock<Result<Compiler, String>> = OnceLock::new();
     let compiler = COMPILER.get_or_init(|| {
-        let search = Search::new(variable);
-        let compiler = Compiler::new(Prebuilt::default(), search, None, None, cache());
+        let compiler = compiler_with(cache());
         match compiler.nvrtc() {
             Ok(_) => Ok(compiler),
             Err(error) => Err(error.to_string()),

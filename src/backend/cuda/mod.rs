@@ -24,7 +24,7 @@ mod reduce;
 mod sgd;
 pub mod tiles;
 
-pub use nvrtc::{Architecture, Cache, Compiler, Nvrtc, Prebuilt, SOURCES, Search};
+pub use nvrtc::{Architecture, Cache, Compiler, Nvrtc, Prebuilt, Search, Sources};
 
 use self::driver::{Driver, Launch, Memory};
 use self::launch::{Address, Kernel, Plain};

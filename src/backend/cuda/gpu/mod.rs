@@ -13,7 +13,7 @@ use self::context::{Context, Staging};
 use self::library::Library;
 use super::driver::{Driver, Launch, Memory, Properties};
 use super::launch::{KernelEntry, MOST_PARAMS};
-use super::nvrtc::{Architecture, Cache, Compiled, Compiler, Prebuilt, Search};
+use super::nvrtc::{Architecture, Cache, Compiled, Compiler, Prebuilt, Search, Sources};
 use super::tiles::Program;
 use crate::{Error, Result};
 use cudarc::driver::sys::{CUfunction, CUfunction_attribute, CUmodule};
@@ -50,6 +50,8 @@ impl Found {
 /// Where a GPU's programs come from, and how its memory is allocated.
 #[derive(Debug)]
 pub struct Setup {
+    /// The kernels' text.
+    pub sources: Sources,
     /// Programs that need no compiler.
     pub prebuilt: Prebuilt,
     /// Where to look for the compiler when a program is not prebuilt.
@@ -85,6 +87,7 @@ impl Setup {
             }
         };
         Ok(Setup {
+            sources: Sources::new(&variable)?,
             prebuilt: Prebuilt::new(&variable)?,
             architecture: Architecture::chosen(&variable)?,
             search: Search::new(&variable),
@@ -119,6 +122,7 @@ impl Gpu {
         library::check_capability(ordinal, &properties)?;
         let architecture = library::architecture(ordinal, &properties, setup.architecture)?;
         let compiler = Compiler::new(
+            setup.sources,
             setup.prebuilt,
             setup.search,
             Some(library.version),

@@ -1,7 +1,7 @@
 //! Where a card's programs come from: prebuilt, cached by an earlier run, or compiled.
 
 use super::cache::Key;
-use super::{Architecture, Cache, Compiled, Nvrtc, Prebuilt, Search, Source};
+use super::{Architecture, Cache, Compiled, Nvrtc, Prebuilt, Search, Source, Sources};
 use crate::backend::cuda::tiles::{PROGRAMS, Program};
 use crate::{Error, Result};
 use rayon::prelude::*;
@@ -12,6 +12,7 @@ use std::sync::OnceLock;
 /// only when a program is not prebuilt.
 #[derive(Debug)]
 pub struct Compiler {
+    sources: Sources,
     prebuilt: Prebuilt,
     cache: Cache,
     search: Search,
@@ -22,9 +23,10 @@ pub struct Compiler {
 }
 
 impl Compiler {
-    /// Takes programs from `prebuilt`, or compiles them with the NVRTC that [`Nvrtc::open`] finds and keeps them in
-    /// `cache`.
+    /// The programs of these sources: taken from `prebuilt`, or compiled with the NVRTC that [`Nvrtc::open`] finds and
+    /// kept in `cache`.
     pub fn new(
+        sources: Sources,
         prebuilt: Prebuilt,
         search: Search,
         driver: Option<(u32, u32)>,
@@ -32,6 +34,7 @@ impl Compiler {
         cache: Cache,
     ) -> Self {
         Compiler {
+            sources,
             prebuilt,
             cache,
             search,
@@ -62,9 +65,10 @@ impl Compiler {
     /// The program for `architecture`.
     ///
     /// # Errors
-    /// A damaged prebuilt program; no prebuilt one and no NVRTC; otherwise as [`Nvrtc::compile`].
+    /// A damaged prebuilt program; no prebuilt one and no NVRTC; an architecture that it does not know; or what is
+    /// wrong with the source, line by line.
     pub fn compile(&self, program: &Program, architecture: &str) -> Result<Compiled> {
-        let source = Source::of(program)?;
+        let source = Source::of(program, &self.sources)?;
         if self.prebuilt.loads(self.driver, architecture)
             && let Some(compiled) = self.prebuilt.read(program, &source, architecture)?
         {
@@ -76,7 +80,7 @@ impl Compiler {
         if let Some(compiled) = self.cache.read(&name, key) {
             return Ok(compiled);
         }
-        let compiled = nvrtc.compile_source(&source, architecture)?;
+        let compiled = nvrtc.compile(&source, architecture)?;
         self.cache.write(&name, key, &compiled);
         Ok(compiled)
     }
@@ -97,7 +101,7 @@ impl Compiler {
     /// A program is not prebuilt and NVRTC was not found; the message names both the program and the places searched.
     pub fn check(&self, architecture: &str) -> Result<()> {
         PROGRAMS.iter().try_for_each(|program| {
-            let source = Source::of(program)?;
+            let source = Source::of(program, &self.sources)?;
             let prebuilt = self.prebuilt.has(program, &source, architecture);
             if !prebuilt || !self.prebuilt.loads(self.driver, architecture) {
                 self.nvrtc_for(program, architecture)?;

@@ -1,6 +1,7 @@
 //! The compiler of the kernels: NVRTC, found at run time and called through its C interface.
 //!
-//! The sources need no header of CUDA: `kernels/*.cuh` are handed over in memory. A cubin is made for the device's own
+//! The sources need no header of CUDA: `kernels/*.cuh` are handed over in memory. They are embedded in the binary;
+//! [`Sources::VARIABLE`] names a folder to read them from instead, so that a change of a kernel needs no build. A cubin is made for the device's own
 //! architecture, since a driver refuses PTX that is newer than itself. PTX is made only if [`Architecture::VARIABLE`]
 //! asks for it, and for the tests' interpreter.
 //!
@@ -13,6 +14,7 @@ mod compiler;
 mod elf;
 mod find;
 mod prebuilt;
+mod sources;
 
 pub use architecture::Architecture;
 use architecture::driver_loads;
@@ -20,6 +22,7 @@ pub use cache::Cache;
 pub use compiler::Compiler;
 pub use find::Search;
 pub use prebuilt::Prebuilt;
+pub use sources::Sources;
 
 use super::tiles::Program;
 use crate::base::text::shown;
@@ -28,9 +31,6 @@ use libloading::Library;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::path::{Path, PathBuf};
 use std::ptr::null_mut;
-
-/// The kernels' sources, embedded by the build script: (file name, text).
-pub const SOURCES: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 
 /// The options of all programs, besides the architecture and their constants.
 const OPTIONS: [&str; 4] = [
@@ -111,25 +111,18 @@ struct Source<'a> {
 }
 
 impl<'a> Source<'a> {
-    fn of(program: &Program) -> Result<Source<'static>> {
-        let (file, text) = SOURCES
-            .iter()
-            .find(|(file, _)| *file == program.file)
-            .ok_or_else(|| {
-                Error::Device(format!(
-                    "{}: kernels/ has no file {}",
-                    program.name, program.file
-                ))
-            })?;
+    fn of(program: &Program, sources: &'a Sources) -> Result<Self> {
+        let text = sources.text(program.file).ok_or_else(|| {
+            Error::Device(format!(
+                "{}: kernels/ has no file {}",
+                program.name, program.file
+            ))
+        })?;
         let defines = (program.defines()).map(|(name, value)| format!("-D{name}={value}"));
         Ok(Source {
-            file,
+            file: program.file,
             text,
-            headers: SOURCES
-                .iter()
-                .filter(|(file, _)| file.ends_with(".cuh"))
-                .copied()
-                .collect(),
+            headers: sources.headers().collect(),
             options: (OPTIONS.iter().map(|option| (*option).to_owned()))
                 .chain(defines)
                 .collect(),
@@ -333,11 +326,7 @@ impl Nvrtc {
     ///
     /// # Errors
     /// An architecture that this NVRTC does not know, or what is wrong with the source, line by line.
-    pub fn compile(&self, program: &Program, architecture: &str) -> Result<Compiled> {
-        self.compile_source(&Source::of(program)?, architecture)
-    }
-
-    fn compile_source(&self, source: &Source, architecture: &str) -> Result<Compiled> {
+    fn compile(&self, source: &Source, architecture: &str) -> Result<Compiled> {
         let problem = |what: String| {
             let (major, minor) = self.version;
             Error::Device(format!(

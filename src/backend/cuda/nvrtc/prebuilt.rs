@@ -7,7 +7,7 @@
 
 use super::architecture::driver_loads;
 use super::cache::Key;
-use super::{Compiled, Nvrtc, Source, elf};
+use super::{Compiled, Nvrtc, Source, Sources, elf};
 use crate::backend::cuda::tiles::{PROGRAMS, Program};
 use crate::base::files;
 use crate::base::fnv::Fnv;
@@ -189,19 +189,24 @@ impl Prebuilt {
         ))
     }
 
-    /// Compiles all programs for these architectures into a folder, several at once, and checks that each file holds
+    /// Compiles all programs of these sources for these architectures into a folder, several at once, and checks that each file holds
     /// every kernel of its program. Returns their number.
     ///
     /// # Errors
     /// A program that does not compile or lacks a kernel, or a folder that cannot be written.
-    pub fn write(nvrtc: &Nvrtc, architectures: &[String], folder: &Path) -> Result<usize> {
+    pub fn write(
+        nvrtc: &Nvrtc,
+        sources: &Sources,
+        architectures: &[String],
+        folder: &Path,
+    ) -> Result<usize> {
         std::fs::create_dir_all(folder).map_err(Error::io("creating the folder", folder))?;
         let jobs: Vec<(&Program, &String)> = (PROGRAMS.iter())
             .flat_map(|program| architectures.iter().map(move |a| (*program, a)))
             .collect();
         let entry = |(program, architecture): &(&Program, &String)| {
-            let source = Source::of(program)?;
-            let compiled = nvrtc.compile_source(&source, architecture)?;
+            let source = Source::of(program, sources)?;
+            let compiled = nvrtc.compile(&source, architecture)?;
             let kind = match is_machine_code(architecture) {
                 true => "cubin",
                 false => "ptx",
