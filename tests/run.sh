@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # The one test command: format, lints, documentation, all tests; what was skipped and why; one closing line.
-# Needs Rust and a C compiler (for the codecs of bcolz arrays), and Python's pip for the compiler of the CUDA kernels,
-# which is installed into target/. Without it the tests of the kernels are skipped, or fail where
-# ARCFACE_CU_REQUIRE_NVRTC=1. ARCFACE_CU_NVRTC names another one (a library or its folder). Without a GPU, the tests
-# that need one run on the software card.
+# Needs Rust and a C compiler (for the codecs of bcolz arrays), and Python's pip for the compiler of the CUDA kernels and
+# their disassembler, which are installed into target/. Without them the tests that need them are skipped, or fail where
+# ARCFACE_CU_REQUIRE_NVRTC=1 and ARCFACE_CU_REQUIRE_NVDISASM=1. ARCFACE_CU_NVRTC and ARCFACE_CU_NVDISASM name others.
+# Without a GPU, the tests that need one run on the software card.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # Everything lies in target/, the software card too.
@@ -12,6 +12,7 @@ mkdir -p target
 log=target/test.log
 kernels=target/kernel-resources.txt
 nvrtc=13.0.88
+nvdisasm=13.5.37
 
 step() { printf '\n== %s\n' "$*"; "$@"; }
 
@@ -22,6 +23,12 @@ if [[ -z ${ARCFACE_CU_NVRTC:-} ]]; then
         step python3 -m pip install --quiet --no-deps --target target/nvrtc "nvidia-cuda-nvrtc==$nvrtc" ||
             printf '\n!! NVRTC %s could not be installed: no kernel is compiled or run\n' "$nvrtc" >&2
     fi
+fi
+
+if [[ -z ${ARCFACE_CU_NVDISASM:-} && ! -d target/nvdisasm/nvidia_cuda_nvdisasm-$nvdisasm.dist-info ]]; then
+    rm -rf target/nvdisasm
+    step python3 -m pip install --quiet --no-deps --target target/nvdisasm "nvidia-cuda-nvdisasm==$nvdisasm" ||
+        printf '\n!! nvdisasm %s could not be installed: no kernel is disassembled\n' "$nvdisasm" >&2
 fi
 
 step cargo fmt --all --check

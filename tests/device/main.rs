@@ -9,6 +9,7 @@ mod rig;
 mod support;
 
 mod allocations;
+mod banks;
 mod conformance;
 mod convolutions;
 mod cuda_step;

@@ -8,6 +8,7 @@
 pub(crate) mod commands;
 pub(crate) mod devices;
 pub(crate) mod emulator;
+pub(crate) mod nvdisasm;
 pub(crate) mod training;
 
 use arcface_cu::data::{Dataset, Image};

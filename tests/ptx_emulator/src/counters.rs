@@ -41,7 +41,7 @@ pub enum Class {
     Atomic,
     /// Exchanges within a warp: shuffle, vote, match, reduce.
     Warp,
-    /// Barriers and fences.
+    /// Barriers, fences, and the groups of asynchronous copies with their waits.
     Barrier,
     /// Branches, exits.
     Control,

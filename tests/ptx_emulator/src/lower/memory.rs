@@ -385,7 +385,7 @@ impl Lower<'_> {
             }
             _ => return self.unknown(),
         };
-        self.emit_side(kind, Class::AsyncCopy, vec![], vec![]);
+        self.emit_side(kind, Class::Barrier, vec![], vec![]);
         Ok(())
     }
 
