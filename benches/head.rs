@@ -88,7 +88,7 @@ fn measure<B: Backend>(
         seed: 1,
         index: 0,
     };
-    let mut head = ArcFace::new(backend, classes, d, n, margin, init)?;
+    let mut head = ArcFace::new(backend, Element::F32, (classes, d), n, margin, init)?;
     let mut random = Random::new(2, Purpose::Init, 1);
     let values: Vec<f32> = (0..n * d).map(|_| random.normal()).collect();
     let labels: Vec<u32> = (0..n).map(|_| random.below(classes as u32)).collect();

@@ -244,7 +244,7 @@ fn train<B: Backend>(
         seed: 1,
         index: u32::MAX,
     };
-    let mut head = ArcFace::new(backend, CLASSES, d, batch, margin, init)?;
+    let mut head = ArcFace::new(backend, Element::F32, (CLASSES, d), batch, margin, init)?;
     let pixels = pixels(batch);
     let labels: Vec<u32> = (0..batch as u32).collect();
     let sgd = SgdStep {

@@ -1,6 +1,6 @@
-// arcface.cu - the ArcFace head's rows (arcface.cuh): norms and targets before the products, sums over tiles after them.
+// arcface.cu - the ArcFace head's rows (arcface.cuh): what is made of them before the products, and of sums after them.
 //
-// A row is read by a warp, or by a block; sums over tiles have a lane for each row. Bound by bytes.
+// A row is read by a warp, or by a block; sums over blocks have a lane for each row. Bound by bytes.
 
 #include "arcface.cuh"
 
@@ -11,29 +11,29 @@ __device__ __forceinline__ double warp_sum(double v) {
     return v;
 }
 
-// 1/|w| of each class row, and the sum of squares of each block's NORM_ROWS rows.
+// |w|^2 of each class row, and the row as the products read it, where that is a copy. One warp per row.
 extern "C" __global__ void __launch_bounds__(THREADS)
-arcface_norms(const float* classes, u32 v, u32 d, u32 normalise, float* inverse_norms, float* squares) {
-    u32 lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
-    double total = 0.0;
-    for (u32 i = warp; i < NORM_ROWS; i += WARPS) {
-        u64 row = (u64)blockIdx.x * NORM_ROWS + i;
-        if (row >= v) break;
-        const float* w = classes + row * d;
-        float square = 0.0f;
-        for (u32 k = lane; k < d; k += WARP) square = fmaf(w[k], w[k], square);
-        square = warp_sum(square);
-        total += square;
-        // Not fmaxf, which would turn NaN into a number.
-        if (lane == 0) inverse_norms[row] = normalise ? 1.0f / sqrtf(square < 1e-12f ? 1e-12f : square) : 1.0f;
+arcface_prepare(const float* classes, u32 v, u32 d, float* squares, Element* rounded) {
+    u32 lane = threadIdx.x % WARP;
+    u64 row = (u64)blockIdx.x * WARPS + threadIdx.x / WARP;
+    if (row >= v) return;
+    const float* w = classes + row * d;
+    float square = 0.0f;
+    for (u32 k = lane; k < d; k += WARP) {
+        square = fmaf(w[k], w[k], square);
+        if constexpr (ELEMENT == 2) narrow(w[k], rounded[row * d + k]);
     }
-    __shared__ double shared[WARPS];
-    if (lane == 0) shared[warp] = total;
-    __syncthreads();
-    if (threadIdx.x == 0) {
-        for (u32 i = 1; i < WARPS; i++) total += shared[i];
-        squares[blockIdx.x] = (float)total;
-    }
+    square = warp_sum(square);
+    if (lane == 0) squares[row] = square;
+}
+
+// x^. One warp per row.
+extern "C" __global__ void __launch_bounds__(THREADS)
+arcface_unit(const float* x, const float* rows, u32 n, u32 d, Element* unit) {
+    u32 row = blockIdx.x * WARPS + threadIdx.x / WARP;
+    if (row >= n) return;
+    float inverse = rows[(u64)INVERSE_NORM * n + row];
+    for (u32 k = threadIdx.x % WARP; k < d; k += WARP) narrow(x[(u64)row * d + k] * inverse, unit[(u64)row * d + k]);
 }
 
 __device__ __forceinline__ double inverse_norm(u32 normalise, double square) {
@@ -112,17 +112,17 @@ __device__ __forceinline__ double sum_of_warps(double v, double (*shared)[WARP])
     return sum;
 }
 
-// Adds up the tiles: SUM_EXP, BEST_OTHER and OFFSET of WARP rows per block. Lanes are rows, and warps take tiles in turn.
-// The last block adds the squares.
+// Adds up what the blocks of arcface_fprop left: SUM_EXP, BEST_OTHER and OFFSET of WARP rows per block. Lanes are rows, and
+// warps take walks in turn. The last block adds the squares.
 extern "C" __global__ void __launch_bounds__(THREADS)
-arcface_rows(const float* sums, const float* largest, const float* squares, const u32* labels, HeadMargin margin, u32 n,
-             u32 tiles, u32 square_tiles, u32 first, u32 v, float* rows) {
+arcface_rows(const float* sums, const float* largest, const float* square_sums, const u32* labels, HeadMargin margin, u32 n,
+             u32 walks, u32 first, u32 v, float* rows) {
     __shared__ double shared[WARPS][WARP];
     __shared__ float shared_best[WARPS][WARP];
     u32 lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     if (blockIdx.x == gridDim.x - 1) {
         double sum = 0.0;
-        for (u32 t = threadIdx.x; t < square_tiles; t += THREADS) sum += squares[t];
+        for (u32 t = threadIdx.x; t < walks; t += THREADS) sum += square_sums[t];
         sum = sum_of_warps(sum, shared);
         if (warp > 0) return;
         sum = warp_sum(sum);
@@ -132,7 +132,7 @@ arcface_rows(const float* sums, const float* largest, const float* squares, cons
     u32 row = blockIdx.x * WARP + lane;
     float best = -INFINITY;
     if (row < n) {
-        for (u32 t = warp; t < tiles; t += WARPS) {
+        for (u32 t = warp; t < walks; t += WARPS) {
             float other = largest[(u64)t * n + row];
             best = other > best ? other : best;
         }
@@ -146,9 +146,9 @@ arcface_rows(const float* sums, const float* largest, const float* squares, cons
     float offset = margin.normalise ? margin.offset : logit > best ? logit : best;
     double sum = 0.0;
     if (row < n) {
-        for (u32 t = warp; t < tiles; t += WARPS) {
+        for (u32 t = warp; t < walks; t += WARPS) {
             u64 i = (u64)t * n + row;
-            // Without normalisation a tile's sum is relative to its own largest logit.
+            // Without normalisation a block's sum is relative to its own largest logit.
             float factor = margin.normalise ? 1.0f : expf(largest[i] - offset);
             sum += (double)sums[i] * factor;
         }
@@ -162,9 +162,11 @@ arcface_rows(const float* sums, const float* largest, const float* squares, cons
 }
 
 // factors[n]: what turns exp(logit - offset) into d(loss)/d(cos); targets[n]: the target's d(loss)/d(cos); refused: 1 if any
-// row's loss is not finite, so that the step must not happen, else 0. One block.
+// row's loss is not finite, so that the step must not happen, else 0. tickets: 0, for arcface_update. One block.
 extern "C" __global__ void __launch_bounds__(THREADS)
-arcface_factors(const float* rows, HeadMargin margin, u32 n, float* factors, float* targets, u32* refused) {
+arcface_factors(const float* rows, HeadMargin margin, u32 n, float* factors, float* targets, u32* refused, u32* tickets,
+                u32 ticket_count) {
+    for (u32 i = threadIdx.x; i < ticket_count; i += THREADS) tickets[i] = 0;
     float bad = 0.0f;
     for (u32 i = threadIdx.x; i < n; i += THREADS) {
         float sum = rows[(u64)SUM_EXP * n + i], offset = rows[(u64)OFFSET * n + i];
@@ -180,7 +182,8 @@ arcface_factors(const float* rows, HeadMargin margin, u32 n, float* factors, flo
     if (threadIdx.x == 0) *refused = bad > 0.0f;
 }
 
-// d_x of a row: adds the partials in order, then removes the part along the embedding. One block per row.
+// d_x of a row: adds the partials in order, removes the part along the embedding, and divides by its length. One block per
+// row.
 extern "C" __global__ void __launch_bounds__(THREADS)
 arcface_finish(const float* partials, const float* x, const float* rows, const u32* refused, u32 normalise, u32 n, u32 d,
                u32 splits, float* out) {
@@ -191,16 +194,15 @@ arcface_finish(const float* partials, const float* x, const float* rows, const u
         for (u32 k = threadIdx.x; k < d; k += THREADS) out[k] = NOT_A_NUMBER;
         return;
     }
-    float along = 0.0f;
+    float inverse = rows[(u64)INVERSE_NORM * n + row], along = 0.0f;
     for (u32 k = threadIdx.x; k < d; k += THREADS) {
         float sum = 0.0f;
         for (u32 s = 0; s < splits; s++) sum += partials[((u64)s * n + row) * d + k];
         out[k] = sum;
-        along = fmaf(sum, x[k], along);
+        along = fmaf(sum, x[k] * inverse, along);
     }
     if (!normalise) return;
     __shared__ float shared[WARP];
-    float inverse = rows[(u64)INVERSE_NORM * n + row];
-    along = block_sum(along, shared) * inverse * inverse;
-    for (u32 k = threadIdx.x; k < d; k += THREADS) out[k] = fmaf(-along, x[k], out[k]);
+    along = block_sum(along, shared);
+    for (u32 k = threadIdx.x; k < d; k += THREADS) out[k] = fmaf(-along, x[k] * inverse, out[k]) * inverse;
 }

@@ -10,7 +10,7 @@
 #pragma once
 
 #include "digits.cuh"
-#include "gemm.cuh"
+#include "matrix.cuh"
 
 // An image seen by a window: fprop's input, dgrad's gradient.
 struct Image {
@@ -79,6 +79,3 @@ template <class Reader, bool REVERSED> struct WindowsAlong : Source {
         settled_channel -= settled_channel >= image.channels ? image.channels : 0;
     }
 };
-
-// Numbers as they are.
-__device__ __forceinline__ Pending plain(const Element* x) { return {x, nullptr, nullptr, IDENTITY}; }

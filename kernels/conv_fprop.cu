@@ -19,25 +19,6 @@
 
 #include "conv.cuh"
 
-// The filters: a matrix of `rows` rows of `length` terms, neighbours along the sum.
-struct RowsAlong : Source {
-    typedef Along<TILE_N> Tile;
-    ValueReader reader;
-    u32 rows, length, n, term;
-
-    // The tile's rows from row n on, terms from `term` on.
-    __device__ __forceinline__ RowsAlong(const Element* matrix, u32 rows, u32 length, u32 n, u32 term)
-        : reader(plain(matrix)), rows(rows), length(length), n(n), term(term + Tile::chunk() * CHUNK) {}
-
-    __device__ __forceinline__ bool find(u32 i, u64& place) const {
-        u32 row = n + Tile::line(i);
-        place = (u64)row * length + term + element;
-        return (row < rows) & (term + element < length);
-    }
-
-    __device__ __forceinline__ void next() { term += TILE_K; }
-};
-
 extern "C" __global__ void __launch_bounds__(THREADS)
 conv_fprop(Conv2d geometry, Pending x, const Element* w, Epilogue epilogue, Element* y, u32 steps_per_split, float* partials) {
     u32 pixels = geometry.n * geometry.p * geometry.q, terms = geometry.r * geometry.s * geometry.c;
@@ -55,7 +36,7 @@ conv_fprop(Conv2d geometry, Pending x, const Element* w, Epilogue epilogue, Elem
     };
     Image image = {geometry.h, geometry.w, geometry.c, geometry.s, geometry.r};
     Loader windows(WindowsAlong<ValueReader, false>(image, x, first_step * TILE_K, origin));
-    Loader filters(RowsAlong(w, geometry.k, terms, n, first_step * TILE_K));
+    Loader filters(RowsAlong<TILE_N>(w, geometry.k, terms, terms, n, first_step * TILE_K));
     Sums<Along<TILE_M>, Along<TILE_N>, false> sums;
     multiply(windows, filters, steps, sums);
 

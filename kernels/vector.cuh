@@ -115,6 +115,19 @@ template <u32 V> __device__ __forceinline__ void store(Bf16* to, const Vector<V>
     }
 }
 
+// Stores to global memory 16 bytes at a time, also where the compiler would not put the parts together.
+__device__ __forceinline__ void store_wide(Bf16* to, const Vector<8>& v) {
+    asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(to)), "r"(pack(v[0], v[1])),
+                 "r"(pack(v[2], v[3])), "r"(pack(v[4], v[5])), "r"(pack(v[6], v[7]))
+                 : "memory");
+}
+
+__device__ __forceinline__ void store_wide(float* to, const Vector<4>& v) {
+    asm volatile("st.global.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(to)), "f"(v[0]), "f"(v[1]),
+                 "f"(v[2]), "f"(v[3])
+                 : "memory");
+}
+
 template <u32 V> __device__ __forceinline__ void store(float* to, const Vector<V>& v) {
     if constexpr (V == 1) {
         *to = v[0];

@@ -173,6 +173,9 @@ pub trait Backend: Send {
     /// See [`DropoutDgrad`].
     fn dropout_dgrad(&mut self, op: DropoutDgrad<'_, Self::Buffer>) -> Result<()>;
 
+    /// See [`ArcFacePrepare`].
+    fn arcface_prepare(&mut self, op: ArcFacePrepare<'_, Self::Buffer>) -> Result<()>;
+
     /// See [`ArcFaceFprop`].
     fn arcface_fprop(&mut self, op: ArcFaceFprop<'_, Self::Buffer>) -> Result<()>;
 

@@ -125,7 +125,7 @@ pub(super) fn run(args: Args, gpus: &impl Gpus) -> Result<()> {
         train::memory_plan(
             &model,
             element,
-            ArcFace::<Cpu>::bytes(args.classes, d, batch),
+            ArcFace::<Cpu>::bytes(element, args.classes, d, batch),
         )
     };
     say(format!("activations in {element}"));
@@ -134,7 +134,7 @@ pub(super) fn run(args: Args, gpus: &impl Gpus) -> Result<()> {
     if !args.infer {
         say(format!(
             "{:9.1}  of them class rows and their momentum",
-            8.0 * (args.classes * d) as f64 / f64::from(1 << 20)
+            ArcFace::<Cpu>::class_bytes(element, args.classes, d) as f64 / f64::from(1 << 20)
         ));
     }
     let total = plan.bytes(batch);

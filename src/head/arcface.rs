@@ -3,7 +3,9 @@
 use super::Margin;
 use crate::backend::geometry::HeadShard;
 use crate::backend::head_rows::{self, BEST_OTHER, SQUARES, TARGET_COS};
-use crate::backend::{ArcFaceBprop, ArcFaceFprop, Backend, Element, SgdStep};
+use crate::backend::{
+    ArcFaceBprop, ArcFaceFprop, ArcFacePrepare, Backend, ClassRows, Element, SgdStep,
+};
 use crate::base::random::{Purpose, Random};
 use crate::{Error, Result};
 use rayon::prelude::*;
@@ -53,9 +55,10 @@ pub struct ArcFace<B: Backend> {
     classes: usize,
     d: usize,
     max_batch: usize,
-    weights: B::Buffer,
+    weights: ClassRows<B::Buffer>,
+    /// Whether the rows have changed since squares and rounded rows were made of them.
+    stale: bool,
     momentum: B::Buffer,
-    inverse_norms: B::Buffer,
     rows: B::Buffer,
     /// Batch of the last forward pass.
     n: usize,
@@ -64,14 +67,15 @@ pub struct ArcFace<B: Backend> {
 }
 
 impl<B: Backend> ArcFace<B> {
-    /// A head for `classes` identities and embeddings of `d` numbers, in batches of up to `max_batch`.
+    /// A head for `classes` identities and embeddings of `d` numbers, in batches of up to `max_batch`. Its products multiply
+    /// numbers of `element`; all that it gives and learns is float32.
     ///
     /// # Errors
     /// A margin that makes no sense, a size of 0, more classes than labels can name, not enough memory.
     pub fn new(
         backend: &mut B,
-        classes: usize,
-        d: usize,
+        element: Element,
+        (classes, d): (usize, usize),
         max_batch: usize,
         margin: Margin,
         init: ClassInit,
@@ -91,9 +95,16 @@ impl<B: Backend> ArcFace<B> {
             classes,
             d,
             max_batch,
-            weights: backend.alloc(Element::F32, len)?,
+            weights: ClassRows {
+                rows: backend.alloc(Element::F32, len)?,
+                squares: backend.alloc(Element::F32, classes)?,
+                rounded: match element {
+                    Element::F32 => None,
+                    Element::Bf16 => Some(backend.alloc(element, len)?),
+                },
+            },
+            stale: true,
             momentum: backend.alloc(Element::F32, len)?,
-            inverse_norms: backend.alloc(Element::F32, classes)?,
             rows: backend.alloc(Element::F32, head_rows::len(max_batch))?,
             n: 0,
             host_rows: vec![0.0; head_rows::len(max_batch)],
@@ -125,7 +136,7 @@ impl<B: Backend> ArcFace<B> {
                         };
                     }
                 });
-            backend.upload(host, &mut self.weights, at)?;
+            backend.upload(host, &mut self.weights.rows, at)?;
         }
         Ok(())
     }
@@ -145,9 +156,19 @@ impl<B: Backend> ArcFace<B> {
         self.d
     }
 
-    /// Bytes on the device: class rows, momentum and what is kept for a batch.
-    pub fn bytes(classes: usize, d: usize, max_batch: usize) -> u64 {
-        4 * (2 * classes as u64 * d as u64 + classes as u64 + head_rows::len(max_batch) as u64)
+    /// Bytes on the device of class rows, their rounded copy, and their momentum.
+    pub fn class_bytes(element: Element, classes: usize, d: usize) -> u64 {
+        let rounded = match element {
+            Element::F32 => 0,
+            Element::Bf16 => element.bytes(),
+        };
+        (8 + rounded as u64) * classes as u64 * d as u64
+    }
+
+    /// Bytes on the device: those of the classes, and what is kept for a batch.
+    pub fn bytes(element: Element, classes: usize, d: usize, max_batch: usize) -> u64 {
+        let kept = classes + head_rows::len(max_batch);
+        Self::class_bytes(element, classes, d) + 4 * kept as u64
     }
 
     /// Queues loss and accuracy of the embeddings `x` (at least N x D, the first N rows are read) with `labels` (N).
@@ -158,13 +179,20 @@ impl<B: Backend> ArcFace<B> {
     pub fn forward(&mut self, backend: &mut B, x: &B::Buffer, labels: &[u32]) -> Result<()> {
         let shard = self.shard(labels)?;
         self.n = shard.n;
+        if self.stale {
+            backend.arcface_prepare(ArcFacePrepare {
+                v: self.classes,
+                d: self.d,
+                classes: self.weights.lend_mut(),
+            })?;
+            self.stale = false;
+        }
         backend.arcface_fprop(ArcFaceFprop {
             shard,
             margin: &self.margin,
             x,
-            classes: &self.weights,
+            classes: self.weights.lend(),
             labels,
-            inverse_norms: &mut self.inverse_norms,
             rows: &mut self.rows,
         })
     }
@@ -221,9 +249,8 @@ impl<B: Backend> ArcFace<B> {
             margin: &self.margin,
             x,
             labels,
-            inverse_norms: &self.inverse_norms,
             rows: &self.rows,
-            classes: &mut self.weights,
+            classes: self.weights.lend_mut(),
             momentum: &mut self.momentum,
             decay,
             step: *step,
@@ -257,7 +284,7 @@ impl<B: Backend> ArcFace<B> {
 
     /// The class rows, V x D.
     pub fn weights(&self) -> &B::Buffer {
-        &self.weights
+        &self.weights.rows
     }
 
     /// Their momentum, V x D.
@@ -267,7 +294,8 @@ impl<B: Backend> ArcFace<B> {
 
     /// The class rows to write, for checkpoints: V x D.
     pub fn weights_mut(&mut self) -> &mut B::Buffer {
-        &mut self.weights
+        self.stale = true;
+        &mut self.weights.rows
     }
 
     /// Their momentum to write, for checkpoints: V x D.

@@ -248,7 +248,7 @@ impl<B: Backend> Trainer<B> {
         };
         let margin = config.head.margin;
         let size = model.embedding_size();
-        let head_bytes = ArcFace::<B>::bytes(classes, size, batch);
+        let head_bytes = ArcFace::<B>::bytes(element, classes, size, batch);
         let settings = TrainSettings {
             seed,
             max_batch: batch,
@@ -256,7 +256,7 @@ impl<B: Backend> Trainer<B> {
             head_bytes,
         };
         let graph = TrainGraph::new(&mut backend, &model, settings)?;
-        let head = ArcFace::new(&mut backend, classes, size, batch, margin, init)?;
+        let head = ArcFace::new(&mut backend, element, (classes, size), batch, margin, init)?;
         let decay = config.optimizer.decay;
         Ok(Trainer {
             segments: graph.segments(|param| decay.of(param.role)),

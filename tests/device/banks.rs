@@ -5,6 +5,7 @@
 
 use crate::oracles::check::results_of;
 use crate::rig::Case;
+use crate::rig::arcface;
 use crate::rig::conv::{Dgrad, End, Fprop, Wgrad, window};
 use crate::rig::pending::{Behind, To};
 use crate::support::devices::compiler_or_skip;
@@ -12,13 +13,16 @@ use crate::support::emulator::{Emulator, Launched};
 use arcface_cu::backend::cuda::tiles::{PROGRAMS, Program};
 use arcface_cu::backend::cuda::{Compiler, Cuda};
 use arcface_cu::backend::geometry::Conv2d;
-use arcface_cu::backend::{Activation, Element};
+use arcface_cu::backend::margin::Margin;
+use arcface_cu::backend::{Activation, Element, SgdForm, SgdStep};
 use ptx_emulator::Class;
 use std::collections::BTreeSet;
 
-/// Bytes of a step's terms in each row; sums of so few steps are not split over blocks.
+/// Bytes of a step's terms in each row.
 const STEP: usize = 64;
-const STEPS: [usize; 2] = [6, 18];
+
+/// Steps of the short and the long sum. So few are not split over blocks.
+const STEPS: [usize; 2] = [2, 4];
 
 fn is_product(program: &Program) -> bool {
     program.constants.iter().any(|(name, _)| *name == "PART_M")
@@ -37,43 +41,47 @@ fn passes_and_accesses(launched: &Launched) -> [(u64, u64); 2] {
     ]
 }
 
-/// The products among the launches of a case.
-fn products(compiler: &'static Compiler, element: Element, case: &impl Case) -> Vec<Launched> {
+/// A case's launch of a kernel.
+fn launch(
+    compiler: &'static Compiler,
+    element: Element,
+    kernel: &str,
+    case: &impl Case,
+) -> Launched {
     let mut cuda = Cuda::new(Emulator::with(compiler, "compute_80", false));
     cuda.driver().launches();
     results_of(element, &mut cuda, case, &[]);
-    let launches = cuda.driver().launches().into_iter();
-    launches
-        .filter(|launched| is_product(launched.program))
-        .collect()
+    let mut launches = cuda.driver().launches().into_iter();
+    let launched = launches.find(|launched| launched.kernel == kernel);
+    launched.unwrap_or_else(|| panic!("{case:?} launches no {kernel}"))
 }
 
-/// Compares a case with sums of the one and the other length; `case(terms)`. Returns the programs that ran.
+/// Compares a kernel with sums of the one and the other length; `case(terms)`. Returns the program that ran.
 fn check<C: Case>(
     compiler: &'static Compiler,
     element: Element,
+    kernel: &str,
     case: impl Fn(usize) -> C,
-) -> Vec<&'static str> {
+) -> &'static str {
     let [short, long] = STEPS.map(|steps| {
         let case = case(steps * STEP / element.bytes());
-        products(compiler, element, &case)
+        launch(compiler, element, kernel, &case)
     });
-    assert_eq!(short.len(), long.len());
-    let pairs = short.iter().zip(&long);
-    let programs = pairs.map(|(short, long)| {
-        let name = long.program.name;
-        assert_eq!((short.program.name, short.launch), (name, long.launch));
-        let counts = passes_and_accesses(short)
-            .into_iter()
-            .zip(passes_and_accesses(long));
-        for (what, (short, long)) in ["loads", "stores"].iter().zip(counts) {
-            let (passes, accesses) = (long.0 - short.0, long.1 - short.1);
-            assert!(accesses > 0, "{name}: the main loop has no {what}");
-            assert_eq!(passes, 4 * accesses, "passes of the {what} of {name}");
-        }
-        name
-    });
-    programs.collect()
+    let name = long.program.name;
+    assert_eq!((short.program.name, short.launch), (name, long.launch));
+    let counts = passes_and_accesses(&short)
+        .into_iter()
+        .zip(passes_and_accesses(&long));
+    for (what, (short, long)) in ["loads", "stores"].iter().zip(counts) {
+        let (passes, accesses) = (long.0 - short.0, long.1 - short.1);
+        assert!(accesses > 0, "{name}: the main loop has no {what}");
+        assert_eq!(
+            passes,
+            4 * accesses,
+            "passes of the {what} of {kernel} in {name}"
+        );
+    }
+    name
 }
 
 #[test]
@@ -89,25 +97,45 @@ fn the_main_loop_of_products_has_no_bank_conflicts() {
         k,
         window: window((pixels / 8, 8), (1, 1), 1, [0; 4]),
     };
+    let head = |n: usize, d: usize, v: usize| arcface::Bprop {
+        forward: arcface::Fprop::whole(n, d, v, Margin::default()),
+        decay: 0.1,
+        step: SgdStep {
+            form: SgdForm::Keras,
+            lr: 0.1,
+            momentum: 0.9,
+            clip: None,
+        },
+    };
     let mut met = BTreeSet::new();
     for (m, n) in [(128, 128), (128, 64), (64, 64), (64, 32)] {
         for element in [Element::F32, Element::Bf16] {
-            met.extend(check(compiler, element, |terms| Fprop {
+            met.insert(check(compiler, element, "conv_fprop", |terms| Fprop {
                 geometry: product(m, terms, n),
                 x,
                 bias: false,
                 end: End::Raw,
             }));
-            met.extend(check(compiler, element, |terms| Dgrad {
+            met.insert(check(compiler, element, "conv_dgrad", |terms| Dgrad {
                 geometry: product(m, n, terms),
                 batch_norm: true,
                 to: To::REPLACE,
             }));
-            met.extend(check(compiler, element, |terms| Wgrad {
+            met.insert(check(compiler, element, "conv_wgrad", |terms| Wgrad {
                 geometry: product(terms, n, m),
                 batch_norm: true,
                 x,
                 bias: false,
+            }));
+            let margin = Margin::default();
+            met.insert(check(compiler, element, "arcface_fprop", |terms| {
+                arcface::Fprop::whole(m, terms, n, margin)
+            }));
+            met.insert(check(compiler, element, "arcface_dx", |terms| {
+                head(m, n, terms)
+            }));
+            met.insert(check(compiler, element, "arcface_update", |terms| {
+                head(terms, n, m)
             }));
         }
     }

@@ -208,7 +208,8 @@ fn after_the_first_step_nothing_is_allocated_on_the_host() {
             seed: 1,
             index: 0,
         };
-        let mut head = ArcFace::new(&mut cuda, 10, 64, BATCH, margin, init).unwrap();
+        let mut head =
+            ArcFace::new(&mut cuda, Element::F32, (10, 64), BATCH, margin, init).unwrap();
         let segments = graph.segments(|_| 5e-4);
         let sgd = SgdStep {
             form: SgdForm::Torch,

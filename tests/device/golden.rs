@@ -5,7 +5,9 @@
 use crate::support::devices::on_each_device;
 use arcface_cu::backend::cpu::Cpu;
 use arcface_cu::backend::geometry::Padding;
-use arcface_cu::backend::{Activation, Backend, InputTransform, Segment, SgdForm, SgdStep};
+use arcface_cu::backend::{
+    Activation, Backend, Element, InputTransform, Segment, SgdForm, SgdStep,
+};
 use arcface_cu::graph::params::{Init, ParamTable};
 use arcface_cu::graph::train::{TrainGraph, TrainSettings};
 use arcface_cu::graph::{BatchNorm, Builder, Model, NodeId, Square};
@@ -427,8 +429,15 @@ impl<'a, B: Backend> Run<'a, B> {
             seed: 1,
             index: 0,
         };
-        let mut head =
-            ArcFace::new(backend, shape[0], d, n + 1, case.margin, init).expect("a head");
+        let mut head = ArcFace::new(
+            backend,
+            Element::F32,
+            (shape[0], d),
+            n + 1,
+            case.margin,
+            init,
+        )
+        .expect("a head");
         let [params, statistics] = golden.slabs("initial", graph.table());
         let momentum = vec![0.0; params.len()];
         graph

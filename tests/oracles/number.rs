@@ -48,7 +48,7 @@ pub fn spacing_bf16(value: f64) -> f64 {
 }
 
 /// The nearest bfloat16 number; ties to even. For numbers far from where the range ends.
-fn round_bf16(value: f64) -> f64 {
+pub fn round_bf16(value: f64) -> f64 {
     let spacing = spacing_bf16(value);
     (value / spacing).round_ties_even() * spacing
 }

@@ -5,7 +5,9 @@ use arcface_cu::Result;
 use arcface_cu::backend::geometry::HeadShard;
 use arcface_cu::backend::head_rows;
 use arcface_cu::backend::margin::Margin;
-use arcface_cu::backend::{ArcFaceBprop, ArcFaceFprop, Backend, SgdStep};
+use arcface_cu::backend::{
+    ArcFaceBprop, ArcFaceFprop, ArcFacePrepare, Backend, ClassRows, Element, SgdStep,
+};
 
 /// The forward pass on the shard of `v` classes in all.
 #[derive(Clone, Copy, Debug)]
@@ -67,9 +69,8 @@ impl Fprop {
 /// What both passes read and write.
 struct Head<T> {
     x: T,
-    classes: T,
+    classes: ClassRows<T>,
     labels: Vec<u32>,
-    inverse_norms: T,
     rows: T,
 }
 
@@ -77,13 +78,25 @@ impl<T> Head<T> {
     fn new<B: Backend<Buffer = T>>(rig: &mut Rig<'_, B>, case: &Fprop) -> Result<Self> {
         let HeadShard { n, d, first, last } = case.shard;
         let (x, classes, labels) = case.data();
-        Ok(Head {
+        let mut head = Head {
             x: rig.filled("x", x)?,
-            classes: rig.filled("classes", classes[first * d..last * d].to_vec())?,
+            classes: ClassRows {
+                rows: rig.filled("classes", classes[first * d..last * d].to_vec())?,
+                squares: rig.poisoned(last - first)?,
+                rounded: match rig.element {
+                    Element::F32 => None,
+                    Element::Bf16 => Some(rig.poisoned_tensor((last - first) * d)?),
+                },
+            },
             labels,
-            inverse_norms: rig.poisoned(last - first)?,
             rows: rig.poisoned(head_rows::len(n))?,
-        })
+        };
+        rig.backend.arcface_prepare(ArcFacePrepare {
+            v: last - first,
+            d,
+            classes: head.classes.lend_mut(),
+        })?;
+        Ok(head)
     }
 
     fn fprop<B: Backend<Buffer = T>>(&mut self, backend: &mut B, case: &Fprop) -> Result<()> {
@@ -91,19 +104,25 @@ impl<T> Head<T> {
             shard: case.shard,
             margin: &case.margin,
             x: &self.x,
-            classes: &self.classes,
+            classes: self.classes.lend(),
             labels: &self.labels,
-            inverse_norms: &mut self.inverse_norms,
             rows: &mut self.rows,
         })
     }
+}
+
+/// Hands over class rows with what is kept of them.
+fn keep_classes<B: Backend>(rig: &mut Rig<'_, B>, classes: ClassRows<B::Buffer>) -> Result<()> {
+    rig.keep([("classes", classes.rows), ("squares", classes.squares)])?;
+    (classes.rounded).map_or(Ok(()), |rounded| rig.keep([("rounded", rounded)]))
 }
 
 impl Case for Fprop {
     fn run<B: Backend>(&self, rig: &mut Rig<'_, B>) -> Result<()> {
         let mut head = Head::new(rig, self)?;
         rig.run(|backend| head.fprop(backend, self))?;
-        rig.keep([("rows", head.rows), ("inverse norms", head.inverse_norms)])
+        rig.keep([("rows", head.rows)])?;
+        keep_classes(rig, head.classes)
     }
 }
 
@@ -130,19 +149,15 @@ impl Case for Bprop {
                 margin: &self.forward.margin,
                 x: &head.x,
                 labels: &head.labels,
-                inverse_norms: &head.inverse_norms,
                 rows: &head.rows,
-                classes: &mut head.classes,
+                classes: head.classes.lend_mut(),
                 momentum: &mut momentum,
                 decay: self.decay,
                 step: self.step,
                 dx: &mut dx,
             })
         })?;
-        rig.keep([
-            ("dx", dx),
-            ("momentum", momentum),
-            ("classes", head.classes),
-        ])
+        rig.keep([("dx", dx), ("momentum", momentum)])?;
+        keep_classes(rig, head.classes)
     }
 }

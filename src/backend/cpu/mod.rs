@@ -27,11 +27,11 @@ pub use machine::{Instructions, start_threads};
 
 use super::geometry::Conv2d;
 use super::{
-    AddDgrad, AddFprop, ArcFaceBprop, ArcFaceFprop, Backend, BatchNormBprop, BatchNormFprop,
-    BatchNormMoments, CloseGrad, Conv2dDgrad, Conv2dFprop, Conv2dPrepare, Conv2dWgrad,
-    DepthwiseDgrad, DepthwiseFprop, DepthwiseWgrad, DropoutDgrad, DropoutFprop, Element,
-    GlobalAvgPoolDgrad, GlobalAvgPoolFprop, InputTransformFprop, MaxPoolDgrad, MaxPoolFprop,
-    PReluBprop, SgdNorms, SgdUpdate,
+    AddDgrad, AddFprop, ArcFaceBprop, ArcFaceFprop, ArcFacePrepare, Backend, BatchNormBprop,
+    BatchNormFprop, BatchNormMoments, CloseGrad, Conv2dDgrad, Conv2dFprop, Conv2dPrepare,
+    Conv2dWgrad, DepthwiseDgrad, DepthwiseFprop, DepthwiseWgrad, DropoutDgrad, DropoutFprop,
+    Element, GlobalAvgPoolDgrad, GlobalAvgPoolFprop, InputTransformFprop, MaxPoolDgrad,
+    MaxPoolFprop, PReluBprop, SgdNorms, SgdUpdate,
 };
 use crate::Result;
 
@@ -194,6 +194,11 @@ impl Backend for Cpu {
 
     fn dropout_dgrad(&mut self, op: DropoutDgrad<'_, Buffer>) -> Result<()> {
         dropout::dgrad(&mut self.scratch, op);
+        Ok(())
+    }
+
+    fn arcface_prepare(&mut self, op: ArcFacePrepare<'_, Buffer>) -> Result<()> {
+        arcface::prepare(op);
         Ok(())
     }
 

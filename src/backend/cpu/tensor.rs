@@ -130,6 +130,14 @@ impl<'a> Tensor<'a> {
 }
 
 impl<'a> TensorMut<'a> {
+    /// The elements, to read.
+    pub(super) fn lend(&self) -> Tensor<'_> {
+        match self {
+            TensorMut::F32(stored) => Tensor::F32(stored),
+            TensorMut::Bf16(stored) => Tensor::Bf16(stored),
+        }
+    }
+
     /// Elements `range`.
     pub(super) fn part(&mut self, range: Range<usize>) -> TensorMut<'_> {
         match self {

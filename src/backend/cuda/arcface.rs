@@ -1,72 +1,147 @@
 //! The ArcFace head: forward in one sweep over the classes, backward stretch by stretch.
 //!
-//! Scratch memory. Forward: two numbers for each row and tile of COLUMNS classes, N V / 16 bytes. Backward: the gradients
-//! with respect to the cosines of one stretch of classes ([`GRADIENTS`], 16 MB, or N x COLUMNS where that is more), and up
-//! to [`SPLITS`] partial d_x, which are 16 MB or less, or one N x D where that is more.
+//! Scratch memory. Both passes: the embeddings' unit vectors. Forward: two numbers for each row and walk of a block over the
+//! classes ([`WALK_ROWS`], 4 MB). Backward: the gradients with respect to the cosines of one stretch of classes
+//! ([`GRADIENTS`], 8 MB, or N x [`HEAD_STRETCH`] where that is more), which stays in the second-level cache; and partial d_x
+//! ([`PARTIALS`], 16 MB, or one N x D where that is more).
 
 use super::driver::{Driver, Memory};
 use super::launch::{self, Address, word};
 use super::tiles::{
-    ARCFACE, ARCFACE_PRODUCT, HEAD_COLUMNS, HEAD_DEPTH, HEAD_NORM_ROWS, HEAD_ROWS, Program, WARP,
+    ARCFACE, ARCFACE_BPROP, ARCFACE_LOGITS, HEAD_STRETCH, WARP, by_element, step_terms,
 };
+use super::tiling::{Tiling, is_chunks};
 use super::{Buffer, Cuda, Staging, blocks, bytes_of, sgd};
 use crate::Result;
 use crate::backend::geometry::HeadShard;
 use crate::backend::margin::{Margin, MarginGradient, PiGuard};
-use crate::backend::{ArcFaceBprop, ArcFaceFprop, head_rows};
+use crate::backend::{ArcFaceBprop, ArcFaceFprop, ArcFacePrepare, ClassRows, Element, head_rows};
 
-/// Cosine gradients that exist at a time.
-const GRADIENTS: usize = 4 << 20;
-/// The most partial d_x, and the blocks that their sums are spread over.
-const SPLITS: usize = 64;
+/// The most blocks that walk the classes side by side, forward: four and more for every multiprocessor of the largest cards.
+const WALKS: usize = 1024;
+/// The most rows of their partial sums.
+const WALK_ROWS: usize = 512 << 10;
+/// Bytes of cosine gradients that exist at a time.
+const GRADIENTS: usize = 8 << 20;
+/// Bytes of all partial d_x, and the blocks that their sums are spread over.
+const PARTIALS: usize = 16 << 20;
 const SPLIT_BLOCKS: usize = 512;
 
 /// How the work is cut; this depends only on the shapes.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 struct Walk {
     n: usize,
     d: usize,
     classes: usize,
-    /// Classes of a stretch, whole tiles.
+    /// What the products multiply.
+    element: Element,
+    /// The tiles of N x V logits.
+    logits: Tiling,
+    /// Tiles of classes that a block of the forward pass walks, and how many blocks walk side by side.
+    span: usize,
+    walks: usize,
+    /// Classes of a stretch of the backward pass: whole tiles.
     stretch: usize,
+    /// The tiles of d_x, N x D, and of the update of a stretch.
+    dx: Tiling,
+    update: Tiling,
     /// Parts of a stretch, `chunk` classes each, that have their own partial d_x.
     splits: usize,
     chunk: usize,
 }
 
 impl Walk {
-    fn new(shard: &HeadShard) -> Self {
+    fn new(shard: &HeadShard, element: Element) -> Self {
         let HeadShard { n, d, .. } = *shard;
         let classes = shard.classes();
         assert!(n > 0 && d > 0 && classes > 0, "an empty head: {shard:?}");
-        let [rows, columns, depth] = [HEAD_ROWS, HEAD_COLUMNS, HEAD_DEPTH].map(|v| v as usize);
-        let stretch =
-            (GRADIENTS / n / columns * columns).clamp(columns, classes.next_multiple_of(columns));
-        let tiles = n.div_ceil(rows) * d.div_ceil(columns);
-        let splits = (SPLIT_BLOCKS / tiles).clamp(1, SPLITS.min(stretch / columns));
+        let wide = is_chunks(element, d);
+        let [n64, d64, v64] = [n, d, classes].map(|size| size as u64);
+        let logits = Tiling::new(&ARCFACE_LOGITS, element, wide, n64, v64);
+        let tiles = blocks(v64, logits.tile.n) as usize;
+        let span = tiles.div_ceil((WALK_ROWS / n).clamp(1, WALKS));
+        let whole = HEAD_STRETCH as usize;
+        let stretch = (GRADIENTS / element.bytes() / n / whole * whole)
+            .clamp(whole, classes.next_multiple_of(whole));
+        let dx = Tiling::new(&ARCFACE_BPROP, element, wide, n64, d64);
+        let most = (PARTIALS / 4 / (n * d)).min(SPLIT_BLOCKS / dx.tiles as usize);
+        let splits = most.clamp(1, stretch / whole);
         Walk {
             n,
             d,
             classes,
+            element,
+            logits,
+            span,
+            walks: tiles.div_ceil(span),
             stretch,
+            dx,
+            update: Tiling::new(&ARCFACE_BPROP, element, wide, stretch as u64, d64),
             splits,
-            chunk: stretch.div_ceil(splits).next_multiple_of(depth),
+            chunk: stretch
+                .div_ceil(splits)
+                .next_multiple_of(step_terms(element) as usize),
         }
     }
 
+    /// Tiles of batch rows.
     fn row_tiles(&self) -> usize {
-        self.n.div_ceil(HEAD_ROWS as usize)
+        blocks(self.n as u64, self.logits.tile.m) as usize
     }
 
-    /// Blocks of ROWS x COLUMNS that cover a matrix.
-    fn tiles(rows: usize, columns: usize) -> u64 {
-        blocks(rows as u64, HEAD_ROWS) * blocks(columns as u64, HEAD_COLUMNS)
+    /// The scratch of the forward pass, in floats: unit vectors, sums, largest logits, sums of squares.
+    fn forward(&self) -> [usize; 4] {
+        [
+            self.unit(),
+            self.walks * self.n,
+            self.walks * self.n,
+            self.walks,
+        ]
     }
 
-    /// The program of the matrix products for rows of D numbers.
-    fn product(&self) -> &'static Program {
-        &ARCFACE_PRODUCT[usize::from(self.d.is_multiple_of(4))]
+    /// The scratch of the backward pass, in floats: unit vectors, gradients, partial d_x, parts of q, parts of squares,
+    /// factors, targets, whether the step is refused, tickets.
+    fn backward(&self) -> [usize; 9] {
+        let update = blocks(self.d as u64, self.update.tile.n) as usize;
+        [
+            self.unit(),
+            floats(self.element, self.n * self.stretch),
+            self.splits * self.n * self.d,
+            self.row_tiles() * self.stretch,
+            update * self.stretch,
+            self.n,
+            self.n,
+            1,
+            self.tickets(),
+        ]
     }
+
+    fn unit(&self) -> usize {
+        floats(self.element, self.n * self.d)
+    }
+
+    /// One for each tile of classes of the update.
+    fn tickets(&self) -> usize {
+        blocks(self.stretch as u64, self.update.tile.m) as usize
+    }
+}
+
+/// Floats that take as many bytes as `len` elements.
+fn floats(element: Element, len: usize) -> usize {
+    (len * element.bytes()).div_ceil(Element::F32.bytes())
+}
+
+/// Scratch memory for parts of so many floats, each where 16 bytes can be read at once.
+fn scratch<D: Driver, const N: usize>(
+    cuda: &mut Cuda<D>,
+    parts: [usize; N],
+) -> Result<[Address; N]> {
+    let parts = parts.map(|len| len.next_multiple_of(4));
+    let mut at = cuda.scratch(parts.iter().sum())?;
+    Ok(parts.map(|len| {
+        let next = at.floats(len);
+        std::mem::replace(&mut at, next)
+    }))
 }
 
 impl From<&Margin> for launch::HeadMargin {
@@ -121,12 +196,17 @@ impl<D: Driver> Labels<D> {
     }
 }
 
+/// What products multiply, and where the class rows lie for them.
+fn operand<M: Memory>(classes: &ClassRows<&Buffer<M>>) -> (Element, Address) {
+    let operand = classes.rounded.unwrap_or(classes.rows);
+    (operand.element, operand.at(0))
+}
+
 fn check<M>(
     walk: &Walk,
     x: &Buffer<M>,
     labels: &[u32],
-    classes: &Buffer<M>,
-    inverse_norms: &Buffer<M>,
+    classes: &ClassRows<&Buffer<M>>,
     rows: &Buffer<M>,
 ) {
     let Walk {
@@ -134,9 +214,36 @@ fn check<M>(
     } = *walk;
     assert!(x.len >= n * d, "x: {} floats, not {n} x {d}", x.len);
     assert_eq!(labels.len(), n, "labels");
-    assert!(classes.len >= v * d, "class rows");
-    assert!(inverse_norms.len >= v, "inverse norms");
     assert!(rows.len >= head_rows::len(n), "rows: {}", rows.len);
+    check_classes(v, d, classes);
+}
+
+fn check_classes<M>(v: usize, d: usize, classes: &ClassRows<&Buffer<M>>) {
+    assert!(classes.rows.len >= v * d, "class rows");
+    assert!(classes.squares.len >= v, "squares");
+    if let Some(rounded) = classes.rounded {
+        assert!(rounded.len >= v * d, "rounded rows");
+        assert_eq!(rounded.element, Element::Bf16, "rounded rows");
+    }
+}
+
+pub(super) fn prepare<D: Driver>(
+    cuda: &mut Cuda<D>,
+    op: ArcFacePrepare<'_, Buffer<D::Memory>>,
+) -> Result<()> {
+    let ArcFacePrepare { v, d, classes } = op;
+    check_classes(v, d, &classes.read());
+    let (element, rounded) = operand(&classes.read());
+    let kernel = launch::ArcfacePrepare {
+        classes: classes.rows.at(0),
+        v: word(v),
+        d: word(d),
+        squares: classes.squares.at(0),
+        rounded,
+    };
+    let program = by_element(&ARCFACE, element);
+    let grid = [blocks(v as u64, program.threads / WARP), 1, 1];
+    cuda.launch(program, grid, 0, kernel)
 }
 
 pub(super) fn fprop<D: Driver>(
@@ -147,38 +254,25 @@ pub(super) fn fprop<D: Driver>(
         ref shard,
         margin,
         x,
-        classes,
+        ref classes,
         labels,
-        inverse_norms,
         rows,
     } = op;
-    let walk = Walk::new(shard);
-    check(&walk, x, labels, classes, inverse_norms, rows);
+    let (element, rounded) = operand(classes);
+    let walk = Walk::new(shard, element);
+    check(&walk, x, labels, classes, rows);
     let Walk {
         n, d, classes: v, ..
     } = walk;
     let labels = cuda.labels.address(&mut cuda.driver, labels)?;
-    let tiles = blocks(v as u64, HEAD_COLUMNS);
-    let square_tiles = blocks(v as u64, HEAD_NORM_ROWS);
-    let per_tile = tiles as usize * n;
-    let sums = cuda.scratch(2 * per_tile + square_tiles as usize)?;
-    let largest = sums.floats(per_tile);
-    let squares = largest.floats(per_tile);
+    let [unit, sums, largest, square_sums] = scratch(cuda, walk.forward())?;
     let head_margin = margin.into();
-
-    let kernel = launch::ArcfaceNorms {
-        classes: classes.at(0),
-        v: word(v),
-        d: word(d),
-        normalise: margin.normalise.into(),
-        inverse_norms: inverse_norms.at(0),
-        squares,
-    };
-    cuda.launch(&ARCFACE, [square_tiles, 1, 1], 0, kernel)?;
+    let program = by_element(&ARCFACE, element);
+    let a_warp_a_row = [blocks(n as u64, program.threads / WARP), 1, 1];
 
     let kernel = launch::ArcfaceTargets {
         x: x.at(0),
-        classes: classes.at(0),
+        classes: classes.rows.at(0),
         labels,
         margin: head_margin,
         n: word(n),
@@ -187,41 +281,50 @@ pub(super) fn fprop<D: Driver>(
         v: word(v),
         rows: rows.at(0),
     };
-    let grid = [blocks(n as u64, ARCFACE.threads / WARP), 1, 1];
-    cuda.launch(&ARCFACE, grid, 0, kernel)?;
+    cuda.launch(program, a_warp_a_row, 0, kernel)?;
+
+    let kernel = launch::ArcfaceUnit {
+        x: x.at(0),
+        rows: rows.at(0),
+        n: word(n),
+        d: word(d),
+        unit,
+    };
+    cuda.launch(program, a_warp_a_row, 0, kernel)?;
 
     let kernel = launch::ArcfaceFprop {
-        x: x.at(0),
-        classes: classes.at(0),
+        unit,
+        classes: rounded,
+        squares: classes.squares.at(0),
         labels,
-        rows: rows.at(0),
-        inverse_norms: inverse_norms.at(0),
         margin: head_margin,
         n: word(n),
         d: word(d),
         first: word(shard.first),
         v: word(v),
+        span: word(walk.span),
         sums,
         largest,
+        square_sums,
     };
-    let grid = [Walk::tiles(n, v), 1, 1];
-    cuda.launch(walk.product(), grid, 0, kernel)?;
+    let grid = [(walk.row_tiles() * walk.walks) as u64, 1, 1];
+    let logits = walk.logits;
+    cuda.launch(logits.program, grid, logits.shared, kernel)?;
 
     let kernel = launch::ArcfaceRows {
         sums,
         largest,
-        squares,
+        square_sums,
         labels,
         margin: head_margin,
         n: word(n),
-        tiles: tiles as u32,
-        square_tiles: square_tiles as u32,
+        walks: word(walk.walks),
         first: word(shard.first),
         v: word(v),
         rows: rows.at(0),
     };
     let grid = [blocks(n as u64, WARP) + 1, 1, 1];
-    cuda.launch(&ARCFACE, grid, 0, kernel)
+    cuda.launch(program, grid, 0, kernel)
 }
 
 pub(super) fn bprop<D: Driver>(
@@ -233,7 +336,6 @@ pub(super) fn bprop<D: Driver>(
         margin,
         x,
         labels,
-        inverse_norms,
         rows,
         classes,
         momentum,
@@ -241,34 +343,28 @@ pub(super) fn bprop<D: Driver>(
         ref step,
         dx,
     } = op;
-    let walk = Walk::new(shard);
-    check(&walk, x, labels, classes, inverse_norms, rows);
+    let (element, rounded) = operand(&classes.read());
+    let walk = Walk::new(shard, element);
+    check(&walk, x, labels, &classes.read(), rows);
     let Walk {
         n, d, classes: v, ..
     } = walk;
     assert!(momentum.len >= v * d, "momentum");
     assert!(dx.len >= n * d, "d_x: {} floats, not {n} x {d}", dx.len);
     let labels = cuda.labels.address(&mut cuda.driver, labels)?;
-    // The vectors that are read 16 bytes at a time come first: their lengths are multiples of 4.
-    let mut end = 0;
-    let mut place = |len: usize| {
-        let begin = end;
-        end += len;
-        begin
-    };
-    let [gradient, partials, q_parts, factors, targets, refused] = [
-        n * walk.stretch,
-        walk.splits * n * d,
-        walk.row_tiles() * walk.stretch,
-        n,
-        n,
-        1,
-    ]
-    .map(&mut place);
-    let scratch = cuda.scratch(end)?;
-    let [gradient, partials, q_parts, factors, targets, refused] =
-        [gradient, partials, q_parts, factors, targets, refused].map(|at| scratch.floats(at));
+    let [
+        unit,
+        gradient,
+        partials,
+        q_parts,
+        square_parts,
+        factors,
+        targets,
+        refused,
+        tickets,
+    ] = scratch(cuda, walk.backward())?;
     let (head_margin, normalise) = (margin.into(), margin.normalise.into());
+    let program = by_element(&ARCFACE, element);
 
     let kernel = launch::ArcfaceFactors {
         rows: rows.at(0),
@@ -277,18 +373,30 @@ pub(super) fn bprop<D: Driver>(
         factors,
         targets,
         refused,
+        tickets,
+        ticket_count: word(walk.tickets()),
     };
-    cuda.launch(&ARCFACE, [1, 1, 1], 0, kernel)?;
+    cuda.launch(program, [1, 1, 1], 0, kernel)?;
+
+    let kernel = launch::ArcfaceUnit {
+        x: x.at(0),
+        rows: rows.at(0),
+        n: word(n),
+        d: word(d),
+        unit,
+    };
+    let a_warp_a_row = [blocks(n as u64, program.threads / WARP), 1, 1];
+    cuda.launch(program, a_warp_a_row, 0, kernel)?;
 
     for begin in (0..v).step_by(walk.stretch) {
         let count = walk.stretch.min(v - begin);
-        let stretch_classes = classes.at(begin * d);
+        let operand = rounded.plus(begin * d * element.bytes());
         let kernel = launch::ArcfaceGradients {
-            x: x.at(0),
-            classes: stretch_classes,
+            unit,
+            classes: operand,
+            squares: classes.squares.at(begin),
             labels,
             rows: rows.at(0),
-            inverse_norms: inverse_norms.at(begin),
             margin: head_margin,
             factors,
             targets,
@@ -301,12 +409,13 @@ pub(super) fn bprop<D: Driver>(
             gradient,
             q_parts,
         };
-        let grid = [Walk::tiles(n, count), 1, 1];
-        cuda.launch(walk.product(), grid, 0, kernel)?;
+        let grid = [walk.logits.tile.cover(n as u64, count as u64), 1, 1];
+        let logits = walk.logits;
+        cuda.launch(logits.program, grid, logits.shared, kernel)?;
 
         let kernel = launch::ArcfaceDx {
             gradient,
-            classes: stretch_classes,
+            classes: operand,
             refused,
             n: word(n),
             d: word(d),
@@ -316,12 +425,12 @@ pub(super) fn bprop<D: Driver>(
             begins: (begin == 0).into(),
             partials,
         };
-        let grid = [Walk::tiles(n, d), walk.splits as u64, 1];
-        cuda.launch(walk.product(), grid, 0, kernel)?;
+        let grid = [walk.dx.tiles, walk.splits as u64, 1];
+        cuda.launch(walk.dx.program, grid, walk.dx.shared, kernel)?;
 
         let kernel = launch::ArcfaceUpdate {
             gradient,
-            x: x.at(0),
+            unit,
             q_parts,
             refused,
             normalise,
@@ -329,15 +438,20 @@ pub(super) fn bprop<D: Driver>(
             d: word(d),
             count: word(count),
             stride: word(walk.stretch),
+            row_tiles: word(walk.row_tiles()),
             decay,
             form: sgd::form(step.form),
             lr: step.lr,
             mu: step.momentum,
-            classes: stretch_classes,
+            classes: classes.rows.at(begin * d),
             momentum: momentum.at(begin * d),
+            rounded: operand,
+            squares: classes.squares.at(begin),
+            square_parts,
+            tickets,
         };
-        let grid = [Walk::tiles(count, d), 1, 1];
-        cuda.launch(walk.product(), grid, 0, kernel)?;
+        let grid = [walk.update.tile.cover(count as u64, d as u64), 1, 1];
+        cuda.launch(walk.update.program, grid, walk.update.shared, kernel)?;
     }
 
     let kernel = launch::ArcfaceFinish {
@@ -351,5 +465,27 @@ pub(super) fn bprop<D: Driver>(
         splits: word(walk.splits),
         out: dx.at(0),
     };
-    cuda.launch(&ARCFACE, [n as u64, 1, 1], 0, kernel)
+    cuda.launch(program, [n as u64, 1, 1], 0, kernel)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a head takes besides class rows, momentum, the rounded copy, and one number per class.
+    #[test]
+    fn a_million_classes_take_thirty_two_megabytes_of_scratch() {
+        let shard = HeadShard {
+            n: 512,
+            d: 512,
+            first: 0,
+            last: 1_000_000,
+        };
+        let walk = Walk::new(&shard, Element::Bf16);
+        let rows = head_rows::len(shard.n);
+        for scratch in [&walk.forward()[..], &walk.backward()] {
+            let bytes = 4 * (scratch.iter().sum::<usize>() + rows);
+            assert!(bytes <= 32_000_000, "{bytes} bytes: {scratch:?}");
+        }
+    }
 }

@@ -3,6 +3,7 @@
 use super::driver::Driver;
 use super::launch::{self, Address};
 use super::tiles::{CONV_DEPTHWISE, Program, RUN, WARP, by_element};
+use super::tiling::is_aligned;
 use super::{Buffer, Cuda, blocks, close_grad, conv, epilogue, reduce};
 use crate::Result;
 use crate::backend::geometry::{PerChannel, Rows};
@@ -55,7 +56,7 @@ pub(super) fn fprop<D: Driver>(
     let PerChannel { n, c, window } = geometry;
     conv::check(n, &window, c, c)?;
     let weights = params.at(filter.weights);
-    let choice = choose(&geometry, y.element, conv::is_aligned(weights));
+    let choice = choose(&geometry, y.element, is_aligned(weights));
     let kernel = launch::DepthwiseFprop {
         geometry: geometry.into(),
         x: x.into(),
@@ -87,7 +88,7 @@ pub(super) fn dgrad<D: Driver>(
     let PerChannel { n, c, window } = geometry;
     conv::check(n, &window, c, c)?;
     let weights = params.at(filter.weights);
-    let choice = choose(&geometry, dx.g.element, conv::is_aligned(weights));
+    let choice = choose(&geometry, dx.g.element, is_aligned(weights));
     let kernel = launch::DepthwiseDgrad {
         geometry: geometry.into(),
         dy: dy.into(),

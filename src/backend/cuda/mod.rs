@@ -23,6 +23,7 @@ mod pool;
 mod reduce;
 mod sgd;
 pub mod tiles;
+mod tiling;
 
 pub use nvrtc::{Architecture, Cache, Compiler, Nvrtc, Prebuilt, Search, Sources};
 
@@ -30,11 +31,11 @@ use self::driver::{Driver, Launch, Memory};
 use self::launch::{Address, Kernel, Plain};
 use self::tiles::Program;
 use super::{
-    AddDgrad, AddFprop, ArcFaceBprop, ArcFaceFprop, Backend, BatchNormBprop, BatchNormFprop,
-    BatchNormMoments, CloseGrad, Conv2dDgrad, Conv2dFprop, Conv2dWgrad, DepthwiseDgrad,
-    DepthwiseFprop, DepthwiseWgrad, DropoutDgrad, DropoutFprop, Element, GlobalAvgPoolDgrad,
-    GlobalAvgPoolFprop, InputTransformAugmented, InputTransformFprop, MaxPoolDgrad, MaxPoolFprop,
-    PReluBprop, SgdNorms, SgdUpdate,
+    AddDgrad, AddFprop, ArcFaceBprop, ArcFaceFprop, ArcFacePrepare, Backend, BatchNormBprop,
+    BatchNormFprop, BatchNormMoments, CloseGrad, Conv2dDgrad, Conv2dFprop, Conv2dWgrad,
+    DepthwiseDgrad, DepthwiseFprop, DepthwiseWgrad, DropoutDgrad, DropoutFprop, Element,
+    GlobalAvgPoolDgrad, GlobalAvgPoolFprop, InputTransformAugmented, InputTransformFprop,
+    MaxPoolDgrad, MaxPoolFprop, PReluBprop, SgdNorms, SgdUpdate,
 };
 use crate::{Error, Result};
 use half::bf16;
@@ -127,10 +128,9 @@ fn alloc<D: Driver>(driver: &D, bytes: usize) -> Result<D::Memory> {
     }
 }
 
-/// Bytes of device memory set aside for the backend itself: partial results (the most in a head's forward pass, N V / 16:
-/// 64 MB at 512 images and two million identities; convolutions and the head's backward pass 16 to 32 MB), the batch's
-/// pixels (25 MB at 512 images), compiled kernels, and what allocation rounds up.
-const OWN_MEMORY: u64 = 192 << 20;
+/// Bytes of device memory set aside for the backend itself: partial results (convolutions and the head's backward pass 16 to
+/// 32 MB), the batch's pixels (25 MB at 512 images), compiled kernels, and what allocation rounds up.
+const OWN_MEMORY: u64 = 128 << 20;
 
 /// Blocks in x, y, z, before the limits of a launch are checked.
 type Grid = [u64; 3];
@@ -402,6 +402,10 @@ impl<D: Driver> Backend for Cuda<D> {
 
     fn dropout_dgrad(&mut self, op: DropoutDgrad<'_, Buffer<D::Memory>>) -> Result<()> {
         dropout::dgrad(self, op)
+    }
+
+    fn arcface_prepare(&mut self, op: ArcFacePrepare<'_, Buffer<D::Memory>>) -> Result<()> {
+        arcface::prepare(self, op)
     }
 
     fn arcface_fprop(&mut self, op: ArcFaceFprop<'_, Buffer<D::Memory>>) -> Result<()> {

@@ -1,5 +1,6 @@
 //! Every tile and block size, once. They reach the kernels' source by `-D`, and the host's launch arithmetic from here.
 
+use super::blocks;
 use crate::backend::{Element, head_rows};
 use crate::base::changes::ERASED;
 use std::slice::from_ref;
@@ -89,8 +90,9 @@ pub(super) fn by_channels(
 /// Threads that run in step.
 pub(super) const WARP: u32 = 32;
 
-/// The codes that host and kernels share: activations, and the rules of gradient descent. Every source is given them.
-const CODES: [(&str, u32); 8] = [
+/// The codes that host and kernels share: activations, the rules of gradient descent, the places of the vectors of
+/// [`head_rows`]. Every source is given them.
+const CODES: [(&str, u32); 16] = [
     ("IDENTITY", 0),
     ("RELU", 1),
     ("RELU6", 2),
@@ -99,6 +101,14 @@ const CODES: [(&str, u32); 8] = [
     ("KERAS_NESTEROV", 1),
     ("TORCH", 2),
     ("TORCH_NESTEROV", 3),
+    ("INVERSE_NORM", head_rows::INVERSE_NORM as u32),
+    ("TARGET_COS", head_rows::TARGET_COS as u32),
+    ("TARGET_LOGIT", head_rows::TARGET_LOGIT as u32),
+    ("TARGET_SLOPE", head_rows::TARGET_SLOPE as u32),
+    ("SUM_EXP", head_rows::SUM_EXP as u32),
+    ("BEST_OTHER", head_rows::BEST_OTHER as u32),
+    ("OFFSET", head_rows::OFFSET as u32),
+    ("SQUARES", head_rows::SQUARES as u32),
 ];
 
 /// The code of this name.
@@ -219,48 +229,13 @@ pub(super) static SGD: Program = Program {
     registers: 64,
 };
 
-/// Rows of a tile of the head's matrix products.
-pub(super) const HEAD_ROWS: u32 = 64;
-/// Columns of a tile of the head's matrix products.
-pub(super) const HEAD_COLUMNS: u32 = 128;
-/// Terms of the head's products that are read at a time.
-pub(super) const HEAD_DEPTH: u32 = 8;
-/// Class rows whose norms a block computes.
-pub(super) const HEAD_NORM_ROWS: u32 = 64;
-
-/// The constants of the ArcFace head: its tiles, and the places of the vectors of [`head_rows`].
-const HEAD: &[(&str, u32)] = &[
-    ("ROWS", HEAD_ROWS),
-    ("COLUMNS", HEAD_COLUMNS),
-    ("DEPTH", HEAD_DEPTH),
-    ("NORM_ROWS", HEAD_NORM_ROWS),
-    ("INVERSE_NORM", head_rows::INVERSE_NORM as u32),
-    ("TARGET_COS", head_rows::TARGET_COS as u32),
-    ("TARGET_LOGIT", head_rows::TARGET_LOGIT as u32),
-    ("TARGET_SLOPE", head_rows::TARGET_SLOPE as u32),
-    ("SUM_EXP", head_rows::SUM_EXP as u32),
-    ("BEST_OTHER", head_rows::BEST_OTHER as u32),
-    ("OFFSET", head_rows::OFFSET as u32),
-    ("SQUARES", head_rows::SQUARES as u32),
-];
-
-/// The head's rows: norms, targets, and sums over tiles.
-pub(super) static ARCFACE: Program = Program {
-    name: "arcface",
+/// The ArcFace head's rows: what is made of them before the products, and of sums after them.
+pub(super) static ARCFACE: ByElement<Program> = by_element!("arcface",
     file: "arcface.cu",
     threads: 128,
-    element: Element::F32,
     vector: 1,
-    constants: HEAD,
+    constants: &[],
     registers: 64,
-};
-
-/// The head's matrix products.
-pub(super) static ARCFACE_PRODUCT: ByVector = by_vector!("arcface_product", Element::F32,
-    file: "arcface_product.cu",
-    threads: 128,
-    constants: HEAD,
-    registers: 160,
 );
 
 /// Bytes of a chunk: what a product copies at once.
@@ -318,6 +293,11 @@ impl ProductTile {
             stages: 3,
             cost,
         }
+    }
+
+    /// Tiles that cover an M x N result.
+    pub(super) fn cover(self, m: u64, n: u64) -> u64 {
+        blocks(m, self.m) * blocks(n, self.n)
     }
 
     /// Threads of a block.
@@ -445,6 +425,21 @@ pub(super) static CONV_WGRAD: Product = product!("conv_wgrad.cu", (2, 1),
     ]
 );
 
+/// The ArcFace head's logits.
+pub(super) static ARCFACE_LOGITS: Product = product!("arcface_logits.cu", (1, 1),
+    f32: ["arcface_logits" FMA_128X64 255, "arcface_logits_64x32" FMA_64X32 255],
+    bf16: ["arcface_logits_bf16" MMA_128X128 255, "arcface_logits_bf16_64x64" MMA_64X64 128]
+);
+
+/// The ArcFace head's gradients.
+pub(super) static ARCFACE_BPROP: Product = product!("arcface_bprop.cu", (1, 1),
+    f32: ["arcface_bprop" FMA_128X64 255, "arcface_bprop_64x32" FMA_64X32 255],
+    bf16: ["arcface_bprop_bf16_128x64" MMA_128X64 255, "arcface_bprop_bf16_64x64" MMA_64X64 168]
+);
+
+/// The least common multiple of the rows and columns of the head's tiles: stretches of classes are whole tiles of any.
+pub(super) const HEAD_STRETCH: u32 = 128;
+
 /// Pixels of a row that a thread of a depthwise convolution takes.
 pub(super) const RUN: u32 = 4;
 
@@ -495,12 +490,13 @@ pub(super) static CONV_DEPTHWISE: ByElement<[Program; 4]> = {
 pub static PROGRAMS: LazyLock<Vec<&Program>> = LazyLock::new(|| {
     let product = |of: &'static Product| of.iter().copied().flatten().flat_map(|of| &of.programs);
     let mut programs: Vec<&Program> = [
-        ARCFACE_PRODUCT.as_slice(),
-        from_ref(&ARCFACE),
+        ARCFACE.as_slice(),
+        REDUCE.as_slice(),
+        BATCH_NORM.as_slice(),
+        INPUT_TRANSFORM.as_slice(),
         from_ref(&SGD),
     ]
     .into_iter()
-    .chain([&REDUCE, &BATCH_NORM, &INPUT_TRANSFORM].map(<[Program; 2]>::as_slice))
     .chain([&CLOSE_GRAD, &BATCH_NORM_MOMENTS, &POOL, &DROPOUT].map(|of| of.as_flattened()))
     .chain([
         ADD.as_flattened().as_flattened(),
@@ -508,9 +504,15 @@ pub static PROGRAMS: LazyLock<Vec<&Program>> = LazyLock::new(|| {
     ])
     .flatten()
     .chain(
-        [&CONV_FPROP, &CONV_DGRAD, &CONV_WGRAD]
-            .into_iter()
-            .flat_map(product),
+        [
+            &CONV_FPROP,
+            &CONV_DGRAD,
+            &CONV_WGRAD,
+            &ARCFACE_LOGITS,
+            &ARCFACE_BPROP,
+        ]
+        .into_iter()
+        .flat_map(product),
     )
     .collect();
     programs.sort_by_key(|program| program.name);

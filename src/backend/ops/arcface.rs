@@ -36,6 +36,60 @@ pub mod head_rows {
     }
 }
 
+/// A shard's class rows, and what is kept of each.
+#[derive(Clone, Copy, Debug)]
+pub struct ClassRows<T> {
+    /// V x D, float32.
+    pub rows: T,
+    /// V: the sum of squares of each row.
+    pub squares: T,
+    /// V x D: the rows rounded to bfloat16, where products take that. Then the unit vectors of the embeddings and the
+    /// gradient of the cosines, over |w|, are rounded for products too.
+    pub rounded: Option<T>,
+}
+
+impl<T> ClassRows<T> {
+    /// They, to read.
+    pub fn lend(&self) -> ClassRows<&T> {
+        ClassRows {
+            rows: &self.rows,
+            squares: &self.squares,
+            rounded: self.rounded.as_ref(),
+        }
+    }
+
+    /// They, to write.
+    pub fn lend_mut(&mut self) -> ClassRows<&mut T> {
+        ClassRows {
+            rows: &mut self.rows,
+            squares: &mut self.squares,
+            rounded: self.rounded.as_mut(),
+        }
+    }
+}
+
+impl<T> ClassRows<&mut T> {
+    /// They, to read for a while.
+    pub fn read(&self) -> ClassRows<&T> {
+        ClassRows {
+            rows: self.rows,
+            squares: self.squares,
+            rounded: self.rounded.as_deref(),
+        }
+    }
+}
+
+/// Squares and rounded rows of class rows that did not come from [`ArcFaceBprop`], which keeps both.
+#[derive(Debug)]
+pub struct ArcFacePrepare<'a, T> {
+    /// V.
+    pub v: usize,
+    /// D.
+    pub d: usize,
+    /// The rows are read, the rest is written.
+    pub classes: ClassRows<&'a mut T>,
+}
+
 /// The head's forward pass over a shard's class tiles. Stores no logits.
 #[derive(Debug)]
 pub struct ArcFaceFprop<'a, T> {
@@ -45,12 +99,10 @@ pub struct ArcFaceFprop<'a, T> {
     pub margin: &'a Margin,
     /// Embeddings, N x D.
     pub x: &'a T,
-    /// The shard's class rows, V x D.
-    pub classes: &'a T,
+    /// The shard's class rows.
+    pub classes: ClassRows<&'a T>,
     /// N labels, counted over all shards.
     pub labels: &'a [u32],
-    /// 1 / |w| per class row, V.
-    pub inverse_norms: &'a mut T,
     /// In the layout of [`head_rows`].
     pub rows: &'a mut T,
 }
@@ -69,12 +121,10 @@ pub struct ArcFaceBprop<'a, T> {
     pub x: &'a T,
     /// N labels, counted over all shards.
     pub labels: &'a [u32],
-    /// 1 / |w| per class row, V.
-    pub inverse_norms: &'a T,
     /// In the layout of [`head_rows`], with sums that are complete over all shards.
     pub rows: &'a T,
-    /// The shard's class rows, V x D.
-    pub classes: &'a mut T,
+    /// The shard's class rows; squares and rounded rows become those of the new rows.
+    pub classes: ClassRows<&'a mut T>,
     /// Their momentum, V x D.
     pub momentum: &'a mut T,
     /// decay w is added to the gradient of the class rows.

@@ -14,7 +14,7 @@ mod prelu;
 mod sgd;
 
 pub use add::{AddDgrad, AddFprop};
-pub use arcface::{ArcFaceBprop, ArcFaceFprop, head_rows};
+pub use arcface::{ArcFaceBprop, ArcFaceFprop, ArcFacePrepare, ClassRows, head_rows};
 pub use batch_norm::{BatchNormAt, BatchNormBprop, BatchNormFprop, BatchNormMoments, bn};
 pub use close_grad::CloseGrad;
 pub use conv2d::{Conv2dDgrad, Conv2dFprop, Conv2dPrepare, Conv2dWgrad, Epilogue, FilterAt};

@@ -1,12 +1,13 @@
 //! The ArcFace head on a shard of the classes, with its logits stored.
 
 use super::{Buffer, Number, sgd};
+use crate::oracles::UNIT;
 use arcface_cu::backend::geometry::HeadShard;
 use arcface_cu::backend::head_rows::{
     BEST_OTHER, INVERSE_NORM, OFFSET, SQUARES, SUM_EXP, TARGET_COS, TARGET_LOGIT, TARGET_SLOPE,
 };
 use arcface_cu::backend::margin::{Margin, MarginGradient, PiGuard};
-use arcface_cu::backend::{ArcFaceBprop, ArcFaceFprop};
+use arcface_cu::backend::{ArcFaceBprop, ArcFaceFprop, ArcFacePrepare, Element};
 
 /// The target's logit and its slope over the cosine.
 pub fn margin_logit(margin: &Margin, cos: f64) -> (f64, f64) {
@@ -51,62 +52,125 @@ fn inverse_norms(rows: &[Number], d: usize, margin: &Margin) -> Vec<f64> {
     rows.chunks(d).map(one).collect()
 }
 
-/// Rows times their inverse norms.
-fn unit_rows(rows: &[Number], d: usize, inverse: &[f64]) -> Vec<f64> {
-    let unit = |(i, v): (usize, &Number)| v.value * inverse[i / d];
-    rows.iter().enumerate().map(unit).collect()
+fn product(a: impl Iterator<Item = f64>, b: impl Iterator<Item = f64>) -> f64 {
+    a.zip(b).map(|(a, b)| a * b).sum()
 }
 
-fn product(a: &[f64], b: &[f64]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| a * b).sum()
+fn values(row: &[Number]) -> impl Iterator<Item = f64> {
+    row.iter().map(|v| v.value)
+}
+
+/// What the products multiply: the embeddings' unit vectors and the class rows, rounded where these are.
+struct Operands<'a> {
+    element: Element,
+    unit: Vec<Number>,
+    classes: &'a [Number],
+    /// 1 / |w| of each class row.
+    inverse: Vec<f64>,
+    d: usize,
+}
+
+impl<'a> Operands<'a> {
+    fn new(
+        (x, inverse_x): (&[Number], &[f64]),
+        (rows, rounded): (&'a [Number], Option<&'a Buffer>),
+        d: usize,
+        margin: &Margin,
+    ) -> Self {
+        let element = rounded.map_or(Element::F32, |rounded| rounded.element);
+        let unit =
+            |(i, x): (usize, &Number)| Number::from(x.value * inverse_x[i / d]).round(element, 1);
+        Operands {
+            element,
+            unit: x.iter().enumerate().map(unit).collect(),
+            classes: rounded.map_or(rows, |rounded| &rounded[..rows.len()]),
+            inverse: inverse_norms(rows, d, margin),
+            d,
+        }
+    }
+
+    /// The cosine of sample i and class j.
+    fn cosine(&self, i: usize, j: usize) -> Number {
+        let [x, w] = [&self.unit[i * self.d..], &self.classes[j * self.d..]];
+        let terms = x[..self.d].iter().zip(w).map(|(x, w)| *x * *w);
+        let sum = terms.sum::<Number>() * self.inverse[j];
+        Number {
+            slack: sum.slack,
+            ..sum.value.into()
+        }
+    }
+}
+
+/// e^(logit - offset), for a logit with slack.
+fn exp(logit: Number, offset: f64) -> Number {
+    let value = (logit.value - offset).exp();
+    Number {
+        slack: value * logit.slack.exp_m1(),
+        ..value.into()
+    }
+}
+
+pub(super) fn prepare(op: ArcFacePrepare<'_, Buffer>) {
+    let ArcFacePrepare { v, d, classes } = op;
+    let rows = &classes.rows[..v * d];
+    for (square, row) in classes.squares.iter_mut().zip(rows.chunks(d)) {
+        *square = row.iter().map(|w| *w * *w).sum();
+    }
+    if let Some(rounded) = classes.rounded {
+        for (to, w) in rounded.numbers.iter_mut().zip(rows) {
+            *to = w.round(Element::Bf16, 0);
+        }
+    }
 }
 
 pub(super) fn fprop(op: ArcFaceFprop<'_, Buffer>) {
     let HeadShard { n, d, first, .. } = op.shard;
     let (v, margin) = (op.shard.classes(), op.margin);
-    let (x, classes) = (&op.x[..n * d], &op.classes[..v * d]);
+    let (x, classes) = (&op.x[..n * d], &op.classes.rows[..v * d]);
     let inverse_x = inverse_norms(x, d, margin);
-    let inverse_w = inverse_norms(classes, d, margin);
-    let (xn, wn) = (
-        unit_rows(x, d, &inverse_x),
-        unit_rows(classes, d, &inverse_w),
-    );
-    for (to, inverse) in op.inverse_norms.iter_mut().zip(inverse_w) {
-        *to = inverse.into();
-    }
+    let operands = Operands::new((x, &inverse_x), (classes, op.classes.rounded), d, margin);
     for i in 0..n {
-        let cos: Vec<f64> = (wn.chunks(d))
-            .map(|w| product(w, &xn[i * d..][..d]))
-            .collect();
         // The target's place in the shard, if it lies there.
         let target = (op.labels[i] as usize)
             .checked_sub(first)
             .filter(|t| *t < v);
-        let (logit, slope) = target.map_or((0.0, 0.0), |t| margin_logit(margin, cos[t]));
-        let mut logits: Vec<f64> = cos.iter().map(|cos| scale(margin) * cos).collect();
+        let cos = target.map_or(0.0, |t| {
+            let product = product(values(&classes[t * d..][..d]), values(&x[i * d..]));
+            product * operands.inverse[t] * inverse_x[i]
+        });
+        let (logit, slope) = target.map_or((0.0, 0.0), |_| margin_logit(margin, cos));
+        let logits = (0..v).map(|j| operands.cosine(i, j) * scale(margin));
+        let mut logits: Vec<Number> = logits.collect();
         let others = logits
             .iter()
             .enumerate()
             .filter(|(j, _)| Some(*j) != target);
-        let best_other = others.fold(f64::NEG_INFINITY, |m, (_, l)| m.max(*l));
+        let largest = |a: Number, b: Number| Number {
+            slack: a.slack.max(b.slack),
+            ..if a.value > b.value { a } else { b }
+        };
+        let best_other = others.fold(f64::NEG_INFINITY.into(), |m, (_, l)| largest(m, *l));
         if let Some(target) = target {
-            logits[target] = logit;
+            logits[target] = logit.into();
         }
         let offset = if margin.normalise {
             (scale(margin) * (1.0 + (-f64::from(margin.m3)).max(0.0)) - 64.0).max(0.0)
         } else {
-            logits.iter().copied().fold(f64::NEG_INFINITY, f64::max)
+            logits
+                .iter()
+                .map(|l| l.value)
+                .fold(f64::NEG_INFINITY, f64::max)
         };
         for (which, value) in [
-            (INVERSE_NORM, inverse_x[i]),
-            (TARGET_COS, target.map_or(0.0, |t| cos[t])),
-            (TARGET_LOGIT, logit),
-            (TARGET_SLOPE, slope),
-            (SUM_EXP, logits.iter().map(|l| (l - offset).exp()).sum()),
+            (INVERSE_NORM, inverse_x[i].into()),
+            (TARGET_COS, cos.into()),
+            (TARGET_LOGIT, logit.into()),
+            (TARGET_SLOPE, slope.into()),
+            (SUM_EXP, logits.iter().map(|l| exp(*l, offset)).sum()),
             (BEST_OTHER, best_other),
-            (OFFSET, offset),
+            (OFFSET, offset.into()),
         ] {
-            op.rows[which * n + i] = value.into();
+            op.rows[which * n + i] = value;
         }
     }
     op.rows[SQUARES * n] = classes.iter().map(|w| *w * *w).sum();
@@ -115,30 +179,43 @@ pub(super) fn fprop(op: ArcFaceFprop<'_, Buffer>) {
 pub(super) fn bprop(op: ArcFaceBprop<'_, Buffer>) {
     let HeadShard { n, d, first, .. } = op.shard;
     let (v, margin) = (op.shard.classes(), op.margin);
-    let inverse_x = inverse_norms(&op.x[..n * d], d, margin);
-    let inverse_w: Vec<f64> = op.inverse_norms[..v].iter().map(|w| w.value).collect();
-    let xn = unit_rows(&op.x[..n * d], d, &inverse_x);
-    let wn = unit_rows(&op.classes[..v * d], d, &inverse_w);
+    let x = &op.x[..n * d];
+    let inverse_x = inverse_norms(x, d, margin);
+    let rounded = op.classes.rounded.as_deref();
+    let rows = &op.classes.rows[..v * d];
+    let operands = Operands::new((x, &inverse_x), (rows, rounded), d, margin);
     let (dx, mut dw) = (&mut op.dx[..n * d], vec![Number::default(); v * d]);
     dx.fill(Number::default());
     for i in 0..n {
         let row = |which: usize| op.rows[which * n + i].value;
-        let xn = &xn[i * d..][..d];
+        let exact = |k: usize| x[i * d + k].value * inverse_x[i];
+        let unit = &operands.unit[i * d..][..d];
         for j in 0..v {
-            let wn = &wn[j * d..][..d];
-            let cos = product(xn, wn);
-            let p = |logit: f64| (logit - row(OFFSET)).exp() / row(SUM_EXP);
+            let cos = operands.cosine(i, j);
+            let (w, inverse) = (&operands.classes[j * d..][..d], operands.inverse[j]);
             // d(loss) / d(cos), and the size of its terms.
             let g = if first + j == op.labels[i] as usize {
-                (Number::from(p(row(TARGET_LOGIT))) - Number::from(1.0)) * row(TARGET_SLOPE)
+                let p = (row(TARGET_LOGIT) - row(OFFSET)).exp() / row(SUM_EXP);
+                (Number::from(p) - Number::from(1.0)) * row(TARGET_SLOPE)
             } else {
-                Number::from(p(scale(margin) * cos)) * scale(margin)
+                let mut logit = cos * scale(margin);
+                if operands.element == Element::Bf16 {
+                    // What float32 may lose before G is rounded.
+                    logit.slack += UNIT * (8.0 + (d as f64).sqrt()) * (scale(margin) + row(OFFSET));
+                }
+                exp(logit, row(OFFSET)) * (1.0 / row(SUM_EXP)) * scale(margin)
             } * (1.0 / n as f64);
-            let along = if margin.normalise { cos } else { 0.0 };
+            let g = g * inverse;
+            let stored = g.round(operands.element, 2);
+            let (along_x, along_w) = if margin.normalise {
+                (product((0..d).map(exact), values(w)), cos * inverse)
+            } else {
+                (0.0, Number::default())
+            };
             for k in 0..d {
-                let (x, w) = (Number::from(xn[k]), Number::from(wn[k]));
-                dx[i * d + k] += g * inverse_x[i] * (w - x * along);
-                dw[j * d + k] += g * inverse_w[j] * (x - w * along);
+                let away = Number::from(exact(k) * along_x);
+                dx[i * d + k] += stored * inverse_x[i] * (w[k] - away);
+                dw[j * d + k] += stored * unit[k] - g * along_w * rows[j * d + k];
             }
         }
     }
@@ -149,8 +226,13 @@ pub(super) fn bprop(op: ArcFaceBprop<'_, Buffer>) {
     }
     let (decay, lr) = (f64::from(op.decay), f64::from(op.step.lr));
     for (i, dw) in dw.into_iter().enumerate() {
-        let (w, m) = (&mut op.classes[i], &mut op.momentum[i]);
+        let (w, m) = (&mut op.classes.rows[i], &mut op.momentum[i]);
         let g = dw + *w * decay;
         sgd::apply(&op.step, lr, g, w, m);
     }
+    prepare(ArcFacePrepare {
+        v,
+        d,
+        classes: op.classes,
+    });
 }

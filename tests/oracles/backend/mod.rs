@@ -15,11 +15,11 @@ pub use rows::{kept, uniform};
 use super::number::Number;
 use arcface_cu::Result;
 use arcface_cu::backend::{
-    AddDgrad, AddFprop, ArcFaceBprop, ArcFaceFprop, Backend, BatchNormBprop, BatchNormFprop,
-    BatchNormMoments, CloseGrad, Conv2dDgrad, Conv2dFprop, Conv2dWgrad, DepthwiseDgrad,
-    DepthwiseFprop, DepthwiseWgrad, DropoutDgrad, DropoutFprop, Element, GlobalAvgPoolDgrad,
-    GlobalAvgPoolFprop, InputTransformFprop, MaxPoolDgrad, MaxPoolFprop, PReluBprop, SgdNorms,
-    SgdUpdate,
+    AddDgrad, AddFprop, ArcFaceBprop, ArcFaceFprop, ArcFacePrepare, Backend, BatchNormBprop,
+    BatchNormFprop, BatchNormMoments, CloseGrad, Conv2dDgrad, Conv2dFprop, Conv2dWgrad,
+    DepthwiseDgrad, DepthwiseFprop, DepthwiseWgrad, DropoutDgrad, DropoutFprop, Element,
+    GlobalAvgPoolDgrad, GlobalAvgPoolFprop, InputTransformFprop, MaxPoolDgrad, MaxPoolFprop,
+    PReluBprop, SgdNorms, SgdUpdate,
 };
 use std::ops::{Deref, DerefMut};
 
@@ -140,6 +140,7 @@ impl Backend for Oracle {
         global_avg_pool_dgrad: GlobalAvgPoolDgrad => pool::global_avg_pool_dgrad,
         dropout_fprop: DropoutFprop => rows::dropout_fprop,
         dropout_dgrad: DropoutDgrad => rows::dropout_dgrad,
+        arcface_prepare: ArcFacePrepare => arcface::prepare,
         arcface_fprop: ArcFaceFprop => arcface::fprop,
         arcface_bprop: ArcFaceBprop => arcface::bprop,
         sgd_norms: SgdNorms => sgd::norms,

@@ -5,16 +5,16 @@
 //! target, which has its margin. A tile is T class rows with their T x N products, small enough to stay in a
 //! core's second-level cache; nothing of size V x N exists. Tiles are walked in groups, groups in parallel.
 //!
-//! - Forward, a tile: 1/|w|; the products x^.w (one matrix product); each sample's largest logit and its sum of
+//! - Forward, a tile: the products x^.w (one matrix product); each sample's largest logit and its sum of
 //!   exp(logit - offset).
 //! - Backward, a tile: the products again; G = d(loss)/d(cos) / |w|, T x N; d_x^ += G^T w and d_w = G x^ - q w (two
 //!   matrix products), where q = (sum over n of G cos) / |w| takes away the part along w; decay, momentum and
-//!   update of the tile's rows while they are in cache.
+//!   update of the tile's rows while they are in cache, and what is kept of the new rows: |w|^2, and the rows rounded.
 //!
 //! Products are T x N with the samples contiguous, padded to whole vectors, so that every loop over them runs over
 //! samples and no sum crosses vector lanes. Bound by arithmetic: 2 N D V forward, three times that backward.
 //!
-//! Numerics: float32 products; sums of exp in float32 over 64 classes, above that in float64; the target's cosine
+//! Numerics: float32 products; with rounded class rows, of these, x^ and G rounded to bfloat16; sums of exp in float32 over 64 classes, above that in float64; the target's cosine
 //! in float64. T and the groups depend only on the shapes; groups are merged in order.
 //!
 //! A vector shorter than 1e-6 is divided by 1e-6 (TensorFlow's `l2_normalize`), its gradient is cut accordingly.
@@ -30,12 +30,14 @@ use super::product::{
     Finish, Terms, Windows, multiply, pack_columns, pack_rows, packed_len, panel_width,
 };
 use super::sgd::step_row;
+use super::tensor::{Stored, Tensor, TensorMut};
 use crate::backend::geometry::HeadShard;
 use crate::backend::head_rows::{
     self, BEST_OTHER, INVERSE_NORM, OFFSET, SUM_EXP, TARGET_COS, TARGET_LOGIT, TARGET_SLOPE,
 };
 use crate::backend::margin::Margin;
-use crate::backend::{ArcFaceBprop, ArcFaceFprop, SgdStep};
+use crate::backend::{ArcFaceBprop, ArcFaceFprop, ArcFacePrepare, ClassRows, SgdStep};
+use half::bf16;
 use lanes::{LANES, add_exps, gradients, largest_logits, sum_of_squares};
 use rayon::prelude::*;
 use std::cell::RefCell;
@@ -47,6 +49,8 @@ const GRADIENT_FLOATS: usize = 16 << 10;
 /// Floats of all groups' partial sums together (32 MB), and the most groups.
 const PARTIAL_FLOATS: usize = 8 << 20;
 const GROUPS: usize = 64;
+/// Class rows that are prepared at a time.
+const KEPT_ROWS: usize = 256;
 /// The smallest square of a length that is divided by.
 const SMALLEST_SQUARE: f64 = 1e-12;
 /// A product whose exp is 0, and which stays finite when multiplied by any inverse norm and scale.
@@ -119,6 +123,8 @@ impl Walk {
 #[derive(Default)]
 struct Workspace {
     floats: Buffer,
+    /// A tile's class rows, where they are rounded.
+    rows: Buffer,
     sums: Vec<f64>,
 }
 
@@ -145,17 +151,82 @@ fn check(
     shard: &HeadShard,
     x: &Buffer,
     labels: &[u32],
-    classes: &Buffer,
-    inverse_norms: &Buffer,
+    classes: &ClassRows<&Buffer>,
     rows: &Buffer,
 ) {
     let (n, d, v) = (shard.n, shard.d, shard.classes());
     assert!(n > 0 && d > 0 && v > 0, "an empty head: {shard:?}");
     assert!(x.len() >= n * d, "x: {} floats, not {n} x {d}", x.len());
     assert_eq!(labels.len(), n, "labels");
-    assert!(classes.len() >= v * d, "class rows");
-    assert!(inverse_norms.len() >= v, "inverse norms");
+    assert!(classes.rows.len() >= v * d, "class rows");
+    assert!(classes.squares.len() >= v, "squares");
+    let rounded = classes.rounded.map(Buffer::elements);
+    assert!(rounded.is_none_or(|len| len >= v * d), "rounded rows");
     assert!(rows.len() >= head_rows::len(n), "rows: {}", rows.len());
+}
+
+pub(super) fn prepare(op: ArcFacePrepare<'_, Buffer>) {
+    let ArcFacePrepare { v, d, classes } = op;
+    let (rows, squares) = (&classes.rows[..v * d], &mut classes.squares[..v]);
+    let rounded = parts(classes.rounded, v, KEPT_ROWS, d);
+    (
+        rows.par_chunks(KEPT_ROWS * d),
+        squares.par_chunks_mut(KEPT_ROWS),
+        rounded,
+    )
+        .into_par_iter()
+        .for_each(|(rows, squares, mut rounded)| keep(d, rows, squares, rounded.as_mut(), 0));
+}
+
+/// The rounded copy of `v` class rows in stretches of `len` rows, or as many times nothing.
+fn parts(
+    rounded: Option<&mut Buffer>,
+    v: usize,
+    len: usize,
+    d: usize,
+) -> Vec<Option<TensorMut<'_>>> {
+    match rounded {
+        Some(rounded) => {
+            let rounded = rounded.tensor_mut().first(v * d);
+            rounded.par_chunks(len * d).map(Some).collect()
+        }
+        None => (0..v.div_ceil(len)).map(|_| None).collect(),
+    }
+}
+
+/// What is kept of class rows: their squares, and their rounded copy from row `first` on.
+fn keep(
+    d: usize,
+    rows: &[f32],
+    squares: &mut [f32],
+    rounded: Option<&mut TensorMut<'_>>,
+    first: usize,
+) {
+    vectorised(
+        #[inline(always)]
+        || {
+            for (w, square) in rows.chunks_exact(d).zip(squares.iter_mut()) {
+                *square = sum_of_squares(w) as f32;
+            }
+        },
+    );
+    if let Some(rounded) = rounded {
+        rounded.write(first * d, rows);
+    }
+}
+
+/// 1/|w| of each row.
+fn inverse_lengths(margin: &Margin, squares: &[f32], out: &mut [f32]) {
+    for (out, square) in out.iter_mut().zip(squares) {
+        *out = inverse_norm(margin, f64::from(*square)) as f32;
+    }
+}
+
+/// Rounds to bfloat16.
+fn round(values: &mut [f32]) {
+    for v in values {
+        *v = bf16::narrow(*v).widen();
+    }
 }
 
 pub(super) fn fprop(scratch: &mut Buffer, op: ArcFaceFprop<'_, Buffer>) {
@@ -163,16 +234,16 @@ pub(super) fn fprop(scratch: &mut Buffer, op: ArcFaceFprop<'_, Buffer>) {
         ref shard,
         margin,
         x,
-        classes,
+        classes: kept,
         labels,
-        inverse_norms,
         rows,
     } = op;
-    check(shard, x, labels, classes, inverse_norms, rows);
+    check(shard, x, labels, &kept, rows);
     let walk = Walk::new(shard);
     let Walk { n, d, padded, .. } = walk;
-    let classes = &classes[..shard.classes() * d];
-    let inverse_norms = &mut inverse_norms[..shard.classes()];
+    let classes = &kept.rows[..shard.classes() * d];
+    let squares = &kept.squares[..shard.classes()];
+    let rounded = kept.rounded.map(Buffer::tensor);
     let rows = &mut rows[..head_rows::len(n)];
     rows.fill(0.0);
     for (inverse, x) in rows[INVERSE_NORM * n..][..n]
@@ -196,23 +267,27 @@ pub(super) fn fprop(scratch: &mut Buffer, op: ArcFaceFprop<'_, Buffer>) {
     let (xn, scratch) = scratch.split_at_mut(unit);
     let (samples, partials) = scratch.split_at_mut(by_rows);
     normalise(d, x, &rows[INVERSE_NORM * n..][..n], xn);
+    if rounded.is_some() {
+        round(xn);
+    }
     samples.fill(0.0);
     pack_rows(xn, d, samples);
     let samples = &*samples;
     (
         classes.par_chunks(walk.group * d),
-        inverse_norms.par_chunks_mut(walk.group),
+        squares.par_chunks(walk.group),
         partials.par_chunks_exact_mut(walk.forward_partial()),
     )
         .into_par_iter()
         .enumerate()
-        .for_each(|(group, (classes, inverse_norms, partial))| {
+        .for_each(|(group, (classes, squares, partial))| {
             WORKSPACE.with_borrow_mut(|workspace| {
-                let first = shard.first + group * walk.group;
+                let row = group * walk.group;
                 let group = ForwardGroup {
-                    first,
+                    first: shard.first + row,
                     classes,
-                    inverse_norms,
+                    rounded: rounded.map(|rounded| (rounded, row)),
+                    squares,
                     partial,
                 };
                 group.run(workspace, walk, margin, samples, labels);
@@ -259,7 +334,9 @@ struct ForwardGroup<'a> {
     /// The first row's class.
     first: usize,
     classes: &'a [f32],
-    inverse_norms: &'a mut [f32],
+    /// All rounded rows, and the number of the first one here.
+    rounded: Option<(Tensor<'a>, usize)>,
+    squares: &'a [f32],
     /// Its part of the rows' sums and largest logits.
     partial: &'a mut [f32],
 }
@@ -276,11 +353,12 @@ impl ForwardGroup<'_> {
         let ForwardGroup {
             mut first,
             classes,
-            inverse_norms,
+            mut rounded,
+            squares,
             partial,
         } = self;
         let Walk { d, padded, .. } = walk;
-        let Workspace { floats, sums } = workspace;
+        let Workspace { floats, rows, sums } = workspace;
         let floats = floats.at_least(walk.workspace());
         let (products, floats) = floats.split_at_mut(walk.tile * padded);
         let (factors, floats) = floats.split_at_mut(walk.tile);
@@ -291,28 +369,22 @@ impl ForwardGroup<'_> {
         let (out_sums, rest) = partial.split_at_mut(padded);
         let (best, out_squares) = rest.split_at_mut(padded);
         best.fill(f32::NEG_INFINITY);
-        let mut squares = 0.0;
-        for (classes, inverse_norms) in classes
-            .chunks(walk.tile * d)
-            .zip(inverse_norms.chunks_mut(walk.tile))
-        {
-            let count = inverse_norms.len();
-            vectorised(
-                #[inline(always)]
-                || {
-                    for (w, inverse) in classes.chunks_exact(d).zip(inverse_norms.iter_mut()) {
-                        let square = sum_of_squares(w);
-                        squares += square;
-                        *inverse = inverse_norm(margin, square) as f32;
-                    }
-                },
-            );
+        for (classes, squares) in classes.chunks(walk.tile * d).zip(squares.chunks(walk.tile)) {
+            let count = squares.len();
             let products = &mut products[..count * padded];
-            cosines(walk, samples, classes, products);
-            let factors = &mut factors[..count];
-            for (factor, inverse) in factors.iter_mut().zip(inverse_norms.iter()) {
-                *factor = scale(margin) * inverse;
+            if let Some((rounded, row)) = &mut rounded {
+                let classes = &mut rows.at_least(count * d)[..count * d];
+                rounded.read(*row * d..(*row + count) * d, classes);
+                *row += count;
+                cosines(walk, samples, classes, products);
+            } else {
+                cosines(walk, samples, classes, products);
             }
+            let factors = &mut factors[..count];
+            inverse_lengths(margin, squares, factors);
+            factors
+                .iter_mut()
+                .for_each(|factor| *factor *= scale(margin));
             // The targets are added at the end, with their margin.
             for (sample, row) in targets(labels, first, count) {
                 products[row * padded + sample] = f32::NEG_INFINITY;
@@ -344,7 +416,7 @@ impl ForwardGroup<'_> {
         for (out, sum) in out_sums.iter_mut().zip(sums.iter()) {
             *out = *sum as f32;
         }
-        out_squares[0] = squares as f32;
+        out_squares[0] = squares.iter().map(|s| f64::from(*s)).sum::<f64>() as f32;
     }
 }
 
@@ -354,15 +426,14 @@ pub(super) fn bprop(scratch: &mut Buffer, op: ArcFaceBprop<'_, Buffer>) {
         margin,
         x,
         labels,
-        inverse_norms,
         rows,
-        classes,
+        classes: kept,
         momentum,
         decay,
         ref step,
         dx,
     } = op;
-    check(shard, x, labels, classes, inverse_norms, rows);
+    check(shard, x, labels, &kept.read(), rows);
     let walk = Walk::new(shard);
     let Walk { n, d, padded, .. } = walk;
     assert!(momentum.len() >= shard.classes() * d, "momentum");
@@ -371,9 +442,11 @@ pub(super) fn bprop(scratch: &mut Buffer, op: ArcFaceBprop<'_, Buffer>) {
         dx[..n * d].fill(f32::NAN);
         return;
     }
-    let classes = &mut classes[..shard.classes() * d];
+    let rounds = kept.rounded.is_some();
+    let rounded = parts(kept.rounded, shard.classes(), walk.group, d);
+    let classes = &mut kept.rows[..shard.classes() * d];
+    let squares = &mut kept.squares[..shard.classes()];
     let momentum = &mut momentum[..shard.classes() * d];
-    let inverse_norms = &inverse_norms[..shard.classes()];
     let row = |which: usize| &rows[which * n..][..n];
 
     let [unit, by_rows, by_columns] = walk.embeddings();
@@ -385,6 +458,9 @@ pub(super) fn bprop(scratch: &mut Buffer, op: ArcFaceBprop<'_, Buffer>) {
     let (offsets, scratch) = scratch.split_at_mut(padded);
     let (factors, partials) = scratch.split_at_mut(padded);
     normalise(d, x, row(INVERSE_NORM), xn);
+    if rounds {
+        round(xn);
+    }
     samples.fill(0.0);
     pack_rows(xn, d, samples);
     for (i, panel) in columns.chunks_exact_mut(panel_width() * n).enumerate() {
@@ -402,7 +478,6 @@ pub(super) fn bprop(scratch: &mut Buffer, op: ArcFaceBprop<'_, Buffer>) {
     }
     let batch = Batch {
         labels,
-        xn,
         samples,
         columns,
         offsets,
@@ -412,18 +487,19 @@ pub(super) fn bprop(scratch: &mut Buffer, op: ArcFaceBprop<'_, Buffer>) {
     (
         classes.par_chunks_mut(walk.group * d),
         momentum.par_chunks_mut(walk.group * d),
-        inverse_norms.par_chunks(walk.group),
+        squares.par_chunks_mut(walk.group),
+        rounded,
         partials.par_chunks_exact_mut(walk.backward_partial()),
     )
         .into_par_iter()
         .enumerate()
-        .for_each(|(group, (classes, momentum, inverse_norms, partial))| {
+        .for_each(|(group, (classes, momentum, squares, rounded, partial))| {
             WORKSPACE.with_borrow_mut(|workspace| {
                 let first = shard.first + group * walk.group;
-                let workspace = workspace.floats.at_least(walk.workspace());
                 let group = BackwardGroup {
                     first,
-                    inverse_norms,
+                    squares,
+                    rounded,
                     classes,
                     momentum,
                     partial,
@@ -452,11 +528,13 @@ pub(super) fn bprop(scratch: &mut Buffer, op: ArcFaceBprop<'_, Buffer>) {
                     .for_each(|(dx, sum)| *dx = *sum as f32);
             });
             if margin.normalise {
-                let unit = &batch.xn[sample * d..][..d];
-                let along = dot(dx, unit) as f32;
+                let x = &x[sample * d..][..d];
                 let inverse = rows[INVERSE_NORM * n + sample];
-                for (dx, unit) in dx.iter_mut().zip(unit) {
-                    *dx = inverse * (*dx - along * unit);
+                let terms = dx.iter().zip(x);
+                let terms = terms.map(|(dx, x)| f64::from(*dx) * f64::from(x * inverse));
+                let along = terms.sum::<f64>() as f32;
+                for (dx, x) in dx.iter_mut().zip(x) {
+                    *dx = inverse * (*dx - along * (x * inverse));
                 }
             }
         });
@@ -465,8 +543,6 @@ pub(super) fn bprop(scratch: &mut Buffer, op: ArcFaceBprop<'_, Buffer>) {
 /// What the backward pass knows about the batch.
 struct Batch<'a> {
     labels: &'a [u32],
-    /// x^, N x D.
-    xn: &'a [f32],
     /// The rows of x^, packed.
     samples: &'a [f32],
     /// The columns of x^, packed.
@@ -482,7 +558,8 @@ struct Batch<'a> {
 struct BackwardGroup<'a> {
     /// The first row's class.
     first: usize,
-    inverse_norms: &'a [f32],
+    squares: &'a mut [f32],
+    rounded: Option<TensorMut<'a>>,
     classes: &'a mut [f32],
     momentum: &'a mut [f32],
     /// Its part of d_x^.
@@ -493,7 +570,7 @@ impl BackwardGroup<'_> {
     /// Updates the class rows and their momentum, and writes the part of d_x^.
     fn run(
         self,
-        workspace: &mut [f32],
+        workspace: &mut Workspace,
         walk: Walk,
         margin: &Margin,
         batch: &Batch<'_>,
@@ -501,25 +578,40 @@ impl BackwardGroup<'_> {
     ) {
         let BackwardGroup {
             mut first,
-            inverse_norms,
+            squares,
+            mut rounded,
             classes,
             momentum,
             partial,
         } = self;
         let Walk { n, d, padded, .. } = walk;
-        let (products, workspace) = workspace.split_at_mut(walk.tile * padded);
-        let (panel, workspace) = workspace.split_at_mut(walk.tile * panel_width());
-        let (dw, workspace) = workspace.split_at_mut(walk.update * d);
-        let along = &mut workspace[..walk.tile];
-        for (index, ((classes, momentum), inverse_norms)) in classes
+        let Workspace { floats, rows, .. } = workspace;
+        let floats = floats.at_least(walk.workspace());
+        let (products, floats) = floats.split_at_mut(walk.tile * padded);
+        let (panel, floats) = floats.split_at_mut(walk.tile * panel_width());
+        let (dw, floats) = floats.split_at_mut(walk.update * d);
+        let (along, floats) = floats.split_at_mut(walk.tile);
+        let inverse_norms = &mut floats[..walk.tile];
+        for (index, ((classes, momentum), squares)) in classes
             .chunks_mut(walk.tile * d)
             .zip(momentum.chunks_mut(walk.tile * d))
-            .zip(inverse_norms.chunks(walk.tile))
+            .zip(squares.chunks_mut(walk.tile))
             .enumerate()
         {
-            let count = inverse_norms.len();
+            let count = squares.len();
+            let inverse_norms = &mut inverse_norms[..count];
+            inverse_lengths(margin, squares, inverse_norms);
             let products = &mut products[..count * padded];
-            cosines(walk, batch.samples, classes, products);
+            // The rows as products take them.
+            let factors = if let Some(rounded) = &rounded {
+                let factors = &mut rows.at_least(count * d)[..count * d];
+                let begin = index * walk.tile * d;
+                rounded.lend().read(begin..begin + count * d, factors);
+                &*factors
+            } else {
+                &*classes
+            };
+            cosines(walk, batch.samples, factors, products);
             // G, and q. First as if there were no targets, then theirs.
             let place = |(sample, row): (usize, usize)| row * padded + sample;
             let mut target_products = Vec::new();
@@ -546,6 +638,9 @@ impl BackwardGroup<'_> {
                 products[at] = g;
                 along[row] += g * (product * inverse) * inverse;
             }
+            if rounded.is_some() {
+                round(products);
+            }
             // d_x^ += G^T w.
             let gradients = Windows::columns(Terms::Single, products, [n, padded, count]);
             let finish = Finish {
@@ -554,7 +649,7 @@ impl BackwardGroup<'_> {
             };
             for first in (0..d).step_by(panel_width()) {
                 let cols = first..(first + panel_width()).min(d);
-                let row = |i: usize| std::iter::once(&classes[i * d..][cols.clone()]);
+                let row = |i: usize| std::iter::once(&factors[i * d..][cols.clone()]);
                 pack_columns(Terms::Single, count, panel, row);
                 let mut d_x = MatMut::new(partial, n, d);
                 multiply(&mut d_x.columns(cols), gradients, panel, finish);
@@ -586,6 +681,7 @@ impl BackwardGroup<'_> {
                     },
                 );
             }
+            keep(d, classes, squares, rounded.as_mut(), index * walk.tile);
             first += count;
         }
     }

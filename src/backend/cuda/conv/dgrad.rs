@@ -1,10 +1,11 @@
 //! dX, phase by phase of the stride, then its finish.
 
-use super::{Tiling, check, is_aligned, is_chunks};
+use super::check;
 use crate::Result;
 use crate::backend::Conv2dDgrad;
 use crate::backend::cuda::driver::Driver;
 use crate::backend::cuda::tiles::CONV_DGRAD;
+use crate::backend::cuda::tiling::{Tiling, is_aligned, is_chunks};
 use crate::backend::cuda::{Buffer, Cuda, close_grad, launch};
 use crate::backend::geometry::Rows;
 

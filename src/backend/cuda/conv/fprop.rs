@@ -1,11 +1,12 @@
 //! y = conv(x, w) (+ bias), then the epilogue.
 
-use super::{Tiling, check, is_aligned, is_chunks};
+use super::check;
 use crate::Result;
 use crate::backend::Conv2dFprop;
 use crate::backend::cuda::driver::Driver;
 use crate::backend::cuda::launch::{Address, word};
 use crate::backend::cuda::tiles::{CONV_FPROP, REDUCE, by_element};
+use crate::backend::cuda::tiling::{Tiling, is_aligned, is_chunks};
 use crate::backend::cuda::{Buffer, Cuda, blocks, epilogue, launch};
 use crate::backend::geometry::Rows;
 

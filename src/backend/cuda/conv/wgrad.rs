@@ -1,11 +1,12 @@
 //! dW and dbias, the sum over pixels split over blocks.
 
-use super::{Tiling, check, is_chunks};
+use super::check;
 use crate::Result;
 use crate::backend::Conv2dWgrad;
 use crate::backend::cuda::driver::Driver;
 use crate::backend::cuda::launch::{Address, word};
 use crate::backend::cuda::tiles::CONV_WGRAD;
+use crate::backend::cuda::tiling::{Tiling, is_chunks};
 use crate::backend::cuda::{Buffer, Cuda, launch, reduce};
 
 pub(in crate::backend::cuda) fn wgrad<D: Driver>(
