@@ -18,13 +18,20 @@ arcface_prepare(const float* classes, u32 v, u32 d, float* squares, Element* rou
     u64 row = (u64)blockIdx.x * WARPS + threadIdx.x / WARP;
     if (row >= v) return;
     const float* w = classes + row * d;
-    float square = 0.0f;
-    for (u32 k = lane; k < d; k += WARP) {
-        square = fmaf(w[k], w[k], square);
-        if constexpr (ELEMENT == 2) narrow(w[k], rounded[row * d + k]);
+    const u32 chunk = 16u / ELEMENT;
+    float total = 0.0f;
+    for (u32 first = 0; first < d; first += WARP * chunk) {
+        float square = 0.0f;
+        for (u32 i = 0; i < chunk; i++) {
+            u32 k = first + lane * chunk + i;
+            if (k >= d) break;
+            square = fmaf(w[k], w[k], square);
+            if constexpr (ELEMENT == 2) narrow(w[k], rounded[row * d + k]);
+        }
+        square = group_sum(square);
+        for (u32 group = 0; group < WARP; group += SQUARE_LANES) total += __shfl_sync(FULL_MASK, square, group);
     }
-    square = warp_sum(square);
-    if (lane == 0) squares[row] = square;
+    if (lane == 0) squares[row] = total;
 }
 
 // x^. One warp per row.

@@ -44,6 +44,16 @@ struct HeadMargin {
 // The factor from cosine to logit, for all classes except the target.
 __device__ __forceinline__ float scale_of(const HeadMargin& margin) { return margin.normalise ? margin.scale : 1.0f; }
 
+// Lanes of a group of SQUARE_COLUMNS columns, a chunk each. |w|^2 is added up in one order by whoever makes it, in tiles of any
+// width: a chunk's columns in order, the chunks of a group as a tree, the groups in order. So a head that is read from a file goes
+// on with the bits of the one that was written.
+#define SQUARE_LANES (SQUARE_COLUMNS / (16u / ELEMENT))
+__device__ __forceinline__ float group_sum(float square) {
+#pragma unroll
+    for (u32 step = SQUARE_LANES / 2; step > 0; step /= 2) square += __shfl_xor_sync(FULL_MASK, square, step);
+    return square;
+}
+
 // 1/|w|, from the square. Not fmaxf, which would turn NaN into a number.
 __device__ __forceinline__ float inverse_length(u32 normalise, float square) {
     return normalise ? 1.0f / sqrtf(square < 1e-12f ? 1e-12f : square) : 1.0f;

@@ -42,9 +42,7 @@ arcface_dx(const Element* gradient, const Element* classes, const u32* refused, 
     });
 }
 
-// Threads that share a row in the epilogue.
-#define LANES (TILE_N / CHUNK)
-static_assert(LANES <= WARP, "a row lies in one warp");
+static_assert(TILE_N % SQUARE_COLUMNS == 0, "a group of columns lies in one tile");
 
 // Whether this block is the last of `count` that call this with the same ticket; then it sees all that the others wrote
 // before. All threads call it.
@@ -61,14 +59,14 @@ __device__ __forceinline__ bool is_last(u32* ticket, u32 count) {
     return before == count - 1;
 }
 
-// Class rows of a stretch by columns of D. square_parts: [column tile][class], tickets: one for each TILE_M classes.
+// Class rows of a stretch by columns of D. square_parts: [group of SQUARE_COLUMNS][class], tickets: one for each TILE_M classes.
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
 arcface_update(const Element* gradient, const Element* unit, const float* q_parts, const u32* refused, u32 normalise,
                u32 n, u32 d, u32 count, u32 stride, u32 row_tiles, float decay, u32 form, float lr, float mu, float* classes,
                float* momentum, Element* rounded, float* squares, float* square_parts, u32* tickets) {
     if (*refused) return;
-    u32 column_tiles = (d - 1) / TILE_N + 1, column_tile = blockIdx.x % column_tiles;
-    u32 m = blockIdx.x / column_tiles * TILE_M, column = column_tile * TILE_N;
+    u32 column_tiles = (d - 1) / TILE_N + 1;
+    u32 m = blockIdx.x / column_tiles * TILE_M, column = blockIdx.x % column_tiles * TILE_N;
     __shared__ float q[TILE_M];
     for (u32 i = threadIdx.x; i < TILE_M; i += THREADS) {
         float sum = 0.0f;
@@ -101,13 +99,13 @@ arcface_update(const Element* gradient, const Element* unit, const float* q_part
         store_columns(classes + line, column, width, aligned, w);
         store_columns(momentum + line, column, width, aligned, v);
         if constexpr (ELEMENT == 2) store_columns(rounded + line, column, width, aligned, w);
-        for (u32 step = LANES / 2; step > 0; step /= 2) square += __shfl_xor_sync(FULL_MASK, square, step);
-        if (there && handed_column() == 0) square_parts[(u64)column_tile * stride + m + row] = square;
+        square = group_sum(square);
+        if (there && column % SQUARE_COLUMNS == 0 && column < d) square_parts[(u64)(column / SQUARE_COLUMNS) * stride + m + row] = square;
     });
     if (!is_last(tickets + m / TILE_M, column_tiles)) return;
     for (u32 i = threadIdx.x; i < TILE_M && m + i < count; i += THREADS) {
         float square = 0.0f;
-        for (u32 t = 0; t < column_tiles; t++) square += square_parts[(u64)t * stride + m + i];
+        for (u32 t = 0; t <= (d - 1) / SQUARE_COLUMNS; t++) square += square_parts[(u64)t * stride + m + i];
         squares[m + i] = square;
     }
 }

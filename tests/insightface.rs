@@ -236,7 +236,7 @@ fn the_order_of_colours_is_the_sources() {
     let (found, notes) = read("state_dict.model.", &head, false);
     assert_eq!(found, bgr);
     assert!(
-        notes.contains("AdaFace's weights") && notes.contains("turned"),
+        notes.contains("AdaFace's weights") && notes.contains("swapped"),
         "{notes}"
     );
     assert_eq!(

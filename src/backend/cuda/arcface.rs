@@ -8,7 +8,8 @@
 use super::driver::{Driver, Memory};
 use super::launch::{self, Address, word};
 use super::tiles::{
-    ARCFACE, ARCFACE_BPROP, ARCFACE_LOGITS, HEAD_STRETCH, WARP, by_element, step_terms,
+    ARCFACE, ARCFACE_BPROP, ARCFACE_LOGITS, HEAD_STRETCH, SQUARE_COLUMNS, WARP, by_element,
+    step_terms,
 };
 use super::tiling::{Tiling, is_chunks};
 use super::{Buffer, Cuda, Staging, blocks, bytes_of, sgd};
@@ -102,13 +103,13 @@ impl Walk {
     /// The scratch of the backward pass, in floats: unit vectors, gradients, partial d_x, parts of q, parts of squares,
     /// factors, targets, whether the step is refused, tickets.
     fn backward(&self) -> [usize; 9] {
-        let update = blocks(self.d as u64, self.update.tile.n) as usize;
+        let groups = self.d.div_ceil(SQUARE_COLUMNS as usize);
         [
             self.unit(),
             floats(self.element, self.n * self.stretch),
             self.splits * self.n * self.d,
             self.row_tiles() * self.stretch,
-            update * self.stretch,
+            groups * self.stretch,
             self.n,
             self.n,
             1,

@@ -229,6 +229,9 @@ pub(super) static SGD: Program = Program {
     registers: 64,
 };
 
+/// Columns of a class row whose squares are added up together; no tile of the head is narrower.
+pub(super) const SQUARE_COLUMNS: u32 = 32;
+
 /// The ArcFace head's rows: what is made of them before the products, and of sums after them.
 pub(super) static ARCFACE: ByElement<Program> = by_element!("arcface",
     file: "arcface.cu",
@@ -526,6 +529,7 @@ impl Program {
             ("THREADS", self.threads),
             ("VECTOR", self.vector),
             ("ELEMENT", self.element.bytes() as u32),
+            ("SQUARE_COLUMNS", SQUARE_COLUMNS),
         ];
         (common.into_iter().chain(CODES)).chain(self.constants.iter().copied())
     }
