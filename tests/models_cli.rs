@@ -461,7 +461,7 @@ fn what_is_not_ours_says_what_it_holds() {
         error.contains("it holds 2 tensors") && !error.contains("preset"),
         "{error}"
     );
-    // A network of which it has nothing is not near.
+    // A network is not near if the file has none of its tensors.
     assert!(!error.contains("nearest"), "{error}");
     write(&[("cls_token".into(), vec![1, 1, 2])]);
     let error = room.fails(&import, 1);

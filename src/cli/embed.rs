@@ -379,5 +379,5 @@ fn report(args: &Args, weights: &Weights, summary: &Summary) -> Result<()> {
 
 /// A run may have been killed before it drew.
 fn has_similarity(out: &Path) -> bool {
-    out.join("similarity.png").is_file()
+    out.join(embed::SIMILARITY).is_file()
 }

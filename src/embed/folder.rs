@@ -16,6 +16,9 @@ pub(super) const FILES: &str = "files.txt";
 pub(super) const SKIPPED: &str = "skipped.txt";
 pub(super) const ORIGIN: &str = "embeddings.json";
 
+/// The picture of a gallery's similarities.
+pub const SIMILARITY: &str = "similarity.png";
+
 /// The files of a gallery, and the picture of its similarities.
 pub const GALLERY: [&str; 8] = [
     NPY,
@@ -25,7 +28,7 @@ pub const GALLERY: [&str; 8] = [
     FILES,
     SKIPPED,
     ORIGIN,
-    "similarity.png",
+    SIMILARITY,
 ];
 
 /// Which network made the embeddings, and how. Embeddings of different origins cannot be compared.

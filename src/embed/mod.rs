@@ -31,7 +31,7 @@ mod stream;
 
 pub use batches::embed_images;
 pub use begin::{Begun, Run, StreamOptions, Summary, begin, may_begin};
-pub use folder::{GALLERY, Origin};
+pub use folder::{GALLERY, Origin, SIMILARITY};
 pub use identities::{Chosen, Event, Selection, choose};
 pub use pictures::Pictures;
 pub use state::Format;

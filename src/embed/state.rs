@@ -1,7 +1,7 @@
 //! The progress of a run of `embed`, so that a killed run can be resumed: `embeddings.state.json`.
 
 use super::folder::{
-    FILES, LABELS, NAMES, NPY, ORIGIN, Origin, SAFETENSORS, SKIPPED, remove_stale,
+    FILES, LABELS, NAMES, NPY, ORIGIN, Origin, SAFETENSORS, SIMILARITY, SKIPPED, remove_stale,
 };
 use crate::base::files;
 use crate::base::text::{count, grouped};
@@ -95,7 +95,7 @@ impl Job {
         ];
         let mut differing = pairs.into_iter().filter(|(_, a, b)| a != b);
         differing.next().map(|(what, before, now)| match what {
-            // They are told apart by numbers that say nothing to a reader.
+            // Fingerprints would tell a reader nothing.
             PICTURES => "the pictures are others".to_owned(),
             _ => format!("{what}: {before} before, {now} now"),
         })
@@ -169,7 +169,7 @@ impl State {
 
     /// Removes an earlier run's files that do not belong to this one, and renames the complete files into place.
     pub(super) fn place(&self, folder: &Path) -> Result<()> {
-        let mut stale = vec!["similarity.png", ORIGIN];
+        let mut stale = vec![SIMILARITY, ORIGIN];
         let (vectors, _) = self.job.format.vectors();
         let mut names = vec![vectors, FILES, NAMES];
         match self.job.format {

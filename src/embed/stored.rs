@@ -1,6 +1,6 @@
 //! A folder of embeddings, read.
 
-use super::folder::{FILES, LABELS, NAMES, NPY, ORIGIN, Origin, SAFETENSORS, SKIPPED};
+use super::folder::{FILES, LABELS, NAMES, NPY, ORIGIN, Origin, SAFETENSORS, SIMILARITY, SKIPPED};
 use super::state::{Format, STATE, State};
 use crate::data::formats::index::Stamp;
 use crate::data::formats::text::Text;
@@ -217,7 +217,7 @@ impl Stored {
             }
         }
         let similarity = Similarity::new(&rows, self.dim, &blocks)?;
-        similarity.save(&folder.join("similarity.png"))?;
+        similarity.save(&folder.join(SIMILARITY))?;
         Ok(similarity.means())
     }
 

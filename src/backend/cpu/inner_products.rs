@@ -1,7 +1,9 @@
 //! Inner products of rows with rows, for those who compare embeddings.
 
 use super::matrix::MatMut;
-use super::product::{Finish, Terms, Windows, multiply, packed_len, panel_width, transpose};
+use super::product::{
+    Finish, Terms, Windows, multiply, pack_panel, packed_len, panel_width, panels,
+};
 use super::tiles::with_workspace;
 
 /// Writes the inner products of two lists of rows of `dim` numbers each to `out`, a row for each of `a`: element (i, j) is
@@ -19,14 +21,9 @@ pub fn inner_products(a: &[f32], b: &[f32], dim: usize, out: &mut [f32]) {
     let rows = Windows::rows(Terms::Single, a, [m, dim, dim]);
     let mut out = MatMut::new(out, m, n);
     with_workspace(packed_len(1, dim), |panel| {
-        for (i, b) in b.chunks(panel_width() * dim).enumerate() {
-            let (first, count) = (i * panel_width(), b.len() / dim);
-            if count < panel_width() {
-                panel.fill(0.0);
-            }
-            transpose(|i| &b[i * dim..][..dim], [count, dim], panel, panel_width());
-            let out = &mut out.columns(first..first + count);
-            multiply(out, rows, panel, Finish::default());
+        for (cols, b) in panels(n).zip(b.chunks(panel_width() * dim)) {
+            pack_panel(b, dim, panel);
+            multiply(&mut out.columns(cols), rows, panel, Finish::default());
         }
     });
 }

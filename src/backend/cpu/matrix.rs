@@ -97,12 +97,14 @@ impl<'a, E: Stored> MatMut<'a, E> {
         }
     }
 
-    /// Calls `f(rows, columns, part, partial)` for all blocks of a grid, in parallel. `partials` is cut into one stretch per
-    /// block, `partial_len` long, row by row of the grid.
-    fn par_parts<F>(self, grid: Grid, partials: &mut [f32], partial_len: usize, f: F)
-    where
-        F: Fn(Range<usize>, Range<usize>, MatMut<'_, E>, &mut [f32]) + Sync,
-    {
+    /// See [`par_blocks`]; `wrap` makes a block's part of the matrix.
+    fn par_parts(
+        self,
+        grid: Grid,
+        (partials, partial_len): (&mut [f32], usize),
+        wrap: impl Fn(MatMut<'a, E>) -> Part<'a> + Sync,
+        f: impl Fn(Block<'a>, &mut [f32]) + Sync,
+    ) {
         assert_eq!(
             (self.rows, self.cols),
             (grid.rows, grid.cols),
@@ -124,7 +126,8 @@ impl<'a, E: Stored> MatMut<'a, E> {
                     partials.part(index..index + 1, 0..partial_len),
                 )
             };
-            f(rows, cols, part, partial.as_slice());
+            let out = wrap(part);
+            f(Block { rows, cols, out }, partial.as_slice());
         });
     }
 
@@ -221,25 +224,14 @@ pub(super) fn par_blocks<F>(
 ) where
     F: Fn(Block<'_>, &mut [f32]) + Sync,
 {
+    let Grid { rows, cols, .. } = grid;
     match out {
-        TensorMut::F32(out) => MatMut::new(out, grid.rows, grid.cols).par_parts(
-            grid,
-            partials,
-            partial_len,
-            |rows, cols, out, partial| {
-                let out = Part::F32(out);
-                f(Block { rows, cols, out }, partial);
-            },
-        ),
-        TensorMut::Bf16(out) => MatMut::new(out, grid.rows, grid.cols).par_parts(
-            grid,
-            partials,
-            partial_len,
-            |rows, cols, out, partial| {
-                let out = Part::Bf16(out);
-                f(Block { rows, cols, out }, partial);
-            },
-        ),
+        TensorMut::F32(out) => {
+            MatMut::new(out, rows, cols).par_parts(grid, (partials, partial_len), Part::F32, f);
+        }
+        TensorMut::Bf16(out) => {
+            MatMut::new(out, rows, cols).par_parts(grid, (partials, partial_len), Part::Bf16, f);
+        }
     }
 }
 

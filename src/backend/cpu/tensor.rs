@@ -236,83 +236,40 @@ pub(super) fn widen_all(from: &[bf16], to: &mut [f32]) {
     );
 }
 
+/// Rounds numbers to their places.
 pub(super) fn narrow_all(from: &[f32], to: &mut [bf16]) {
     assert_eq!(from.len(), to.len(), "elements");
-    #[cfg(target_arch = "x86_64")]
-    if machine::pairs().is_some() {
-        // SAFETY: the machine has these instructions.
-        unsafe { avx512_bf16::narrow(from, to) };
-        return;
-    }
-    vectorised(
-        #[inline(always)]
-        || {
-            for (to, from) in to.iter_mut().zip(from) {
-                *to = bf16::narrow(*from);
-            }
-        },
-    );
+    // SAFETY: one row, which is borrowed exclusively.
+    unsafe { narrow_rows(from, from.len(), to.as_mut_ptr(), from.len()) };
 }
 
-/// As [`narrow_all`], row by row of `cols` numbers.
+/// Like [`narrow_all`], for rows of `cols` numbers.
 ///
 /// # Safety
-/// As many rows of `cols` elements are writable from `to` on, `stride` apart, and nobody else uses them.
+/// The rows of `to`, of `cols` elements each and `stride` apart, are valid for writes, and nobody else accesses them.
 pub(super) unsafe fn narrow_rows(from: &[f32], cols: usize, to: *mut bf16, stride: usize) {
     if cols == 0 {
         return;
     }
-    #[inline(always)]
-    unsafe fn rows(
-        from: &[f32],
-        cols: usize,
-        to: *mut bf16,
-        stride: usize,
-        narrow: impl Fn(&[f32], &mut [bf16]),
-    ) {
-        for (i, from) in from.chunks_exact(cols).enumerate() {
-            // SAFETY: row i, as the caller promised.
-            let to = unsafe { std::slice::from_raw_parts_mut(to.add(i * stride), cols) };
-            narrow(from, to);
-        }
-    }
+    let rows = from.chunks_exact(cols).enumerate();
+    let rows = rows.map(|(i, from)| {
+        // SAFETY: row i, as the caller promised.
+        let to = unsafe { std::slice::from_raw_parts_mut(to.add(i * stride), cols) };
+        (from, to)
+    });
     #[cfg(target_arch = "x86_64")]
     if machine::pairs().is_some() {
-        #[target_feature(enable = "avx512bf16,avx512f")]
-        unsafe fn wide(from: &[f32], cols: usize, to: *mut bf16, stride: usize) {
-            // SAFETY: as the caller promised.
-            unsafe {
-                rows(
-                    from,
-                    cols,
-                    to,
-                    stride,
-                    #[inline(always)]
-                    |from, to| avx512_bf16::narrow(from, to),
-                );
-            }
-        }
-        // SAFETY: the machine has these instructions; the rest as the caller promised.
-        unsafe { wide(from, cols, to, stride) };
+        // SAFETY: the machine has these instructions.
+        unsafe { avx512_bf16::narrow(rows) };
         return;
     }
     vectorised(
         #[inline(always)]
         || {
-            // SAFETY: as the caller promised.
-            unsafe {
-                rows(
-                    from,
-                    cols,
-                    to,
-                    stride,
-                    #[inline(always)]
-                    |from, to| {
-                        for (to, from) in to.iter_mut().zip(from) {
-                            *to = bf16::narrow(*from);
-                        }
-                    },
-                );
+            for (from, to) in rows {
+                for (to, from) in to.iter_mut().zip(from) {
+                    *to = bf16::narrow(*from);
+                }
             }
         },
     );
@@ -321,7 +278,7 @@ pub(super) unsafe fn narrow_rows(from: &[f32], cols: usize, to: *mut bf16, strid
 /// The machine's own rounding. It differs from [`Stored::narrow`] in one respect: numbers below the smallest normal one
 /// become zero.
 #[cfg(target_arch = "x86_64")]
-mod avx512_bf16 {
+pub(super) mod avx512_bf16 {
     use super::Stored;
     use half::bf16;
     use std::arch::x86_64::{
@@ -331,27 +288,36 @@ mod avx512_bf16 {
 
     const LANES: usize = 16;
 
+    /// Rounded.
     #[inline]
     #[target_feature(enable = "avx512bf16,avx512f")]
-    fn rounded(values: __m512) -> __m256i {
+    pub(in super::super) fn narrowed(values: __m512) -> __m256i {
         // SAFETY: both types are 32 bytes of any content.
         unsafe { std::mem::transmute(_mm512_cvtneps_pbh(values)) }
     }
 
+    /// As float32.
     #[inline]
+    #[target_feature(enable = "avx512f")]
+    pub(in super::super) fn widened(stored: __m256i) -> __m512 {
+        _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(stored)))
+    }
+
     #[target_feature(enable = "avx512bf16,avx512f")]
-    pub(super) fn narrow(from: &[f32], to: &mut [bf16]) {
-        let (blocks, rest) = from.as_chunks::<LANES>();
-        let (to, to_rest) = to.split_at_mut(LANES * blocks.len());
-        for (from, to) in blocks.iter().zip(to.as_chunks_mut::<LANES>().0) {
-            // SAFETY: 16 numbers are read and written.
-            unsafe {
-                let values = _mm512_loadu_ps(from.as_ptr());
-                _mm256_storeu_si256(to.as_mut_ptr().cast(), rounded(values));
+    pub(super) fn narrow<'a>(rows: impl Iterator<Item = (&'a [f32], &'a mut [bf16])>) {
+        for (from, to) in rows {
+            let (blocks, rest) = from.as_chunks::<LANES>();
+            let (to, to_rest) = to.split_at_mut(LANES * blocks.len());
+            for (from, to) in blocks.iter().zip(to.as_chunks_mut::<LANES>().0) {
+                // SAFETY: 16 numbers are read and written.
+                unsafe {
+                    let values = _mm512_loadu_ps(from.as_ptr());
+                    _mm256_storeu_si256(to.as_mut_ptr().cast(), narrowed(values));
+                }
             }
-        }
-        for (to, from) in to_rest.iter_mut().zip(rest) {
-            *to = bf16::narrow(*from);
+            for (to, from) in to_rest.iter_mut().zip(rest) {
+                *to = bf16::narrow(*from);
+            }
         }
     }
 
@@ -361,9 +327,8 @@ mod avx512_bf16 {
         for block in blocks {
             // SAFETY: 16 numbers are read and written.
             unsafe {
-                let bits = _mm512_cvtepu16_epi32(rounded(_mm512_loadu_ps(block.as_ptr())));
-                let values = _mm512_castsi512_ps(_mm512_slli_epi32::<16>(bits));
-                _mm512_storeu_ps(block.as_mut_ptr(), values);
+                let stored = narrowed(_mm512_loadu_ps(block.as_ptr()));
+                _mm512_storeu_ps(block.as_mut_ptr(), widened(stored));
             }
         }
         rest.iter_mut().for_each(|v| *v = bf16::round(*v));

@@ -12,7 +12,7 @@ use super::tiles::{
     step_terms,
 };
 use super::tiling::{Tiling, is_chunks};
-use super::{Buffer, Cuda, Staging, blocks, bytes_of, sgd};
+use super::{Buffer, Cuda, Program, Staging, blocks, bytes_of, sgd};
 use crate::Result;
 use crate::backend::geometry::HeadShard;
 use crate::backend::margin::{Margin, MarginGradient, PiGuard};
@@ -247,6 +247,25 @@ pub(super) fn prepare<D: Driver>(
     cuda.launch(program, grid, 0, kernel)
 }
 
+/// Queues x^, N x D, from x and the reciprocal lengths among `rows`.
+fn unit_vectors<D: Driver>(
+    cuda: &mut Cuda<D>,
+    program: &'static Program,
+    (x, rows): (&Buffer<D::Memory>, &Buffer<D::Memory>),
+    (n, d): (usize, usize),
+    unit: Address,
+) -> Result<()> {
+    let kernel = launch::ArcfaceUnit {
+        x: x.at(0),
+        rows: rows.at(0),
+        n: word(n),
+        d: word(d),
+        unit,
+    };
+    let a_warp_a_row = [blocks(n as u64, program.threads / WARP), 1, 1];
+    cuda.launch(program, a_warp_a_row, 0, kernel)
+}
+
 pub(super) fn fprop<D: Driver>(
     cuda: &mut Cuda<D>,
     op: ArcFaceFprop<'_, Buffer<D::Memory>>,
@@ -284,14 +303,7 @@ pub(super) fn fprop<D: Driver>(
     };
     cuda.launch(program, a_warp_a_row, 0, kernel)?;
 
-    let kernel = launch::ArcfaceUnit {
-        x: x.at(0),
-        rows: rows.at(0),
-        n: word(n),
-        d: word(d),
-        unit,
-    };
-    cuda.launch(program, a_warp_a_row, 0, kernel)?;
+    unit_vectors(cuda, program, (x, rows), (n, d), unit)?;
 
     let kernel = launch::ArcfaceFprop {
         unit,
@@ -379,15 +391,7 @@ pub(super) fn bprop<D: Driver>(
     };
     cuda.launch(program, [1, 1, 1], 0, kernel)?;
 
-    let kernel = launch::ArcfaceUnit {
-        x: x.at(0),
-        rows: rows.at(0),
-        n: word(n),
-        d: word(d),
-        unit,
-    };
-    let a_warp_a_row = [blocks(n as u64, program.threads / WARP), 1, 1];
-    cuda.launch(program, a_warp_a_row, 0, kernel)?;
+    unit_vectors(cuda, program, (x, rows), (n, d), unit)?;
 
     for begin in (0..v).step_by(walk.stretch) {
         let count = walk.stretch.min(v - begin);

@@ -4,7 +4,7 @@ use super::super::Buffer;
 use super::super::machine::vectorised;
 use super::super::matrix::MatMut;
 use super::super::product::{
-    Finish, Terms, Windows, multiply, pack_columns, pack_rows, panel_width,
+    Finish, Terms, Windows, multiply, pack_columns, pack_rows, panel_width, panels,
 };
 use super::super::sgd::step_row;
 use super::super::tensor::TensorMut;
@@ -64,10 +64,8 @@ pub(in super::super) fn bprop(scratch: &mut Buffer, op: ArcFaceBprop<'_, Buffer>
     }
     samples.fill(0.0);
     pack_rows(xn, d, samples);
-    for (i, panel) in columns.chunks_exact_mut(panel_width() * n).enumerate() {
-        let first = i * panel_width();
-        let count = panel_width().min(d - first);
-        let row = |sample: usize| std::iter::once(&xn[sample * d + first..][..count]);
+    for (cols, panel) in panels(d).zip(columns.chunks_exact_mut(panel_width() * n)) {
+        let row = |sample: usize| std::iter::once(&xn[sample * d..][cols.clone()]);
         pack_columns(Terms::Single, n, panel, row);
     }
     // The padding's exps are multiplied by 0.
@@ -248,8 +246,7 @@ impl BackwardGroup<'_> {
                 accumulate: index > 0,
                 ..Finish::default()
             };
-            for first in (0..d).step_by(panel_width()) {
-                let cols = first..(first + panel_width()).min(d);
+            for cols in panels(d) {
                 let row = |i: usize| std::iter::once(&factors[i * d..][cols.clone()]);
                 pack_columns(Terms::Single, count, panel, row);
                 let mut d_x = MatMut::new(partial, n, d);

@@ -13,7 +13,7 @@ use super::super::buffer::Buffer;
 use super::super::matrix::{Grid, MatMut, Part, par_blocks};
 use super::super::pending::{Closer, GradReader, partial_len};
 use super::super::product::{
-    Finish, PANEL_ALIGN, Terms, for_panels, multiply, pack_columns, packed_len, panel_width,
+    Finish, PANEL_ALIGN, Terms, for_panels, multiply, pack_columns, packed_len, panel_width, panels,
 };
 use super::super::tiles::with_workspace;
 use super::gather::{Gather, Operand};
@@ -306,10 +306,10 @@ impl Operands<'_> {
             ..Finish::default()
         };
         if let Form::Reversed(reversed, packed) = self.form {
-            let panels = &packed[winograd::packed_filters(reversed, channels.start)..];
+            let packed = &packed[winograd::packed_filters(reversed, channels.start)..];
             winograd::fprop(
                 (reversed, self.dy, pixels.start),
-                panels,
+                packed,
                 out,
                 finish,
                 close,
@@ -320,8 +320,7 @@ impl Operands<'_> {
         if geometry.window.stride > 1 {
             out.edit(accumulate, |out| {
                 self.strided_tile(pixels, channels.clone(), out, accumulate);
-                for first in (0..channels.len()).step_by(panel_width()) {
-                    let cols = first..(first + panel_width()).min(channels.len());
+                for cols in panels(channels.len()) {
                     close(cols.clone(), &mut out.columns(cols));
                 }
             });
@@ -357,8 +356,7 @@ impl Operands<'_> {
             return;
         }
         with_workspace(panel_width() * words, |panel| {
-            for first in (0..channels.len()).step_by(panel_width()) {
-                let cols = first..(first + panel_width()).min(channels.len());
+            for cols in panels(channels.len()) {
                 let channels = channels.start + cols.start..channels.start + cols.end;
                 self.pack_panel(phase, gather, channels, panel);
                 f(cols, panel);

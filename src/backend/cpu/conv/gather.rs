@@ -146,8 +146,8 @@ impl Source for GradReader<'_> {
     }
 }
 
-/// Which source pixels an output pixel sees: output row i and tap row t meet source row `i * stride + t + origin`, and
-/// the columns likewise; outside the source there are zeros.
+/// Which source pixels an output pixel sees. Output row i and tap row t read source row `i * stride + t + origin`; columns
+/// work the same way. Outside the source they read zeros.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Gather {
     /// Source rows and columns of an image.

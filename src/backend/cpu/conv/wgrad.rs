@@ -1,7 +1,7 @@
-//! dW = dY^T * columns, and dbias = the channel sums of dY.
+//! dW = dY^T * windows of x, and dbias = the channel sums of dY.
 //!
-//! The sum runs over all pixels. Where the filter is small the pixels are split and the parts' sums are added in order;
-//! where it is large the filter itself is split, over taps or channels first and then over K.
+//! The sum runs over all pixels. Where the filter is small the pixels are split, and the parts' sums are added in order.
+//! Where it is large the filter itself is split, over K and over the window's elements.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -14,6 +14,7 @@ use super::super::matrix::{Grid, MatMut, Part, par_blocks};
 use super::super::pending::{GradReader, Reader};
 use super::super::product::{
     Finish, PANEL_ALIGN, ROW_ALIGN, Terms, Windows, multiply, pack_columns, pair, panel_width,
+    panels,
 };
 use super::super::tensor::TensorMut;
 use super::super::tiles::with_workspace;
@@ -41,7 +42,7 @@ thread_local! {
 struct Split {
     /// Parts of the pixels.
     parts: usize,
-    /// Pixels of a part, but for the last.
+    /// Pixels of each part but the last.
     part_pixels: usize,
     /// Filters of a block; divides K where there is more than one part.
     filters: usize,
@@ -201,14 +202,11 @@ impl Operands<'_> {
     ) {
         let terms = self.dy.terms();
         let (per_word, count, width) = (terms.per_word(), filters.len(), panel_width());
-        // A pixel without a neighbour has zeros for one, which meet its own window again.
+        // With pairs and an odd number of pixels, the last one's neighbour has a gradient of zero, and the same window.
         let words = tile.len().div_ceil(per_word);
         GRAD.with_borrow_mut(|grad| {
-            let grad = self.read_grad(
-                tile.clone(),
-                filters,
-                grad.at_least(2 * words * per_word * count),
-            );
+            let room = grad.at_least(2 * words * count);
+            let grad = self.read_grad(tile.clone(), filters, room);
             if let Some(bias) = bias {
                 add_terms(terms, grad, &mut bias[..count]);
             }
@@ -226,8 +224,7 @@ impl Operands<'_> {
             let last = tile.len() - 1;
             self.gather.windows(self.x, tile, channels, |windows| {
                 with_workspace(width * words, |panel| {
-                    for first in (0..columns.len()).step_by(width) {
-                        let cols = first..(first + width).min(columns.len());
+                    for cols in panels(columns.len()) {
                         let at = columns.start + cols.start - before;
                         let span = at / per_word..(at + cols.len()) / per_word;
                         pack_columns(terms, words * per_word, panel, |pixel| {

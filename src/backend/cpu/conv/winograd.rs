@@ -18,7 +18,7 @@ use super::super::machine::vectorised;
 use super::super::matrix::{Grid, MatMut, Part};
 use super::super::product::{
     Finish, PANEL_ALIGN, ROW_ALIGN, SQUARE, Terms, Windows, multiply, packed_len, panel_width,
-    transpose_square,
+    panels, transpose_square,
 };
 use super::gather::{Operand, Source};
 use super::{BLOCKS, split_panels};
@@ -120,9 +120,12 @@ fn transform_channels(filters: &[f32], panels: &mut [f32], c: usize, width: usiz
 }
 
 /// The convolution by which dgrad of a convolution with stride 1 is computed: of dY, with K and C exchanged and the taps in
-/// reverse.
+/// reverse. None for other strides.
 pub(super) fn reversed(geometry: &Conv2d) -> Option<Conv2d> {
     let window = &geometry.window;
+    if window.stride != 1 {
+        return None;
+    }
     let pad = |pad: usize, taps: usize| (taps - 1).checked_sub(pad);
     let pad = Padding {
         top: pad(window.pad.top, window.r)?,
@@ -136,9 +139,6 @@ pub(super) fn reversed(geometry: &Conv2d) -> Option<Conv2d> {
         c: geometry.k,
         k: geometry.c,
         window,
-    })
-    .filter(|reversed| {
-        (reversed.window.p, reversed.window.q) == (geometry.window.h, geometry.window.w)
     })
 }
 
@@ -315,8 +315,7 @@ pub(super) fn fprop<R: Source>(
                 |pixel, channel| x.lanes(pixel, channel),
             ),
         }
-        for from in (0..y.cols()).step_by(panel_width()) {
-            let cols = from..(from + panel_width()).min(y.cols());
+        for cols in panels(y.cols()) {
             then(cols.clone(), &mut y.columns(cols));
         }
     });
@@ -356,16 +355,15 @@ fn tiles_of_block(
                 transform_tile(geometry, place(begin + t), transformed, (t, count), &read);
             }
             let products = products.at_least(POINTS * count * width);
-            for from in (0..y.cols()).step_by(width) {
-                let panels = &packed[from * POINTS * c..][..POINTS * width * c];
+            for cols in panels(y.cols()) {
+                let filters = &packed[cols.start * POINTS * c..][..POINTS * width * c];
                 for (point, products) in products.chunks_exact_mut(count * width).enumerate() {
                     let rows = &transformed[point * count * c..];
                     let windows = Windows::rows(Terms::Single, rows, [count, c, c]);
-                    let panel = &panels[point * width * c..][..width * c];
+                    let panel = &filters[point * width * c..][..width * c];
                     let out = &mut MatMut::new(products, count, width);
                     multiply(out, windows, panel, Finish::default());
                 }
-                let cols = from..(from + width).min(y.cols());
                 for t in 0..count {
                     let at = (place(begin + t), first);
                     finish_tile(geometry, products, (t, count), at, y, cols.clone(), finish);

@@ -27,7 +27,7 @@ use std::ops::Range;
 
 pub(super) use kernel::{PANEL_ALIGN, ROW_ALIGN, panel_width};
 pub(super) use pack::{
-    SQUARE, pack_columns, pack_rows, packed_len, pair, transpose, transpose_square,
+    SQUARE, pack_columns, pack_panel, pack_rows, packed_len, pair, transpose, transpose_square,
 };
 
 /// What a word of a product's operands holds.
@@ -135,7 +135,7 @@ impl<'a> Windows<'a> {
         }
     }
 
-    /// Rows that lie as columns of a matrix: `terms` rows of words, `stride` apart, of which `rows` words are taken.
+    /// The first `rows` columns of a matrix, each as a row. The matrix has `terms` rows of words, `stride` apart.
     pub(super) fn columns(
         words: Terms,
         data: &'a [f32],
@@ -237,23 +237,41 @@ impl<'a, O: Copy> Finish<'a, O> {
     }
 }
 
-/// y = finish(windows * columns), on the calling thread; `panels` begins with the panel of y's first column.
+/// The columns of each panel of `cols` columns.
+pub(super) fn panels(cols: usize) -> impl Iterator<Item = Range<usize>> {
+    let width = panel_width();
+    (0..cols)
+        .step_by(width)
+        .map(move |first| first..(first + width).min(cols))
+}
+
+/// y = finish(windows * columns), on the calling thread; `packed` begins with the panel of y's first column.
 pub(super) fn multiply(
     y: &mut MatMut<'_>,
     windows: Windows<'_>,
-    panels: &[f32],
+    packed: &[f32],
     finish: Finish<'_>,
 ) {
-    let (width, len) = (panel_width(), windows.words());
-    for (i, first) in (0..y.cols()).step_by(width).enumerate() {
-        let cols = first..(first + width).min(y.cols());
-        let panel = &panels[i * width * len..][..width * len];
+    for (cols, panel) in packed_panels(y.cols(), &windows, packed) {
         let y = &mut y.columns(cols.clone());
         multiply_panel(y, windows, panel, finish.columns(cols));
     }
 }
 
-/// As [`multiply`], for the columns of one panel.
+/// The columns of each panel, and the panel, which is as long as the rows.
+fn packed_panels<'p>(
+    cols: usize,
+    windows: &Windows<'_>,
+    packed: &'p [f32],
+) -> impl Iterator<Item = (Range<usize>, &'p [f32])> {
+    let words = windows.words();
+    panels(cols).map(move |cols| {
+        let panel = &packed[cols.start * words..][..panel_width() * words];
+        (cols, panel)
+    })
+}
+
+/// Like [`multiply`], for the columns of one panel.
 fn multiply_panel(y: &mut MatMut<'_>, windows: Windows<'_>, panel: &[f32], finish: Finish<'_>) {
     let job = Panel::new(y, windows, panel, finish);
     match windows.terms {
@@ -265,15 +283,15 @@ fn multiply_panel(y: &mut MatMut<'_>, windows: Windows<'_>, panel: &[f32], finis
 /// A stored residual: where its first element lies, and the distance of the rows.
 pub(super) type Residual<'a> = (Tensor<'a>, usize, usize);
 
-/// As [`multiply`], for stored elements, of which `residual` is, too.
+/// Like [`multiply`], but y is a part of a stored tensor. The residual has the same type of elements.
 pub(super) fn multiply_stored(
     y: &mut Part<'_>,
     windows: Windows<'_>,
-    panels: &[f32],
+    packed: &[f32],
     (finish, residual): (Finish<'_>, Option<Residual<'_>>),
 ) {
     let (Part::Bf16(y), Terms::Pair) = (&mut *y, windows.terms) else {
-        for_panels(y, windows, panels, (finish, residual), |_, _| {});
+        for_panels(y, windows, packed, (finish, residual), |_, _| {});
         return;
     };
     let residual = residual.map(|(residual, first, stride)| match residual {
@@ -281,27 +299,22 @@ pub(super) fn multiply_stored(
         Tensor::F32(_) => panic!("a residual in float32 of an output in bfloat16"),
     });
     let finish = finish.with(residual);
-    let (width, len) = (panel_width(), windows.words());
-    for (i, first) in (0..y.cols()).step_by(width).enumerate() {
-        let cols = first..(first + width).min(y.cols());
-        let panel = &panels[i * width * len..][..width * len];
+    for (cols, panel) in packed_panels(y.cols(), &windows, packed) {
         let y = &mut y.columns(cols.clone());
         pairs::run(Panel::new(y, windows, panel, finish.columns(cols)));
     }
 }
 
-/// As [`multiply`], for stored elements: each panel's columns are rounded to their place after `then` has seen them.
+/// Like [`multiply_stored`], but `then` sees the columns of each panel before they are rounded.
 pub(super) fn for_panels(
     y: &mut Part<'_>,
     windows: Windows<'_>,
-    panels: &[f32],
+    packed: &[f32],
     (finish, residual): (Finish<'_>, Option<Residual<'_>>),
     mut then: impl FnMut(Range<usize>, &mut MatMut<'_>),
 ) {
-    let (width, len, rows) = (panel_width(), windows.words(), y.rows());
-    for (i, first) in (0..y.cols()).step_by(width).enumerate() {
-        let cols = first..(first + width).min(y.cols());
-        let panel = &panels[i * width * len..][..width * len];
+    let rows = y.rows();
+    for (cols, panel) in packed_panels(y.cols(), &windows, packed) {
         let finish = finish.columns(cols.clone());
         let mut part = y.columns(cols.clone());
         with_residual(residual, rows, cols.clone(), |residual| {

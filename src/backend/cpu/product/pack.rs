@@ -19,13 +19,16 @@ pub(in super::super) fn pack_rows(rows: &[f32], len: usize, packed: &mut [f32]) 
     packed
         .par_chunks_mut(width * len)
         .zip(rows.par_chunks(width * len))
-        .for_each(|(panel, rows)| {
-            let count = rows.len() / len;
-            if count < width {
-                panel.fill(0.0);
-            }
-            transpose(|i| &rows[i * len..][..len], [count, len], panel, width);
-        });
+        .for_each(|(panel, rows)| pack_panel(rows, len, panel));
+}
+
+/// Packs the columns of one panel, which lie as rows of `len` adjacent words each.
+pub(in super::super) fn pack_panel(rows: &[f32], len: usize, panel: &mut [f32]) {
+    let (width, count) = (panel_width(), rows.len() / len);
+    if count < width {
+        panel.fill(0.0);
+    }
+    transpose(|i| &rows[i * len..][..len], [count, len], panel, width);
 }
 
 /// Packs one panel's columns of a matrix with a row for each term. `row` gives row t's words in those columns, in some

@@ -9,14 +9,14 @@ pub(super) use x86::{interleave, pack_columns, run};
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::super::super::machine;
+    use super::super::super::tensor::avx512_bf16::{narrowed, widened};
     use super::super::kernel::{Multiplier, Output, Panel};
     use half::bf16;
     use pulp::x86::V4;
     use pulp::{cast, f32x16};
     use std::arch::x86_64::{
-        __m256bh, __m256i, __m512, __m512bh, __m512i, _mm256_loadu_si256, _mm256_mask_storeu_epi16,
-        _mm256_maskz_loadu_epi16, _mm256_storeu_si256, _mm512_cvtepu16_epi32, _mm512_cvtneps_pbh,
-        _mm512_dpbf16_ps, _mm512_loadu_si512, _mm512_permutex2var_epi16, _mm512_slli_epi32,
+        __m512, __m512bh, _mm256_loadu_si256, _mm256_mask_storeu_epi16, _mm256_maskz_loadu_epi16,
+        _mm256_storeu_si256, _mm512_dpbf16_ps, _mm512_loadu_si512, _mm512_permutex2var_epi16,
         _mm512_storeu_si512,
     };
 
@@ -42,25 +42,25 @@ mod x86 {
         #[inline(always)]
         unsafe fn load(_: V4, at: *const bf16) -> f32x16 {
             // SAFETY: as the caller promised; the instructions as in `add`.
-            unsafe { widen(_mm256_loadu_si256(at.cast())) }
+            unsafe { cast(widened(_mm256_loadu_si256(at.cast()))) }
         }
 
         #[inline(always)]
         unsafe fn load_some(_: V4, at: *const bf16, count: usize) -> f32x16 {
             // SAFETY: as the caller promised; the instructions as in `add`.
-            unsafe { widen(_mm256_maskz_loadu_epi16(mask(count), at.cast())) }
+            unsafe { cast(widened(_mm256_maskz_loadu_epi16(mask(count), at.cast()))) }
         }
 
         #[inline(always)]
         unsafe fn store(_: V4, at: *mut bf16, sums: f32x16) {
             // SAFETY: as the caller promised; the instructions as in `add`.
-            unsafe { _mm256_storeu_si256(at.cast(), narrow(sums)) }
+            unsafe { _mm256_storeu_si256(at.cast(), narrowed(cast(sums))) }
         }
 
         #[inline(always)]
         unsafe fn store_some(_: V4, at: *mut bf16, count: usize, sums: f32x16) {
             // SAFETY: as the caller promised; the instructions as in `add`.
-            unsafe { _mm256_mask_storeu_epi16(at.cast(), mask(count), narrow(sums)) }
+            unsafe { _mm256_mask_storeu_epi16(at.cast(), mask(count), narrowed(cast(sums))) }
         }
     }
 
@@ -68,24 +68,6 @@ mod x86 {
     #[inline(always)]
     fn mask(count: usize) -> u16 {
         (1 << count) - 1
-    }
-
-    /// # Safety
-    /// Only for machines that multiply pairs.
-    #[inline(always)]
-    unsafe fn widen(values: __m256i) -> f32x16 {
-        // SAFETY: as the caller promised.
-        let bits = unsafe { _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(values)) };
-        // SAFETY: both types are 64 bytes of any content.
-        unsafe { std::mem::transmute::<__m512i, f32x16>(bits) }
-    }
-
-    /// # Safety
-    /// Only for machines that multiply pairs.
-    #[inline(always)]
-    unsafe fn narrow(sums: f32x16) -> __m256i {
-        // SAFETY: as the caller promised; both types are 32 bytes of any content.
-        unsafe { std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(cast(sums))) }
     }
 
     /// The product of one panel.
@@ -162,7 +144,7 @@ mod x86 {
         let (to, to_rest) = to.split_at_mut(2 * WORDS * a.len());
         let to = to.as_chunks_mut::<{ 2 * WORDS }>().0;
         for ((a, b), to) in a.iter().zip(b).zip(to) {
-            // SAFETY: each address is that of 64 bytes or more of the type behind it.
+            // SAFETY: each pointer is that of an array of at least 64 bytes.
             unsafe {
                 let [first, second] = [
                     _mm512_loadu_si512(ORDER[0].as_ptr().cast()),
