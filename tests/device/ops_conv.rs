@@ -143,6 +143,7 @@ fn shapes() -> Vec<(&'static str, Conv2d)> {
             "3x3, parts and blocks",
             conv(2, 10, 200, window((25, 23), (3, 3), 1, same)),
         ),
+        ("linear, chunks of pairs too", Conv2d::linear(5, 2100, 130)),
     ]
 }
 

@@ -246,7 +246,8 @@ pub(super) fn narrow_all(from: &[f32], to: &mut [bf16]) {
 /// Like [`narrow_all`], for rows of `cols` numbers.
 ///
 /// # Safety
-/// The rows of `to`, of `cols` elements each and `stride` apart, are valid for writes, and nobody else accesses them.
+/// `to` has a row of `cols` elements for each row of `from`, and its rows begin `stride` elements apart. All of them are
+/// valid for writes, and nothing else accesses them during the call.
 pub(super) unsafe fn narrow_rows(from: &[f32], cols: usize, to: *mut bf16, stride: usize) {
     if cols == 0 {
         return;
